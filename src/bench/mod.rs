@@ -1,0 +1,7 @@
+//! Load, with a report.
+
+use clap::Args;
+
+/// `parlor bench`
+#[derive(Debug, Clone, Args)]
+pub struct Bench {}

@@ -1,0 +1,133 @@
+//! What Parlor is about: sending, routing, receiving. No socket, no Redis, no AWS here.
+//!
+//! A message's way: `send` checks it, its `lane` raises and puts it, `route` locates the sockets
+//! and hands it to the hub or the bus, `receive` takes it from the bus on the other server,
+//! `session` compares it with the socket's position, `receipt` brings the answer back, and
+//! `catchup` reads from the store whatever was missed.
+
+pub mod catchup;
+pub mod claim;
+pub mod history;
+pub mod lane;
+pub mod liveness;
+pub mod receipt;
+pub mod receive;
+pub mod rooms;
+pub mod roster;
+pub mod route;
+pub mod send;
+pub mod session;
+
+use std::sync::Arc;
+
+use crate::board::Board;
+use crate::bus::Bus;
+use crate::directory::Directory;
+use crate::hub::Hub;
+use crate::protocol::{BadFrame, ConversationId, Epoch, ErrorCode, ProcessId, Ref, Seq, Timestamp};
+use crate::store::{Store, StoreError};
+use crate::telemetry::Metrics;
+
+/// A refusal that a client is told of: in an `error` frame, or as an HTTP problem.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct ChatError {
+    /// Which.
+    pub code: ErrorCode,
+    /// What was wrong, and what to do.
+    pub detail: String,
+    /// For the retryable codes: when to try again.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl ChatError {
+    /// A refusal with a code and a sentence.
+    pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        let retry_after_ms = code.retryable().then_some(1_000);
+        Self { code, detail: detail.into(), retry_after_ms }
+    }
+
+    /// Unknown, or none of the caller's business: the two answers are the same (P9).
+    pub fn not_found(what: &str) -> Self {
+        Self::new(ErrorCode::NotFound, format!("no such {what}, or you have no part in it"))
+    }
+}
+
+impl From<StoreError> for ChatError {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "store call failed");
+        Self::new(ErrorCode::Unavailable, "the store does not answer, send again with the same ref")
+    }
+}
+
+impl From<BadFrame> for ChatError {
+    fn from(bad: BadFrame) -> Self {
+        Self::new(bad.code, bad.detail)
+    }
+}
+
+/// A send that the store has (P1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// The ref that it was sent with.
+    pub reference: Option<Ref>,
+    /// Its log.
+    pub conversation: ConversationId,
+    /// Its place.
+    pub seq: Seq,
+    /// Messages up to here.
+    pub n: u64,
+    /// When it was stored.
+    pub timestamp: Timestamp,
+    /// It was stored by an earlier try with the same ref.
+    pub repeated: bool,
+}
+
+/// Which process part this is: one server, or the API.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Its name on the board and on the bus.
+    pub id: ProcessId,
+    /// Its life.
+    pub epoch: Epoch,
+}
+
+/// The clock that timestamps come from: milliseconds since the Unix epoch.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// The real clock.
+pub fn wall_clock() -> Clock {
+    Arc::new(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    })
+}
+
+/// One process part: all that `gateway` and `api` may call. The methods stand in the files of the
+/// steps that they belong to.
+pub struct Chat {
+    /// Who this is.
+    pub me: Identity,
+    /// The truth.
+    pub store: Arc<dyn Store>,
+    /// Who is where.
+    pub directory: Arc<dyn Directory>,
+    /// Server to server.
+    pub bus: Arc<dyn Bus>,
+    /// Who is alive.
+    pub board: Arc<dyn Board>,
+    /// The sockets of this server.
+    pub hub: Hub,
+    /// All appends of this OS process, shared by its parts.
+    pub lanes: Arc<lane::Lanes>,
+    /// What the board says.
+    pub liveness: Arc<liveness::Liveness>,
+    /// The own entries of the socket map.
+    pub claims: claim::Claims,
+    /// Hints that wait for receipts, and publishers.
+    pub router: route::Router,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Where timestamps come from.
+    pub clock: Clock,
+}

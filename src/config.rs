@@ -1,0 +1,313 @@
+//! The command line: a contract, scripts of others depend on it. The doc comments are the help.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::protocol::{ConversationId, DeviceId, ProcessId, UserId};
+
+/// A chat backend that you run yourself.
+///
+/// `parlor up` starts everything in one process with nothing installed. With `--redis` and
+/// `--dynamodb` the same binary is a fleet: `parlor server`, `parlor api` and `parlor balancer` are
+/// its parts.
+#[derive(Debug, Parser)]
+#[command(name = "parlor", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to run.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The roles and tools.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Everything in one process: balancer, servers, Message API, page.
+    Up(Up),
+    /// Deals new connections to the servers, and serves the page.
+    Balancer(Balancer),
+    /// Holds WebSockets, sends, delivers.
+    Server(Server),
+    /// The Message API over HTTP: history, send, conversations, presence, rooms.
+    Api(Api),
+    /// The DynamoDB table: create it, check it, show a conversation.
+    Table(Table),
+    /// Chat from the terminal; plain lines when it is not one.
+    Chat(Chat),
+    /// Load, with a report.
+    Bench(crate::bench::Bench),
+}
+
+/// What all long-running roles take.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Serve /healthz, /readyz and /metrics here
+    #[arg(long, value_name = "ADDR", env = "PARLOR_ADMIN_LISTEN")]
+    pub admin_listen: Option<SocketAddr>,
+    /// How long a stop may take: sockets are told to reconnect at an even rate
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, env = "PARLOR_DRAIN_SECONDS")]
+    pub drain_seconds: u64,
+    /// Trust ?userId= on addresses that are not loopback: anybody can be anybody
+    #[arg(long, env = "PARLOR_INSECURE_DEV")]
+    pub insecure_dev: bool,
+    /// Print one line of JSON on stdout once everything accepts
+    #[arg(long, env = "PARLOR_READY_JSON")]
+    pub ready_json: bool,
+}
+
+/// Where the real parts are.
+#[derive(Debug, Clone, Args)]
+pub struct Parts {
+    /// Redis: redis://, rediss:// or redis+cluster://HOST:PORT
+    #[arg(long, value_name = "URL", env = "PARLOR_REDIS")]
+    pub redis: Option<String>,
+    /// Put before every Redis key and channel
+    #[arg(long, value_name = "PREFIX", default_value = "", env = "PARLOR_REDIS_PREFIX")]
+    pub redis_prefix: String,
+    /// DynamoDB: `aws` for the ordinary credential and region chain, or the URL of DynamoDB Local
+    #[arg(long, value_name = "URL|aws", env = "PARLOR_DYNAMODB")]
+    pub dynamodb: Option<String>,
+    /// The table's name
+    #[arg(long, value_name = "NAME", default_value = "parlor", env = "PARLOR_TABLE")]
+    pub table: String,
+}
+
+/// `parlor up`
+#[derive(Debug, Clone, Args)]
+pub struct Up {
+    /// How many servers: ws1, ws2, …
+    #[arg(long, default_value_t = 3, env = "PARLOR_SERVERS",
+          value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub servers: u16,
+    /// Listen on this address
+    #[arg(long, default_value = "127.0.0.1", env = "PARLOR_HOST")]
+    pub host: std::net::IpAddr,
+    /// The balancer and the page; 0 picks a free port
+    #[arg(long, default_value_t = 8080, env = "PARLOR_BALANCER_PORT")]
+    pub balancer_port: u16,
+    /// The first server's port, the next ones follow; 0 picks a free one for each
+    #[arg(long, default_value_t = 3001, env = "PARLOR_SERVER_PORT")]
+    pub server_port: u16,
+    /// The Message API; 0 picks a free port
+    #[arg(long, default_value_t = 4000, env = "PARLOR_API_PORT")]
+    pub api_port: u16,
+    /// Keep everything in this folder
+    #[arg(long, value_name = "DIR", default_value = "./parlor-data", env = "PARLOR_DATA")]
+    pub data: PathBuf,
+    /// Keep everything in memory: gone at exit, nothing is durable
+    #[arg(long, conflicts_with = "data", env = "PARLOR_MEMORY")]
+    pub memory: bool,
+    /// How new connections are dealt
+    #[arg(long, value_enum, default_value_t = Pick::RoundRobin, env = "PARLOR_PICK")]
+    pub pick: Pick,
+    /// The real parts
+    #[command(flatten)]
+    pub parts: Parts,
+    /// What all roles take
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// How the balancer picks a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pick {
+    /// ws1, ws2, ws3, ws1, …
+    RoundRobin,
+    /// The server with the fewest sockets.
+    LeastConnections,
+    /// The same server for the same user while it lives.
+    Sticky,
+}
+
+/// `parlor balancer`
+#[derive(Debug, Clone, Args)]
+pub struct Balancer {
+    /// Listen here
+    #[arg(long, value_name = "ADDR", env = "PARLOR_LISTEN")]
+    pub listen: SocketAddr,
+    /// A server, NAME=HOST:PORT, several times; without any they are found on the board
+    #[arg(
+        long = "server",
+        value_name = "ws1=HOST:PORT",
+        env = "PARLOR_SERVER",
+        value_delimiter = ',',
+        required_unless_present = "dynamodb"
+    )]
+    pub servers: Vec<NamedServer>,
+    /// Forward /v1/… to the Message API here
+    #[arg(long, value_name = "URL", env = "PARLOR_API")]
+    pub api: Option<String>,
+    /// How new connections are dealt
+    #[arg(long, value_enum, default_value_t = Pick::RoundRobin, env = "PARLOR_PICK")]
+    pub pick: Pick,
+    /// DynamoDB: `aws`, or the URL of DynamoDB Local
+    #[arg(long, value_name = "URL|aws", env = "PARLOR_DYNAMODB")]
+    pub dynamodb: Option<String>,
+    /// The table's name
+    #[arg(long, value_name = "NAME", default_value = "parlor", env = "PARLOR_TABLE")]
+    pub table: String,
+    /// What all roles take
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `ws1=HOST:PORT`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedServer {
+    /// Its name.
+    pub id: ProcessId,
+    /// `HOST:PORT`.
+    pub address: String,
+}
+
+impl std::str::FromStr for NamedServer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let form = || format!("{text:?} is not of the form ws1=HOST:PORT");
+        let (id, address) = text.split_once('=').ok_or_else(form)?;
+        let (host, port) = address.rsplit_once(':').ok_or_else(form)?;
+        port.parse::<u16>().map_err(|_| form())?;
+        if host.is_empty() {
+            return Err(form());
+        }
+        let id = ProcessId::parse(id).map_err(|error| error.to_string())?;
+        Ok(Self { id, address: address.to_owned() })
+    }
+}
+
+/// `parlor server`
+#[derive(Debug, Clone, Args)]
+pub struct Server {
+    /// Listen here
+    #[arg(long, value_name = "ADDR", env = "PARLOR_LISTEN")]
+    pub listen: SocketAddr,
+    /// Name on the board and of the Redis channel; default `ws-` and 8 random characters
+    #[arg(long, value_name = "ID", env = "PARLOR_ID")]
+    pub id: Option<ProcessId>,
+    /// Where balancers reach this server; default: the listening address
+    #[arg(long, value_name = "HOST:PORT", env = "PARLOR_ADVERTISE")]
+    pub advertise: Option<String>,
+    /// Where browsers reach this server themselves, for GET /v1/connect
+    #[arg(long, value_name = "wss://…/ws", env = "PARLOR_PUBLIC_URL")]
+    pub public_url: Option<String>,
+    /// The real parts
+    #[command(flatten)]
+    pub parts: Parts,
+    /// What all roles take
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `parlor api`
+#[derive(Debug, Clone, Args)]
+pub struct Api {
+    /// Listen here
+    #[arg(long, value_name = "ADDR", env = "PARLOR_LISTEN")]
+    pub listen: SocketAddr,
+    /// Name on the board and of the Redis channel; default `api-` and 8 random characters
+    #[arg(long, value_name = "ID", env = "PARLOR_ID")]
+    pub id: Option<ProcessId>,
+    /// The real parts
+    #[command(flatten)]
+    pub parts: Parts,
+    /// What all roles take
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `parlor table`
+#[derive(Debug, Clone, Args)]
+pub struct Table {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: TableCommand,
+    /// DynamoDB: `aws`, or the URL of DynamoDB Local
+    #[arg(long, value_name = "URL|aws", global = true, env = "PARLOR_DYNAMODB")]
+    pub dynamodb: Option<String>,
+    /// The table's name
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "parlor",
+        global = true,
+        env = "PARLOR_TABLE"
+    )]
+    pub table: String,
+    /// The folder of `parlor up`, in place of DynamoDB
+    #[arg(
+        long,
+        value_name = "DIR",
+        global = true,
+        conflicts_with = "dynamodb",
+        env = "PARLOR_DATA"
+    )]
+    pub data: Option<PathBuf>,
+}
+
+/// What `parlor table` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum TableCommand {
+    /// Make the table, on-demand billing, with TTL
+    Create,
+    /// Say whether the table is as Parlor needs it
+    Check,
+    /// Print a conversation's messages with their status
+    Show {
+        /// Which, like dm:userA:userB or room:general
+        conversation: ConversationId,
+    },
+}
+
+/// `parlor chat`
+#[derive(Debug, Clone, Args)]
+pub struct Chat {
+    /// Who you are
+    #[arg(long = "as", value_name = "USER", env = "PARLOR_AS")]
+    pub user: UserId,
+    /// Whom to write to; /to USER changes it
+    #[arg(long, value_name = "USER", env = "PARLOR_TO")]
+    pub to: Option<UserId>,
+    /// The balancer, or a server
+    #[arg(long, default_value = "ws://localhost:8080/ws", env = "PARLOR_URL")]
+    pub url: String,
+    /// Which of your devices this is
+    #[arg(long, value_name = "DEVICE", default_value = "terminal", env = "PARLOR_DEVICE")]
+    pub device: DeviceId,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_has_an_environment_variable() {
+        for command in Cli::command().get_subcommands() {
+            for option in command.get_arguments().filter(|a| !a.is_positional()) {
+                let id = option.get_id().as_str();
+                if id == "help" || id == "version" {
+                    continue;
+                }
+                let variable = option.get_env().and_then(|v| v.to_str());
+                let name = command.get_name();
+                assert!(variable.is_some_and(|v| v.starts_with("PARLOR_")), "{name} {id}");
+            }
+        }
+    }
+
+    #[test]
+    fn servers_are_named() {
+        let good: NamedServer = "ws1=127.0.0.1:3001".parse().unwrap();
+        assert_eq!((good.id.as_str(), good.address.as_str()), ("ws1", "127.0.0.1:3001"));
+        for bad in ["ws1", "ws1=", "=a:1", "ws1=host", "ws1=:1", "ws1=host:99999", "a b=c:1"] {
+            assert!(bad.parse::<NamedServer>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Port: the socket map. Who is connected where, as a hint (P10).
+//!
+//! Adapters: `embedded` (one process), `redis` (`user:userB` is a JSON string). `contract` is the
+//! suite that both pass.
+//!
+//! **Guarantees of every adapter.** Claim and release are atomic per person. Only the pairs
+//! (socket,
+//! claim) that a call names are ever removed. A claim that returned before a `locate` began is seen
+//! by it, unless Redis lost it since; entries end by themselves after [`ENTRY_TTL_SECONDS`] when
+//! nobody extends them. A call ends within [`CALL_MS_MAX`], and never retries by itself.
+
+pub mod contract;
+pub mod embedded;
+pub mod redis;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::{DeviceId, Epoch, ProcessId, SocketId, UserId};
+
+/// The longest that a call takes, in milliseconds.
+pub const CALL_MS_MAX: u64 = 250;
+/// How long an entry lives when nobody extends it, in seconds.
+pub const ENTRY_TTL_SECONDS: u64 = 3_600;
+
+/// The map can't be reached, or answers what it should not. It is a hint: go the slow way.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the socket map is not available: {0}")]
+pub struct DirectoryError(pub String);
+
+/// One socket of a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SocketEntry {
+    /// The socket.
+    pub socket_id: SocketId,
+    /// The server that holds it.
+    pub server: ProcessId,
+    /// The server's life: the entry counts only while this one beats.
+    pub epoch: Epoch,
+    /// The person's device.
+    pub device: DeviceId,
+    /// The claim's number, new for every claim; text, since Redis scripts lose large numbers.
+    #[serde(with = "claim_text")]
+    pub claim: u64,
+}
+
+mod claim_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(claim: &u64, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(claim)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The socket map. See the module for what every adapter guarantees.
+#[async_trait]
+pub trait Directory: Send + Sync + 'static {
+    /// Puts `entry` first among the person's sockets, in place of an older claim of the same
+    /// socket, and drops the pairs in `dead` (sockets of servers that the caller judged dead).
+    async fn claim(
+        &self,
+        user: &UserId,
+        entry: &SocketEntry,
+        dead: &[(SocketId, u64)],
+    ) -> Result<(), DirectoryError>;
+
+    /// Removes exactly this claim of this socket; a newer claim stays.
+    async fn release(
+        &self,
+        user: &UserId,
+        socket: SocketId,
+        claim: u64,
+    ) -> Result<(), DirectoryError>;
+
+    /// The sockets of each person, newest first, in the order of `users`. One round trip.
+    async fn locate(&self, users: &[UserId]) -> Result<Vec<Vec<SocketEntry>>, DirectoryError>;
+
+    /// Whether this claim of this socket still stands; if so its life is extended.
+    async fn extend(
+        &self,
+        user: &UserId,
+        socket: SocketId,
+        claim: u64,
+    ) -> Result<bool, DirectoryError>;
+
+    /// Names the data that answers now: another name means that it was lost or failed over, and
+    /// everything must be claimed again (Redis: the replication id and run id of `INFO`).
+    async fn instance(&self) -> Result<String, DirectoryError>;
+}

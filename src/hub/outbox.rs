@@ -1,0 +1,177 @@
+//! One socket's queue of what the rest of the server has for it.
+//!
+//! Empty most of the time, and then it holds no buffer. Bounded by count and bytes: what does not
+//! fit is not lost, since texts stand in the store; the queue remembers that it overflowed and the
+//! session reads its mailbox again.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Poll, Waker};
+
+use crate::protocol::{
+    CloseCode, ConversationId, DeviceId, ProcessId, Ref, Seq, SocketId, Text, Timestamp, UserId,
+};
+
+/// The most events that wait for a socket's task.
+pub const EVENTS_MAX: usize = 1_024;
+/// The most bytes of text that wait for a socket's task.
+pub const BYTES_MAX: usize = 1024 * 1024;
+
+/// Whose socket it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Who {
+    /// The person.
+    pub user: UserId,
+    /// The device; sockets of one device share its cursor.
+    pub device: DeviceId,
+    /// The socket.
+    pub socket: SocketId,
+}
+
+/// Something for one socket.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// An entry that was just stored.
+    Text {
+        /// Its log.
+        conversation: ConversationId,
+        /// Its place.
+        seq: Seq,
+        /// Messages up to here, for `read`.
+        n: u64,
+        /// When it was stored.
+        timestamp: Timestamp,
+        /// The frame, encoded once for all.
+        text: Text,
+        /// The process that waits for the receipt.
+        via: ProcessId,
+        /// A try after the first: answer `have` if no receipt is due.
+        again: bool,
+    },
+    /// An entry was stored, its text is to be read from the store.
+    Hint {
+        /// Its log.
+        conversation: ConversationId,
+        /// Its place.
+        seq: Seq,
+        /// The process that waits for the receipt, if any does.
+        via: Option<ProcessId>,
+    },
+    /// The answer to a send of this very socket, which gets no copy of it.
+    Sent {
+        /// The ref that it was sent with.
+        reference: Option<Ref>,
+        /// Its log.
+        conversation: ConversationId,
+        /// Its place.
+        seq: Seq,
+        /// Messages up to here.
+        n: u64,
+        /// When it was stored.
+        timestamp: Timestamp,
+    },
+    /// A frame that is ready: an error, a status, a signal.
+    Frame(Text),
+    /// A send of this socket was answered with an error; the frame says which.
+    Refused(Text),
+    /// Something may have been missed: read the mailbox again.
+    Reread,
+    /// Cursors that rested long enough are to be stored.
+    Flush,
+    /// Time to see whether the client still answers.
+    Tick,
+    /// The server is draining: tell the client to come back after so many milliseconds.
+    Reconnect(u64),
+    /// Close with this code.
+    Close(CloseCode),
+}
+
+impl Event {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text { text, .. } | Self::Frame(text) | Self::Refused(text) => text.len(),
+            _ => 0,
+        }
+    }
+
+    /// Whether it can be dropped on overflow because a later read makes good for it.
+    fn is_hint(&self) -> bool {
+        matches!(self, Self::Text { .. } | Self::Hint { .. } | Self::Frame(_))
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    events: VecDeque<Event>,
+    bytes: usize,
+    overflowed: bool,
+    closed: bool,
+    waker: Option<Waker>,
+}
+
+/// A socket's queue. `push` never waits.
+#[derive(Debug)]
+pub struct Outbox {
+    /// Whose it is.
+    pub who: Who,
+    queue: Mutex<Queue>,
+}
+
+impl Outbox {
+    /// An empty one.
+    pub fn new(who: Who) -> Self {
+        Self { who, queue: Mutex::default() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues an event. Over the bounds texts, hints and frames are dropped and the session is told
+    /// to read its mailbox again; answers are always kept, since a socket has a bounded number of
+    /// sends under way.
+    pub fn push(&self, event: Event) {
+        let mut queue = self.lock();
+        if queue.closed {
+            return;
+        }
+        let full = queue.events.len() >= EVENTS_MAX || queue.bytes + event.bytes() > BYTES_MAX;
+        if full && event.is_hint() {
+            queue.overflowed = true;
+        } else {
+            queue.bytes += event.bytes();
+            queue.events.push_back(event);
+        }
+        let waker = queue.waker.take();
+        drop(queue);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Waits until something is there and takes all of it. For one reader only. Cancel-safe.
+    pub async fn take(&self) -> VecDeque<Event> {
+        poll_fn(|context| {
+            let mut queue = self.lock();
+            if std::mem::take(&mut queue.overflowed) {
+                queue.events.push_back(Event::Reread);
+            }
+            if queue.events.is_empty() {
+                queue.waker = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            queue.bytes = 0;
+            Poll::Ready(std::mem::take(&mut queue.events))
+        })
+        .await
+    }
+
+    /// Nothing is taken in any more; what waits is dropped.
+    pub fn close(&self) {
+        let mut queue = self.lock();
+        queue.closed = true;
+        queue.events = VecDeque::new();
+        queue.bytes = 0;
+    }
+}

@@ -1,0 +1,25 @@
+//! Parlor: a chat backend that a team runs itself.
+//!
+//! The modules stand in reading order. A frame comes in at `gateway`, is parsed by `protocol`,
+//! stored and routed by `chat` through four ports (`store`, `directory`, `bus`, `board`), put into
+//! outboxes by `hub`, and leaves through `gateway` again. `api` is the same over HTTP, `balancer`
+//! deals connections, `node` starts and stops a process, `wiring` picks the adapters.
+
+pub mod protocol;
+pub mod gateway;
+pub mod hub;
+pub mod chat;
+pub mod store;
+pub mod directory;
+pub mod bus;
+pub mod board;
+pub mod api;
+pub mod balancer;
+pub mod node;
+pub mod wiring;
+pub mod config;
+pub mod telemetry;
+pub mod client;
+pub mod terminal;
+pub mod table;
+pub mod bench;

@@ -1,0 +1,334 @@
+//! What clients write: one JSON object a text frame, checked here and nowhere else.
+//!
+//! Parsing is two steps: the object with its fields as raw JSON, then each field as its command
+//! needs it. So unknown fields cost nothing, a field that only another command has is ignored
+//! whatever its type, and an error can name the `ref` of the frame that it answers.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::code::ErrorCode;
+use super::id::{ConversationId, Ref, UserId};
+use super::message::Seq;
+use super::{DATA_BYTES_MAX, DATA_DEPTH_MAX, MESSAGE_BYTES_MAX, SIGNAL_BYTES_MAX};
+
+/// Whom a message or signal is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The direct conversation with this person.
+    User(UserId),
+    /// A conversation by its id.
+    Conversation(ConversationId),
+}
+
+/// A `message` frame, or the body of `POST /v1/messages`.
+#[derive(Debug, Clone)]
+pub struct SendFrame {
+    /// Whom it is for.
+    pub target: Target,
+    /// The text: 1 byte to 16 KiB.
+    pub message: Arc<str>,
+    /// The sender's own JSON object: at most 4 KiB.
+    pub data: Option<Arc<RawValue>>,
+    /// The client's name for this send; the same again is the same message (P2).
+    pub reference: Option<Ref>,
+    /// The seq that the client knew at its first try.
+    pub after: Option<Seq>,
+}
+
+/// A frame from a client, checked.
+#[derive(Debug, Clone)]
+pub enum ClientFrame {
+    /// Say something.
+    Message(SendFrame),
+    /// Received by the application, up to seq (`acks=app`).
+    Ack {
+        /// Which conversation.
+        conversation: ConversationId,
+        /// Everything up to here.
+        seq: Seq,
+    },
+    /// Seen by the person, up to seq.
+    Read {
+        /// Which conversation.
+        conversation: ConversationId,
+        /// Everything up to here.
+        seq: Seq,
+    },
+    /// Something that is never stored: typing and the like.
+    Signal {
+        /// Whom it is for.
+        target: Target,
+        /// What is handed on, as it is.
+        data: Arc<RawValue>,
+    },
+    /// A ping that page scripts can see.
+    Ping {
+        /// Handed back in the `pong`.
+        reference: Option<Ref>,
+    },
+    /// A fresh token before the old one ends.
+    Auth {
+        /// The token.
+        token: String,
+    },
+}
+
+/// A frame that is refused; the socket stays open.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct BadFrame {
+    /// The code to answer with.
+    pub code: ErrorCode,
+    /// What was wrong, and what to do.
+    pub detail: String,
+    /// The frame's own ref, where it had a good one.
+    pub reference: Option<Ref>,
+}
+
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    to: Option<&'a RawValue>,
+    #[serde(borrow)]
+    conversation: Option<&'a RawValue>,
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, rename = "ref")]
+    reference: Option<&'a RawValue>,
+    #[serde(borrow)]
+    after: Option<&'a RawValue>,
+    #[serde(borrow)]
+    seq: Option<&'a RawValue>,
+    #[serde(borrow)]
+    token: Option<&'a RawValue>,
+}
+
+type Refusal = (ErrorCode, String);
+
+fn bad(detail: impl Into<String>) -> Refusal {
+    (ErrorCode::BadRequest, detail.into())
+}
+
+impl ClientFrame {
+    /// Reads one text frame.
+    pub fn parse(text: &str) -> Result<Self, BadFrame> {
+        let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| BadFrame {
+            code: ErrorCode::BadRequest,
+            detail: format!("a frame is one JSON object with a \"type\": {error}"),
+            reference: None,
+        })?;
+        let reference = optional::<Ref>(fields.reference, "ref");
+        let named = reference.as_ref().ok().cloned().flatten();
+        let parsed = reference.and_then(|reference| fields.into_frame(reference));
+        parsed.map_err(|(code, detail)| BadFrame { code, detail, reference: named })
+    }
+}
+
+/// Reads the body of `POST /v1/messages`, which is a `message` frame without its type.
+pub fn parse_send(text: &str, reference: Option<Ref>) -> Result<SendFrame, BadFrame> {
+    let fields: Result<Fields<'_>, _> = serde_json::from_str(text);
+    let parsed = match fields {
+        Ok(fields) => fields.into_send(reference.clone()),
+        Err(error) => Err(bad(format!("the body is one JSON object: {error}"))),
+    };
+    parsed.map_err(|(code, detail)| BadFrame { code, detail, reference })
+}
+
+impl Fields<'_> {
+    fn into_frame(self, reference: Option<Ref>) -> Result<ClientFrame, Refusal> {
+        let kind: String = required(self.kind, "type")?;
+        match kind.as_str() {
+            "message" => self.into_send(reference).map(ClientFrame::Message),
+            "ack" => Ok(ClientFrame::Ack {
+                conversation: required(self.conversation, "conversation")?,
+                seq: required(self.seq, "seq")?,
+            }),
+            "read" => Ok(ClientFrame::Read {
+                conversation: required(self.conversation, "conversation")?,
+                seq: required(self.seq, "seq")?,
+            }),
+            "signal" => {
+                let data = object(self.data, SIGNAL_BYTES_MAX)?;
+                let data = data.ok_or_else(|| bad("\"data\" is missing"))?;
+                Ok(ClientFrame::Signal { target: self.target()?, data })
+            }
+            "ping" => Ok(ClientFrame::Ping { reference }),
+            "auth" => Ok(ClientFrame::Auth { token: required(self.token, "token")? }),
+            other => Err(bad(format!(
+                "unknown type {:?}: use message, ack, read, signal, ping or auth",
+                other.chars().take(32).collect::<String>()
+            ))),
+        }
+    }
+
+    fn target(&self) -> Result<Target, Refusal> {
+        let to = optional::<UserId>(self.to, "to")?;
+        let conversation = optional::<ConversationId>(self.conversation, "conversation")?;
+        match (to, conversation) {
+            (Some(user), None) => Ok(Target::User(user)),
+            (None, Some(conversation)) => Ok(Target::Conversation(conversation)),
+            (None, None) => Err(bad("say whom it is for: \"to\" or \"conversation\"")),
+            (Some(_), Some(_)) => Err(bad("give \"to\" or \"conversation\", not both")),
+        }
+    }
+
+    fn into_send(self, reference: Option<Ref>) -> Result<SendFrame, Refusal> {
+        let target = self.target()?;
+        let message: String = required(self.message, "message")?;
+        if message.len() > MESSAGE_BYTES_MAX {
+            let detail =
+                format!("\"message\" has {} bytes, {MESSAGE_BYTES_MAX} are allowed", message.len());
+            return Err((ErrorCode::TooLarge, detail));
+        }
+        if message.trim().is_empty() {
+            return Err(bad("\"message\" is empty"));
+        }
+        let data = object(self.data, DATA_BYTES_MAX)?;
+        let after = optional(self.after, "after")?;
+        if reference.as_ref().is_some_and(|r| !r.is_clients()) {
+            return Err(bad("\"ref\" must not begin with ~"));
+        }
+        Ok(SendFrame { target, message: message.into(), data, reference, after })
+    }
+}
+
+fn optional<'a, T: Deserialize<'a>>(
+    raw: Option<&'a RawValue>,
+    name: &str,
+) -> Result<Option<T>, Refusal> {
+    let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(None) };
+    serde_json::from_str(raw.get()).map(Some).map_err(|error| bad(format!("\"{name}\": {error}")))
+}
+
+fn required<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, name: &str) -> Result<T, Refusal> {
+    optional(raw, name)?.ok_or_else(|| bad(format!("\"{name}\" is missing")))
+}
+
+fn object(raw: Option<&RawValue>, bytes_max: usize) -> Result<Option<Arc<RawValue>>, Refusal> {
+    let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(None) };
+    if raw.get().len() > bytes_max {
+        let detail = format!("\"data\" has {} bytes, {bytes_max} are allowed", raw.get().len());
+        return Err((ErrorCode::TooLarge, detail));
+    }
+    if !raw.get().starts_with('{') {
+        return Err(bad("\"data\" must be a JSON object"));
+    }
+    if depth(raw.get()) > DATA_DEPTH_MAX {
+        return Err(bad(format!("\"data\" is nested deeper than {DATA_DEPTH_MAX}")));
+    }
+    Ok(Some(Arc::from(raw.to_owned())))
+}
+
+/// How deep the brackets of well-formed JSON go, those within strings left out.
+fn depth(json: &str) -> usize {
+    let (mut depth, mut deepest, mut quoted, mut escaped) = (0usize, 0usize, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> BadFrame {
+        ClientFrame::parse(text).expect_err(text)
+    }
+
+    #[test]
+    fn the_first_line_of_the_readme_is_a_message() {
+        let frame =
+            ClientFrame::parse(r#"{"type":"message","to":"userB","message":"Hi"}"#).unwrap();
+        let ClientFrame::Message(send) = frame else { panic!("{frame:?}") };
+        assert_eq!(send.target, Target::User(UserId::parse("userB").unwrap()));
+        assert_eq!(&*send.message, "Hi");
+        assert!(send.reference.is_none() && send.data.is_none() && send.after.is_none());
+    }
+
+    #[test]
+    fn what_the_server_knows_better_is_ignored() {
+        let text = r#"{"type":"message","to":"b","message":"x","from":"evil","id":3,
+                       "seq":"x","timestamp":{},"token":1,"new":[1]}"#;
+        assert!(matches!(ClientFrame::parse(text), Ok(ClientFrame::Message(_))));
+    }
+
+    #[test]
+    fn bad_frames_say_what_to_do_and_name_their_ref() {
+        for text in [
+            "",
+            "hello",
+            "null",
+            "[]",
+            "1",
+            "\"x\"",
+            "{}",
+            "{}{}",
+            "\u{feff}{}",
+            r#"{"type":1}"#,
+            r#"{"type":"message"}"#,
+            r#"{"type":"nope","to":"b"}"#,
+            r#"{"type":"message","to":"a b","message":"x"}"#,
+            r#"{"type":"message","to":"b","message":""}"#,
+            r#"{"type":"message","to":"b","message":"  \n"}"#,
+            r#"{"type":"message","to":"b","message":7}"#,
+            r#"{"type":"message","to":"b","conversation":"room:x","message":"x"}"#,
+            r#"{"type":"message","to":"b","message":"x","data":[1]}"#,
+            r#"{"type":"message","to":"b","message":"x","after":-1}"#,
+            r#"{"type":"message","to":"b","message":"x","after":1.5}"#,
+            r#"{"type":"message","to":"b","message":"x","ref":"~1"}"#,
+            r#"{"type":"message","to":"b","message":"\ud800"}"#,
+            r#"{"type":"read","conversation":"dm:b:a","seq":1}"#,
+            r#"{"type":"read","conversation":"dm:a:b","seq":18446744073709551616}"#,
+            r#"{"type":"message","type":"ack","to":"b","message":"x"}"#,
+            r#"{"type":"signal","to":"b"}"#,
+            r#"{"type":"auth"}"#,
+        ] {
+            assert_eq!(refused(text).code, ErrorCode::BadRequest, "{text}");
+        }
+        let named = refused(r#"{"type":"message","ref":"r-1","message":"x"}"#);
+        assert_eq!(named.reference, Ref::parse("r-1").ok());
+        assert!(named.detail.contains("\"to\""), "{}", named.detail);
+    }
+
+    #[test]
+    fn sizes_are_counted_in_bytes() {
+        let send = |text: &str| {
+            let json = serde_json::json!({"type": "message", "to": "b", "message": text});
+            ClientFrame::parse(&json.to_string())
+        };
+        assert!(send(&"é".repeat(8 * 1024)).is_ok());
+        let over = send(&format!("{}x", "é".repeat(8 * 1024))).unwrap_err();
+        assert_eq!(over.code, ErrorCode::TooLarge);
+        let data = format!("{{\"k\":\"{}\"}}", "x".repeat(DATA_BYTES_MAX));
+        let text = format!(r#"{{"type":"message","to":"b","message":"x","data":{data}}}"#);
+        assert_eq!(refused(&text).code, ErrorCode::TooLarge);
+    }
+
+    #[test]
+    fn deep_json_is_refused_without_recursion() {
+        let deep = "[".repeat(30_000);
+        refused(&deep);
+        let nested = format!("{{\"a\":{}{}}}", "[".repeat(64), "]".repeat(64));
+        let text = format!(r#"{{"type":"message","to":"b","message":"x","data":{nested}}}"#);
+        assert!(refused(&text).detail.contains("nested"));
+        assert_eq!(depth(r#"{"a":"[[[\"[","b":[{}]}"#), 3);
+    }
+}

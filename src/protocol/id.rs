@@ -1,0 +1,319 @@
+//! Names of people, devices, conversations, sockets and processes.
+//!
+//! Every id is checked once, where it enters (a frame, a URL, an item of the store), and is cheap
+//! to clone from
+//! there on. The alphabets keep ids free of the separators that Redis keys, DynamoDB keys and URLs
+//! are built with,
+//! so that no id can reach into another's key.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Longest user or room id, in bytes.
+pub const USER_ID_BYTES_MAX: usize = 128;
+/// Longest device id, in bytes.
+pub const DEVICE_ID_BYTES_MAX: usize = 32;
+/// Longest `ref` of a send, in bytes.
+pub const REF_BYTES_MAX: usize = 64;
+
+/// An id that is not of its alphabet or length; the text says what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} must match {pattern}")]
+pub struct BadId {
+    /// What was to be parsed, in words for a person.
+    pub what: &'static str,
+    /// The allowed form.
+    pub pattern: &'static str,
+}
+
+fn is_user_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"_.@|+=~-".contains(&b)
+}
+
+fn is_device_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b == b'_' || b == b'-'
+}
+
+fn is_ref_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"_.:+=/~-".contains(&b)
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $pattern:literal, $max:expr, $byte:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks the alphabet and the length.
+            pub fn parse(text: &str) -> Result<Self, BadId> {
+                let good = !text.is_empty() && text.len() <= $max && text.bytes().all($byte);
+                if good { Ok(Self(text.into())) } else { Err(BadId { what: $what, pattern: $pattern }) }
+            }
+
+            /// The id as it stands on the wire.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+                Self::parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = BadId;
+            fn from_str(text: &str) -> Result<Self, BadId> {
+                Self::parse(text)
+            }
+        }
+    };
+}
+
+text_id!(
+    /// A person, as the embedding product names them: the alphabet is what identity providers put
+    /// into `sub`.
+    UserId, "a user id", "[A-Za-z0-9_.@|+=~-]{1,128}", USER_ID_BYTES_MAX, is_user_byte
+);
+text_id!(
+    /// A room's id, given by its creator or made by the server.
+    RoomId, "a room id", "[A-Za-z0-9_.@|+=~-]{1,128}", USER_ID_BYTES_MAX, is_user_byte
+);
+text_id!(
+    /// One of a person's devices; each has its own cursor.
+    DeviceId, "a device", "[A-Za-z0-9_-]{1,32}", DEVICE_ID_BYTES_MAX, is_device_byte
+);
+text_id!(
+    /// The name of a process on the board and of its bus channel, as in `messages:ws3`.
+    ProcessId, "a server id", "[A-Za-z0-9_-]{1,32}", DEVICE_ID_BYTES_MAX, is_device_byte
+);
+text_id!(
+    /// The client's name for one send; the same ref again is the same message (P2).
+    Ref, "a ref", "[A-Za-z0-9_.:+=/~-]{1,64}", REF_BYTES_MAX, is_ref_byte
+);
+
+impl DeviceId {
+    /// The device of clients that name none.
+    pub fn plain() -> Self {
+        Self("default".into())
+    }
+
+    /// The device under which the Message API sends.
+    pub fn api() -> Self {
+        Self("api".into())
+    }
+}
+
+impl Ref {
+    /// A ref that the server made for a send that had none, so that its own put can be told from
+    /// another's after a
+    /// time-out. It is stored, never shown.
+    pub fn made_by_server(unique: u128) -> Self {
+        Self(format!("~{unique:032x}").into())
+    }
+
+    /// Whether a client gave this ref.
+    pub fn is_clients(&self) -> bool {
+        !self.0.starts_with('~')
+    }
+}
+
+/// What a conversation is, with the ids that its name is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConversationKind {
+    /// Two people, sorted bytewise; the same one twice is a note to oneself.
+    Direct(UserId, UserId),
+    /// A room of any size.
+    Room(RoomId),
+}
+
+/// `dm:{a}:{b}` with the two users sorted bytewise, or `room:{id}`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConversationId(Arc<str>);
+
+impl ConversationId {
+    /// The direct conversation of two people, whoever writes first.
+    pub fn direct(a: &UserId, b: &UserId) -> Self {
+        let (first, second) = if a.as_str() <= b.as_str() { (a, b) } else { (b, a) };
+        Self(format!("dm:{first}:{second}").into())
+    }
+
+    /// The conversation of a room.
+    pub fn room(room: &RoomId) -> Self {
+        Self(format!("room:{room}").into())
+    }
+
+    /// Checks form and order; `dm:b:a` is refused, since it would be a second log of the same pair.
+    pub fn parse(text: &str) -> Result<Self, BadId> {
+        let bad = BadId { what: "a conversation", pattern: "dm:{a}:{b} (sorted) or room:{id}" };
+        if let Some(room) = text.strip_prefix("room:") {
+            return RoomId::parse(room).map(|_| Self(text.into())).map_err(|_| bad);
+        }
+        let (a, b) =
+            text.strip_prefix("dm:").and_then(|pair| pair.split_once(':')).ok_or(bad.clone())?;
+        let users = UserId::parse(a).is_ok() && UserId::parse(b).is_ok();
+        if users && a <= b { Ok(Self(text.into())) } else { Err(bad) }
+    }
+
+    /// The id as it stands on the wire and in keys.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether this is a room.
+    pub fn is_room(&self) -> bool {
+        self.0.starts_with("room:")
+    }
+
+    /// The parts that the name is made of.
+    pub fn kind(&self) -> ConversationKind {
+        if let Some(room) = self.0.strip_prefix("room:") {
+            return ConversationKind::Room(RoomId(room.into()));
+        }
+        let pair = self.0.strip_prefix("dm:").and_then(|pair| pair.split_once(':'));
+        let (a, b) = pair.unwrap_or_default();
+        ConversationKind::Direct(UserId(a.into()), UserId(b.into()))
+    }
+
+    /// The other one of a direct conversation (oneself in a note to oneself); `None` for a room or
+    /// a stranger.
+    pub fn other(&self, user: &UserId) -> Option<UserId> {
+        match self.kind() {
+            ConversationKind::Direct(a, b) if a == *user => Some(b),
+            ConversationKind::Direct(a, b) if b == *user => Some(a),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ConversationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ConversationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+impl std::str::FromStr for ConversationId {
+    type Err = BadId;
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        Self::parse(text)
+    }
+}
+
+impl Serialize for ConversationId {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ConversationId {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// A socket's name: 128 random bits, so that no two processes ever give the same one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId(pub u128);
+
+/// One life of a process: random, so that a restart under the same name is another one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Epoch(pub u64);
+
+macro_rules! hex_id {
+    ($name:ident, $int:ty, $format:literal) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, $format, self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+                <$int>::from_str_radix(&text, 16).map(Self).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+// Text, not numbers: Redis scripts keep integers as doubles and lose what is past 2^53.
+hex_id!(SocketId, u128, "{:032x}");
+hex_id!(Epoch, u64, "{:016x}");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_direct_conversation_has_one_name() {
+        let (a, b) = (UserId::parse("userA").unwrap(), UserId::parse("userB").unwrap());
+        assert_eq!(ConversationId::direct(&a, &b), ConversationId::direct(&b, &a));
+        assert_eq!(ConversationId::direct(&b, &a).as_str(), "dm:userA:userB");
+        assert!(ConversationId::parse("dm:userB:userA").is_err());
+        assert_eq!(ConversationId::direct(&a, &b).other(&a), Some(b));
+        assert_eq!(ConversationId::direct(&a, &a).other(&a), Some(a));
+    }
+
+    #[test]
+    fn ids_refuse_what_could_reach_into_a_key() {
+        for bad in
+            ["", "a#b", "user:1", "{tag}", "*", "a\r\nSET x 1", "../", "%2e", "é", "a b", "a/b"]
+        {
+            assert!(UserId::parse(bad).is_err(), "{bad:?}");
+            assert!(ConversationId::parse(&format!("room:{bad}")).is_err(), "{bad:?}");
+        }
+        assert!(UserId::parse(&"a".repeat(128)).is_ok());
+        assert!(UserId::parse(&"a".repeat(129)).is_err());
+        assert!(UserId::parse("auth0|5f-7_c.x@y+z=~").is_ok());
+    }
+
+    #[test]
+    fn sockets_and_epochs_are_text_on_the_wire() {
+        let socket = SocketId(7);
+        let text = serde_json::to_string(&socket).unwrap();
+        assert_eq!(text, format!("\"{:032x}\"", 7));
+        assert_eq!(serde_json::from_str::<SocketId>(&text).unwrap(), socket);
+    }
+}

@@ -1,0 +1,62 @@
+//! The wire contract: what clients and servers say to each other, and servers among themselves.
+//!
+//! Nothing here does IO, and nothing here imports the rest of the crate. `docs/protocol.md` is the
+//! same contract in words; a test parses its examples with this module.
+
+pub mod answer;
+pub mod code;
+pub mod envelope;
+pub mod frame;
+pub mod id;
+pub mod message;
+
+pub use answer::Text;
+pub use code::{CloseCode, ErrorCode};
+pub use envelope::{Envelope, Receipt};
+pub use frame::{BadFrame, ClientFrame, SendFrame, Target};
+pub use id::{
+    BadId, ConversationId, ConversationKind, DeviceId, Epoch, ProcessId, Ref, RoomId, SocketId,
+    UserId,
+};
+pub use message::{Entry, Kind, Seq, Timestamp};
+
+/// The version of frames and envelopes.
+pub const PROTOCOL_VERSION: u8 = 1;
+/// The longest `message`, in UTF-8 bytes.
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+/// The longest `data` of a message, in bytes of JSON as sent.
+pub const DATA_BYTES_MAX: usize = 4 * 1024;
+/// The longest `data` of a signal, in bytes of JSON as sent.
+pub const SIGNAL_BYTES_MAX: usize = 4 * 1024;
+/// How deep `data` may be nested.
+pub const DATA_DEPTH_MAX: usize = 32;
+/// The longest frame, and the longest reassembled message, in bytes.
+pub const FRAME_BYTES_MAX: usize = 64 * 1024;
+/// How often a silent socket is pinged.
+pub const PING_INTERVAL_MS: u64 = 25_000;
+/// How many sockets a person may have; the oldest is closed with 4001.
+pub const SOCKETS_PER_USER_MAX: usize = 16;
+/// How many devices a person may have; the longest unseen goes.
+pub const DEVICES_PER_USER_MAX: usize = 16;
+/// How many entries back a repeated ref with `after` is found (P2).
+pub const REF_REACH_ENTRIES: u64 = 1_000;
+/// How many entries back a repeated ref without `after` is found (P2).
+pub const REF_WINDOW_ENTRIES: usize = 32;
+
+/// The `limits` of `welcome`.
+pub(crate) const LIMITS_JSON: &str =
+    r#"{"messageBytes":16384,"dataBytes":4096,"frameBytes":65536,"socketsPerUser":16}"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_that_are_told_are_those_that_hold() {
+        let told: serde_json::Value = serde_json::from_str(LIMITS_JSON).unwrap();
+        assert_eq!(told["messageBytes"], MESSAGE_BYTES_MAX);
+        assert_eq!(told["dataBytes"], DATA_BYTES_MAX);
+        assert_eq!(told["frameBytes"], FRAME_BYTES_MAX);
+        assert_eq!(told["socketsPerUser"], SOCKETS_PER_USER_MAX);
+    }
+}

@@ -1,0 +1,127 @@
+//! Logs and metrics.
+//!
+//! Every process part (a server, the API, a balancer) has its own [`Metrics`], so that three
+//! servers in one process can be told apart and tests never share a registry.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use tracing_subscriber::EnvFilter;
+
+/// An operation and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Call {
+    /// Which operation.
+    pub operation: &'static str,
+    /// `ok` or the kind of failure.
+    pub outcome: &'static str,
+}
+
+/// How something ended, or what kind it was.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    /// The name.
+    pub outcome: &'static str,
+}
+
+/// The metrics of one process part.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Sockets open now.
+    pub sockets: Gauge,
+    /// Sockets opened.
+    pub sockets_opened: Counter,
+    /// Sockets closed, by the close code's name.
+    pub sockets_closed: Family<Outcome, Counter>,
+    /// Sends, by outcome: `stored`, `repeated`, or an error code.
+    pub messages: Family<Outcome, Counter>,
+    /// Texts handed to sockets: `live`, `catchup`.
+    pub texts: Family<Outcome, Counter>,
+    /// Texts received by a device (a receipt came back).
+    pub received: Counter,
+    /// From the store's timestamp to the device's receipt, in seconds.
+    pub delivery_seconds: Histogram,
+    /// Hints, by what became of them: `local`, `bus`, `again`, `board`, `offline`.
+    pub hints: Family<Outcome, Counter>,
+    /// Redis calls.
+    pub redis_calls: Family<Call, Counter>,
+    /// Store calls.
+    pub store_calls: Family<Call, Counter>,
+    /// Write units, as DynamoDB bills them (failed conditions included).
+    pub write_units: Counter<f64, AtomicU64>,
+    /// Read units, as DynamoDB bills them.
+    pub read_units: Counter<f64, AtomicU64>,
+    /// Frames and requests that were refused, by error code.
+    pub refused: Family<Outcome, Counter>,
+}
+
+impl Metrics {
+    /// Empty metrics; every line carries `process="…"`.
+    pub fn new(process: &str) -> Self {
+        let labels = [("process".into(), process.to_owned().into())];
+        let mut registry = Registry::with_prefix_and_labels("parlor", labels.into_iter());
+        // 1 ms to 16 s, doubling.
+        let buckets = prometheus_client::metrics::histogram::exponential_buckets(0.001, 2.0, 15);
+        let m = Self {
+            sockets: Gauge::default(),
+            sockets_opened: Counter::default(),
+            sockets_closed: Family::default(),
+            messages: Family::default(),
+            texts: Family::default(),
+            received: Counter::default(),
+            delivery_seconds: Histogram::new(buckets),
+            hints: Family::default(),
+            redis_calls: Family::default(),
+            store_calls: Family::default(),
+            write_units: Counter::default(),
+            read_units: Counter::default(),
+            refused: Family::default(),
+            registry: Registry::default(),
+        };
+        registry.register("sockets", "Sockets open now", m.sockets.clone());
+        registry.register("sockets_opened", "Sockets opened", m.sockets_opened.clone());
+        registry.register("sockets_closed", "Sockets closed, by reason", m.sockets_closed.clone());
+        registry.register("messages", "Sends, by outcome", m.messages.clone());
+        registry.register("texts", "Texts handed to sockets", m.texts.clone());
+        registry.register("received", "Texts that a device received", m.received.clone());
+        registry.register_with_unit(
+            "delivery",
+            "From stored to received by a device",
+            Unit::Seconds,
+            m.delivery_seconds.clone(),
+        );
+        registry.register("hints", "Hints, by what became of them", m.hints.clone());
+        registry.register("redis_calls", "Redis calls", m.redis_calls.clone());
+        registry.register("store_calls", "Store calls", m.store_calls.clone());
+        registry.register("store_write_units", "Write units billed", m.write_units.clone());
+        registry.register("store_read_units", "Read units billed", m.read_units.clone());
+        registry.register("refused", "Refused frames and requests, by code", m.refused.clone());
+        Self { registry, ..m }
+    }
+
+    /// One more call of a family.
+    pub fn count(family: &Family<Outcome, Counter>, outcome: &'static str) {
+        family.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// The registry, for encoding.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+}
+
+/// Logs to stderr: `PARLOR_LOG` chooses (like `info` or `parlor=debug`), default `info`.
+pub fn start_logs() {
+    let filter = EnvFilter::try_from_env("PARLOR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .try_init();
+}
