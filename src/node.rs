@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::api::ApiOptions;
 use crate::api::health::Health;
 use crate::board::{BoardRow, Role};
 use crate::chat::lane::Lanes;
@@ -198,12 +199,13 @@ impl Node {
                 (Some(gateway), Some(door))
             }
             Role::Api => {
-                let serving = crate::api::serve(chat.clone(), listener, self.accepting.clone());
-                self.tasks.spawn(async move {
-                    if let Err(error) = serving.await {
-                        tracing::error!(%error, "the Message API ended");
-                    }
-                });
+                let serving = crate::api::serve(
+                    chat.clone(),
+                    listener,
+                    ApiOptions::default(),
+                    self.accepting.clone(),
+                );
+                self.tasks.spawn(serving);
                 (None, None)
             }
         };

@@ -85,19 +85,22 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     let api = listen(port(options.api_port), common.insecure_dev, "--api-port").await?;
     let wired = wiring::wire(&options.parts, data, &metrics).await?;
     let lock_held = wired.lock.is_some();
-    let health = Arc::new(Health::new(vec![metrics.clone()]));
+    let part = |name: String| (name.clone(), Arc::new(Metrics::new(&name)));
+    let names: Vec<_> = (1..=options.servers).map(|number| part(format!("ws{number}"))).collect();
+    let api_metrics = Arc::new(Metrics::new("api"));
+    let all = names.iter().map(|(_, metrics)| metrics).chain([&api_metrics, &metrics]);
+    let health = Health::new(all.cloned().collect());
     let mut node = Node::new(wired, health, common.drain_seconds);
-    for (number, listener) in (1..).zip(listeners) {
-        let id = process_id(&format!("ws{number}"))?;
+    for ((name, metrics), listener) in names.into_iter().zip(listeners) {
         let options = PartOptions {
-            id: id.clone(),
+            id: process_id(&name)?,
             role: Role::Server,
             advertise: None,
             public_url: None,
             listener,
             lock_held,
         };
-        node.start(options, metrics.part(id.as_str())).await?;
+        node.start(options, metrics).await?;
     }
     let api = PartOptions {
         id: process_id("api")?,
@@ -107,7 +110,7 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
         listener: api,
         lock_held,
     };
-    node.start(api, metrics.part("api")).await?;
+    node.start(api, api_metrics).await?;
     let admin = admin(common, &node).await?;
     node.open().await;
     let front_at = front.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
@@ -243,7 +246,7 @@ async fn one_part(
     let listener = listen(part.listen, common.insecure_dev, "--listen").await?;
     let metrics = Arc::new(Metrics::new(part.id.as_str()));
     let wired = wiring::wire(parts, Data::None, &metrics).await?;
-    let health = Arc::new(Health::new(vec![metrics.clone()]));
+    let health = Health::new(vec![metrics.clone()]);
     let mut node = Node::new(wired, health, common.drain_seconds);
     let PartSettings { id, role, advertise, public_url, .. } = part;
     let (name, lock_held) = (id.to_string(), false);
@@ -276,7 +279,7 @@ pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
     let stop = CancellationToken::new();
     let dealing = balancer::Options { pick: options.pick, api: options.api.clone() };
     let balancer = balancer::Balancer::new(&dealing, backends, stop.clone());
-    let health = Arc::new(Health::new(vec![metrics]));
+    let health = Health::new(vec![metrics]);
     let admin = match common.admin_listen {
         None => None,
         Some(at) => {
