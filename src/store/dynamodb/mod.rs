@@ -12,7 +12,7 @@ mod records;
 mod retry;
 pub mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
