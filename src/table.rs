@@ -81,13 +81,14 @@ async fn link(options: &Table) -> Result<Arc<Link>, TableError> {
         let text = "say which DynamoDB: --dynamodb aws, or --dynamodb http://127.0.0.1:8000";
         return Err(TableError::Usage(text.to_owned()));
     };
-    Ok(Link::new(target, &options.table, Arc::new(Metrics::new("table"))).await?)
+    let metrics = Arc::new(Metrics::new("table"));
+    let link = Link::new(target, &options.table, metrics).await;
+    link.map_err(|bad| TableError::Usage(bad.to_string()))
 }
 
 async fn store(options: &Table) -> Result<Arc<dyn Store>, TableError> {
-    if let Some(target) = &options.dynamodb {
-        let metrics = Arc::new(Metrics::new("table"));
-        return Ok(Arc::new(DynamoStore::open(target, &options.table, metrics).await?));
+    if options.dynamodb.is_some() {
+        return Ok(Arc::new(DynamoStore::open(link(options).await?).await?));
     }
     match &options.data {
         Some(folder) => open_embedded(folder),

@@ -24,7 +24,7 @@ pub struct DynamoBoard {
 }
 
 impl DynamoBoard {
-    /// A board on the table of `DynamoStore::link`.
+    /// A board on the store's table.
     pub fn new(link: Arc<Link>) -> Self {
         Self { link }
     }

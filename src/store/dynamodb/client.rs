@@ -26,7 +26,7 @@ use aws_sdk_dynamodb::types::{
 };
 
 use super::items::Item;
-use super::retry::{Budget, Call, Class, Conditional, Failure, classify, pause};
+use super::retry::{Budget, Call, Class, Conditional, Failure, Place, classify, pause};
 use crate::store::StoreError;
 use crate::telemetry::{self, Metrics};
 
@@ -37,8 +37,8 @@ const CONNECT_MS_MAX: u64 = 500;
 pub struct Link {
     /// The SDK's client, with its connections.
     pub(super) client: Client,
-    /// The table's name.
-    pub(super) table: String,
+    /// The target and the table's name.
+    pub(super) place: Place,
     /// The endpoint is this machine's: DynamoDB Local.
     pub(super) local: bool,
     metrics: Arc<Metrics>,
@@ -51,8 +51,10 @@ impl Link {
         target: &str,
         table: &str,
         metrics: Arc<Metrics>,
-    ) -> Result<Arc<Self>, StoreError> {
-        let target = Target::parse(target).map_err(StoreError::Refused)?;
+    ) -> Result<Arc<Self>, BadTarget> {
+        let place = Place { target: target.to_owned(), table: table.to_owned() };
+        let target = Target::parse(target)?;
+        check_table_name(table)?;
         let shared = target.load().await;
         let config = aws_sdk_dynamodb::config::Builder::from(&shared)
             .retry_config(RetryConfig::disabled())
@@ -66,11 +68,11 @@ impl Link {
             .build();
         if config.region().is_none() {
             let text = "no AWS region is set: set AWS_REGION, or a region in the profile";
-            return Err(StoreError::Refused(text.to_owned()));
+            return Err(BadTarget(text.to_owned()));
         }
         Ok(Arc::new(Self {
             client: Client::from_conf(config),
-            table: table.to_owned(),
+            place,
             local: target.is_loopback(),
             metrics,
             budget: Budget::full(),
@@ -81,7 +83,7 @@ impl Link {
     pub fn put_item(&self, item: Item) -> PutItemFluentBuilder {
         self.client
             .put_item()
-            .table_name(&self.table)
+            .table_name(&self.place.table)
             .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .set_item(Some(item))
     }
@@ -90,7 +92,7 @@ impl Link {
     pub fn update_item(&self, pk: String, sk: String) -> UpdateItemFluentBuilder {
         self.client
             .update_item()
-            .table_name(&self.table)
+            .table_name(&self.place.table)
             .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .key("pk", AttributeValue::S(pk))
@@ -101,7 +103,7 @@ impl Link {
     pub fn delete_item(&self, pk: String, sk: String) -> DeleteItemFluentBuilder {
         self.client
             .delete_item()
-            .table_name(&self.table)
+            .table_name(&self.place.table)
             .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .key("pk", AttributeValue::S(pk))
             .key("sk", AttributeValue::S(sk))
@@ -111,7 +113,7 @@ impl Link {
     pub fn query(&self, pk: String, condition: &str) -> QueryFluentBuilder {
         self.client
             .query()
-            .table_name(&self.table)
+            .table_name(&self.place.table)
             .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .consistent_read(true)
             .key_condition_expression(condition)
@@ -149,7 +151,7 @@ impl Link {
         let get: GetItemFluentBuilder = self
             .client
             .get_item()
-            .table_name(&self.table)
+            .table_name(&self.place.table)
             .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .consistent_read(true)
             .key("pk", AttributeValue::S(pk))
@@ -203,7 +205,7 @@ impl Link {
                     return Ok(answer);
                 }
                 Ok(Err(error)) => {
-                    let (class, text) = classify(&error, &self.table);
+                    let (class, text) = classify(&error, &self.place);
                     match failed_condition(error) {
                         Some(old) => {
                             self.count(call, "condition");
@@ -253,6 +255,21 @@ fn failed_condition<E: Conditional>(error: SdkError<E>) -> Option<Option<Item>> 
     }
 }
 
+/// A configuration that can't work, in a sentence that says what would.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadTarget(pub String);
+
+/// As DynamoDB wants it.
+fn check_table_name(name: &str) -> Result<(), BadTarget> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    if (3..=255).contains(&name.len()) && name.bytes().all(good) {
+        return Ok(());
+    }
+    let form = "3 to 255 letters, digits, `_`, `-` and `.`";
+    Err(BadTarget(format!("--table must be {form}, not {name:?}")))
+}
+
 /// What `--dynamodb` names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Target {
@@ -261,12 +278,13 @@ enum Target {
 }
 
 impl Target {
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, BadTarget> {
         if text == "aws" {
             return Ok(Self::Aws);
         }
         let bad = || {
-            format!("--dynamodb must be `aws` or a URL like http://127.0.0.1:8000, not {text:?}")
+            let form = "`aws` or a URL like http://127.0.0.1:8000";
+            BadTarget(format!("--dynamodb must be {form}, not {text:?}"))
         };
         let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
         let authority = rest.and_then(|rest| rest.split('/').next()).ok_or_else(bad)?;
@@ -314,6 +332,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_table_has_a_name_that_dynamodb_takes() {
+        assert!(check_table_name("parlor-v2_a.b").is_ok());
+        for bad in ["", "t1", "a b c", "tâble", &"a".repeat(256)] {
+            assert!(check_table_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_target_is_aws_or_a_url() {
         let local = |text| Target::parse(text).map(|t| t.is_loopback());
         assert_eq!(Target::parse("aws"), Ok(Target::Aws));
@@ -324,7 +350,7 @@ mod tests {
         assert_eq!(local("https://vpce-1.dynamodb.eu-west-1.vpce.amazonaws.com"), Ok(false));
         for bad in ["", "AWS", "127.0.0.1:8000", "http://", "ftp://x", "http://a b", "http://u@h"] {
             assert!(
-                Target::parse(bad).is_err_and(|e| e.contains("http://127.0.0.1:8000")),
+                Target::parse(bad).is_err_and(|e| e.0.contains("http://127.0.0.1:8000")),
                 "{bad}"
             );
         }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-pub use client::Link;
+pub use client::{BadTarget, Link};
 pub(crate) use items::{Fields, Item, item, number, text};
 pub(crate) use retry::{Call, Failure};
 
@@ -26,7 +26,6 @@ use crate::protocol::{ConversationId, Entry, UserId};
 use crate::store::{
     LogPage, LogRange, MailboxPage, MailboxPart, Raise, Record, RecordPart, Store, StoreError,
 };
-use crate::telemetry::Metrics;
 
 /// The store on one table.
 pub struct DynamoStore {
@@ -34,14 +33,9 @@ pub struct DynamoStore {
 }
 
 impl DynamoStore {
-    /// Opens the table `table` at `target` (`aws`, or a URL). On a loopback URL, which is DynamoDB
-    /// Local, the table is made where it is missing; elsewhere its absence is said.
-    pub async fn open(
-        target: &str,
-        table: &str,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, StoreError> {
-        let link = Link::new(target, table, metrics).await?;
+    /// Opens the table. On a loopback URL, which is DynamoDB Local, it is made where it is missing;
+    /// elsewhere its absence is said.
+    pub async fn open(link: Arc<Link>) -> Result<Self, StoreError> {
         table::ready(&link).await?;
         Ok(Self { link })
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::get_item::GetItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
@@ -186,8 +186,17 @@ macro_rules! unconditional {
 conditional!(PutItemError UpdateItemError DeleteItemError);
 unconditional!(GetItemError QueryError);
 
+/// Where requests go, for the sentences that say what to do.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// `aws`, or the URL.
+    pub target: String,
+    /// The table's name.
+    pub table: String,
+}
+
 /// Says what an error means, in a class and in words that name what to do.
-pub fn classify<E>(error: &SdkError<E>, table: &str) -> (Class, String)
+pub fn classify<E>(error: &SdkError<E>, place: &Place) -> (Class, String)
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
@@ -195,7 +204,7 @@ where
         SdkError::ServiceError(answer) => {
             let meta = answer.err().meta();
             let (code, message) = (meta.code().unwrap_or(""), meta.message().unwrap_or(""));
-            classify_code(code, message, answer.raw().status().as_u16(), table)
+            classify_code(code, message, answer.raw().status().as_u16(), &place.table)
         }
         SdkError::ConstructionFailure(_) => (Class::Refused, in_words(error)),
         SdkError::DispatchFailure(_) => match find::<CredentialsError>(error) {
@@ -206,7 +215,10 @@ where
                     .to_owned(),
             ),
             Some(_) => (Class::NotSent, in_words(error)),
-            None if never_connected(error) => (Class::NotSent, in_words(error)),
+            None if never_connected(error) => {
+                let (target, why) = (&place.target, in_words(error));
+                (Class::NotSent, format!("no connection to {target}: {why}"))
+            }
             None => (Class::MaybeApplied, in_words(error)),
         },
         _ => (Class::MaybeApplied, in_words(error)),
@@ -249,8 +261,15 @@ fn classify_code(code: &str, message: &str, status: u16, table: &str) -> (Class,
     }
 }
 
+/// What caused the error, each in its words; the SDK's own says no more than its kind.
 fn in_words<E: Error + 'static>(error: &SdkError<E>) -> String {
-    DisplayErrorContext(error).to_string()
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
 }
 
 /// Whether the connection was never made, so that nothing can have been sent.

@@ -51,7 +51,7 @@ pub async fn create(link: &Link) -> Result<Made, StoreError> {
 
 /// What is wrong with the table, in sentences; none when it is as Parlor needs it.
 pub async fn check(link: &Link) -> Result<Vec<String>, StoreError> {
-    let name = &link.table;
+    let name = &link.place.table;
     let Some(table) = describe(link).await? else {
         return Ok(vec![format!(
             "there is no table {name:?}: run `parlor table create --table {name}`"
@@ -73,7 +73,7 @@ pub(super) async fn ready(link: &Link) -> Result<(), StoreError> {
         Some(_) => wait_until_usable(link).await,
         None if link.local => create(link).await.map(|_| ()),
         None => {
-            let name = &link.table;
+            let name = &link.place.table;
             let text = format!("there is no table {name:?}: run `parlor table create`");
             Err(StoreError::Refused(text))
         }
@@ -86,7 +86,7 @@ fn usable(table: &TableDescription) -> bool {
 }
 
 async fn describe(link: &Link) -> Result<Option<TableDescription>, StoreError> {
-    let answer = request(link.client.describe_table().table_name(&link.table).send()).await?;
+    let answer = request(link.client.describe_table().table_name(&link.place.table).send()).await?;
     match answer {
         Ok(answer) => Ok(answer.table),
         Err(SdkError::ServiceError(failed))
@@ -100,8 +100,11 @@ async fn describe(link: &Link) -> Result<Option<TableDescription>, StoreError> {
 
 async fn make(link: &Link) -> Result<Made, StoreError> {
     let wrong = |error: aws_sdk_dynamodb::error::BuildError| StoreError::Refused(error.to_string());
-    let mut create =
-        link.client.create_table().table_name(&link.table).billing_mode(BillingMode::PayPerRequest);
+    let mut create = link
+        .client
+        .create_table()
+        .table_name(&link.place.table)
+        .billing_mode(BillingMode::PayPerRequest);
     for (name, role) in [("pk", KeyType::Hash), ("sk", KeyType::Range)] {
         let definition = AttributeDefinition::builder().attribute_name(name);
         let definition =
@@ -127,11 +130,11 @@ async fn wait_until_usable(link: &Link) -> Result<(), StoreError> {
                 return key_fault(table).map_or(Ok(()), |f| Err(StoreError::Refused(f)));
             }
             (Some(_), Some(TableStatus::Deleting)) => {
-                let text = format!("the table {:?} is being deleted", link.table);
+                let text = format!("the table {:?} is being deleted", link.place.table);
                 return Err(StoreError::Refused(text));
             }
             _ if Instant::now() >= deadline => {
-                let text = format!("the table {:?} did not become active", link.table);
+                let text = format!("the table {:?} did not become active", link.place.table);
                 return Err(StoreError::Unavailable(text));
             }
             _ => tokio::time::sleep(Duration::from_millis(ACTIVE_POLL_MS)).await,
@@ -148,7 +151,7 @@ async fn switch_ttl_on(link: &Link) -> Result<(), StoreError> {
     let update = link
         .client
         .update_time_to_live()
-        .table_name(&link.table)
+        .table_name(&link.place.table)
         .time_to_live_specification(specification);
     match request(update.send()).await? {
         Ok(_) => Ok(()),
@@ -181,7 +184,7 @@ fn key_fault(table: &TableDescription) -> Option<String> {
 
 /// What is wrong with the TTL.
 async fn ttl_fault(link: &Link) -> Result<Option<String>, StoreError> {
-    let describe = link.client.describe_time_to_live().table_name(&link.table);
+    let describe = link.client.describe_time_to_live().table_name(&link.place.table);
     let answer = request(describe.send()).await?;
     let answer = answer.map_err(|error| store_error(link, &error))?;
     let ttl = answer.time_to_live_description;
@@ -212,7 +215,7 @@ fn store_error<E>(link: &Link, error: &SdkError<E>) -> StoreError
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    let (class, text) = classify(error, &link.table);
+    let (class, text) = classify(error, &link.place);
     match class {
         Class::Refused => StoreError::Refused(text),
         _ => StoreError::Unavailable(text),

@@ -17,7 +17,7 @@ use crate::telemetry::Metrics;
 /// All items of a table.
 async fn scan(store: &DynamoStore) -> Vec<Item> {
     let link = store.link();
-    link.client.scan().table_name(&link.table).send().await.unwrap().items.unwrap()
+    link.client.scan().table_name(&link.place.table).send().await.unwrap().items.unwrap()
 }
 
 #[tokio::test]
@@ -183,7 +183,13 @@ async fn damage_is_said_and_nothing_panics() {
     let link = store.link();
     let put = async |pairs: &[(&str, AttributeValue)]| {
         let item = pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        link.client.put_item().table_name(&link.table).set_item(Some(item)).send().await.unwrap();
+        link.client
+            .put_item()
+            .table_name(&link.place.table)
+            .set_item(Some(item))
+            .send()
+            .await
+            .unwrap();
     };
     put(&[("pk", text("C#dm:userA:userB")), ("sk", text("M#00000000000000000001"))]).await;
     let error = store.log(&dm(), LogRange::newest(1)).await.unwrap_err();
@@ -238,6 +244,5 @@ async fn a_table_of_another_shape_is_refused() {
     let faults = table::check(&link).await.unwrap();
     assert!(faults.len() == 2 && faults[0].contains("`pk`"), "{faults:?}");
     assert!(faults[1].contains("TTL is off"), "{faults:?}");
-    let opened = DynamoStore::open(&url, &name, Arc::new(Metrics::new("test"))).await;
-    assert!(matches!(opened.err(), Some(StoreError::Refused(_))));
+    assert!(matches!(DynamoStore::open(link).await.err(), Some(StoreError::Refused(_))));
 }

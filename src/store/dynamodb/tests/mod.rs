@@ -6,7 +6,7 @@ mod proxy;
 
 use std::sync::Arc;
 
-use super::DynamoStore;
+use super::{DynamoStore, Link};
 use crate::protocol::{ConversationId, DeviceId, Entry, Kind, Seq, UserId};
 use crate::telemetry::Metrics;
 
@@ -22,7 +22,8 @@ pub(crate) fn endpoint() -> Option<String> {
 pub(crate) async fn fresh(url: &str) -> (DynamoStore, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new("test"));
     let table = format!("parlor-test-{:016x}", rand::random::<u64>());
-    (DynamoStore::open(url, &table, metrics.clone()).await.unwrap(), metrics)
+    let link = Link::new(url, &table, metrics.clone()).await.unwrap();
+    (DynamoStore::open(link).await.unwrap(), metrics)
 }
 
 fn user(name: &str) -> UserId {
