@@ -53,7 +53,7 @@ impl Board for DynamoBoard {
                 .expression_attribute_values(":old_epoch", text(epoch.to_string()))
                 .expression_attribute_values(":old_beat", number(beat)),
         };
-        match self.link.put(&Call::write("beat"), put).await {
+        match self.link.put(&Call::write("beat").ahead(), put).await {
             Ok(()) => Ok(Beat::Written),
             Err(Failure::Store(error)) => Err(error),
             Err(Failure::Condition { old, .. }) => {
@@ -66,7 +66,7 @@ impl Board for DynamoBoard {
 
     async fn read(&self) -> Result<Vec<BoardRow>, StoreError> {
         let query = self.link.query(BOARD_PK.to_owned(), "pk = :pk");
-        let items = self.link.pages(&Call::read("board"), query).await?;
+        let items = self.link.pages(&Call::read("board").ahead(), query).await?;
         items.into_iter().map(read_row).collect()
     }
 
@@ -76,7 +76,7 @@ impl Board for DynamoBoard {
             .delete_item(BOARD_PK.to_owned(), id.to_string())
             .condition_expression("epoch = :epoch")
             .expression_attribute_values(":epoch", text(epoch.to_string()));
-        match self.link.delete(&Call::write("board_remove"), delete).await {
+        match self.link.delete(&Call::write("board_remove").ahead(), delete).await {
             // Gone already, or another life's.
             Ok(()) | Err(Failure::Condition { .. }) => Ok(()),
             Err(Failure::Store(error)) => Err(error),
@@ -94,7 +94,7 @@ impl Board for DynamoBoard {
         let mut put = item(hints_pk(id), hints_sk(ordinal));
         put.insert("hints".to_owned(), text(json));
         put.insert(TTL_ATTRIBUTE.to_owned(), number(now_seconds() + HINT_TTL_SECONDS));
-        self.link.put(&Call::write("put_hints"), self.link.put_item(put)).await?;
+        self.link.put(&Call::write("put_hints").ahead(), self.link.put_item(put)).await?;
         Ok(())
     }
 
@@ -104,7 +104,7 @@ impl Board for DynamoBoard {
             .query(hints_pk(id), "pk = :pk AND sk > :after")
             .expression_attribute_values(":after", text(hints_sk(after)));
         let (mut highest, mut hints) = (after, Vec::new());
-        for item in self.link.pages(&Call::read("hints"), query).await? {
+        for item in self.link.pages(&Call::read("hints").ahead(), query).await? {
             let mut fields = Fields::new(item);
             highest = highest.max(fields.sk_id("")?);
             let json = fields.text("hints")?;

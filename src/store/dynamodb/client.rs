@@ -25,6 +25,9 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, ConsumedCapacity, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure,
 };
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
 use super::items::Item;
 use super::retry::{Budget, Call, Class, Conditional, Failure, Place, classify, pause};
 use crate::store::StoreError;
@@ -32,6 +35,10 @@ use crate::telemetry::{self, Metrics};
 
 /// How long a connection may take to stand.
 const CONNECT_MS_MAX: u64 = 500;
+
+/// How many requests are under way at a time, each on a connection of its own. When the store is
+/// slow, what is beyond waits, so that it can't take all file descriptors from the sockets.
+pub(super) const REQUESTS_MAX: usize = 256;
 
 /// A table and the way to it; the store and the board of a process share one.
 pub struct Link {
@@ -43,6 +50,7 @@ pub struct Link {
     pub(super) local: bool,
     metrics: Arc<Metrics>,
     budget: Budget,
+    slots: Semaphore,
 }
 
 impl Link {
@@ -76,6 +84,7 @@ impl Link {
             local: target.is_loopback(),
             metrics,
             budget: Budget::full(),
+            slots: Semaphore::new(REQUESTS_MAX),
         }))
     }
 
@@ -197,7 +206,12 @@ impl Link {
     {
         let (mut tries, mut doubtful) = (0, false);
         loop {
-            let answer = tokio::time::timeout(call.attempt_time(), attempt()).await;
+            let slot = self.slot(call).await.map_err(|text| {
+                self.count(call, Class::NotSent.name());
+                call.error(Class::NotSent, doubtful, text)
+            })?;
+            let answer = timeout(call.attempt_time(), attempt()).await;
+            drop(slot);
             let (class, text) = match answer {
                 Ok(Ok(answer)) => {
                     self.count(call, "ok");
@@ -228,6 +242,15 @@ impl Link {
             }
             tokio::time::sleep(pause).await;
         }
+    }
+
+    async fn slot(&self, call: &Call) -> Result<Option<SemaphorePermit<'_>>, String> {
+        if call.ahead {
+            return Ok(None);
+        }
+        let slot = timeout(call.left(), self.slots.acquire()).await;
+        let text = || format!("{REQUESTS_MAX} requests are under way, none was done in time");
+        slot.ok().and_then(Result::ok).map(Some).ok_or_else(text)
     }
 
     fn count(&self, call: &Call, outcome: &'static str) {

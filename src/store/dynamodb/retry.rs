@@ -50,6 +50,8 @@ pub struct Call {
     pub operation: &'static str,
     /// What may happen when no answer comes.
     pub effect: Effect,
+    /// It does not queue behind other requests.
+    pub ahead: bool,
     deadline: Instant,
 }
 
@@ -57,7 +59,7 @@ impl Call {
     /// A call that begins now.
     pub fn new(operation: &'static str, effect: Effect) -> Self {
         let deadline = Instant::now() + Duration::from_millis(CALL_MS_MAX - SLACK_MS);
-        Self { operation, effect, deadline }
+        Self { operation, effect, ahead: false, deadline }
     }
 
     /// A call that reads.
@@ -68,6 +70,11 @@ impl Call {
     /// A write that may be repeated.
     pub fn write(operation: &'static str) -> Self {
         Self::new(operation, Effect::Repeatable)
+    }
+
+    /// The same call, ahead of all others: for the few that say whether this process is alive.
+    pub fn ahead(self) -> Self {
+        Self { ahead: true, ..self }
     }
 
     /// What an attempt that begins now may take.

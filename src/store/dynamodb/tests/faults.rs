@@ -8,6 +8,7 @@ use super::{calls, dm, endpoint, entry, fresh, user};
 use crate::board::dynamodb::DynamoBoard;
 use crate::board::{Beat, Board, BoardRow, Role};
 use crate::protocol::{ConversationId, Epoch, ProcessId};
+use crate::store::dynamodb::client::REQUESTS_MAX;
 use crate::store::dynamodb::{DynamoStore, Link};
 use crate::store::{
     CALL_MS_MAX, Head, LogRange, MailboxPart, Raise, Record, RecordPart, Store, StoreError,
@@ -174,6 +175,31 @@ async fn nobody_listening_is_not_sent() {
     assert_eq!(calls_now().await, 1);
     let total = calls(&metrics, "append", "not_sent");
     assert_eq!(total, 100 + 42, "100 retries and one attempt for each of 42 calls");
+}
+
+#[tokio::test]
+async fn a_slow_store_takes_a_bounded_number_of_connections() {
+    let Some(url) = endpoint() else { return };
+    let proxy = Proxy::start(&url).await;
+    let (store, _) = fresh(&proxy.url).await;
+    let board = DynamoBoard::new(store.link());
+    proxy.plan("PutItem", [Fault::Hang; 1_000]);
+    let sends = (0..REQUESTS_MAX + 44).map(|i| {
+        let log = ConversationId::parse(&format!("room:{i}")).unwrap();
+        let store = &store;
+        async move { store.append(&log, &[entry(1, "Hi")]).await }
+    });
+    let watch = async {
+        // Less than an attempt takes: the first 256 still hold all connections.
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        let begun = Instant::now();
+        assert_eq!(board.read().await, Ok(vec![]));
+        (proxy.seen(), begun.elapsed())
+    };
+    let (errors, (seen, read)) = tokio::join!(futures_util::future::join_all(sends), watch);
+    assert!(seen <= REQUESTS_MAX, "{seen}");
+    assert!(read < Duration::from_millis(500), "the board waits for nobody: {read:?}");
+    assert!(errors.iter().all(|e| matches!(e, Err(StoreError::Unknown(_)))));
 }
 
 #[tokio::test]
