@@ -3,6 +3,7 @@
 mod faults;
 mod local;
 mod proxy;
+mod rules;
 
 use std::sync::Arc;
 
