@@ -7,9 +7,11 @@
 
 pub mod catchup;
 pub mod claim;
+pub mod conversations;
 pub mod history;
 pub mod lane;
 pub mod liveness;
+pub mod presence;
 pub mod receipt;
 pub mod receive;
 pub mod rooms;
