@@ -341,3 +341,151 @@ fn json_bytes(entry: &Entry) -> usize {
     let message = entry.message.as_ref().map_or(0, |text| text.bytes().map(escaped).sum());
     message + entry.data.as_ref().map_or(0, |data| data.get().len()) + FIELDS_BYTES
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::{DeviceId, Kind};
+
+    fn user(name: &str) -> UserId {
+        UserId::parse(name).unwrap()
+    }
+
+    fn entry(seq: Seq, text: &str) -> Entry {
+        Entry {
+            seq,
+            kind: Kind::Message,
+            from: user("a"),
+            to: None,
+            message: Some(Arc::from(text)),
+            data: None,
+            reference: None,
+            device: DeviceId::plain(),
+            timestamp: seq,
+            n: seq,
+        }
+    }
+
+    /// A page as a store gives it, which may say "more" where there is none.
+    fn page(log: &[Entry], range: LogRange, most: usize, overstate: bool) -> LogPage {
+        let within =
+            |e: &&Entry| e.seq > range.after && range.before.is_none_or(|before| e.seq < before);
+        let mut entries: Vec<Entry> = log.iter().filter(within).cloned().collect();
+        if range.order == Order::Descending {
+            entries.reverse();
+        }
+        let held = range.limit.min(most);
+        let more = entries.len() > held || overstate && entries.len() == held;
+        entries.truncate(held);
+        LogPage { entries, more }
+    }
+
+    fn read(log: &[Entry], sight: &Sight, query: HistoryQuery, most: usize) -> (Vec<Seq>, bool) {
+        let mut walk = Walk::new(query);
+        while walk.take(page(log, walk.range(), most, most % 2 == 0), sight) {}
+        let (entries, more) = walk.end();
+        (entries.iter().map(|entry| entry.seq).collect(), more)
+    }
+
+    #[test]
+    fn limits_say_their_range() {
+        for bad in ["0", "-1", "501", "1000000000", "99999999999999999999", "abc", "", "1.5"] {
+            let error = parse_limit(bad).expect_err(bad);
+            assert_eq!(error.code, ErrorCode::BadRequest);
+            assert!(error.detail.contains("from 1 to 500"), "{}", error.detail);
+        }
+        assert_eq!(parse_limit("1"), Ok(1));
+        assert_eq!(parse_limit("500"), Ok(500));
+        assert!(HistoryQuery::new(Some(1), Some(1), 5).is_err());
+    }
+
+    #[test]
+    fn a_page_ends_at_a_megabyte_and_the_next_one_goes_on() {
+        let log: Vec<Entry> = (1..=300).map(|seq| entry(seq, &"x".repeat(16_384))).collect();
+        let sight = Sight { head: None, spans: vec![Span { after: 0, until: None }] };
+        let (mut after, mut seen) = (0, Vec::new());
+        loop {
+            let query = HistoryQuery::new(None, Some(after), 500).unwrap();
+            let (seqs, more) = read(&log, &sight, query, 500);
+            assert!(seqs.len() <= 60 && !seqs.is_empty(), "{}", seqs.len());
+            after = *seqs.last().unwrap();
+            seen.extend(seqs);
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(seen, (1..=300).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_former_member_of_a_long_room_gets_his_part_at_once() {
+        let log: Vec<Entry> = (1..=5_000).map(|seq| entry(seq, "x")).collect();
+        let sight = Sight { head: None, spans: vec![Span { after: 9, until: Some(12) }] };
+        let newest = HistoryQuery::new(None, None, 50).unwrap();
+        assert_eq!(read(&log, &sight, newest, 500), (vec![10, 11, 12], false));
+        let oldest = HistoryQuery::new(None, Some(0), 2).unwrap();
+        assert_eq!(read(&log, &sight, oldest, 500), (vec![10, 11], true));
+    }
+
+    fn spans() -> impl Strategy<Value = Vec<Span>> {
+        (proptest::collection::vec(1u64..12, 1..12), any::<bool>()).prop_map(|(steps, present)| {
+            let mut at = 0;
+            let mut spans = Vec::new();
+            for pair in steps.chunks(2) {
+                let after = at + pair[0] - 1;
+                at = after + 1 + pair.get(1).copied().unwrap_or(1);
+                spans.push(Span { after, until: Some(at) });
+            }
+            if let Some(last) = spans.last_mut().filter(|_| present) {
+                last.until = None;
+            }
+            spans
+        })
+    }
+
+    proptest! {
+        /// P8: whatever the page size and the direction, paging shows what may be seen, once.
+        #[test]
+        fn paging_shows_exactly_what_may_be_seen(
+            spans in spans(), tail in 0u64..90, floor in 0u64..40, limit in 1usize..9,
+            most in 1usize..9, ascending: bool,
+        ) {
+            let log: Vec<Entry> =
+                (floor.max(1)..=tail).map(|seq| entry(seq, "x")).collect();
+            let head = Head { floor, title: None, creator: None, public: false, created: 0 };
+            let sight = Sight { head: Some(head), spans };
+            let expected: Vec<Seq> =
+                log.iter().map(|e| e.seq).filter(|seq| sight.may_see(*seq)).collect();
+            let mut shown = Vec::new();
+            let mut edge = None;
+            for round in 0.. {
+                prop_assert!(round < 1_000, "paging does not end");
+                let (before, after) = match ascending {
+                    true => (None, Some(edge.unwrap_or(0))),
+                    false => (edge, None),
+                };
+                let query = HistoryQuery::new(before, after, limit).unwrap();
+                let (seqs, more) = read(&log, &sight, query, most);
+                prop_assert!(seqs.len() <= limit);
+                prop_assert!(seqs.is_sorted());
+                edge = if ascending { seqs.last() } else { seqs.first() }.copied().or(edge);
+                if ascending { shown.extend(&seqs) } else { shown.splice(0..0, seqs.clone()); }
+                if !more { break }
+                // A store that overstates may cost one empty page at the end, never two.
+                prop_assert!(!seqs.is_empty(), "an empty page says that there is more");
+            }
+            prop_assert_eq!(shown, expected);
+        }
+
+        #[test]
+        fn no_entry_is_longer_as_json_than_it_counts(text in ".{0,64}") {
+            let entry = entry(1, &text);
+            let json = serde_json::to_string(&*text).unwrap();
+            prop_assert!(json.len() + 900 < json_bytes(&entry));
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The API's promises, asked of the router with the real handlers and parts in memory.
+
+mod contract;
+mod reading;
+mod refusals;
+mod world;
