@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// The longest request head, in bytes.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+/// The most bytes of a connection that are read ahead.
+const READ_BYTES_MAX: usize = 64 * 1024;
 /// How long to rest when the system has no more sockets to give.
 const REST: Duration = Duration::from_millis(100);
 
@@ -85,7 +87,7 @@ async fn serve(router: Router, stream: TcpStream, bounds: Bounds, stop: Cancella
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.header_timeout)
         .max_header_size(HEAD_BYTES_MAX)
-        .max_buf_size(2 * HEAD_BYTES_MAX)
+        .max_buf_size(READ_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

@@ -36,6 +36,9 @@ pub enum Envelope {
         /// Whose sockets it is for; nobody named: all members of the room on this server.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         users: Vec<UserId>,
+        /// For a large room: the seq of the newest joined or left entry that its audience follows.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        roster: Option<Seq>,
         /// The process that waits for the receipt.
         via: ProcessId,
         /// A try after the first: the server answers `have` when it has no receipt yet.

@@ -15,9 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::super::{ApiOptions, router};
 use crate::board::{Beat, Board, BoardRow, Role, SlowHint};
 use crate::bus::{Bus, BusError, Subscription};
-use crate::chat::{Chat, Identity, lane::Lanes, liveness::Liveness};
+use crate::chat::{Chat, Parts, lane::Lanes, liveness::Liveness};
 use crate::directory::{Directory, DirectoryError, SocketEntry};
-use crate::hub::Hub;
 use crate::protocol::*;
 use crate::store::*;
 use crate::telemetry::Metrics;
@@ -362,22 +361,16 @@ impl World {
         let stop = CancellationToken::new();
         board.beat(&board_row("ws1", Role::Server), None).await.unwrap();
         let own = board_row("api-1", Role::Api);
-        let me = Identity { id: own.id.clone(), epoch: own.epoch };
         let (liveness, _events) =
             Liveness::start(board.clone(), own, true, stop.clone()).await.unwrap();
         let time = Arc::new(AtomicU64::new(1_790_000_000_000));
         let clock = time.clone();
-        let chat = Arc::new(Chat {
-            me,
+        let chat = Chat::new(Parts {
             store: store.clone(),
             directory: directory.clone(),
             bus: Arc::new(Silence),
-            board,
-            hub: Hub::default(),
             lanes: Lanes::new(store.clone()),
             liveness,
-            claims: Default::default(),
-            router: Default::default(),
             metrics: Arc::new(Metrics::new("api-1")),
             clock: Arc::new(move || clock.fetch_add(1, Ordering::SeqCst)),
         });
