@@ -1,6 +1,6 @@
 //! The admin address of every role: `/healthz`, `/readyz`, `/metrics`.
 //!
-//! **Invariant:** readiness falls for local reasons only (starting, draining, the own disk). Trouble
+//! **Invariant:** readiness falls for local reasons only (starting, draining, own disk). Trouble
 //! that all processes share, like a store that does not answer, stands in the body; were it a 503,
 //! every server would be taken out at once.
 

@@ -16,10 +16,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::stall::StallGuard;
+
 /// The longest request head, in bytes.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// The most bytes of a connection that are read ahead.
 const READ_BYTES_MAX: usize = 64 * 1024;
+/// How long a write may wait for a client that does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to rest when the system has no more sockets to give.
 const REST: Duration = Duration::from_millis(100);
 
@@ -88,7 +92,7 @@ async fn serve(router: Router, stream: TcpStream, bounds: Bounds, stop: Cancella
         .header_read_timeout(bounds.header_timeout)
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(READ_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(StallGuard::new(stream, WRITE_TIMEOUT)), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

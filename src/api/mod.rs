@@ -14,6 +14,7 @@ mod listen;
 mod messages;
 mod openapi;
 mod rooms;
+mod stall;
 #[cfg(test)]
 mod tests;
 

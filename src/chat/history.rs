@@ -386,7 +386,7 @@ mod tests {
 
     fn read(log: &[Entry], sight: &Sight, query: HistoryQuery, most: usize) -> (Vec<Seq>, bool) {
         let mut walk = Walk::new(query);
-        while walk.take(page(log, walk.range(), most, most % 2 == 0), sight) {}
+        while walk.take(page(log, walk.range(), most, most.is_multiple_of(2)), sight) {}
         let (entries, more) = walk.end();
         (entries.iter().map(|entry| entry.seq).collect(), more)
     }

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::world::{Trouble, World, user};
+use super::memory::Trouble;
+use super::world::{World, user};
 use crate::directory::SocketEntry;
 use crate::protocol::{ConversationId, DeviceId, Epoch, Kind, ProcessId, SocketId};
 use crate::store::{Device, Raise, Record, Store};
