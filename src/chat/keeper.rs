@@ -4,7 +4,7 @@
 //! One task owns all of it; it ends with the part's stop signal.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -35,7 +35,7 @@ const BELT: Duration = Duration::from_secs(3_600);
 pub struct Keeper {
     probe_heard: AtomicU64,
     probe_wake: tokio::sync::Notify,
-    failures: AtomicU32,
+    suspect: tokio::sync::Notify,
     deaf: AtomicBool,
     starting_over: AtomicBool,
 }
@@ -166,11 +166,10 @@ impl Chat {
         }
     }
 
-    /// A call to Redis failed: the second in a row means that this part is deaf.
+    /// A call to Redis failed: its hint goes the slow way, and a probe at once shows whether it was
+    /// that call alone.
     pub(super) fn redis_failed(&self) {
-        if self.keeper.failures.fetch_add(1, Ordering::Relaxed) >= 1 {
-            self.set_deaf(true);
-        }
+        self.keeper.suspect.notify_one();
     }
 
     fn set_deaf(&self, deaf: bool) {
@@ -186,31 +185,33 @@ impl Chat {
     }
 
     /// Sends probes to the own channel: only one that comes back shows that the subscription
-    /// delivers. Also notices by the instance's name that Redis lost or replaced its data.
+    /// delivers. Two that fail in a row mean deaf. Also notices by the instance's name that Redis
+    /// lost or replaced its data.
     async fn probe_for_ever(self: &Arc<Self>) {
         let mut instance: Option<String> = None;
-        let mut number = 0;
+        let (mut number, mut failed) = (0, 0);
         loop {
             number += 1;
-            let named = self.directory.instance().await;
             let heard = self.probe(number).await;
-            match (named, heard) {
-                (Ok(name), true) => {
-                    self.keeper.failures.store(0, Ordering::Relaxed);
+            match self.directory.instance().await {
+                Ok(name) if heard => {
+                    failed = 0;
                     let was_deaf = self.keeper.is_deaf();
                     self.set_deaf(false);
                     let replaced = instance.replace(name.clone()).is_some_and(|old| old != name);
                     if was_deaf || replaced {
                         self.start_over("Redis is back");
                     }
-                    sleep(PROBE_INTERVAL).await;
+                    // Probes are rare: a burst of failed calls asks for one, once a second.
+                    sleep(PROBE_PATIENCE).await;
+                    let _ = timeout(PROBE_INTERVAL, self.keeper.suspect.notified()).await;
                 }
                 _ => {
-                    if self.keeper.failures.fetch_add(1, Ordering::Relaxed) >= 1 {
+                    failed += 1;
+                    if failed > 1 {
                         self.set_deaf(true);
                         self.reread_after_deaf().await;
                     }
-                    sleep(PROBE_PATIENCE).await;
                 }
             }
         }
