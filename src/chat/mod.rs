@@ -24,6 +24,8 @@ pub mod roster;
 pub mod rooms;
 pub mod signal;
 pub mod history;
+pub mod conversations;
+pub mod presence;
 
 use std::sync::{Arc, Weak};
 
