@@ -8,7 +8,7 @@
 mod conversations;
 mod error;
 mod exposition;
-mod health;
+pub mod health;
 mod input;
 mod listen;
 mod messages;
