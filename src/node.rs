@@ -259,6 +259,7 @@ impl Node {
         self.tasks.close();
         let settle = async {
             self.tasks.wait().await;
+            self.lanes.close();
             self.lanes.finish().await;
             for part in &self.parts {
                 // What is not confirmed by now is found by whoever reads the mailbox.

@@ -326,6 +326,8 @@ async fn take_place(
     lock_held: bool,
 ) -> Result<BoardRow, StartError> {
     row.beat = 1;
+    // Items of an earlier life may still stand: numbers by the clock are above all of theirs.
+    row.hints = row.hints.max(super::wall_clock()());
     let stands = |rows: Vec<BoardRow>, id: &ProcessId| rows.into_iter().find(|r| r.id == *id);
     let Some(old) = stands(board.read().await?, &row.id) else {
         return match board.beat(&row, None).await? {
@@ -344,8 +346,6 @@ async fn take_place(
             Some(_) => {}
         }
     }
-    // Readers know the old life's number of hints: going on from it keeps theirs valid.
-    row.hints = old.hints;
     match board.beat(&row, Some((old.epoch, old.beat))).await? {
         Beat::Written => Ok(row),
         Beat::Taken => Err(StartError::InUse(row.id)),

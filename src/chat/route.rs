@@ -76,6 +76,10 @@ impl Origin for Chat {
         self.liveness.may_append()
     }
 
+    fn count(&self, outcome: &'static str) {
+        Metrics::count(&self.metrics.messages, outcome);
+    }
+
     fn hand_on(&self, handed: HandedOn) {
         let Some(chat) = self.this.upgrade() else { return };
         if chat.liveness.view().any_deaf() {
