@@ -1,52 +1,82 @@
-//! The bus of one process: channels between its parts, nothing is encoded.
+//! The bus of one process: bounded queues by name, nothing is serialised.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
 
-use super::{Bus, BusError, Heard, SUBSCRIPTION_BATCHES_MAX, Subscription};
+use super::inbox::Inbox;
+use super::{Bus, BusError, Subscription};
 use crate::protocol::{Envelope, ProcessId};
 
-#[derive(Debug)]
-struct Listener {
-    batches: mpsc::Sender<Heard>,
-    /// A batch was dropped, and the listener has not been told yet.
-    gap: bool,
-}
-
-/// See the module.
+/// The bus of one process, shared by its parts.
 #[derive(Debug, Default)]
 pub struct EmbeddedBus {
-    listeners: Mutex<HashMap<ProcessId, Listener>>,
+    channels: Mutex<HashMap<ProcessId, Arc<Inbox>>>,
 }
 
 impl EmbeddedBus {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ProcessId, Listener>> {
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    fn channels(&self) -> MutexGuard<'_, HashMap<ProcessId, Arc<Inbox>>> {
+        // A panic while the lock was held can't have left half an entry: each change is one call.
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
 impl Bus for EmbeddedBus {
     async fn publish(&self, to: &ProcessId, batch: &[Arc<Envelope>]) -> Result<(), BusError> {
-        let mut listeners = self.lock();
-        let Some(listener) = listeners.get_mut(to) else { return Ok(()) };
-        if listener.gap && listener.batches.try_send(Heard::Gap).is_ok() {
-            listener.gap = false;
-        }
-        match listener.batches.try_send(Heard::Batch(batch.to_vec())) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => listener.gap = true,
-            Err(mpsc::error::TrySendError::Closed(_)) => drop(listeners.remove(to)),
+        let inbox = self.channels().get(to).cloned();
+        if let Some(inbox) = inbox.filter(|_| !batch.is_empty()) {
+            if inbox.is_closed() {
+                let mut channels = self.channels();
+                if channels.get(to).is_some_and(|listed| Arc::ptr_eq(listed, &inbox)) {
+                    channels.remove(to);
+                }
+            } else {
+                inbox.push(batch.to_vec());
+            }
         }
         Ok(())
     }
 
     async fn subscribe(&self, me: &ProcessId) -> Result<Subscription, BusError> {
-        let (batches, subscription) = mpsc::channel(SUBSCRIPTION_BATCHES_MAX);
-        self.lock().insert(me.clone(), Listener { batches, gap: false });
+        let (inbox, subscription) = Inbox::new();
+        self.channels().insert(me.clone(), Arc::new(inbox));
         Ok(subscription)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contract::{self, probe, process};
+    use super::super::{Heard, SUBSCRIPTION_BATCHES_MAX};
+    use super::*;
+
+    #[tokio::test]
+    async fn passes_the_contract() {
+        contract::all(&EmbeddedBus::default()).await;
+    }
+
+    #[tokio::test]
+    async fn an_overflow_is_told() {
+        let bus = EmbeddedBus::default();
+        let me = process();
+        let mut subscription = bus.subscribe(&me).await.unwrap();
+        for number in 0..SUBSCRIPTION_BATCHES_MAX as u64 + 1 {
+            bus.publish(&me, &[probe(number)]).await.unwrap();
+        }
+        for _ in 0..SUBSCRIPTION_BATCHES_MAX {
+            assert!(matches!(subscription.recv().await, Some(Heard::Batch(_))));
+        }
+        assert!(matches!(subscription.recv().await, Some(Heard::Gap)));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_subscription_holds_no_memory() {
+        let bus = EmbeddedBus::default();
+        let me = process();
+        drop(bus.subscribe(&me).await.unwrap());
+        bus.publish(&me, &[probe(1)]).await.unwrap();
+        assert!(bus.channels().is_empty());
     }
 }

@@ -102,9 +102,15 @@ pub enum Envelope {
 }
 
 /// The one shape of all envelopes in JSON. `data` is raw JSON, which serde can't carry through
-/// tagged or flattened types; so the fields of all kinds stand here side by side.
+/// tagged or flattened types; so the fields of all kinds stand here side by side, those that a person looks for first.
 #[derive(Default, Serialize, Deserialize)]
 struct Wire {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    to: Option<UserId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    message: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<UserId>,
     #[serde(rename = "type")]
     kind_of: String,
     #[serde(default)]
@@ -115,12 +121,6 @@ struct Wire {
     seq: Option<Seq>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     kind: Option<Kind>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    from: Option<UserId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    to: Option<UserId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    message: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     data: Option<Arc<RawValue>>,
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
