@@ -8,7 +8,7 @@
 mod conversations;
 mod error;
 mod exposition;
-mod health;
+pub mod health;
 mod input;
 mod listen;
 mod messages;
@@ -20,7 +20,6 @@ mod tests;
 
 pub use error::Problem;
 pub use exposition::exposition;
-pub use health::{Health, serve_admin};
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

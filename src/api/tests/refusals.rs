@@ -1,5 +1,6 @@
 //! Bad input gets a clear answer, whatever it is, and a failing part is told as what it is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -10,7 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{ApiOptions, Health, serve, serve_admin};
+use super::super::health::{Health, serve_admin};
+use super::super::{ApiOptions, serve};
 use super::memory::Trouble;
 use super::world::World;
 
@@ -279,7 +281,7 @@ async fn a_real_listener_bounds_connections_in_number_and_time() {
 #[tokio::test]
 async fn the_admin_address_tells_health_and_metrics() {
     let world = World::new().await;
-    let health = Health::new(vec![world.chat.metrics.clone()]);
+    let health = Arc::new(Health::new(vec![world.chat.metrics.clone()]));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
