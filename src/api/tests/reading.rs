@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::memory::Trouble;
+use super::switched::Trouble;
 use super::world::{World, user};
-use crate::directory::SocketEntry;
+use crate::directory::{Directory, SocketEntry};
 use crate::protocol::{ConversationId, DeviceId, Epoch, Kind, ProcessId, SocketId};
 use crate::store::{Device, Raise, Record, Store};
 
@@ -196,18 +196,20 @@ async fn presence_believes_living_servers_alone() {
     let ask = async || world.get("/v1/users/userB/presence?userId=userA").await;
     let never = json!({"userId": "userB", "online": false, "lastSeen": null});
     assert_eq!(ask().await.json, never);
-    let entry = |server: &str, epoch| SocketEntry {
+    let entry = |server: &str, epoch, claim| SocketEntry {
         socket_id: SocketId(1),
         server: ProcessId::parse(server).unwrap(),
         epoch: Epoch(epoch),
         device: DeviceId::plain(),
-        claim: 1,
+        claim,
     };
     let device = Device { device: DeviceId::plain(), first_seen: 5, last_seen: 9 };
     world.store.write(Record::Device(user("userB"), device)).await.unwrap();
+    let mut claim = 0;
     for (server, epoch, online) in [("ws9", 7, false), ("ws1", 8, false), ("ws1", 7, true)] {
-        let entries = vec![entry(server, epoch)];
-        world.directory.entries.lock().unwrap().insert(user("userB"), entries);
+        claim += 1;
+        let entry = entry(server, epoch, claim);
+        world.directory.claim(&user("userB"), &entry, &[]).await.unwrap();
         let expected = json!({"userId": "userB", "online": online, "lastSeen": 9});
         assert_eq!(ask().await.json, expected, "{server} {epoch}");
     }

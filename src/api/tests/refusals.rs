@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::health::{Health, serve_admin};
 use super::super::{ApiOptions, serve};
-use super::memory::Trouble;
+use super::switched::Trouble;
 use super::world::World;
 
 const HISTORY: &str = "/v1/conversations/dm:userA:userB/messages?userId=userA";
