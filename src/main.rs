@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use parlor::config::{Cli, Command};
 use parlor::node::NodeError;
+use parlor::table::TableError;
 use parlor::{bench, roles, table, telemetry, terminal};
 
 fn main() -> ExitCode {
@@ -22,8 +23,9 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("parlor: {error:#}");
-            match error.downcast_ref::<NodeError>() {
-                Some(NodeError::Usage(_)) => ExitCode::from(2),
+            match (error.downcast_ref::<NodeError>(), error.downcast_ref::<TableError>()) {
+                (Some(NodeError::Usage(_)), _) => ExitCode::from(2),
+                (_, Some(error)) => ExitCode::from(error.exit_code()),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -36,7 +38,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Balancer(options) => Ok(roles::balancer(options).await?),
         Command::Server(options) => Ok(roles::server(options).await?),
         Command::Api(options) => Ok(roles::api(options).await?),
-        Command::Table(options) => table::run(&options).await,
+        Command::Table(options) => Ok(table::run(&options).await?),
         Command::Chat(options) => terminal::run(options).await,
         Command::Bench(options) => bench::run(options).await,
     }

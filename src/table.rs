@@ -4,7 +4,6 @@
 //! are other people's: nothing that could steer the terminal is printed as it is.
 
 use std::io::{ErrorKind, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use crate::store::dynamodb::table::{self as dynamodb_table, Made};
 use crate::store::dynamodb::{DynamoStore, Link};
 use crate::store::{LogRange, MailboxPart, PAGE_MAX, Record, RecordPart, Row, Store, StoreError};
 use crate::telemetry::Metrics;
+use crate::wiring;
 
 /// Why `parlor table` could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -91,18 +91,14 @@ async fn store(options: &Table) -> Result<Arc<dyn Store>, TableError> {
         return Ok(Arc::new(DynamoStore::open(link(options).await?).await?));
     }
     match &options.data {
-        Some(folder) => open_embedded(folder),
+        Some(folder) => {
+            wiring::read_folder(folder).map_err(|error| TableError::Usage(error.to_string()))
+        }
         None => Err(TableError::Usage(
             "say where: --dynamodb aws, --dynamodb URL, or --data DIR (the folder of `parlor up`)"
                 .to_owned(),
         )),
     }
-}
-
-/// The store of a `parlor up` folder.
-fn open_embedded(folder: &Path) -> Result<Arc<dyn Store>, TableError> {
-    let text = format!("--data {} can't be read yet: use --dynamodb", folder.display());
-    Err(TableError::Usage(text))
 }
 
 /// Prints a conversation's entries from its floor on, with the status that each message has.

@@ -14,7 +14,7 @@ use crate::directory::Directory;
 use crate::directory::embedded::EmbeddedDirectory;
 use crate::directory::redis::RedisDirectory;
 use crate::store::Store;
-use crate::store::dynamodb::DynamoStore;
+use crate::store::dynamodb::{DynamoStore, Link};
 use crate::store::embedded::{EmbeddedStore, FolderLock, OpenError};
 use crate::telemetry::Metrics;
 
@@ -57,7 +57,7 @@ pub enum WiringError {
 impl From<OpenError> for WiringError {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::InUse { .. } => Self::Usage(error.to_string()),
+            OpenError::InUse(_) => Self::Usage(error.to_string()),
             other => Self::Part(other.to_string()),
         }
     }
@@ -69,6 +69,7 @@ pub async fn wire(
     data: Data<'_>,
     metrics: &Arc<Metrics>,
 ) -> Result<Wired, WiringError> {
+    // Taken for its proof even where DynamoDB keeps the messages.
     let lock = match data {
         Data::Folder(folder) => Some(FolderLock::take(folder)?),
         Data::Memory | Data::None => None,
@@ -84,11 +85,10 @@ async fn durable(
     metrics: &Arc<Metrics>,
 ) -> Result<(Arc<dyn Store>, Arc<dyn Board>), WiringError> {
     if let Some(target) = &parts.dynamodb {
-        let store = DynamoStore::connect(target, &parts.table, metrics.clone())
-            .await
-            .map_err(|error| WiringError::Part(error.to_string()))?;
-        let board = DynamoBoard::new(&store);
-        return Ok((store, Arc::new(board)));
+        let link = link(target, &parts.table, metrics).await?;
+        let board = DynamoBoard::new(link.clone());
+        let store = DynamoStore::open(link).await.map_err(part)?;
+        return Ok((Arc::new(store), Arc::new(board)));
     }
     let store: Arc<dyn Store> = match data {
         Data::Folder(folder) => EmbeddedStore::open(folder)?,
@@ -108,13 +108,9 @@ async fn hints(
     let Some(url) = &parts.redis else {
         return Ok((Arc::new(EmbeddedDirectory::default()), Arc::new(EmbeddedBus::default())));
     };
-    let part = |error: String| WiringError::Part(error);
-    let directory = RedisDirectory::connect(url, &parts.redis_prefix, metrics.clone())
-        .await
-        .map_err(|error| part(error.to_string()))?;
-    let bus = RedisBus::connect(url, &parts.redis_prefix, metrics.clone())
-        .await
-        .map_err(|error| part(error.to_string()))?;
+    let directory =
+        RedisDirectory::connect(url, &parts.redis_prefix, metrics.clone()).await.map_err(part)?;
+    let bus = RedisBus::connect(url, &parts.redis_prefix, metrics.clone()).await.map_err(part)?;
     Ok((Arc::new(directory), Arc::new(bus)))
 }
 
@@ -124,8 +120,22 @@ pub async fn board(
     table: &str,
     metrics: &Arc<Metrics>,
 ) -> Result<Arc<dyn Board>, WiringError> {
-    let store = DynamoStore::connect(target, table, metrics.clone())
-        .await
-        .map_err(|error| WiringError::Part(error.to_string()))?;
-    Ok(Arc::new(DynamoBoard::new(&store)))
+    let link = link(target, table, metrics).await?;
+    // Opening makes a missing table of DynamoDB Local, and fails early where there is none.
+    let store = DynamoStore::open(link).await.map_err(part)?;
+    Ok(Arc::new(DynamoBoard::new(store.link())))
+}
+
+async fn link(target: &str, table: &str, metrics: &Arc<Metrics>) -> Result<Arc<Link>, WiringError> {
+    let link = Link::new(target, table, metrics.clone()).await;
+    link.map_err(|bad| WiringError::Usage(bad.to_string()))
+}
+
+fn part(error: impl std::fmt::Display) -> WiringError {
+    WiringError::Part(error.to_string())
+}
+
+/// The store of a data folder, to read only; a running `parlor up` does not mind.
+pub fn read_folder(folder: &Path) -> Result<Arc<dyn Store>, WiringError> {
+    Ok(EmbeddedStore::read_only(folder)?)
 }

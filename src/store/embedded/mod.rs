@@ -9,6 +9,9 @@ mod lock;
 mod tables;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -45,17 +48,17 @@ pub enum OpenError {
 
 /// See the module.
 pub struct EmbeddedStore {
-    writer: Writer,
+    /// None for a store that is only read.
+    writer: Option<Writer>,
     /// Connections for reading; none for a store in memory, which reads where it writes.
     readers: Arc<Mutex<Vec<Connection>>>,
     permits: Option<Arc<Semaphore>>,
-    _lock: Option<FolderLock>,
 }
 
 impl EmbeddedStore {
-    /// Opens the store in a folder, making both where they are missing.
+    /// Opens the store in a folder, making it where it is missing. The caller holds the folder's
+    /// [`FolderLock`].
     pub fn open(folder: &Path) -> Result<Arc<Self>, OpenError> {
-        let lock = FolderLock::take(folder)?;
         let path = folder.join(FILE);
         let name = || folder.display().to_string();
         let io = |error: rusqlite::Error| OpenError::Io(name(), error.to_string());
@@ -64,18 +67,31 @@ impl EmbeddedStore {
         if let Some(newer) = tables::migrate(&connection).map_err(io)? {
             return Err(OpenError::Newer(name(), newer));
         }
+        Self::with_readers(Some(Writer::start(connection)), &path).map_err(io)
+    }
+
+    /// Opens the store in a folder to read only, also while another process writes it.
+    pub fn read_only(folder: &Path) -> Result<Arc<Self>, OpenError> {
+        let path = folder.join(FILE);
+        let name = folder.display().to_string();
+        if !path.exists() {
+            return Err(OpenError::Io(name, "no parlor has kept anything there".to_owned()));
+        }
+        Self::with_readers(None, &path).map_err(|error| OpenError::Io(name, error.to_string()))
+    }
+
+    fn with_readers(writer: Option<Writer>, path: &Path) -> rusqlite::Result<Arc<Self>> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut readers = Vec::new();
         for _ in 0..READERS {
-            let reader = Connection::open_with_flags(&path, flags).map_err(io)?;
-            tables::prepare_reader(&reader).map_err(io)?;
+            let reader = Connection::open_with_flags(path, flags)?;
+            tables::prepare_reader(&reader)?;
             readers.push(reader);
         }
         Ok(Arc::new(Self {
-            writer: Writer::start(connection),
+            writer,
             readers: Arc::new(Mutex::new(readers)),
             permits: Some(Arc::new(Semaphore::new(READERS))),
-            _lock: Some(lock),
         }))
     }
 
@@ -86,16 +102,22 @@ impl EmbeddedStore {
         tables::prepare_memory(&connection).map_err(io)?;
         tables::migrate(&connection).map_err(io)?;
         Ok(Arc::new(Self {
-            writer: Writer::start(connection),
+            writer: Some(Writer::start(connection)),
             readers: Arc::default(),
             permits: None,
-            _lock: None,
         }))
     }
 
     /// Every damaged row, by table; empty when all is well.
     pub async fn check(&self) -> Result<Vec<String>, StoreError> {
         self.read(tables::check).await
+    }
+
+    async fn send(&self, job: Job) -> Result<(), StoreError> {
+        match &self.writer {
+            Some(writer) => writer.send(job).await,
+            None => Err(StoreError::Refused("the store was opened to read only".to_owned())),
+        }
     }
 
     async fn read<T: Send + 'static>(
@@ -108,7 +130,7 @@ impl EmbeddedStore {
             let read = Box::new(move |connection: &Connection| {
                 let _ = reply.send(read(connection));
             });
-            self.writer.send(Job::Read(read)).await?;
+            self.send(Job::Read(read)).await?;
             return answer.await.map_err(|_| gone())?;
         };
         let permit = permits.clone().acquire_owned().await.map_err(|_| gone())?;
@@ -130,7 +152,7 @@ impl EmbeddedStore {
         job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.writer.send(job(reply)).await?;
+        self.send(job(reply)).await?;
         let unknown = |_| StoreError::Unknown("the writer ended".to_owned());
         answer.await.map_err(unknown)?
     }
