@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::ApiOptions;
-use crate::api::ApiOptions;
 use crate::api::health::Health;
 use crate::board::{BoardRow, Role};
 use crate::chat::lane::Lanes;

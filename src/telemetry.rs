@@ -4,7 +4,6 @@
 //! servers in one process can be told apart and tests never share a registry.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -30,11 +29,10 @@ pub struct Outcome {
     pub outcome: &'static str,
 }
 
-/// The metrics of a process, or of one of its parts.
+/// The metrics of one process part.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    parts: Mutex<Vec<Arc<Metrics>>>,
     /// Sockets open now.
     pub sockets: Gauge,
     /// Sockets opened.
@@ -84,7 +82,6 @@ impl Metrics {
             write_units: Counter::default(),
             read_units: Counter::default(),
             refused: Family::default(),
-            parts: Mutex::default(),
             registry: Registry::default(),
         };
         registry.register("sockets", "Sockets open now", m.sockets.clone());
@@ -106,22 +103,6 @@ impl Metrics {
         registry.register("store_read_units", "Read units billed", m.read_units.clone());
         registry.register("refused", "Refused frames and requests, by code", m.refused.clone());
         Self { registry, ..m }
-    }
-
-    /// The metrics of a part of this process, shown together with its own (`api::exposition`).
-    pub fn part(&self, process: &str) -> Arc<Self> {
-        let part = Arc::new(Self::new(process));
-        self.lock().push(part.clone());
-        part
-    }
-
-    /// The parts so far.
-    pub fn parts(&self) -> Vec<Arc<Self>> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Self>>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One more call of a family.

@@ -56,11 +56,11 @@ pub struct Health {
 }
 
 impl Health {
-    /// The health of a process with these metrics.
-    pub fn new(metrics: Vec<Arc<Metrics>>) -> Self {
+    /// The health of a process with these parts.
+    pub fn new(metrics: Vec<Arc<Metrics>>) -> Arc<Self> {
         let (local, shared) = (BTreeMap::new(), BTreeMap::new());
         let state = Mutex::new(Told { stage: Stage::Starting, local, shared });
-        Self { metrics, state }
+        Arc::new(Self { metrics, state })
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {

@@ -20,6 +20,7 @@ mod tests;
 
 pub use error::Problem;
 pub use exposition::exposition;
+pub use health::{Health, serve_admin};
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

@@ -1,6 +1,5 @@
 //! Bad input gets a clear answer, whatever it is, and a failing part is told as what it is.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -281,7 +280,7 @@ async fn a_real_listener_bounds_connections_in_number_and_time() {
 #[tokio::test]
 async fn the_admin_address_tells_health_and_metrics() {
     let world = World::new().await;
-    let health = Arc::new(Health::new(vec![world.chat.metrics.clone()]));
+    let health = Health::new(vec![world.chat.metrics.clone()]);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
