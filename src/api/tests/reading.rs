@@ -228,3 +228,53 @@ async fn the_living_servers_are_listed() {
         "accepting": true, "alive": true});
     assert_eq!(servers[1], ws1);
 }
+
+/// The row E5 with the real lanes: who is removed gets nothing said after it, and says nothing.
+#[tokio::test]
+async fn who_is_removed_reads_up_to_it_and_no_further() {
+    let world = World::new().await;
+    let say = async |caller: &str, text: &str| {
+        let body = json!({"conversation": "room:r", "message": text, "data": {"of": caller}});
+        world.post(&format!("/v1/messages?userId={caller}"), None, &body).await
+    };
+    let read = async |caller: &str| {
+        let target = format!("/v1/conversations/room:r/messages?userId={caller}");
+        let page = world.get(&target).await.json;
+        let text = |m: &Value| match m["message"].as_str() {
+            Some(text) => text.to_owned(),
+            None => format!("{} {}", m["type"].as_str().unwrap(), m["to"].as_str().unwrap()),
+        };
+        page["messages"].as_array().unwrap().iter().map(text).collect::<Vec<_>>()
+    };
+    let room = json!({"room": "r", "members": ["b"]});
+    assert_eq!(world.post("/v1/rooms?userId=a", None, &room).await.status, 201);
+    assert_eq!(say("a", "before c").await.status, 201);
+    assert_eq!(world.ask("PUT", "/v1/rooms/r/members/c?userId=a").await.status, 201);
+    assert_eq!(say("c", "hello").await.status, 201);
+    assert_eq!(world.ask("DELETE", "/v1/rooms/r/members/c?userId=a").await.status, 200);
+    assert_eq!(say("b", "without c").await.status, 201);
+    let refused = say("c", "still here?").await;
+    assert!(refused.status == 403 || refused.status == 404, "{}", refused.json);
+    assert_eq!(read("c").await, ["joined c", "hello", "left c"]);
+    let all = ["joined a", "joined b", "before c", "joined c", "hello", "left c", "without c"];
+    assert_eq!(read("a").await, all);
+    assert_eq!(read("b").await, all[1..]);
+    let list = world.get("/v1/users/c/conversations?userId=c").await.json;
+    assert_eq!(list["conversations"][0]["last"]["type"], "left");
+    assert_eq!(list["unreadTotal"], 1);
+    let list = world.get("/v1/users/b/conversations?userId=b").await.json;
+    assert_eq!(list["conversations"][0]["last"]["data"], json!({"of": "b"}));
+    assert_eq!(world.ask("PUT", "/v1/rooms/r/members/c?userId=a").await.status, 201);
+    assert_eq!(read("c").await, ["joined c", "hello", "left c", "joined c"]);
+}
+
+/// Were the member record read first, somebody who is removed in between would see too much.
+#[tokio::test]
+async fn the_member_record_is_read_after_the_entries() {
+    let world = World::new().await;
+    world.put_room("r", "a", Kind::Joined, Some("a")).await;
+    world.store.reads.lock().unwrap().clear();
+    let page = world.get("/v1/conversations/room:r/messages?userId=a").await;
+    assert_eq!(seqs(&page.json), [1]);
+    assert_eq!(*world.store.reads.lock().unwrap(), ["log", "records"]);
+}

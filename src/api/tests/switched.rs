@@ -1,7 +1,7 @@
 //! The embedded parts behind a switch that makes them fail.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 
@@ -60,12 +60,18 @@ impl Switch {
 
 pub struct SwitchedStore {
     pub switch: Switch,
+    /// The reads of logs and records, in their order.
+    pub reads: Mutex<Vec<&'static str>>,
     store: Arc<EmbeddedStore>,
 }
 
 impl SwitchedStore {
     pub fn new() -> Self {
-        Self { switch: Switch::default(), store: EmbeddedStore::in_memory().unwrap() }
+        Self {
+            switch: Switch::default(),
+            reads: Mutex::default(),
+            store: EmbeddedStore::in_memory().unwrap(),
+        }
     }
 }
 
@@ -78,6 +84,7 @@ impl Store for SwitchedStore {
 
     async fn log(&self, of: &ConversationId, range: LogRange) -> Result<LogPage, StoreError> {
         self.switch.store().await?;
+        self.reads.lock().unwrap().push("log");
         self.store.log(of, range).await
     }
 
@@ -103,6 +110,7 @@ impl Store for SwitchedStore {
 
     async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError> {
         self.switch.store().await?;
+        self.reads.lock().unwrap().push("records");
         self.store.records(part).await
     }
 }
