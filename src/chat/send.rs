@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 
 use super::lane::{Append, Origin, Reply};
 use super::{Chat, ChatError, Sent};
-use crate::protocol::{ConversationId, DeviceId, ErrorCode, Kind, Ref, SendFrame, Target, UserId};
+use crate::protocol::{
+    ConversationId, DeviceId, ErrorCode, Kind, Ref, SendFrame, Target, UserId,
+};
 use crate::telemetry::Metrics;
 
 impl Chat {

@@ -95,8 +95,12 @@ impl Round<'_> {
         let mut after = lowest.unwrap_or(floor).max(floor);
         let mut reach = Vec::new();
         while after + 1 < first {
-            let range =
-                LogRange { after, before: Some(first), order: Order::Ascending, limit: PAGE_MAX };
+            let range = LogRange {
+                after,
+                before: Some(first),
+                order: Order::Ascending,
+                limit: PAGE_MAX,
+            };
             let (entries, more) = self.read(range).await?;
             reach.extend(entries.iter().map(|entry| Seen::of(&self.shared.hasher, entry)));
             match entries.last() {
