@@ -8,7 +8,7 @@ use axum::http::Request;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use serde_json::{Value, json};
 
-use super::memory::Trouble;
+use super::switched::Trouble;
 use super::world::{Answer, World};
 use crate::protocol::{ConversationId, DeviceId, Entry, Kind, REF_REACH_ENTRIES, UserId};
 use crate::store::Store;

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::memory::Trouble;
+use super::switched::Trouble;
 use super::world::{World, user};
-use crate::directory::SocketEntry;
+use crate::directory::{Directory, SocketEntry};
 use crate::protocol::{ConversationId, DeviceId, Epoch, Kind, ProcessId, SocketId};
 use crate::store::{Device, Raise, Record, Store};
 
@@ -196,18 +196,20 @@ async fn presence_believes_living_servers_alone() {
     let ask = async || world.get("/v1/users/userB/presence?userId=userA").await;
     let never = json!({"userId": "userB", "online": false, "lastSeen": null});
     assert_eq!(ask().await.json, never);
-    let entry = |server: &str, epoch| SocketEntry {
+    let entry = |server: &str, epoch, claim| SocketEntry {
         socket_id: SocketId(1),
         server: ProcessId::parse(server).unwrap(),
         epoch: Epoch(epoch),
         device: DeviceId::plain(),
-        claim: 1,
+        claim,
     };
     let device = Device { device: DeviceId::plain(), first_seen: 5, last_seen: 9 };
     world.store.write(Record::Device(user("userB"), device)).await.unwrap();
+    let mut claim = 0;
     for (server, epoch, online) in [("ws9", 7, false), ("ws1", 8, false), ("ws1", 7, true)] {
-        let entries = vec![entry(server, epoch)];
-        world.directory.entries.lock().unwrap().insert(user("userB"), entries);
+        claim += 1;
+        let entry = entry(server, epoch, claim);
+        world.directory.claim(&user("userB"), &entry, &[]).await.unwrap();
         let expected = json!({"userId": "userB", "online": online, "lastSeen": 9});
         assert_eq!(ask().await.json, expected, "{server} {epoch}");
     }
@@ -225,4 +227,54 @@ async fn the_living_servers_are_listed() {
     let ws1 = json!({"id": "ws1", "role": "server", "address": "127.0.0.1:3001", "sockets": 0,
         "accepting": true, "alive": true});
     assert_eq!(servers[1], ws1);
+}
+
+/// The row E5 with the real lanes: who is removed gets nothing said after it, and says nothing.
+#[tokio::test]
+async fn who_is_removed_reads_up_to_it_and_no_further() {
+    let world = World::new().await;
+    let say = async |caller: &str, text: &str| {
+        let body = json!({"conversation": "room:r", "message": text, "data": {"of": caller}});
+        world.post(&format!("/v1/messages?userId={caller}"), None, &body).await
+    };
+    let read = async |caller: &str| {
+        let target = format!("/v1/conversations/room:r/messages?userId={caller}");
+        let page = world.get(&target).await.json;
+        let text = |m: &Value| match m["message"].as_str() {
+            Some(text) => text.to_owned(),
+            None => format!("{} {}", m["type"].as_str().unwrap(), m["to"].as_str().unwrap()),
+        };
+        page["messages"].as_array().unwrap().iter().map(text).collect::<Vec<_>>()
+    };
+    let room = json!({"room": "r", "members": ["b"]});
+    assert_eq!(world.post("/v1/rooms?userId=a", None, &room).await.status, 201);
+    assert_eq!(say("a", "before c").await.status, 201);
+    assert_eq!(world.ask("PUT", "/v1/rooms/r/members/c?userId=a").await.status, 201);
+    assert_eq!(say("c", "hello").await.status, 201);
+    assert_eq!(world.ask("DELETE", "/v1/rooms/r/members/c?userId=a").await.status, 200);
+    assert_eq!(say("b", "without c").await.status, 201);
+    let refused = say("c", "still here?").await;
+    assert!(refused.status == 403 || refused.status == 404, "{}", refused.json);
+    assert_eq!(read("c").await, ["joined c", "hello", "left c"]);
+    let all = ["joined a", "joined b", "before c", "joined c", "hello", "left c", "without c"];
+    assert_eq!(read("a").await, all);
+    assert_eq!(read("b").await, all[1..]);
+    let list = world.get("/v1/users/c/conversations?userId=c").await.json;
+    assert_eq!(list["conversations"][0]["last"]["type"], "left");
+    assert_eq!(list["unreadTotal"], 1);
+    let list = world.get("/v1/users/b/conversations?userId=b").await.json;
+    assert_eq!(list["conversations"][0]["last"]["data"], json!({"of": "b"}));
+    assert_eq!(world.ask("PUT", "/v1/rooms/r/members/c?userId=a").await.status, 201);
+    assert_eq!(read("c").await, ["joined c", "hello", "left c", "joined c"]);
+}
+
+/// Were the member record read first, somebody who is removed in between would see too much.
+#[tokio::test]
+async fn the_member_record_is_read_after_the_entries() {
+    let world = World::new().await;
+    world.put_room("r", "a", Kind::Joined, Some("a")).await;
+    world.store.reads.lock().unwrap().clear();
+    let page = world.get("/v1/conversations/room:r/messages?userId=a").await;
+    assert_eq!(seqs(&page.json), [1]);
+    assert_eq!(*world.store.reads.lock().unwrap(), ["log", "records"]);
 }

@@ -10,8 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{ApiOptions, Health, serve, serve_admin};
-use super::memory::Trouble;
+use super::super::health::{Health, serve_admin};
+use super::super::{ApiOptions, serve};
+use super::switched::Trouble;
 use super::world::World;
 
 const HISTORY: &str = "/v1/conversations/dm:userA:userB/messages?userId=userA";

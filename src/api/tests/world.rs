@@ -1,10 +1,8 @@
-//! A process part on parts in memory that can be told to fail.
+//! An API part on embedded parts, with its router.
 
-use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
@@ -13,94 +11,14 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{ApiOptions, router};
-use super::memory::{MemoryStore, Switch};
-use crate::board::{Beat, Board, BoardRow, Role, SlowHint};
-use crate::bus::{Bus, BusError, Subscription};
+use super::switched::{SwitchedDirectory, SwitchedStore};
+use crate::board::embedded::EmbeddedBoard;
+use crate::board::{Board, BoardRow, Role};
+use crate::bus::embedded::EmbeddedBus;
 use crate::chat::{Chat, Parts, lane::Lanes, liveness::Liveness};
-use crate::directory::{Directory, DirectoryError, SocketEntry};
 use crate::protocol::*;
 use crate::store::*;
 use crate::telemetry::Metrics;
-
-#[derive(Default)]
-pub struct MemoryDirectory {
-    pub switch: Switch,
-    pub entries: Mutex<HashMap<UserId, Vec<SocketEntry>>>,
-}
-
-#[async_trait]
-impl Directory for MemoryDirectory {
-    async fn claim(
-        &self,
-        user: &UserId,
-        entry: &SocketEntry,
-        _dead: &[(SocketId, u64)],
-    ) -> Result<(), DirectoryError> {
-        self.entries.lock().unwrap().entry(user.clone()).or_default().push(entry.clone());
-        Ok(())
-    }
-
-    async fn release(&self, _: &UserId, _: SocketId, _: u64) -> Result<(), DirectoryError> {
-        Ok(())
-    }
-
-    async fn locate(&self, users: &[UserId]) -> Result<Vec<Vec<SocketEntry>>, DirectoryError> {
-        if self.switch.refuses().await {
-            return Err(DirectoryError("switched off".into()));
-        }
-        let entries = self.entries.lock().unwrap();
-        Ok(users.iter().map(|user| entries.get(user).cloned().unwrap_or_default()).collect())
-    }
-
-    async fn extend(&self, _: &UserId, _: SocketId, _: u64) -> Result<bool, DirectoryError> {
-        Ok(true)
-    }
-
-    async fn instance(&self) -> Result<String, DirectoryError> {
-        Ok("memory".into())
-    }
-}
-
-struct Silence;
-
-#[async_trait]
-impl Bus for Silence {
-    async fn publish(&self, _: &ProcessId, _: &[Arc<Envelope>]) -> Result<(), BusError> {
-        Ok(())
-    }
-
-    async fn subscribe(&self, _: &ProcessId) -> Result<Subscription, BusError> {
-        Err(BusError("nobody speaks here".into()))
-    }
-}
-
-#[derive(Default)]
-pub struct MemoryBoard(Mutex<BTreeMap<ProcessId, BoardRow>>);
-
-#[async_trait]
-impl Board for MemoryBoard {
-    async fn beat(&self, row: &BoardRow, _: Option<(Epoch, u64)>) -> Result<Beat, StoreError> {
-        self.0.lock().unwrap().insert(row.id.clone(), row.clone());
-        Ok(Beat::Written)
-    }
-
-    async fn read(&self) -> Result<Vec<BoardRow>, StoreError> {
-        Ok(self.0.lock().unwrap().values().cloned().collect())
-    }
-
-    async fn remove(&self, id: &ProcessId, _: Epoch) -> Result<(), StoreError> {
-        self.0.lock().unwrap().remove(id);
-        Ok(())
-    }
-
-    async fn put_hints(&self, _: &ProcessId, _: u64, _: &[SlowHint]) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn hints(&self, _: &ProcessId, after: u64) -> Result<(u64, Vec<SlowHint>), StoreError> {
-        Ok((after, vec![]))
-    }
-}
 
 pub fn user(name: &str) -> UserId {
     UserId::parse(name).unwrap()
@@ -123,8 +41,8 @@ fn board_row(id: &str, role: Role) -> BoardRow {
 
 /// An API part with its router.
 pub struct World {
-    pub store: Arc<MemoryStore>,
-    pub directory: Arc<MemoryDirectory>,
+    pub store: Arc<SwitchedStore>,
+    pub directory: Arc<SwitchedDirectory>,
     pub chat: Arc<Chat>,
     pub router: Router,
     stop: CancellationToken,
@@ -169,9 +87,9 @@ impl World {
     }
 
     pub async fn with(options: ApiOptions) -> Self {
-        let store = Arc::new(MemoryStore::default());
-        let directory = Arc::new(MemoryDirectory::default());
-        let board = Arc::new(MemoryBoard::default());
+        let store = Arc::new(SwitchedStore::new());
+        let directory = Arc::new(SwitchedDirectory::default());
+        let board = Arc::new(EmbeddedBoard::default());
         let stop = CancellationToken::new();
         board.beat(&board_row("ws1", Role::Server), None).await.unwrap();
         let own = board_row("api-1", Role::Api);
@@ -181,7 +99,7 @@ impl World {
         let chat = Chat::new(Parts {
             store: store.clone(),
             directory: directory.clone(),
-            bus: Arc::new(Silence),
+            bus: Arc::new(EmbeddedBus::default()),
             lanes: Lanes::new(store.clone()),
             liveness,
             metrics: Arc::new(Metrics::new("api-1")),
