@@ -398,7 +398,7 @@ mod tests {
             publish(payload).await;
         }
         publish(&format!("\"{}\"", "x".repeat(PAYLOAD_BYTES_MAX))).await;
-        publish("[{\"type\":\"later\"},{\"type\":\"probe\",\"number\":5}]").await;
+        publish("[{\"type\":\"later\"},{\"type\":\"probe\",\"number\":5,\"v\":1}]").await;
         let known = batch(&mut heard).await;
         assert!(matches!(*known[0], Envelope::Probe { number: 5 }) && known.len() == 1);
         let counted = |outcome| bus.link.counted(&Call { operation: "hear", outcome });

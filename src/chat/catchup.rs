@@ -1,9 +1,302 @@
-//! Reading from the store what a socket has missed.
+//! Reading from the store what a socket has missed, and storing how far it is.
+//!
+//! A session asks for one piece of [`Work`] at a time; [`perform`] runs it on the ports and gives
+//! the answer back. **Claim before catch-up**: the mailbox is read after the claim was tried.
+//! **To the end of the log, never to `last`**: a row's `last` only says where to look.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::Chat;
+use crate::hub::Outbox;
+use crate::protocol::{ConversationId, Entry, Seq};
+use crate::store::{LogRange, MailboxPart, Raise, Record, RecordPart, Row, StoreError};
+
+/// How long a text that is missing may still come by itself before the log is read.
+const GAP_PATIENCE: Duration = Duration::from_millis(20);
+/// How long a read of a store that does not answer waits before it is tried again.
+const RETRY_MS: std::ops::Range<u64> = 200..1_500;
 
 /// Work that a session asks its task to do.
 #[derive(Debug)]
-pub enum Work {}
+pub enum Work {
+    /// Claim the map entry, then read the mailbox.
+    Enter {
+        /// Only the newest so many of each conversation are pushed.
+        catchup: Option<u64>,
+    },
+    /// Read the mailbox again.
+    Reread,
+    /// Read one row.
+    Load(ConversationId),
+    /// Read a log onwards.
+    Read {
+        /// Which.
+        conversation: ConversationId,
+        /// What follows this.
+        after: Seq,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Wait a moment for what is missing.
+    Pause(ConversationId),
+    /// Store cursors.
+    Store(Vec<(ConversationId, Raise)>),
+    /// Store how far the person has seen.
+    See {
+        /// Which conversation.
+        conversation: ConversationId,
+        /// Up to here.
+        seq: Seq,
+        /// `n` of the entry there, if it is known.
+        n: Option<u64>,
+    },
+}
+
+/// A conversation with something waiting for this device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Which.
+    pub conversation: ConversationId,
+    /// What the device has received.
+    pub cursor: Seq,
+    /// Where pushing starts: above the cursor where `catchup` leaves older ones out.
+    pub start: Seq,
+}
 
 /// What came of it.
 #[derive(Debug)]
-pub enum Done {}
+pub enum Done {
+    /// The mailbox: what waits.
+    Mailbox(Vec<Waiting>),
+    /// The cursor of one row.
+    Loaded(ConversationId, Seq),
+    /// A page of a log; `None` stands for an entry that the person may not see.
+    Page {
+        /// Which log.
+        conversation: ConversationId,
+        /// In order, dense from the seq that was asked for on.
+        entries: Vec<(Seq, Option<Entry>)>,
+        /// The log goes on behind it.
+        more: bool,
+    },
+    /// The moment has passed.
+    Paused(ConversationId),
+    /// The cursors are stored.
+    Stored(Vec<(ConversationId, Seq)>),
+    /// Stored; `None` where there was nothing to see.
+    Seen(ConversationId, Option<Seq>),
+}
+
+/// Does a piece of work. A store that does not answer is asked again until it does: the socket
+/// stays open, and catching up takes longer.
+pub async fn perform(chat: &Arc<Chat>, outbox: &Arc<Outbox>, work: Work) -> Done {
+    if let Work::Enter { .. } = work {
+        chat.claim(outbox).await;
+    }
+    loop {
+        match chat.try_work(outbox, &work).await {
+            Ok(done) => return done,
+            Err(error) => {
+                tracing::debug!(%error, "a session's store call is repeated");
+                sleep(Duration::from_millis(rand::random_range(RETRY_MS))).await;
+            }
+        }
+    }
+}
+
+impl Chat {
+    async fn try_work(&self, outbox: &Outbox, work: &Work) -> Result<Done, StoreError> {
+        match work {
+            Work::Enter { catchup } => self.read_mailbox(outbox, *catchup).await,
+            Work::Reread => self.read_mailbox(outbox, None).await,
+            Work::Load(conversation) => {
+                let part = MailboxPart::Row(conversation.clone());
+                let rows = self.store.mailbox(&outbox.who.user, part).await?.rows;
+                let cursor = match rows.into_iter().next() {
+                    Some(row) => self.cursor(outbox, &row, &mut None).await?,
+                    None => 0,
+                };
+                Ok(Done::Loaded(conversation.clone(), cursor))
+            }
+            Work::Read { conversation, after, limit } => {
+                self.read_log(outbox, conversation, *after, *limit).await
+            }
+            Work::Pause(conversation) => {
+                sleep(GAP_PATIENCE).await;
+                Ok(Done::Paused(conversation.clone()))
+            }
+            Work::Store(raises) => {
+                let mut stored = Vec::with_capacity(raises.len());
+                for (conversation, raise) in raises {
+                    self.store.raise(&outbox.who.user, conversation, raise).await?;
+                    stored.push((conversation.clone(), raise.delivered.unwrap_or(0)));
+                }
+                Ok(Done::Stored(stored))
+            }
+            Work::See { conversation, seq, n } => self.see(outbox, conversation, *seq, *n).await,
+        }
+    }
+
+    async fn read_mailbox(
+        &self,
+        outbox: &Outbox,
+        catchup: Option<u64>,
+    ) -> Result<Done, StoreError> {
+        let user = &outbox.who.user;
+        let (mut rows, mut devices, mut after) = (Vec::new(), Vec::new(), None);
+        loop {
+            let part = MailboxPart::Page { after, consistent: true };
+            let page = self.store.mailbox(user, part).await?;
+            // Of a row with nothing waiting nothing is kept: mailboxes can be long.
+            let device = &outbox.who.device;
+            let waits = |row: &Row| match row.cursors.iter().find(|(known, _)| known == device) {
+                Some((_, cursor)) => row.conversation.is_room() || row.last > *cursor,
+                None => true,
+            };
+            rows.extend(page.rows.into_iter().filter(waits));
+            devices.extend(page.devices);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let known = devices.iter().any(|known| known.device == outbox.who.device);
+        if !known {
+            self.register(outbox, &rows, devices).await?;
+        }
+        let (mut waiting, mut starts) = (Vec::new(), None);
+        for row in rows {
+            let cursor = match known {
+                true => self.cursor(outbox, &row, &mut starts).await?,
+                // A new device starts at what the person has received.
+                false => row.delivered,
+            };
+            let room = row.conversation.is_room();
+            if !room && row.last <= cursor {
+                continue;
+            }
+            // `last` is not raised for rooms, and `catchup` counts from the end.
+            let mut start = cursor;
+            if room || catchup.is_some() {
+                let newest = self.store.log(&row.conversation, LogRange::newest(1)).await?;
+                let tail = newest.entries.first().map_or(0, |entry| entry.seq);
+                if tail <= cursor {
+                    continue;
+                }
+                start = cursor.max(tail.saturating_sub(catchup.unwrap_or(tail)));
+            }
+            waiting.push(Waiting { conversation: row.conversation, cursor, start });
+        }
+        Ok(Done::Mailbox(waiting))
+    }
+
+    /// Where this device stands in a row.
+    async fn cursor(
+        &self,
+        outbox: &Outbox,
+        row: &Row,
+        starts: &mut Option<Vec<(ConversationId, Seq)>>,
+    ) -> Result<Seq, StoreError> {
+        let who = &outbox.who;
+        if let Some((_, cursor)) = row.cursors.iter().find(|(device, _)| *device == who.device) {
+            return Ok(*cursor);
+        }
+        // What nobody has received, this device has not either: no need to ask where it started.
+        if row.delivered == 0 {
+            return Ok(0);
+        }
+        if starts.is_none() {
+            let part = RecordPart::Starts(who.user.clone(), who.device.clone());
+            let chunks = self.store.records(part).await?.into_iter().filter_map(|r| match r {
+                Record::Starts { starts, .. } => Some(starts),
+                _ => None,
+            });
+            *starts = Some(chunks.flatten().collect());
+        }
+        let found = starts.iter().flatten().find(|(known, _)| *known == row.conversation);
+        Ok(found.map_or(0, |(_, seq)| *seq))
+    }
+
+    async fn read_log(
+        &self,
+        outbox: &Outbox,
+        conversation: &ConversationId,
+        after: Seq,
+        limit: usize,
+    ) -> Result<Done, StoreError> {
+        let page = self.store.log(conversation, LogRange::following(after, limit)).await?;
+        // The member is read after the entries: whoever was removed before one of them was stored
+        // is seen as removed (P9).
+        let member = match conversation.is_room() {
+            true => Some(self.member(outbox, conversation).await?),
+            false => None,
+        };
+        let may_see = |seq| match &member {
+            None => true,
+            Some(member) => member.as_ref().is_some_and(|member| member.may_see(seq)),
+        };
+        let more = page.more;
+        let shown = |entry: Entry| (entry.seq, may_see(entry.seq).then_some(entry));
+        let entries = page.entries.into_iter().map(shown).collect();
+        Ok(Done::Page { conversation: conversation.clone(), entries, more })
+    }
+
+    async fn member(
+        &self,
+        outbox: &Outbox,
+        room: &ConversationId,
+    ) -> Result<Option<crate::store::Member>, StoreError> {
+        let part = RecordPart::Member(room.clone(), outbox.who.user.clone());
+        let records = self.store.records(part).await?;
+        Ok(records.into_iter().find_map(|record| match record {
+            Record::Member(_, member) => Some(member),
+            _ => None,
+        }))
+    }
+
+    async fn see(
+        &self,
+        outbox: &Outbox,
+        conversation: &ConversationId,
+        seq: Seq,
+        n: Option<u64>,
+    ) -> Result<Done, StoreError> {
+        let mut seen = n.map(|n| (seq, n));
+        if seen.is_none() {
+            // Clamped to the log: what is not there can't have been seen.
+            let range = LogRange { before: seq.checked_add(1), ..LogRange::newest(1) };
+            let page = self.store.log(conversation, range).await?;
+            seen = page.entries.first().map(|entry| (entry.seq, entry.n));
+        }
+        if let (true, Some((seq, _))) = (conversation.is_room(), seen)
+            && !self.member(outbox, conversation).await?.is_some_and(|m| m.may_see(seq))
+        {
+            seen = None;
+        }
+        if let Some(read) = seen {
+            let raise = Raise { read: Some(read), ..Raise::default() };
+            self.store.raise(&outbox.who.user, conversation, &raise).await?;
+        }
+        Ok(Done::Seen(conversation.clone(), seen.map(|(seq, _)| seq)))
+    }
+
+    /// At the end of a socket: its cursors, and when its device was last seen. What the store does
+    /// not take now is offered again at the next connect.
+    pub async fn store_at_end(&self, who: &crate::hub::Who, raises: Vec<(ConversationId, Raise)>) {
+        for (conversation, raise) in raises {
+            if let Err(error) = self.store.raise(&who.user, &conversation, &raise).await {
+                tracing::warn!(%error, "a cursor was not stored, its texts are offered again");
+            }
+        }
+        let now = (self.clock)();
+        let device =
+            crate::store::Device { device: who.device.clone(), first_seen: now, last_seen: now };
+        let record = Record::Device(who.user.clone(), device);
+        if let Err(error) = self.store.write(record).await {
+            tracing::debug!(%error, "last seen was not stored");
+        }
+    }
+}

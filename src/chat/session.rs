@@ -1,32 +1,51 @@
 //! One socket's conversation with Parlor, pure: `(state, input) → outputs`.
+//!
+//! `gateway` feeds frames, pongs, events of the outbox and finished work in, and does what comes
+//! out. Here is what a client says and what the rest of the server says to it; `inbox` keeps what
+//! the socket has been sent and has received, and decides what is read from the store next.
 
-use crate::hub::Event;
-use crate::protocol::SendFrame;
-use crate::protocol::{CloseCode, ConversationId, ProcessId, Receipt, Seq, Target, Text};
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::catchup::{Done, Work};
+use super::inbox::Inbox;
+use crate::hub::{Event, Who};
+use crate::protocol::{
+    BadFrame, ClientFrame, CloseCode, ConversationId, ErrorCode, ProcessId, Receipt, SendFrame,
+    Seq, Target, Text, Timestamp, answer,
+};
+use crate::store::Raise;
+
+/// How many sends may be without an answer; past that the socket is not read.
+pub const SENDS_MAX: u32 = 64;
+/// How many ticks without a sign of life end a socket.
+const SILENT_TICKS_MAX: u8 = 2;
 
 /// What the socket's task feeds in.
 #[derive(Debug)]
 pub enum Input<'a> {
     /// A text frame.
     Frame(&'a str),
-    /// A WebSocket pong with its payload.
+    /// A WebSocket pong with its payload; an empty one for any other sign of life.
     Pong(&'a [u8]),
     /// Something from the outbox.
     Event(Event),
     /// Work that was asked for is done.
-    Done(super::catchup::Done),
+    Done(Done),
 }
 
-/// What the socket's task has to do, in this order: write `frames`, then `ping`, flush once; start
-/// `work` if none is under way; hand `effects` to `Chat`; close.
+/// What the socket's task has to do: hand `effects` on, start `work`, write `frames`, then `ping`,
+/// flush once, then close.
 #[derive(Debug, Default)]
 pub struct Outputs {
     /// Frames to write.
     pub frames: Vec<Text>,
     /// A WebSocket ping to write behind them.
     pub ping: Option<[u8; 8]>,
-    /// One read or write of the store, at most one under way.
-    pub work: Option<super::catchup::Work>,
+    /// A read or write of the store; at most one is under way.
+    pub work: Option<Work>,
     /// What other parts are to do.
     pub effects: Vec<Effect>,
     /// Close with this code, once all is written.
@@ -39,20 +58,155 @@ pub enum Effect {
     /// Append this; the answer comes as an event.
     Send(SendFrame),
     /// Hand this on, once.
-    Signal(Target, std::sync::Arc<serde_json::value::RawValue>),
-    /// Tell `via` (or, where unknown, the sender's sockets) that this was received.
+    Signal(Target, Arc<RawValue>),
+    /// Tell `via` (or, where nobody waits, the sender's sockets) how far this was received.
     Received {
         /// Which log.
         conversation: ConversationId,
         /// Up to here.
         seq: Seq,
-        /// Who waits for it, if the text came live.
+        /// Who waits for it.
         via: Option<ProcessId>,
         /// Delivered, or only `have`.
         receipt: Receipt,
     },
-    /// The person has seen up to `seq`: stored already, tell the others.
+    /// The person has seen up to `seq`: it is stored, tell the others.
     Seen(ConversationId, Seq),
-    /// Ask for `Event::Flush` once this socket's cursors have rested for 29 s.
-    Rest,
+    /// Ask for `Event::Flush` then: some cursor will have rested.
+    Rest(Instant),
+}
+
+/// How a client wants to be served.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wish {
+    /// The application acknowledges by itself.
+    pub acks_app: bool,
+    /// Only the newest so many of each conversation are pushed on connect.
+    pub catchup: Option<u64>,
+}
+
+/// One socket's session.
+#[derive(Debug)]
+pub struct Session {
+    who: Who,
+    server: ProcessId,
+    inbox: Inbox,
+    sends: u32,
+    alive: bool,
+    silent_ticks: u8,
+}
+
+impl Session {
+    /// A session before its first frame.
+    pub fn new(who: Who, server: ProcessId, wish: Wish) -> Self {
+        let inbox = Inbox::new(who.user.clone(), who.device.clone(), wish);
+        Self { who, server, inbox, sends: 0, alive: true, silent_ticks: 0 }
+    }
+
+    /// Says `welcome` and asks for the claim and the mailbox.
+    pub fn start(&mut self, clock: Timestamp, now: Instant, out: &mut Outputs) {
+        let Who { user, device, socket } = &self.who;
+        out.frames.push(answer::welcome(user, *socket, &self.server, device, clock));
+        self.inbox.next_work(now, out);
+    }
+
+    /// Whether the socket is not to be read: too much of it is unanswered.
+    pub fn paused(&self) -> bool {
+        self.sends >= SENDS_MAX || self.inbox.sees_full()
+    }
+
+    /// Takes one input. `clock` is the wall clock, for frames that tell the time.
+    pub fn step(&mut self, input: Input<'_>, clock: Timestamp, now: Instant, out: &mut Outputs) {
+        match input {
+            Input::Frame(text) => {
+                self.alive = true;
+                match ClientFrame::parse(text) {
+                    Ok(frame) => self.frame(frame, clock, now, out),
+                    Err(bad) => refuse(&bad, out),
+                }
+            }
+            Input::Pong(payload) => {
+                self.alive = true;
+                self.inbox.pong(payload, now, out);
+            }
+            Input::Event(event) => self.event(event, now, out),
+            Input::Done(done) => self.inbox.done(done, now, out),
+        }
+        self.inbox.next_work(now, out);
+    }
+
+    /// The session is over: the cursors that are still to be stored.
+    pub fn finish(self) -> Vec<(ConversationId, Raise)> {
+        self.inbox.finish()
+    }
+
+    fn frame(&mut self, frame: ClientFrame, clock: Timestamp, now: Instant, out: &mut Outputs) {
+        let mine = |conversation: &ConversationId| {
+            conversation.is_room() || conversation.other(&self.who.user).is_some()
+        };
+        match frame {
+            ClientFrame::Message(send) => {
+                self.sends += 1;
+                out.effects.push(Effect::Send(send));
+            }
+            ClientFrame::Ack { conversation, .. } | ClientFrame::Read { conversation, .. }
+                if !mine(&conversation) =>
+            {
+                let detail = super::ChatError::not_found("conversation").detail;
+                out.frames.push(answer::error(ErrorCode::NotFound, &detail, None, None));
+            }
+            ClientFrame::Ack { conversation, seq } => self.inbox.ack(&conversation, seq, now, out),
+            ClientFrame::Read { conversation, seq } => self.inbox.see(conversation, seq),
+            ClientFrame::Signal { target, data } => out.effects.push(Effect::Signal(target, data)),
+            ClientFrame::Ping { reference } => {
+                out.frames.push(answer::pong(reference.as_ref(), clock));
+            }
+            ClientFrame::Auth { .. } => {
+                let detail = "tokens are not in use: userId in the URL names you";
+                out.frames.push(answer::error(ErrorCode::BadRequest, detail, None, None));
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event, now: Instant, out: &mut Outputs) {
+        match event {
+            Event::Frame(frame) => out.frames.push(frame),
+            Event::Refused(frame) => {
+                self.sends = self.sends.saturating_sub(1);
+                out.frames.push(frame);
+            }
+            Event::Sent { reference, conversation, seq, n, timestamp } => {
+                self.sends = self.sends.saturating_sub(1);
+                out.frames.push(answer::sent(reference.as_ref(), &conversation, seq, timestamp));
+                self.inbox.sent(conversation, seq, n, now, out);
+            }
+            Event::Text { .. } | Event::Hint { .. } => self.inbox.hear(event, now, out),
+            Event::Reread => self.inbox.reread(),
+            Event::Flush => self.inbox.flush(now, out),
+            Event::Tick => self.tick(now, out),
+            Event::Reconnect(after_ms) => out.frames.push(answer::reconnect(after_ms)),
+            Event::Close(code) => out.close = Some(code),
+        }
+    }
+
+    fn tick(&mut self, now: Instant, out: &mut Outputs) {
+        if self.inbox.is_late(now) {
+            out.close = Some(CloseCode::Slow);
+            return;
+        }
+        if std::mem::take(&mut self.alive) {
+            self.silent_ticks = 0;
+            return;
+        }
+        self.silent_ticks += 1;
+        if self.silent_ticks > SILENT_TICKS_MAX {
+            out.close = Some(CloseCode::Silent);
+        } else if out.ping.is_none() {
+            out.ping = Some(self.inbox.plain_ping());
+        }
+    }
+}
+
+fn refuse(bad: &BadFrame, out: &mut Outputs) {
+    out.frames.push(answer::error(bad.code, &bad.detail, bad.reference.as_ref(), None));
 }

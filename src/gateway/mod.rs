@@ -1,13 +1,30 @@
 //! Sockets of one server: handshake, the socket loop, drain.
 //!
 //! A connection comes from the server's own listener or from the balancer in the same process; both
-//! give an [`Accepted`]. Nothing above the gateway knows which socket engine runs.
+//! give an [`Accepted`]. `handshake` judges the request, `socket` runs the WebSocket and feeds the
+//! pure session of `chat`, `drain` sends everybody away at an even rate. Nothing above the gateway
+//! knows which socket engine runs.
+
+pub mod drain;
+pub mod handshake;
+pub mod socket;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::chat::Chat;
+use crate::hub::{Event, Outbox, Who};
+use crate::protocol::{CloseCode, PING_INTERVAL_MS, SocketId};
+use handshake::Request;
 
 /// A connection whose request head may have been read already.
 #[derive(Debug)]
@@ -22,6 +39,184 @@ pub struct Accepted {
 
 /// How many handed-over connections wait for a server.
 pub const DOOR_MAX: usize = 1_024;
+/// How many connections may be at their handshake.
+const HALF_OPEN_MAX: usize = 4_096;
+/// How long accepting rests when the process has no file left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where a balancer in the same process hands connections to a server.
 pub type Door = mpsc::Sender<Accepted>;
+
+/// The sockets of one server.
+pub struct Gateway {
+    chat: Arc<Chat>,
+    open: AtomicBool,
+    half_open: Arc<Semaphore>,
+    sockets: TaskTracker,
+    /// Ends every socket at once: past the drain's limit.
+    abort: CancellationToken,
+}
+
+impl Gateway {
+    /// A server that takes no sockets yet.
+    pub fn new(chat: Arc<Chat>) -> Arc<Self> {
+        Arc::new(Self {
+            chat,
+            open: AtomicBool::new(false),
+            half_open: Arc::new(Semaphore::new(HALF_OPEN_MAX)),
+            sockets: TaskTracker::new(),
+            abort: CancellationToken::new(),
+        })
+    }
+
+    /// From now on sockets are taken.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::Relaxed);
+    }
+
+    fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Accepts from the listener and from the door until `stop`. The ticks of open sockets go on
+    /// for as long as there are any.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        mut door: mpsc::Receiver<Accepted>,
+        stop: CancellationToken,
+    ) {
+        let ticking = tokio::spawn({
+            let (gateway, abort) = (self.clone(), self.abort.clone());
+            async move { abort.run_until_cancelled(gateway.tick_for_ever()).await }
+        });
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => self.take(Accepted { stream, peer, read: Bytes::new() }),
+                    Err(error) => {
+                        tracing::warn!(%error, "accept failed");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(accepted) = door.recv() => self.take(accepted),
+            }
+        }
+        drop(listener);
+        self.sockets.close();
+        self.sockets.wait().await;
+        ticking.abort();
+    }
+
+    fn take(self: &Arc<Self>, accepted: Accepted) {
+        // Past the bound a connection is dropped at once: its client comes back.
+        let Ok(permit) = self.half_open.clone().try_acquire_owned() else { return };
+        let gateway = self.clone();
+        self.sockets.spawn(async move {
+            let Accepted { mut stream, read, .. } = accepted;
+            let request = handshake::read(&mut stream, read).await;
+            drop(permit);
+            match request {
+                Some(Request::Open(hello, behind)) if gateway.is_open() => {
+                    if handshake::accept(&mut stream, &hello, &gateway.chat.me.id).await.is_ok() {
+                        // Boxed: while a socket is open its task holds only the pointer.
+                        Box::pin(gateway.run(stream, hello, behind)).await;
+                    }
+                }
+                Some(Request::Open(..)) => {
+                    let refusal = handshake::unavailable("this server takes no sockets now");
+                    handshake::refuse(stream, &refusal).await;
+                }
+                Some(Request::Refused(refusal)) => handshake::refuse(stream, &refusal).await,
+                Some(Request::Health) => handshake::answer_health(stream, true).await,
+                Some(Request::Ready) => {
+                    handshake::answer_health(stream, gateway.is_open()).await;
+                }
+                None => {}
+            }
+        });
+    }
+
+    async fn run(self: Arc<Self>, stream: TcpStream, hello: handshake::Hello, behind: Bytes) {
+        let _ = stream.set_nodelay(true);
+        let who = Who {
+            user: hello.user.clone(),
+            device: hello.device.clone(),
+            socket: SocketId(rand::random()),
+        };
+        let outbox = Arc::new(Outbox::new(who));
+        if let Some(oldest) = self.chat.hub.enter(outbox.clone()) {
+            oldest.push(Event::Close(CloseCode::TooManySockets));
+        }
+        let entered = Entered::new(self.chat.clone(), outbox.clone());
+        let ended = socket::Socket::new(&self.chat, &outbox, stream, &hello, behind);
+        let (name, flush) = match self.abort.run_until_cancelled(ended.run()).await {
+            Some(ended) => ended,
+            None => ("aborted", Vec::new()),
+        };
+        entered.leave(name, flush).await;
+    }
+
+    /// One tick for all sockets: each second a 25th of them is asked to see to its client.
+    async fn tick_for_ever(&self) {
+        let rounds = (PING_INTERVAL_MS / 1_000).max(1);
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut round = 0;
+        loop {
+            second.tick().await;
+            round = (round + 1) % rounds;
+            for outbox in self.chat.hub.all() {
+                if (outbox.who.socket.0 % u128::from(rounds)) as u64 == round {
+                    outbox.push(Event::Tick);
+                }
+            }
+        }
+    }
+}
+
+type Flush = Vec<(crate::protocol::ConversationId, crate::store::Raise)>;
+
+/// A socket's place in the hub; leaves it whatever ends the socket's task.
+struct Entered {
+    chat: Arc<Chat>,
+    outbox: Arc<Outbox>,
+    left: bool,
+}
+
+impl Entered {
+    fn new(chat: Arc<Chat>, outbox: Arc<Outbox>) -> Self {
+        chat.metrics.sockets.inc();
+        chat.metrics.sockets_opened.inc();
+        Self { chat, outbox, left: false }
+    }
+
+    fn out(&mut self) {
+        self.left = true;
+        self.chat.hub.leave(&self.outbox.who.user, self.outbox.who.socket);
+        self.outbox.close();
+        self.chat.metrics.sockets.dec();
+    }
+
+    async fn leave(mut self, name: &'static str, flush: Flush) {
+        crate::telemetry::Metrics::count(&self.chat.metrics.sockets_closed, name);
+        self.out();
+        // Out of the map first: from here on a sender looks elsewhere, or nowhere.
+        self.chat.release(&self.outbox).await;
+        self.chat.store_at_end(&self.outbox.who, flush).await;
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        if !self.left {
+            // The task panicked or was dropped: the map entry is removed by whoever follows it.
+            self.out();
+            let (chat, outbox) = (self.chat.clone(), self.outbox.clone());
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(async move { chat.release(&outbox).await });
+            }
+        }
+    }
+}

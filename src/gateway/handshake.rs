@@ -1,0 +1,338 @@
+//! The request that opens a socket: read, judged, answered.
+//!
+//! By hand on `httparse`, since the connection may come from the balancer with its head read
+//! already, and since every refusal has its own status (RFC 6455 §4.2, and `docs/protocol.md`).
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use crate::protocol::{DeviceId, ErrorCode, PROTOCOL_VERSION, ProcessId, UserId};
+
+/// The longest head, in bytes.
+pub const HEAD_BYTES_MAX: usize = 8 * 1024;
+/// How long a head may take.
+pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+const HEADERS_MAX: usize = 100;
+
+/// Who opens a socket, and how it wants to be served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// The person (development mode: as the query says).
+    pub user: UserId,
+    /// The device.
+    pub device: DeviceId,
+    /// The application sends `ack` frames itself.
+    pub acks_app: bool,
+    /// Per conversation only the newest so many of what waits.
+    pub catchup: Option<u64>,
+    accept: String,
+}
+
+/// A refusal of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The status.
+    pub status: u16,
+    /// What was wrong, and what to do.
+    pub detail: String,
+    header: &'static str,
+}
+
+/// What a request asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A socket; what came behind the head belongs to it.
+    Open(Hello, Bytes),
+    /// `GET /healthz`.
+    Health,
+    /// `GET /readyz`.
+    Ready,
+    /// Something that gets no socket.
+    Refused(Refusal),
+}
+
+fn refused(status: u16, detail: impl Into<String>) -> Request {
+    let header = match status {
+        405 => "Allow: GET\r\n",
+        426 => "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n",
+        503 => "Retry-After: 1\r\n",
+        _ => "",
+    };
+    Request::Refused(Refusal { status, detail: detail.into(), header })
+}
+
+/// Reads a request, beginning with what was read already. `None`: the client left, or took too
+/// long.
+pub async fn read(stream: &mut TcpStream, read: Bytes) -> Option<Request> {
+    let mut head = BytesMut::from(read);
+    if let Some(request) = judge(&mut head) {
+        return Some(request);
+    }
+    let reading = async {
+        loop {
+            if stream.read_buf(&mut head).await.ok()? == 0 {
+                return None;
+            }
+            if let Some(request) = judge(&mut head) {
+                return Some(request);
+            }
+        }
+    };
+    timeout(HEAD_PATIENCE, reading).await.ok().flatten()
+}
+
+/// Judges a head once it is whole.
+fn judge(read: &mut BytesMut) -> Option<Request> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    let too_long = || Some(refused(431, "the request head is limited to 8 KiB and 100 headers"));
+    match request.parse(read) {
+        Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => {
+            let judged = judge_whole(&request);
+            Some(match judged {
+                Ok(hello) => {
+                    read.advance(length);
+                    Request::Open(hello, std::mem::take(read).freeze())
+                }
+                Err(other) => other,
+            })
+        }
+        Ok(httparse::Status::Partial) if read.len() <= HEAD_BYTES_MAX => None,
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => too_long(),
+        Err(error) => Some(refused(400, format!("not an HTTP request: {error}"))),
+    }
+}
+
+fn judge_whole(request: &httparse::Request<'_, '_>) -> Result<Hello, Request> {
+    let target = request.path.unwrap_or("");
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let get = request.method == Some("GET");
+    match path {
+        "/ws" if get => {}
+        "/healthz" if get => return Err(Request::Health),
+        "/readyz" if get => return Err(Request::Ready),
+        "/ws" | "/healthz" | "/readyz" => return Err(refused(405, "only GET is answered here")),
+        _ => return Err(refused(404, "sockets are opened at /ws")),
+    }
+    let headers = Headers(request.headers);
+    let upgrade = headers.has("upgrade", "websocket") && headers.has("connection", "upgrade");
+    if request.version != Some(1) || !upgrade || headers.one("sec-websocket-version") != Some("13")
+    {
+        return Err(refused(426, "open a WebSocket here: RFC 6455, version 13"));
+    }
+    if headers.one("transfer-encoding").is_some()
+        || headers.one("content-length").is_some_and(|length| length != "0")
+    {
+        return Err(refused(400, "an upgrade has no body"));
+    }
+    let key = headers.one("sec-websocket-key").filter(|key| is_key(key));
+    let key = key.ok_or_else(|| refused(400, "Sec-WebSocket-Key must be 16 bytes in base64"))?;
+    hello(query, derive_accept_key(key.as_bytes()))
+}
+
+fn hello(query: &str, accept: String) -> Result<Hello, Request> {
+    let bad = |detail: String| refused(400, detail);
+    let mut hello = (None, DeviceId::plain(), false, None);
+    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        let value = decode(value).ok_or_else(|| bad(format!("{name} is not well encoded")))?;
+        match name {
+            "userId" => {
+                let user = UserId::parse(&value).map_err(|error| bad(error.to_string()))?;
+                hello.0 = Some(user);
+            }
+            "device" => {
+                hello.1 = DeviceId::parse(&value).map_err(|error| bad(error.to_string()))?;
+            }
+            "acks" if value == "app" => hello.2 = true,
+            "acks" => return Err(bad("acks can only be app".to_owned())),
+            "catchup" => {
+                let count = value.parse().ok().filter(|count| (1..=10_000).contains(count));
+                let detail = || bad("catchup must be a number from 1 to 10000".to_owned());
+                hello.3 = Some(count.ok_or_else(detail)?);
+            }
+            "v" if value != PROTOCOL_VERSION.to_string() => {
+                return Err(bad(format!("this server speaks version {PROTOCOL_VERSION}")));
+            }
+            _ => {}
+        }
+    }
+    let (user, device, acks_app, catchup) = hello;
+    let user = user.ok_or_else(|| bad("userId is missing: /ws?userId=userA".to_owned()))?;
+    Ok(Hello { user, device, acks_app, catchup, accept })
+}
+
+struct Headers<'a>(&'a [httparse::Header<'a>]);
+
+impl<'a> Headers<'a> {
+    fn all(&self, name: &str) -> impl Iterator<Item = &'a str> {
+        let of = move |header: &&httparse::Header<'a>| header.name.eq_ignore_ascii_case(name);
+        let values: Vec<_> = self.0.iter().filter(of).collect();
+        values.into_iter().filter_map(|header| str::from_utf8(header.value).ok()).map(str::trim)
+    }
+
+    /// The value of a header that stands there once.
+    fn one(&self, name: &str) -> Option<&'a str> {
+        let mut values = self.all(name);
+        values.next().filter(|_| values.next().is_none())
+    }
+
+    /// Whether a list header holds a token.
+    fn has(&self, name: &str, token: &str) -> bool {
+        self.all(name).flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case(token))
+    }
+}
+
+/// 16 bytes in base64 are 22 characters and `==`.
+fn is_key(key: &str) -> bool {
+    let base64 = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
+    key.len() == 24 && key.ends_with("==") && key.bytes().take(22).all(base64)
+}
+
+/// Percent-decoding of a query value; `+` stays `+`, as in every id.
+fn decode(value: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |b: Option<u8>| char::from(b?).to_digit(16);
+        let value = digit(rest.next())? * 16 + digit(rest.next())?;
+        bytes.push(u8::try_from(value).ok()?);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Answers 101: from here on the connection is a WebSocket.
+pub async fn accept(
+    stream: &mut TcpStream,
+    hello: &Hello,
+    server: &ProcessId,
+) -> std::io::Result<()> {
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: {}\r\nX-Parlor-Server: {server}\r\n\r\n",
+        hello.accept
+    );
+    stream.write_all(answer.as_bytes()).await
+}
+
+/// No new sockets now.
+pub fn unavailable(detail: &str) -> Refusal {
+    Refusal { status: 503, detail: detail.to_owned(), header: "Retry-After: 1\r\n" }
+}
+
+/// Answers a refusal as `application/problem+json` (RFC 9457) and ends the connection.
+pub async fn refuse(mut stream: TcpStream, refusal: &Refusal) {
+    let (title, code) = match refusal.status {
+        404 => ("Not Found", ErrorCode::NotFound),
+        405 => ("Method Not Allowed", ErrorCode::BadRequest),
+        426 => ("Upgrade Required", ErrorCode::BadRequest),
+        431 => ("Request Header Fields Too Large", ErrorCode::TooLarge),
+        503 => ("Service Unavailable", ErrorCode::Unavailable),
+        _ => ("Bad Request", ErrorCode::BadRequest),
+    };
+    let body = serde_json::json!({
+        "type": "about:blank", "title": title, "status": refusal.status, "code": code.as_str(),
+        "detail": refusal.detail, "retryable": code.retryable(),
+    });
+    let kind = format!("Content-Type: application/problem+json\r\n{}", refusal.header);
+    answer(&mut stream, refusal.status, title, &kind, &body.to_string()).await;
+}
+
+/// Answers a health check and ends the connection.
+pub async fn answer_health(mut stream: TcpStream, well: bool) {
+    let (status, title) = if well { (200, "OK") } else { (503, "Service Unavailable") };
+    answer(&mut stream, status, title, "Content-Type: text/plain\r\n", "").await;
+}
+
+async fn answer(stream: &mut TcpStream, status: u16, title: &str, headers: &str, body: &str) {
+    let length = body.len();
+    let answer = format!(
+        "HTTP/1.1 {status} {title}\r\n{headers}Content-Length: {length}\r\n\
+         Connection: close\r\n\r\n{body}"
+    );
+    let _ = timeout(HEAD_PATIENCE, stream.write_all(answer.as_bytes())).await;
+    let _ = stream.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+    fn request(target: &str, more: &str) -> Request {
+        let head = format!(
+            "GET {target} HTTP/1.1\r\nHost: x\r\nUpgrade: WebSocket\r\n\
+             Connection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: {KEY}\r\n{more}\r\nfirst frame"
+        );
+        judge(&mut BytesMut::from(head.as_bytes())).unwrap()
+    }
+
+    fn status(head: &str) -> u16 {
+        match judge(&mut BytesMut::from(head.as_bytes())) {
+            Some(Request::Refused(refusal)) => refusal.status,
+            other => panic!("{head:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_good_request_opens_and_keeps_the_bytes_behind_it() {
+        let target = "/ws?userId=auth0%7Cx&device=phone&acks=app&catchup=200&v=1&new=1";
+        let Request::Open(hello, behind) = request(target, "") else { panic!() };
+        assert_eq!((hello.user.as_str(), hello.device.as_str()), ("auth0|x", "phone"));
+        assert_eq!((hello.acks_app, hello.catchup), (true, Some(200)));
+        // RFC 6455 §1.3 has this key and its answer.
+        assert_eq!(hello.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(&behind[..], b"first frame");
+    }
+
+    #[test]
+    fn every_bad_parameter_is_a_400() {
+        for target in [
+            "/ws",
+            "/ws?userId=",
+            "/ws?userId=a%20b",
+            "/ws?userId=%zz",
+            "/ws?userId=a&device=x.y",
+            "/ws?userId=a&acks=yes",
+            "/ws?userId=a&catchup=0",
+            "/ws?userId=a&catchup=x",
+            "/ws?userId=a&v=2",
+        ] {
+            let Request::Refused(refusal) = request(target, "") else { panic!("{target}") };
+            assert_eq!(refusal.status, 400, "{target}");
+        }
+        for more in [
+            "Content-Length: 5\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            &format!("Sec-WebSocket-Key: {KEY}\r\n"),
+        ] {
+            let Request::Refused(refusal) = request("/ws?userId=a", more) else { panic!() };
+            assert_eq!(refusal.status, 400, "{more}");
+        }
+    }
+
+    #[test]
+    fn other_requests_get_their_own_status() {
+        assert_eq!(status("POST /ws?userId=a HTTP/1.1\r\n\r\n"), 405);
+        assert_eq!(status("GET /other HTTP/1.1\r\n\r\n"), 404);
+        assert_eq!(status("GET /ws?userId=a HTTP/1.1\r\n\r\n"), 426);
+        assert_eq!(status("GET /ws?userId=a HTTP/1.0\r\nUpgrade: websocket\r\n\r\n"), 426);
+        assert_eq!(status("PRI * HTTP/2.0\r\n\r\n"), 400);
+        assert_eq!(status("\x16\x03\x01 hello"), 400);
+        assert_eq!(status(&format!("GET /ws HTTP/1.1\r\nA: {}", "x".repeat(9_000))), 431);
+        assert_eq!(status(&format!("GET /ws HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(101))), 431);
+        let health = judge(&mut BytesMut::from(&b"GET /readyz HTTP/1.1\r\n\r\n"[..]));
+        assert_eq!(health, Some(Request::Ready));
+        assert_eq!(judge(&mut BytesMut::from(&b"GET /ws?user"[..])), None);
+    }
+}

@@ -1,0 +1,305 @@
+//! One socket's task: WebSocket frames in, session, frames out.
+//!
+//! What has arrived is handled without waiting, and everything that came of it leaves in one flush.
+//! The task holds no timer and, while it is idle, no buffer but the library's. The session decides;
+//! here are only the select loop, the close handshake and the translation of errors to close codes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::handshake::Hello;
+use crate::chat::Chat;
+use crate::chat::catchup::{self, Done};
+use crate::chat::lane::Reply;
+use crate::chat::session::{Effect, Input, Outputs, Session, Wish};
+use crate::hub::{Event, Outbox};
+use crate::protocol::{CloseCode, ErrorCode, FRAME_BYTES_MAX, answer};
+
+/// The library zero-fills its read buffer before every read: small, it grows for long frames.
+const READ_BUFFER_BYTES: usize = 1_024;
+/// Frames gather up to here before they are written without waiting for the flush.
+const WRITE_BUFFER_BYTES: usize = 16 * 1_024;
+/// How many frames are handled before what came of them is written.
+const FRAMES_A_TURN: usize = 64;
+/// How long the client may take to take what is written.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the close handshake may take.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
+type Stored = Vec<(crate::protocol::ConversationId, crate::store::Raise)>;
+
+/// Why the loop ended.
+enum End {
+    /// The client is gone, or has closed.
+    Gone,
+    /// Close with this code; `broken` when the library may not write any more.
+    Close { code: CloseCode, broken: bool },
+}
+
+/// A socket before its first frame.
+pub struct Socket {
+    chat: Arc<Chat>,
+    outbox: Arc<Outbox>,
+    stream: TcpStream,
+    behind: Bytes,
+    session: Session,
+}
+
+impl Socket {
+    /// A socket whose 101 has left; `behind` came with its request.
+    pub fn new(
+        chat: &Arc<Chat>,
+        outbox: &Arc<Outbox>,
+        stream: TcpStream,
+        hello: &Hello,
+        behind: Bytes,
+    ) -> Self {
+        let wish = Wish { acks_app: hello.acks_app, catchup: hello.catchup };
+        let session = Session::new(outbox.who.clone(), chat.me.id.clone(), wish);
+        Self { chat: chat.clone(), outbox: outbox.clone(), stream, behind, session }
+    }
+
+    /// Runs until the socket ends: the reason's name, and the cursors that are to be stored.
+    pub async fn run(self) -> (&'static str, Stored) {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(WRITE_BUFFER_BYTES)
+            .max_write_buffer_size(4 * 1_024 * 1_024)
+            .max_message_size(Some(FRAME_BYTES_MAX))
+            .max_frame_size(Some(FRAME_BYTES_MAX));
+        let Self { chat, outbox, stream, behind, session } = self;
+        let web = WebSocketStream::from_partially_read(
+            stream,
+            behind.to_vec(),
+            Role::Server,
+            Some(config),
+        );
+        let mut open = Open { web: web.await, chat, outbox, session, work: None };
+        let end = open.run().await;
+        let name = match &end {
+            End::Gone => "client",
+            End::Close { code, .. } => code.reason(),
+        };
+        open.goodbye(end).await;
+        (name, open.session.finish())
+    }
+}
+
+struct Open {
+    web: WebSocketStream<TcpStream>,
+    chat: Arc<Chat>,
+    outbox: Arc<Outbox>,
+    session: Session,
+    work: Option<BoxFuture<'static, Done>>,
+}
+
+impl Open {
+    async fn run(&mut self) -> End {
+        let mut outputs = Outputs::default();
+        self.session.start((self.chat.clock)(), Instant::now(), &mut outputs);
+        loop {
+            if let Err(end) = self.give_out(&mut outputs).await {
+                return end;
+            }
+            let reading = !self.session.paused();
+            let turn = tokio::select! {
+                events = self.outbox.take() => {
+                    let (clock, now) = ((self.chat.clock)(), Instant::now());
+                    for event in events {
+                        self.session.step(Input::Event(event), clock, now, &mut outputs);
+                    }
+                    Ok(())
+                }
+                frame = self.web.next(), if reading => self.frames(frame, &mut outputs),
+                done = work(&mut self.work) => {
+                    self.work = None;
+                    let clock = (self.chat.clock)();
+                    self.session.step(Input::Done(done), clock, Instant::now(), &mut outputs);
+                    Ok(())
+                }
+            };
+            if let Err(end) = turn {
+                // What was said before the client broke the protocol is still answered.
+                let _ = self.give_out(&mut outputs).await;
+                return end;
+            }
+        }
+    }
+
+    /// Handles a frame and all that is there behind it, up to a bound.
+    fn frames(
+        &mut self,
+        first: Option<Result<Message, Error>>,
+        outputs: &mut Outputs,
+    ) -> Result<(), End> {
+        let now = Instant::now();
+        let mut next = first;
+        for _ in 0..FRAMES_A_TURN {
+            self.frame(next, now, outputs)?;
+            if self.session.paused() {
+                return Ok(());
+            }
+            match self.web.next().now_or_never() {
+                Some(more) => next = more,
+                None => return Ok(()),
+            }
+        }
+        self.frame(next, now, outputs)
+    }
+
+    fn frame(
+        &mut self,
+        frame: Option<Result<Message, Error>>,
+        now: Instant,
+        outputs: &mut Outputs,
+    ) -> Result<(), End> {
+        let close = |code| Err(End::Close { code, broken: true });
+        match frame {
+            Some(Ok(Message::Text(text))) => {
+                self.session.step(Input::Frame(&text), (self.chat.clock)(), now, outputs);
+                Ok(())
+            }
+            Some(Ok(Message::Pong(payload))) => {
+                self.session.step(Input::Pong(&payload), (self.chat.clock)(), now, outputs);
+                Ok(())
+            }
+            // The library answers pings; they show that the client lives, as a pong does.
+            Some(Ok(Message::Ping(_))) => {
+                self.session.step(Input::Pong(&[]), (self.chat.clock)(), now, outputs);
+                Ok(())
+            }
+            Some(Ok(Message::Binary(_))) => close(CloseCode::Unsupported),
+            Some(Ok(Message::Close(_))) | None => Err(End::Gone),
+            Some(Ok(Message::Frame(_))) => Ok(()),
+            Some(Err(Error::Capacity(_))) => close(CloseCode::TooBig),
+            Some(Err(Error::Utf8(_))) => close(CloseCode::NotUtf8),
+            Some(Err(Error::Protocol(error))) => {
+                use tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
+                if matches!(error, ResetWithoutClosingHandshake) {
+                    return Err(End::Gone);
+                }
+                close(CloseCode::Protocol)
+            }
+            Some(Err(_)) => Err(End::Gone),
+        }
+    }
+
+    /// Writes frames and ping in one flush, starts work, hands effects on.
+    async fn give_out(&mut self, outputs: &mut Outputs) -> Result<(), End> {
+        for effect in outputs.effects.drain(..) {
+            self.hand_on(effect);
+        }
+        if let Some(work) = outputs.work.take() {
+            let (chat, outbox) = (self.chat.clone(), self.outbox.clone());
+            self.work = Some(async move { catchup::perform(&chat, &outbox, work).await }.boxed());
+        }
+        let any = !outputs.frames.is_empty() || outputs.ping.is_some();
+        if any {
+            let web = &mut self.web;
+            let writing = async {
+                for frame in outputs.frames.drain(..) {
+                    let frame = Frame::message(frame, OpCode::Data(Data::Text), true);
+                    web.feed(Message::Frame(frame)).await?;
+                }
+                if let Some(ping) = outputs.ping.take() {
+                    web.feed(Message::Ping(Bytes::copy_from_slice(&ping))).await?;
+                }
+                web.flush().await
+            };
+            match timeout(WRITE_PATIENCE, writing).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(End::Gone),
+                Err(_) => return Err(End::Close { code: CloseCode::Slow, broken: true }),
+            }
+            // One long burst must not keep its buffer for as long as the socket lives.
+            outputs.frames.shrink_to(16);
+        }
+        match outputs.close.take() {
+            Some(code) => Err(End::Close { code, broken: false }),
+            None => Ok(()),
+        }
+    }
+
+    fn hand_on(&self, effect: Effect) {
+        let (chat, who) = (&self.chat, &self.outbox.who);
+        match effect {
+            Effect::Send(frame) => {
+                let reply = Reply::Socket(self.outbox.clone());
+                chat.submit(&who.user, &who.device, frame, reply);
+            }
+            Effect::Received { conversation, seq, via, receipt } => {
+                chat.received(who, &conversation, seq, via.as_ref(), receipt);
+            }
+            Effect::Seen(conversation, seq) => chat.seen(&who.user, &conversation, seq),
+            Effect::Rest(until) => chat.rest(&self.outbox, until),
+            Effect::Signal(target, data) => {
+                let (chat, outbox) = (chat.clone(), self.outbox.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = chat.signal(&outbox.who, &target, data).await {
+                        let code: ErrorCode = error.code;
+                        let frame = answer::error(code, &error.detail, None, error.retry_after_ms);
+                        outbox.push(Event::Frame(frame));
+                    }
+                });
+            }
+        }
+    }
+
+    /// The close handshake, briefly: the client should see the code, and not a reset.
+    async fn goodbye(&mut self, end: End) {
+        let closing = async {
+            match end {
+                End::Gone => {
+                    let _ = self.web.close(None).await;
+                }
+                End::Close { code, broken: false } => {
+                    let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame {
+                        code: code.number().into(),
+                        reason: code.reason().into(),
+                    };
+                    let _ = self.web.close(Some(frame)).await;
+                    while let Some(Ok(_)) = self.web.next().await {}
+                }
+                End::Close { code, broken: true } => {
+                    let stream = self.web.get_mut();
+                    let _ = stream.write_all(&close_frame(code)).await;
+                    let _ = stream.shutdown().await;
+                    let mut rest = BytesMut::with_capacity(4_096);
+                    while stream.read_buf(&mut rest).await.is_ok_and(|count| count > 0) {
+                        rest.clear();
+                    }
+                }
+            }
+        };
+        let _ = timeout(CLOSE_PATIENCE, closing).await;
+    }
+}
+
+/// The work under way; never ready while there is none.
+async fn work(work: &mut Option<BoxFuture<'static, Done>>) -> Done {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A close frame (RFC 6455 §5.5.1), for when the library gave the connection up.
+fn close_frame(code: CloseCode) -> Vec<u8> {
+    let reason = code.reason().as_bytes();
+    let mut frame = vec![0x88, (reason.len() + 2) as u8];
+    frame.extend_from_slice(&code.number().to_be_bytes());
+    frame.extend_from_slice(reason);
+    frame
+}
