@@ -29,6 +29,7 @@ struct State {
     accepted: usize,
     lose_next_sent: bool,
     forget_receipts: bool,
+    swallow: Option<u64>,
 }
 
 pub(crate) struct Fake {
@@ -73,6 +74,11 @@ impl Fake {
     /// Everything is offered again on every connect.
     pub fn forget_receipts(&self) {
         self.lock().forget_receipts = true;
+    }
+
+    /// The entry of this seq is stored and never delivered.
+    pub fn swallow(&self, seq: u64) {
+        self.lock().swallow = Some(seq);
     }
 
     pub fn log(&self, conversation: &str) -> Vec<String> {
@@ -201,8 +207,9 @@ impl State {
             return;
         }
         let _ = socket.send(Order::Say(sent.to_string()));
-        let mut received = false;
-        for (_, other) in self.sockets.iter().filter(|(name, _)| name == to) {
+        let mut received = self.swallow == Some(seq);
+        let others = self.sockets.iter().filter(|_| self.swallow != Some(seq));
+        for (_, other) in others.filter(|(name, _)| name == to) {
             received |= other.send(Order::Say(shown(entry.clone()))).is_ok();
         }
         if received {
