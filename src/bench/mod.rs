@@ -104,3 +104,64 @@ impl Scenario {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::target::Target;
+    use super::*;
+    use crate::client::fake::Fake;
+
+    async fn run(fake: &Fake, arguments: &[&str]) -> report::Report {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            bench: Bench,
+        }
+        let line = ["bench"].iter().chain(arguments);
+        let bench = <Line as clap::Parser>::try_parse_from(line).unwrap().bench;
+        let target = Target::of_test(fake.url());
+        match bench.scenario {
+            Scenario::TenThousand(options) => ten_thousand::run(&target, &options).await.unwrap(),
+            Scenario::Idle(options) => idle::run(&target, &options).await.unwrap(),
+            Scenario::Pairs(options) => pairs::run_pairs(&target, &options).await.unwrap(),
+            Scenario::Rate(options) => pairs::run_rate(&target, &options).await.unwrap(),
+            Scenario::Storm(options) => storm::run(&target, &options).await.unwrap(),
+            Scenario::Fanout(_) => panic!("the fake server has no rooms"),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_scenario_accounts_for_what_it_sent() {
+        let fake = Fake::start().await;
+        let ring =
+            run(&fake, &["ten-thousand", "--users", "9", "--messages", "2", "--history", "0"])
+                .await;
+        assert!(ring.is_good(), "{ring:?}");
+        assert_eq!((ring.number("messages"), fake.log("dm:u0:u1").len()), (18.0, 2));
+        assert_eq!(ring.number("users"), 9.0);
+        // The fake counts a write to a socket that just ended as a receipt.
+        fake.forget_receipts();
+        for arguments in [
+            ["idle", "--users", "5", "--seconds", "1"],
+            ["pairs", "--pairs", "3", "--seconds", "1"],
+            ["rate", "--rate", "50", "--seconds", "1"],
+            ["storm", "--users", "6", "--messages", "3"],
+        ] {
+            let report = run(&fake, &arguments).await;
+            assert!(report.is_good(), "{report:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_that_lost_a_message_is_a_failed_run() {
+        let fake = Fake::start().await;
+        fake.swallow(3);
+        let lost = run(&fake, &["pairs", "--pairs", "2", "--seconds", "1"]).await;
+        assert!(!lost.is_good());
+        assert_eq!(lost.number("missing"), 2.0);
+        fake.refuse_all();
+        let refused = run(&fake, &["ten-thousand", "--users", "3", "--history", "0"]).await;
+        assert!(!refused.is_good());
+        assert_eq!(refused.number("refused"), 3.0);
+    }
+}

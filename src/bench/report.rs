@@ -188,6 +188,14 @@ pub(super) fn progress(what: &'static str, total: u64) -> ProgressBar {
 }
 
 #[cfg(test)]
+impl Report {
+    /// A figure by its name.
+    pub fn number(&self, name: &str) -> f64 {
+        self.json()[name].as_f64().unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -95,3 +95,21 @@ impl Target {
         Ok(())
     }
 }
+
+#[cfg(test)]
+impl Target {
+    /// A server of the tests, which has no Message API.
+    pub fn of_test(url: String) -> Self {
+        let common = Common {
+            url: url.clone(),
+            api: String::new(),
+            start: false,
+            redis: None,
+            pids: vec![std::process::id()],
+            json: true,
+            concurrency: 8,
+        };
+        let pids = common.pids.clone();
+        Self { url, api: Api::new(""), pids, common, started: None }
+    }
+}

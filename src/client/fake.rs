@@ -30,6 +30,7 @@ struct State {
     lose_next_sent: bool,
     forget_receipts: bool,
     swallow: Option<u64>,
+    refuse_all: bool,
 }
 
 pub(crate) struct Fake {
@@ -79,6 +80,11 @@ impl Fake {
     /// The entry of this seq is stored and never delivered.
     pub fn swallow(&self, seq: u64) {
         self.lock().swallow = Some(seq);
+    }
+
+    /// Every message is refused for good.
+    pub fn refuse_all(&self) {
+        self.lock().refuse_all = true;
     }
 
     pub fn log(&self, conversation: &str) -> Vec<String> {
@@ -167,7 +173,7 @@ impl State {
 
     fn take(&mut self, user: &str, frame: &Value, socket: &mpsc::UnboundedSender<Order>) {
         let answer = match (frame["type"].as_str(), frame["to"].as_str()) {
-            (Some("message"), Some(to)) if !frame["message"].as_str().unwrap().is_empty() => {
+            (Some("message"), Some(to)) if !self.refuse_all => {
                 return self.store(user, to, frame, socket);
             }
             (Some("ping"), _) => json!({"type": "pong", "ref": frame["ref"], "timestamp": 1}),
@@ -177,7 +183,7 @@ impl State {
                 "retryable": false})
             }
         };
-        let _ = socket.send(Order::Say(answer.to_string()));
+        let _ = socket.send(Order::Say(without_nulls(answer)));
     }
 
     fn store(
@@ -206,7 +212,7 @@ impl State {
             let _ = socket.send(Order::Cut);
             return;
         }
-        let _ = socket.send(Order::Say(sent.to_string()));
+        let _ = socket.send(Order::Say(without_nulls(sent)));
         let mut received = self.swallow == Some(seq);
         let others = self.sockets.iter().filter(|_| self.swallow != Some(seq));
         for (_, other) in others.filter(|(name, _)| name == to) {
@@ -225,4 +231,12 @@ fn shown(mut entry: Value) -> String {
         entry.remove("ref");
     }
     entry.to_string()
+}
+
+/// The protocol leaves out what there is not.
+fn without_nulls(mut frame: Value) -> String {
+    if let Some(frame) = frame.as_object_mut() {
+        frame.retain(|_, value| !value.is_null());
+    }
+    frame.to_string()
 }

@@ -105,8 +105,8 @@ pub enum ClientError {
         /// The beginning of the body.
         body: String,
     },
-    /// The socket was closed, with a code or (`None`) without a goodbye.
-    #[error("the socket was closed{}", .code.map(|c| format!(" ({c} {reason})")).unwrap_or_default())]
+    /// The socket was closed, with a code or (`None`, shown as 1006) without a goodbye.
+    #[error("the socket was closed ({} {reason})", .code.unwrap_or(1006))]
     Closed {
         /// The close code.
         code: Option<u16>,

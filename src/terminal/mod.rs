@@ -30,7 +30,7 @@ pub async fn run(options: config::Chat) -> anyhow::Result<ExitCode> {
 fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        let turns = matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let turns = matches!(c as u32, 0x200e..=0x200f | 0x2028..=0x202e | 0x2066..=0x2069);
         if c.is_control() || turns {
             out.extend(c.escape_default());
         } else {
