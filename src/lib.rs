@@ -15,6 +15,7 @@ pub mod bus;
 pub mod board;
 pub mod api;
 pub mod balancer;
+pub mod roles;
 pub mod node;
 pub mod wiring;
 pub mod config;

@@ -1,8 +1,45 @@
-//! The binary: reads the command line and runs the role.
+//! The binary: reads the command line and runs the role. Exit codes: 0 clean stop, 1 failure, 2 bad
+//! usage or configuration, said in one line.
+
+use std::process::ExitCode;
 
 use clap::Parser;
-use parlor::config::Cli;
+use parlor::config::{Cli, Command};
+use parlor::node::NodeError;
+use parlor::table::TableError;
+use parlor::{bench, roles, table, telemetry, terminal};
 
-fn main() {
-    let _cli = Cli::parse();
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    telemetry::start_logs();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("parlor: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("parlor: {error:#}");
+            match (error.downcast_ref::<NodeError>(), error.downcast_ref::<TableError>()) {
+                (Some(NodeError::Usage(_)), _) => ExitCode::from(2),
+                (_, Some(error)) => ExitCode::from(error.exit_code()),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up(options) => Ok(roles::up(options).await?),
+        Command::Balancer(options) => Ok(roles::balancer(options).await?),
+        Command::Server(options) => Ok(roles::server(options).await?),
+        Command::Api(options) => Ok(roles::api(options).await?),
+        Command::Table(options) => Ok(table::run(&options).await?),
+        Command::Chat(options) => terminal::run(options).await,
+        Command::Bench(options) => bench::run(options).await,
+    }
 }

@@ -1,1 +1,280 @@
-//! To be written.
+//! Starts and stops a process: its parts, its listeners, its stop order.
+//!
+//! A *part* is one server or the Message API: a [`Chat`] with a place on the board and a channel on
+//! the bus. Neighbours: `wiring` gives the adapters, `config` the command line. The stop order
+//! stands in [`Node::stop`] and nowhere else.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::ApiOptions;
+use crate::api::health::Health;
+use crate::board::{BoardRow, Role};
+use crate::chat::lane::Lanes;
+use crate::chat::liveness::{Liveness, RowChange, StartError};
+use crate::chat::{self, Chat};
+use crate::gateway::{Accepted, DOOR_MAX, Door, Gateway};
+use crate::protocol::{Epoch, ProcessId};
+use crate::telemetry::Metrics;
+use crate::wiring::{Wired, WiringError};
+
+/// What a stop may take beyond the drain, before the process gives up waiting.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// How long other processes may need to read a new row: sockets are taken only then.
+const ROW_IS_READ: Duration = Duration::from_secs(3);
+
+/// Why a process can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Bad usage or configuration: exit 2.
+    #[error("{0}")]
+    Usage(String),
+    /// Something failed: exit 1.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<WiringError> for NodeError {
+    fn from(error: WiringError) -> Self {
+        match error {
+            WiringError::Usage(text) => Self::Usage(text),
+            WiringError::Part(text) => Self::Failed(text),
+        }
+    }
+}
+
+impl From<StartError> for NodeError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::InUse(_) => Self::Usage(error.to_string()),
+            StartError::Store(error) => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Binds a listener. Development mode trusts `?userId=`, so only loopback may be listened on.
+pub async fn listen(
+    address: SocketAddr,
+    insecure_dev: bool,
+    option: &str,
+) -> Result<TcpListener, NodeError> {
+    if !address.ip().is_loopback() && !insecure_dev {
+        let why = "this version has no authentication, anybody could be anybody";
+        return Err(NodeError::Usage(format!(
+            "{address} is not loopback, and {why}: listen on 127.0.0.1, or add --insecure-dev"
+        )));
+    }
+    let in_use = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => NodeError::Usage(format!(
+            "{address} is in use by another process: stop it, or choose another with {option}"
+        )),
+        _ => NodeError::Failed(format!("can't listen on {address}: {error}")),
+    };
+    let socket = if address.is_ipv4() {
+        tokio::net::TcpSocket::new_v4()
+    } else {
+        tokio::net::TcpSocket::new_v6()
+    };
+    let socket = socket.map_err(in_use)?;
+    // A restart must not wait for the kernel to forget the sockets of the last life.
+    socket.set_reuseaddr(true).map_err(in_use)?;
+    socket.bind(address).map_err(in_use)?;
+    socket.listen(4_096).map_err(in_use)
+}
+
+/// One server or the API, running.
+pub struct Part {
+    /// What it is made of.
+    pub chat: Arc<Chat>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How a balancer in this process hands connections over; servers only.
+    pub door: Option<Door>,
+    gateway: Option<Arc<Gateway>>,
+    keeper: JoinHandle<bool>,
+}
+
+/// How a part is to be started.
+pub struct PartOptions {
+    /// Its name.
+    pub id: ProcessId,
+    /// What it is.
+    pub role: Role,
+    /// `HOST:PORT` for balancers; the listening address where none is given.
+    pub advertise: Option<String>,
+    /// Where browsers reach it themselves.
+    pub public_url: Option<String>,
+    /// Its listener.
+    pub listener: TcpListener,
+    /// A lock proves that rows under this name are of the past.
+    pub lock_held: bool,
+}
+
+/// A process with its parts.
+pub struct Node {
+    /// What the parts share.
+    pub wired: Wired,
+    /// The lanes of all parts.
+    pub lanes: Arc<Lanes>,
+    /// What `/readyz` says.
+    pub health: Arc<Health>,
+    /// Its parts, in the order of starting.
+    pub parts: Vec<Part>,
+    /// Ends what takes new work: listeners, the API, the balancer.
+    pub accepting: CancellationToken,
+    /// Ends what finishes work: lanes' parts, keepers, beats.
+    pub background: CancellationToken,
+    /// Listeners and the like.
+    pub tasks: TaskTracker,
+    drain: Duration,
+}
+
+impl Node {
+    /// A process without parts.
+    pub fn new(wired: Wired, health: Arc<Health>, drain_seconds: u64) -> Self {
+        Self {
+            lanes: Lanes::new(wired.store.clone()),
+            wired,
+            health,
+            parts: Vec::new(),
+            accepting: CancellationToken::new(),
+            background: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            drain: Duration::from_secs(drain_seconds),
+        }
+    }
+
+    /// Starts a part: its row, its channel, its background, its sockets or its HTTP.
+    pub async fn start(
+        &mut self,
+        options: PartOptions,
+        metrics: Arc<Metrics>,
+    ) -> Result<(), NodeError> {
+        let PartOptions { id, role, advertise, public_url, listener, lock_held } = options;
+        let address = listener.local_addr().map_err(|e| NodeError::Failed(e.to_string()))?;
+        let row = BoardRow {
+            id: id.clone(),
+            epoch: Epoch(rand::random()),
+            beat: 0,
+            role,
+            address: advertise.unwrap_or_else(|| address.to_string()),
+            public_url,
+            sockets: 0,
+            accepting: false,
+            hints: 0,
+            deaf: false,
+        };
+        let stop = self.background.clone();
+        let (liveness, events) =
+            Liveness::start(self.wired.board.clone(), row, lock_held, stop.clone()).await?;
+        let chat = Chat::new(chat::Parts {
+            store: self.wired.store.clone(),
+            directory: self.wired.directory.clone(),
+            bus: self.wired.bus.clone(),
+            lanes: self.lanes.clone(),
+            liveness,
+            metrics,
+            clock: chat::wall_clock(),
+        });
+        let bus = self.wired.bus.subscribe(&id).await;
+        let bus = bus.map_err(|error| NodeError::Failed(error.to_string()))?;
+        let keeper = tokio::spawn({
+            let (chat, stop) = (chat.clone(), stop.child_token());
+            async move { chat.keep(events, bus, stop).await }
+        });
+        let (gateway, door) = match role {
+            Role::Server => {
+                let (door, handed) = mpsc::channel::<Accepted>(DOOR_MAX);
+                let gateway = Gateway::new(chat.clone());
+                let serving = gateway.clone().serve(listener, handed, self.accepting.clone());
+                self.tasks.spawn(serving);
+                (Some(gateway), Some(door))
+            }
+            Role::Api => {
+                let serving = crate::api::serve(
+                    chat.clone(),
+                    listener,
+                    ApiOptions::default(),
+                    self.accepting.clone(),
+                );
+                self.tasks.spawn(serving);
+                (None, None)
+            }
+        };
+        self.parts.push(Part { chat, address, door, gateway, keeper });
+        Ok(())
+    }
+
+    /// Waits until every living process can have read the rows of these parts, then takes sockets.
+    pub async fn open(&self) {
+        let mut others = false;
+        for part in &self.parts {
+            let view = part.chat.liveness.view_after(Instant::now(), ROW_IS_READ).await;
+            let ours = |id: &ProcessId| self.parts.iter().any(|p| p.chat.me.id == *id);
+            others |= view.is_none_or(|view| view.alive.iter().any(|row| !ours(&row.id)));
+        }
+        if others {
+            tokio::time::sleep(ROW_IS_READ).await;
+        }
+        for part in &self.parts {
+            part.chat.liveness.set(RowChange::Accepting(true), true);
+            if let Some(gateway) = &part.gateway {
+                gateway.open();
+            }
+        }
+        self.health.ready();
+    }
+
+    /// Resolves when a part lost its name on the board to another life.
+    pub async fn taken(&mut self) {
+        let keepers = self.parts.iter_mut().map(|part| Box::pin(&mut part.keeper));
+        let keepers: Vec<_> = keepers.collect();
+        if keepers.is_empty() {
+            return std::future::pending().await;
+        }
+        futures_util::future::select_all(keepers).await;
+    }
+
+    /// The clean stop. Ends within the drain and 5 s.
+    pub async fn stop(mut self) {
+        let limit = Instant::now() + self.drain + STOP_GRACE;
+        self.health.draining();
+        for part in &self.parts {
+            part.chat.liveness.set(RowChange::Accepting(false), true);
+        }
+        self.accepting.cancel();
+        let drains = self.parts.iter().filter_map(|part| part.gateway.clone()).map(|gateway| {
+            let drain = self.drain;
+            async move { gateway.drain(drain).await }
+        });
+        let _ = timeout(limit - Instant::now(), futures_util::future::join_all(drains)).await;
+        self.tasks.close();
+        let settle = async {
+            self.tasks.wait().await;
+            self.lanes.close();
+            self.lanes.finish().await;
+            for part in &self.parts {
+                // What is not confirmed by now is found by whoever reads the mailbox.
+                let _ = timeout(Duration::from_secs(2), part.chat.hints_settled()).await;
+            }
+        };
+        if timeout(limit.saturating_duration_since(Instant::now()), settle).await.is_err() {
+            tracing::warn!("stopped before everything was finished");
+        }
+        for part in &self.parts {
+            part.chat.liveness.leave().await;
+        }
+        self.background.cancel();
+        for part in self.parts.drain(..) {
+            let _ = timeout(Duration::from_secs(1), part.keeper).await;
+        }
+    }
+}

@@ -1,1 +1,141 @@
-//! To be written.
+//! Picks the adapters: the only file that names concrete ones. URLs decide.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::board::Board;
+use crate::board::dynamodb::DynamoBoard;
+use crate::board::embedded::EmbeddedBoard;
+use crate::bus::Bus;
+use crate::bus::embedded::EmbeddedBus;
+use crate::bus::redis::RedisBus;
+use crate::config::Parts;
+use crate::directory::Directory;
+use crate::directory::embedded::EmbeddedDirectory;
+use crate::directory::redis::RedisDirectory;
+use crate::store::Store;
+use crate::store::dynamodb::{DynamoStore, Link};
+use crate::store::embedded::{EmbeddedStore, FolderLock, OpenError};
+use crate::telemetry::Metrics;
+
+/// Where the embedded store keeps its data.
+#[derive(Debug, Clone, Copy)]
+pub enum Data<'a> {
+    /// In this folder, durable.
+    Folder(&'a Path),
+    /// In memory, gone at exit.
+    Memory,
+    /// There is none: this role needs DynamoDB.
+    None,
+}
+
+/// The parts of a process that its roles share.
+pub struct Wired {
+    /// The truth.
+    pub store: Arc<dyn Store>,
+    /// Who is alive.
+    pub board: Arc<dyn Board>,
+    /// Who is where.
+    pub directory: Arc<dyn Directory>,
+    /// Server to server.
+    pub bus: Arc<dyn Bus>,
+    /// Proves that no other process uses the data folder; held until exit.
+    pub lock: Option<FolderLock>,
+}
+
+/// Why the parts can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum WiringError {
+    /// Bad usage or configuration: exit 2.
+    #[error("{0}")]
+    Usage(String),
+    /// A part does not answer or refuses: exit 1.
+    #[error("{0}")]
+    Part(String),
+}
+
+impl From<OpenError> for WiringError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::InUse(_) => Self::Usage(error.to_string()),
+            other => Self::Part(other.to_string()),
+        }
+    }
+}
+
+/// Connects to Redis and DynamoDB where URLs are given, and takes embedded parts otherwise.
+pub async fn wire(
+    parts: &Parts,
+    data: Data<'_>,
+    metrics: &Arc<Metrics>,
+) -> Result<Wired, WiringError> {
+    // Taken for its proof even where DynamoDB keeps the messages.
+    let lock = match data {
+        Data::Folder(folder) => Some(FolderLock::take(folder)?),
+        Data::Memory | Data::None => None,
+    };
+    let (store, board) = durable(parts, data, metrics).await?;
+    let (directory, bus) = hints(parts, metrics).await?;
+    Ok(Wired { store, board, directory, bus, lock })
+}
+
+async fn durable(
+    parts: &Parts,
+    data: Data<'_>,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<dyn Store>, Arc<dyn Board>), WiringError> {
+    if let Some(target) = &parts.dynamodb {
+        let link = link(target, &parts.table, metrics).await?;
+        let board = DynamoBoard::new(link.clone());
+        let store = DynamoStore::open(link).await.map_err(part)?;
+        return Ok((Arc::new(store), Arc::new(board)));
+    }
+    let store: Arc<dyn Store> = match data {
+        Data::Folder(folder) => EmbeddedStore::open(folder)?,
+        Data::Memory => EmbeddedStore::in_memory()?,
+        Data::None => {
+            let text = "give --dynamodb URL or --dynamodb aws: this role shares its store";
+            return Err(WiringError::Usage(text.to_owned()));
+        }
+    };
+    Ok((store, Arc::new(EmbeddedBoard::default())))
+}
+
+async fn hints(
+    parts: &Parts,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<dyn Directory>, Arc<dyn Bus>), WiringError> {
+    let Some(url) = &parts.redis else {
+        return Ok((Arc::new(EmbeddedDirectory::default()), Arc::new(EmbeddedBus::default())));
+    };
+    let directory =
+        RedisDirectory::connect(url, &parts.redis_prefix, metrics.clone()).await.map_err(part)?;
+    let bus = RedisBus::connect(url, &parts.redis_prefix, metrics.clone()).await.map_err(part)?;
+    Ok((Arc::new(directory), Arc::new(bus)))
+}
+
+/// The board alone, for a balancer.
+pub async fn board(
+    target: &str,
+    table: &str,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<dyn Board>, WiringError> {
+    let link = link(target, table, metrics).await?;
+    // Opening makes a missing table of DynamoDB Local, and fails early where there is none.
+    let store = DynamoStore::open(link).await.map_err(part)?;
+    Ok(Arc::new(DynamoBoard::new(store.link())))
+}
+
+async fn link(target: &str, table: &str, metrics: &Arc<Metrics>) -> Result<Arc<Link>, WiringError> {
+    let link = Link::new(target, table, metrics.clone()).await;
+    link.map_err(|bad| WiringError::Usage(bad.to_string()))
+}
+
+fn part(error: impl std::fmt::Display) -> WiringError {
+    WiringError::Part(error.to_string())
+}
+
+/// The store of a data folder, to read only; a running `parlor up` does not mind.
+pub fn read_folder(folder: &Path) -> Result<Arc<dyn Store>, WiringError> {
+    Ok(EmbeddedStore::read_only(folder)?)
+}

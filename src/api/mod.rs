@@ -1,1 +1,176 @@
-//! To be written.
+//! The Message API: what a socket can do, and what only a page needs, over HTTP.
+//!
+//! Handlers are thin: `input` reads a request, `Chat` does the work, `error` says what went wrong.
+//! `health` is the admin address of every role. **Invariant:** a request is answered once, as JSON,
+//! whatever it says and whatever a handler does: the guard below bounds its body and its time and
+//! catches a panic.
+
+mod conversations;
+mod error;
+mod exposition;
+pub mod health;
+mod input;
+mod listen;
+mod messages;
+mod openapi;
+mod rooms;
+mod stall;
+#[cfg(test)]
+mod tests;
+
+pub use error::Problem;
+pub use exposition::exposition;
+pub use health::{Health, serve_admin};
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use futures_util::FutureExt;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::chat::Chat;
+use crate::protocol::ErrorCode;
+use crate::telemetry::Metrics;
+
+/// The bounds of the API.
+#[derive(Debug, Clone, Copy)]
+pub struct ApiOptions {
+    /// How long a body may take to arrive, and then the work on it to end.
+    pub request_timeout: Duration,
+    /// How long a request head may take, and how long a connection may idle.
+    pub header_timeout: Duration,
+    /// How many connections are open at once.
+    pub connections_max: usize,
+    /// How long requests under way may take to end at a stop.
+    pub drain: Duration,
+}
+
+impl Default for ApiOptions {
+    fn default() -> Self {
+        let ten = Duration::from_secs(10);
+        Self { request_timeout: ten, header_timeout: ten, connections_max: 4_096, drain: ten }
+    }
+}
+
+/// Serves the API until `stop`; returns once the requests under way have ended.
+pub async fn serve(
+    chat: Arc<Chat>,
+    listener: TcpListener,
+    options: ApiOptions,
+    stop: CancellationToken,
+) {
+    let bounds = listen::Bounds {
+        connections_max: options.connections_max,
+        header_timeout: options.header_timeout,
+        drain: options.drain,
+    };
+    listen::listen(router(chat, options), listener, bounds, stop).await;
+}
+
+/// All routes, with their bounds.
+pub fn router(chat: Arc<Chat>, options: ApiOptions) -> Router {
+    let metrics = chat.metrics.clone();
+    let routes = Router::new()
+        .route("/openapi.json", get(openapi::document))
+        .route("/v1/users/{user}/conversations", get(conversations::list))
+        .route("/v1/users/{user}/presence", get(conversations::presence))
+        .route("/v1/conversations/{conversation}/messages", get(messages::history))
+        .route("/v1/messages", post(messages::send))
+        .route("/v1/rooms", post(rooms::create))
+        .route("/v1/rooms/{room}/members/{user}", put(rooms::add).delete(rooms::remove))
+        .route("/v1/servers", get(conversations::servers));
+    guarded(routes, options.request_timeout, Some(metrics)).with_state(chat)
+}
+
+/// Puts the guard around routes, and problems where there is none.
+fn guarded<S>(routes: Router<S>, limit: Duration, metrics: Option<Arc<Metrics>>) -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let guard = Guard { limit, metrics };
+    routes
+        .fallback(async || Problem::new(ErrorCode::NotFound, "no such path, see /openapi.json"))
+        .method_not_allowed_fallback(async || {
+            let detail = "this path does not take that method, see the Allow header";
+            let status = StatusCode::METHOD_NOT_ALLOWED;
+            Problem::with_status(ErrorCode::BadRequest, status, detail)
+        })
+        .layer(middleware::from_fn_with_state(guard, guard_request))
+}
+
+#[derive(Debug, Clone)]
+struct Guard {
+    limit: Duration,
+    metrics: Option<Arc<Metrics>>,
+}
+
+async fn guard_request(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let answer = match timeout(guard.limit, whole(request)).await {
+        Ok(Ok(request)) => run(next, request, guard.limit).await,
+        Ok(Err(problem)) => problem.into_response(),
+        Err(_) => {
+            let detail = "the body took too long, send it faster";
+            let status = StatusCode::REQUEST_TIMEOUT;
+            Problem::with_status(ErrorCode::BadRequest, status, detail).into_response()
+        }
+    };
+    if let (Some(metrics), Some(refused)) =
+        (&guard.metrics, answer.extensions().get::<error::Refused>())
+    {
+        Metrics::count(&metrics.refused, refused.0.as_str());
+    }
+    with_safe_headers(answer)
+}
+
+/// The request with its body read, so that no handler waits for a client.
+async fn whole(request: Request) -> Result<Request, Problem> {
+    input::percent_decode(request.uri().path()).ok_or_else(input::bad_percent)?;
+    let (parts, body) = request.into_parts();
+    if announced(&parts.headers).is_some_and(|bytes| bytes > input::BODY_BYTES_MAX as u64) {
+        let detail = format!("the body is over {} bytes", input::BODY_BYTES_MAX);
+        return Err(Problem::new(ErrorCode::TooLarge, detail));
+    }
+    let body = input::read_body(body).await?;
+    Ok(Request::from_parts(parts, Body::from(body)))
+}
+
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Runs the handler within its time. One that panics or is late has promised nothing; a send that
+/// reached its lane goes on there, and the same Idempotency-Key finds it.
+async fn run(next: Next, request: Request, limit: Duration) -> Response {
+    let retry = "nothing is promised, send it again with the same Idempotency-Key";
+    match timeout(limit, AssertUnwindSafe(next.run(request)).catch_unwind()).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => {
+            tracing::error!("a handler panicked");
+            let detail = format!("internal error: {retry}");
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            Problem::with_status(ErrorCode::Unavailable, status, detail).into_response()
+        }
+        Err(_) => {
+            let detail = format!("it took too long: {retry}");
+            Problem::new(ErrorCode::Unavailable, detail).into_response()
+        }
+    }
+}
+
+/// Answers are somebody's messages: no cache keeps them, and no browser takes them for a page.
+fn with_safe_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

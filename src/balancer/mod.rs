@@ -1,1 +1,327 @@
-//! To be written.
+//! The load balancer: deals new connections to the servers, and serves the page.
+//!
+//! It takes part in the upgrade only. `head` looks at the request, `pick` chooses among the servers
+//! that `discovery` knows; one in this process gets the socket itself with the bytes already read,
+//! for another the bytes are spliced (`proxy`). A socket once handed over is never dealt again.
+//! Everything that is not `/ws` is answered by `front`.
+
+pub mod discovery;
+pub mod forward;
+pub mod front;
+pub mod head;
+pub mod health;
+pub mod page;
+pub mod pick;
+pub mod proxy;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Pick;
+use crate::gateway::Accepted;
+pub use discovery::Backends;
+use discovery::{Backend, List};
+use forward::Forward;
+use head::Head;
+use pick::Picker;
+
+/// The most connections whose head is being read, and plain requests under way.
+const HALF_OPEN_MAX: usize = 4_096;
+/// How long accepting rests when the process has no file left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How a balancer deals.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// By which rule.
+    pub pick: Pick,
+    /// Where `/v1/…` goes.
+    pub api: Option<String>,
+}
+
+/// A balancer: what its connections share.
+pub struct Balancer {
+    picker: Picker,
+    backends: List,
+    forward: Option<Forward>,
+    half_open: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+impl Balancer {
+    /// Starts to follow its servers, until `stop`.
+    pub fn new(options: &Options, backends: Backends, stop: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            picker: Picker::new(options.pick),
+            backends: discovery::follow(backends, stop),
+            forward: options.api.as_deref().map(Forward::new),
+            half_open: Arc::new(Semaphore::new(HALF_OPEN_MAX)),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Whether some server takes sockets.
+    pub fn has_servers(&self) -> bool {
+        self.backends.borrow().iter().any(|backend| backend.is_well())
+    }
+
+    /// Waits until some server takes sockets.
+    pub async fn servers_known(&self) {
+        let mut list = self.backends.clone();
+        let _ = list.wait_for(|list| list.iter().any(|backend| backend.is_well())).await;
+    }
+
+    /// The servers to try for this user, the picked one first.
+    fn picked(&self, user: &str) -> Vec<Arc<Backend>> {
+        let list = self.backends.borrow().clone();
+        let well: Vec<&Backend> =
+            list.iter().filter(|backend| backend.is_well()).map(Arc::as_ref).collect();
+        let order = self.picker.order(&well, user);
+        let shared = |backend: &Backend| list.iter().find(|b| b.id == backend.id).cloned();
+        order.into_iter().filter_map(shared).collect()
+    }
+
+    /// Waits until the connections that go through here have ended.
+    pub async fn finished(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Accepts until `stop`; spliced connections then go on until their ends close them.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.take(stream, peer),
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn take(self: &Arc<Self>, mut stream: TcpStream, peer: SocketAddr) {
+        let Ok(permit) = self.half_open.clone().try_acquire_owned() else { return };
+        let balancer = self.clone();
+        self.tasks.spawn(async move {
+            match head::read(&mut stream).await {
+                Some(Head::Upgrade { read, user }) => {
+                    drop(permit);
+                    balancer.deal(stream, peer, read, &user).await;
+                }
+                Some(Head::Plain(read)) => front::serve(balancer, stream, read).await,
+                Some(Head::TooLong) => refuse(stream, 431, "Request Header Fields Too Large").await,
+                Some(Head::Bad) => refuse(stream, 400, "Bad Request").await,
+                None => {}
+            }
+        });
+    }
+
+    async fn deal(&self, stream: TcpStream, peer: SocketAddr, read: Bytes, user: &str) {
+        let mut accepted = Accepted { stream, peer, read };
+        for backend in self.picked(user) {
+            if let Some(door) = &backend.door {
+                // Counted by the server in its own metrics; here only the dealing counts.
+                match door.try_send(accepted) {
+                    Ok(()) => return,
+                    Err(refused) => accepted = refused.into_inner(),
+                }
+                continue;
+            }
+            match proxy::dial(&backend.address).await {
+                Ok(server) => {
+                    backend.opened();
+                    proxy::splice(accepted.stream, server, accepted.read).await;
+                    return backend.closed();
+                }
+                Err(error) => {
+                    tracing::info!(server = %backend.id, %error, "passed over");
+                    backend.refused();
+                }
+            }
+        }
+        refuse(accepted.stream, 503, "Service Unavailable").await;
+    }
+}
+
+/// A short answer, and the end of the connection.
+async fn refuse(mut stream: TcpStream, status: u16, reason: &str) {
+    let retry = if status == 503 { "Retry-After: 1\r\n" } else { "" };
+    let answer = format!(
+        "HTTP/1.1 {status} {reason}\r\n{retry}Content-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NamedServer;
+    use crate::telemetry::Metrics;
+    use tokio::io::AsyncReadExt;
+    use tokio::sync::mpsc;
+
+    const UPGRADE: &[u8] = b"GET /ws?userId=userA HTTP/1.1\r\nHost: x\r\n\r\nearly";
+
+    /// A server that says its name, then echoes; well while `/readyz` is asked.
+    async fn server(name: &'static str) -> (NamedServer, CancellationToken) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let stop = CancellationToken::new();
+        let serving = stop.clone();
+        tokio::spawn(serving.run_until_cancelled_owned(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(async move {
+                    let mut read = vec![0; 1_024];
+                    let count = stream.read(&mut read).await.unwrap();
+                    if read.starts_with(b"GET /readyz") {
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+                        return;
+                    }
+                    stream.write_all(name.as_bytes()).await.unwrap();
+                    stream.write_all(&read[..count]).await.unwrap();
+                    let (mut from, mut to) = stream.split();
+                    let _ = tokio::io::copy(&mut from, &mut to).await;
+                });
+            }
+        }));
+        (NamedServer { id: crate::protocol::ProcessId::parse(name).unwrap(), address }, stop)
+    }
+
+    async fn balancer(backends: Backends, api: Option<String>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let options = Options { pick: Pick::RoundRobin, api };
+        let stop = CancellationToken::new();
+        tokio::spawn(Balancer::new(&options, backends, stop.clone()).run(listener, stop));
+        address
+    }
+
+    async fn exchange(address: SocketAddr, request: &[u8], answer: usize) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut read = vec![0; answer];
+        stream.read_exact(&mut read).await.unwrap();
+        String::from_utf8(read).unwrap()
+    }
+
+    async fn request(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn bytes_are_spliced_both_ways_and_a_dead_server_is_passed_over() {
+        let ((one, _one), (two, dead)) = (server("ws1").await, server("ws2").await);
+        let front = balancer(Backends::Named(vec![one, two]), None).await;
+        let expected = |name: &str| format!("{name}{}", str::from_utf8(UPGRADE).unwrap());
+        let length = UPGRADE.len() + 3;
+        for name in ["ws1", "ws2", "ws1"] {
+            assert_eq!(exchange(front, UPGRADE, length).await, expected(name));
+        }
+        let mut open = TcpStream::connect(front).await.unwrap();
+        dead.cancel();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        for _ in 0..4 {
+            assert_eq!(exchange(front, UPGRADE, length).await, expected("ws1"));
+        }
+        open.write_all(UPGRADE).await.unwrap();
+        let mut read = vec![0; length];
+        open.read_exact(&mut read).await.unwrap();
+        open.write_all(b"more").await.unwrap();
+        open.read_exact(&mut read[..4]).await.unwrap();
+        assert_eq!(&read[..4], b"more");
+    }
+
+    #[tokio::test]
+    async fn a_server_in_this_process_gets_the_socket_with_the_bytes_read() {
+        let (door, mut handed) = mpsc::channel(1);
+        let id = crate::protocol::ProcessId::parse("ws1").unwrap();
+        let metrics = Arc::new(Metrics::new("ws1"));
+        let front = balancer(Backends::InProcess(vec![(id, door, metrics)]), None).await;
+        let mut client = TcpStream::connect(front).await.unwrap();
+        client.write_all(UPGRADE).await.unwrap();
+        let mut accepted = handed.recv().await.unwrap();
+        assert_eq!(&accepted.read[..], UPGRADE);
+        assert_eq!(accepted.peer, client.local_addr().unwrap());
+        accepted.stream.write_all(b"hello").await.unwrap();
+        let mut read = [0; 5];
+        client.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"hello");
+    }
+
+    #[tokio::test]
+    async fn nobody_to_deal_to_is_a_503() {
+        let front = balancer(Backends::InProcess(Vec::new()), None).await;
+        let answer = request(front, str::from_utf8(UPGRADE).unwrap()).await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After"), "{answer}");
+        let connect = "GET /v1/connect?userId=a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        assert!(request(front, connect).await.starts_with("HTTP/1.1 503"));
+    }
+
+    #[tokio::test]
+    async fn the_page_and_connect_are_answered_here() {
+        let (one, _stop) = server("ws1").await;
+        let front = balancer(Backends::Named(vec![one]), None).await;
+        let get = |path: &str| {
+            format!("GET {path} HTTP/1.1\r\nHost: chat.test\r\nConnection: close\r\n\r\n")
+        };
+        let page = request(front, &get("/")).await;
+        assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+        assert!(page.contains("content-security-policy: default-src 'self'"));
+        let connect = request(front, &get("/v1/connect?userId=userA")).await;
+        assert!(connect.ends_with(r#"{"server":"ws1","url":"ws://chat.test/ws"}"#), "{connect}");
+        for (path, status) in
+            [("/v1/connect?userId=a%20b", 400), ("/../Cargo.toml", 404), ("/v1/servers", 404)]
+        {
+            let answer = request(front, &get(path)).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {answer}");
+            assert!(answer.contains("application/problem+json"), "{answer}");
+        }
+        let post = "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        assert!(request(front, post).await.contains("allow: GET, HEAD"));
+        let long = format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(9_000));
+        assert!(request(front, &long).await.starts_with("HTTP/1.1 431"));
+    }
+
+    #[tokio::test]
+    async fn the_message_api_is_behind_the_same_origin() {
+        let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", api.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = api.accept().await.unwrap();
+            let mut read = vec![0; 4_096];
+            let count = stream.read(&mut read).await.unwrap();
+            let seen = String::from_utf8_lossy(&read[..count]).to_lowercase();
+            let good = seen.starts_with("post /v1/messages?userid=a ")
+                && seen.contains("idempotency-key: r1")
+                && !seen.contains("x-hop")
+                && seen.ends_with("{}");
+            let status = if good { "201 Created" } else { "500 Wrong" };
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let front = balancer(Backends::InProcess(Vec::new()), Some(url)).await;
+        let post = "POST /v1/messages?userId=a HTTP/1.1\r\nHost: x\r\nConnection: close, x-hop\r\n\
+                    X-Hop: 1\r\nIdempotency-Key: r1\r\nContent-Length: 2\r\n\r\n{}";
+        let answer = request(front, post).await;
+        assert!(answer.starts_with("HTTP/1.1 201") && answer.ends_with("ok"), "{answer}");
+    }
+}

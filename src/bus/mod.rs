@@ -10,6 +10,7 @@
 
 pub mod contract;
 pub mod embedded;
+mod inbox;
 pub mod redis;
 
 use std::sync::Arc;

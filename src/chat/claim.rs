@@ -1,23 +1,242 @@
-//! The own entries of the socket map: claimed, swept, released.
+//! The own entries of the socket map: claimed, repeated, swept, released.
+//!
+//! **Claim before catch-up**: a socket reads its mailbox only after its claim was tried; where the
+//! claim failed it is repeated until it holds, and the mailbox is read again then. **Release only
+//! your own**: a release names the claim, so the late goodbye of an old claim removes nothing new.
 
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::StreamExt;
+use futures_util::stream;
 
 use super::Chat;
-use crate::hub::Outbox;
+use crate::directory::SocketEntry;
+use crate::hub::{Event, Outbox};
+use crate::protocol::SocketId;
+
+/// How many claims are under way at once when many are repeated.
+const CLAIMS_AT_ONCE: usize = 64;
+/// Every entry is swept once in so many seconds; entries live three times as long.
+const SWEEP_SECONDS: usize = 1_200;
+/// The fewest entries swept a second.
+const SWEEP_MIN: usize = 16;
+
+#[derive(Debug)]
+struct Claim {
+    outbox: Arc<Outbox>,
+    number: u64,
+    holds: bool,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    claims: HashMap<SocketId, Claim>,
+    sweep: VecDeque<SocketId>,
+    unclaimed: usize,
+}
 
 /// The claims of this server's sockets.
 #[derive(Debug, Default)]
-pub struct Claims {}
+pub struct Claims {
+    next: AtomicU64,
+    table: Mutex<Table>,
+}
+
+impl Claims {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number that this process never gave before.
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn begin(&self, outbox: &Arc<Outbox>) -> u64 {
+        let number = self.number();
+        let mut table = self.lock();
+        let claim = Claim { outbox: outbox.clone(), number, holds: false };
+        match table.claims.insert(outbox.who.socket, claim) {
+            Some(old) if !old.holds => {}
+            Some(_) => table.unclaimed += 1,
+            None => {
+                table.unclaimed += 1;
+                table.sweep.push_back(outbox.who.socket);
+            }
+        }
+        number
+    }
+
+    fn holds(&self, socket: SocketId, number: u64) {
+        let mut table = self.lock();
+        if let Some(claim) = table.claims.get_mut(&socket)
+            && claim.number == number
+            && !claim.holds
+        {
+            claim.holds = true;
+            table.unclaimed -= 1;
+        }
+    }
+
+    fn end(&self, socket: SocketId) -> Option<u64> {
+        let mut table = self.lock();
+        let claim = table.claims.remove(&socket)?;
+        if !claim.holds {
+            table.unclaimed -= 1;
+        }
+        Some(claim.number)
+    }
+
+    fn without(&self) -> Vec<Arc<Outbox>> {
+        let table = self.lock();
+        if table.unclaimed == 0 {
+            return Vec::new();
+        }
+        let open = table.claims.values().filter(|claim| !claim.holds);
+        open.map(|claim| claim.outbox.clone()).collect()
+    }
+
+    fn all(&self) -> Vec<Arc<Outbox>> {
+        self.lock().claims.values().map(|claim| claim.outbox.clone()).collect()
+    }
+
+    /// The next ones to sweep; those that ended leave the round here.
+    fn round(&self) -> Vec<(Arc<Outbox>, u64)> {
+        let mut table = self.lock();
+        let count = SWEEP_MIN.max(table.claims.len() / SWEEP_SECONDS).min(table.sweep.len());
+        let mut round = Vec::with_capacity(count);
+        for _ in 0..count {
+            let Some(socket) = table.sweep.pop_front() else { break };
+            if let Some(claim) = table.claims.get(&socket) {
+                if claim.holds {
+                    round.push((claim.outbox.clone(), claim.number));
+                }
+                table.sweep.push_back(socket);
+            }
+        }
+        round
+    }
+}
 
 impl Chat {
     /// Claims the map entry of a socket, once. A claim that fails is repeated in the background
     /// until it holds; the socket then gets `Event::Reread`.
-    pub async fn claim(self: &Arc<Self>, _outbox: &Arc<Outbox>) {
-        unimplemented!()
+    pub async fn claim(self: &Arc<Self>, outbox: &Arc<Outbox>) -> bool {
+        let number = self.claims.begin(outbox);
+        let entry = SocketEntry {
+            socket_id: outbox.who.socket,
+            server: self.me.id.clone(),
+            epoch: self.me.epoch,
+            device: outbox.who.device.clone(),
+            claim: number,
+        };
+        match self.directory.claim(&outbox.who.user, &entry, &[]).await {
+            Ok(()) => {
+                self.claims.holds(outbox.who.socket, number);
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a claim is repeated");
+                self.redis_failed();
+                false
+            }
+        }
     }
 
-    /// Releases the socket's claim, if it still stands.
-    pub async fn release(self: &Arc<Self>, _outbox: &Arc<Outbox>) {
-        unimplemented!()
+    /// Releases the socket's claim, if it still stands. Where the map does not answer the entry
+    /// stays: who follows it is told `gone` here, and that removes it.
+    pub async fn release(self: &Arc<Self>, outbox: &Arc<Outbox>) {
+        let who = &outbox.who;
+        if let Some(number) = self.claims.end(who.socket)
+            && let Err(error) = self.directory.release(&who.user, who.socket, number).await
+        {
+            tracing::debug!(%error, "an entry was not released");
+        }
+    }
+
+    /// Claims again what does not hold; each that holds now reads its mailbox again.
+    pub(super) async fn repeat_claims(self: &Arc<Self>) {
+        let unclaimed = self.claims.without();
+        if !unclaimed.is_empty() && !self.keeper.is_deaf() {
+            self.claim_again(unclaimed).await;
+        }
+    }
+
+    pub(super) async fn claim_all_again(self: &Arc<Self>) {
+        self.claim_again(self.claims.all()).await;
+    }
+
+    async fn claim_again(self: &Arc<Self>, outboxes: Vec<Arc<Outbox>>) {
+        let again = |outbox: Arc<Outbox>| async move {
+            let open = || self.hub.of(&outbox.who.user).iter().any(|o| Arc::ptr_eq(o, &outbox));
+            if open() && self.claim(&outbox).await {
+                outbox.push(Event::Reread);
+            }
+            if !open() {
+                // It closed meanwhile, and its own release may have come before this claim.
+                self.release(&outbox).await;
+            }
+        };
+        stream::iter(outboxes).for_each_concurrent(CLAIMS_AT_ONCE, again).await;
+    }
+
+    pub(super) fn unclaimed(&self) -> Vec<Arc<Outbox>> {
+        self.claims.without()
+    }
+
+    /// One second's share of the sweep: what stands is extended, what is missing is claimed.
+    pub(super) async fn sweep(self: &Arc<Self>) {
+        for (outbox, number) in self.claims.round() {
+            let who = &outbox.who;
+            match self.directory.extend(&who.user, who.socket, number).await {
+                Ok(true) => {}
+                Ok(false) => self.claim_again(vec![outbox]).await,
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Who;
+    use crate::protocol::{DeviceId, UserId};
+
+    fn outbox(socket: u128) -> Arc<Outbox> {
+        let user = UserId::parse("a").unwrap();
+        let (device, socket) = (DeviceId::plain(), SocketId(socket));
+        Arc::new(Outbox::new(Who { user, device, socket }))
+    }
+
+    #[test]
+    fn a_newer_claim_is_not_taken_for_the_older() {
+        let claims = Claims::default();
+        let first = claims.begin(&outbox(1));
+        let second = claims.begin(&outbox(1));
+        assert!(second > first);
+        claims.holds(SocketId(1), first);
+        assert_eq!(claims.without().len(), 1, "the answer to the first says nothing of the second");
+        claims.holds(SocketId(1), second);
+        assert!(claims.without().is_empty());
+        assert_eq!(claims.end(SocketId(1)), Some(second));
+        assert_eq!(claims.end(SocketId(1)), None);
+    }
+
+    #[test]
+    fn the_sweep_comes_to_everyone_and_forgets_who_left() {
+        let claims = Claims::default();
+        for socket in 0..40 {
+            let number = claims.begin(&outbox(socket));
+            claims.holds(SocketId(socket), number);
+        }
+        claims.end(SocketId(3));
+        let mut seen: Vec<_> = (0..3).flat_map(|_| claims.round()).collect();
+        seen.sort_by_key(|(outbox, _)| outbox.who.socket);
+        seen.dedup_by_key(|(outbox, _)| outbox.who.socket);
+        assert_eq!(seen.len(), 39);
+        assert_eq!(claims.lock().sweep.len(), 39);
     }
 }

@@ -1,15 +1,34 @@
-//! Who counts as alive, judged from the board.
+//! Who counts as alive, judged from the board; and the own row on it.
+//!
+//! Two tasks until the part stops: one beats, one reads. Rows are judged by the reader's own
+//! monotonic clock: one that has not moved for 15 s, while reads succeeded, is dead. **Nothing is
+//! appended without an own beat of the last 10 s**, so a process that others hold for dead does not
+//! go on as if it lived.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Identity;
-use crate::board::{Board, BoardRow, SlowHint};
+use crate::board::{
+    BEAT_INTERVAL_MS, Beat, Board, BoardRow, DEAD_AFTER_MS, HINTS_PER_ITEM_MAX, READ_INTERVAL_MS,
+    SlowHint,
+};
 use crate::protocol::{Epoch, ProcessId};
+use crate::store::StoreError;
+
+/// How long an own beat counts.
+pub const BEAT_COUNTS: Duration = Duration::from_secs(10);
+/// A row under the own name that does not move for so long may be taken over.
+pub const TAKE_OVER_AFTER: Duration = Duration::from_secs(6);
+/// The most time that one successful read counts for.
+const READ_COUNTS: Duration = Duration::from_secs(3);
+/// How many events may wait for the part.
+const EVENTS_MAX: usize = 256;
 
 /// What the board showed at one reading.
 #[derive(Debug, Clone)]
@@ -33,7 +52,7 @@ impl View {
 }
 
 /// What happened on the board, for the part that owns the liveness.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum BoardEvent {
     /// A process died or began another life: re-read local users' mailboxes, now and 20 s later.
     Death(ProcessId),
@@ -41,67 +60,10 @@ pub enum BoardEvent {
     Hints(Vec<SlowHint>),
     /// The own row went unwritten for 10 s and is written again: claim all again and re-read.
     Revived,
-    /// The board could not be read for 10 s and is readable again: re-read.
+    /// The board could not be read for 10 s and is readable again, or events were lost: re-read.
     ReadAgain,
     /// Another life has taken the own name: close all and exit.
     Taken,
-}
-
-/// The own row and the judged view of one process part. Cheap to ask.
-pub struct Liveness {
-    me: Identity,
-    view: watch::Receiver<Arc<View>>,
-}
-
-impl Liveness {
-    /// Takes the own name on the board and starts beating and reading until `stop`.
-    ///
-    /// `lock_held`: a lock proves that rows under this name are of the past (`parlor up`), so one
-    /// is taken over at once; else a row that moves within 6 s is in use and this fails.
-    /// `row` is the first row; later beats ask [`Liveness::set`] values.
-    pub async fn start(
-        _board: Arc<dyn Board>,
-        _row: BoardRow,
-        _lock_held: bool,
-        _stop: CancellationToken,
-    ) -> Result<(Arc<Self>, mpsc::Receiver<BoardEvent>), StartError> {
-        unimplemented!()
-    }
-
-    /// The newest view.
-    pub fn view(&self) -> Arc<View> {
-        self.view.borrow().clone()
-    }
-
-    /// The own name and life.
-    pub fn me(&self) -> &Identity {
-        &self.me
-    }
-
-    /// Whether the own row was written in the last 10 s.
-    pub fn may_append(&self) -> bool {
-        unimplemented!()
-    }
-
-    /// Waits for a view whose reading begins after now; at most `limit`. Shared by all callers.
-    pub async fn view_after(&self, _now: Instant, _limit: Duration) -> Option<Arc<View>> {
-        unimplemented!()
-    }
-
-    /// What the next beat says; `urgent` beats at once.
-    pub fn set(&self, _change: RowChange, _urgent: bool) {
-        unimplemented!()
-    }
-
-    /// Writes hints to the board, in items of at most 20, and their numbers into the row.
-    pub async fn put_hints(&self, _hints: &[SlowHint]) -> Result<(), crate::store::StoreError> {
-        unimplemented!()
-    }
-
-    /// Removes the own row: the last thing of a clean stop.
-    pub async fn leave(&self) {
-        unimplemented!()
-    }
 }
 
 /// A change of the own row.
@@ -123,5 +85,349 @@ pub enum StartError {
     InUse(ProcessId),
     /// Exit 1.
     #[error(transparent)]
-    Store(#[from] crate::store::StoreError),
+    Store(#[from] StoreError),
+}
+
+#[derive(Debug)]
+struct Own {
+    row: BoardRow,
+    written: Instant,
+    left: bool,
+}
+
+/// The own row and the judged view of one process part. Cheap to ask.
+pub struct Liveness {
+    me: Identity,
+    board: Arc<dyn Board>,
+    own: Mutex<Own>,
+    view: watch::Sender<Arc<View>>,
+    beat_now: Notify,
+    read_now: Notify,
+    /// One write of the row at a time, so that beats arrive in their order.
+    beating: tokio::sync::Mutex<()>,
+    hinting: tokio::sync::Mutex<()>,
+}
+
+impl Liveness {
+    /// Takes the own name on the board and starts beating and reading until `stop`.
+    ///
+    /// `lock_held`: a lock proves that rows under this name are of the past (`parlor up`), so one
+    /// is taken over at once; else a row that moves within 6 s is in use and this fails.
+    pub async fn start(
+        board: Arc<dyn Board>,
+        row: BoardRow,
+        lock_held: bool,
+        stop: CancellationToken,
+    ) -> Result<(Arc<Self>, mpsc::Receiver<BoardEvent>), StartError> {
+        let row = take_place(&*board, row, lock_held).await?;
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let now = Instant::now();
+        let mut watched = Watched::default();
+        let alive = watched.judge(board.read().await?, now).0;
+        let liveness = Arc::new(Self {
+            me: Identity { id: row.id.clone(), epoch: row.epoch },
+            board,
+            own: Mutex::new(Own { row, written: now, left: false }),
+            view: watch::Sender::new(Arc::new(View { begun: now, alive })),
+            beat_now: Notify::new(),
+            read_now: Notify::new(),
+            beating: tokio::sync::Mutex::default(),
+            hinting: tokio::sync::Mutex::default(),
+        });
+        let (beats, reads) = (liveness.clone(), liveness.clone());
+        let events_of = Events { sender, lost: Arc::default() };
+        let (beat_events, beat_stop) = (events_of.clone(), stop.clone());
+        tokio::spawn(async move {
+            beat_stop.run_until_cancelled(beats.beat_for_ever(beat_events)).await
+        });
+        tokio::spawn(async move {
+            stop.run_until_cancelled(reads.read_for_ever(watched, events_of)).await
+        });
+        Ok((liveness, events))
+    }
+
+    fn own(&self) -> MutexGuard<'_, Own> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest view.
+    pub fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// The own name and life.
+    pub fn me(&self) -> &Identity {
+        &self.me
+    }
+
+    /// Whether the own row was written in the last 10 s.
+    pub fn may_append(&self) -> bool {
+        let own = self.own();
+        !own.left && own.written.elapsed() < BEAT_COUNTS
+    }
+
+    /// Waits for a view whose reading begins after now; at most `limit`. Shared by all callers.
+    pub async fn view_after(&self, now: Instant, limit: Duration) -> Option<Arc<View>> {
+        let mut views = self.view.subscribe();
+        if views.borrow().begun < now {
+            self.read_now.notify_one();
+        }
+        let newer = views.wait_for(|view| view.begun >= now);
+        let view = timeout(limit, newer).await.ok()?.ok()?;
+        Some(view.clone())
+    }
+
+    /// What the next beat says; `urgent` beats at once.
+    pub fn set(&self, change: RowChange, urgent: bool) {
+        let row = &mut self.own().row;
+        match change {
+            RowChange::Sockets(sockets) => row.sockets = sockets,
+            RowChange::Accepting(accepting) => row.accepting = accepting,
+            RowChange::Deaf(deaf) => row.deaf = deaf,
+        }
+        if urgent {
+            self.beat_now.notify_one();
+        }
+    }
+
+    /// Writes hints to the board, in items of at most 20, and their numbers into the row. `Ok` only
+    /// once both are written.
+    pub async fn put_hints(&self, hints: &[SlowHint]) -> Result<(), StoreError> {
+        let _one_at_a_time = self.hinting.lock().await;
+        let mut number = self.own().row.hints;
+        for item in hints.chunks(HINTS_PER_ITEM_MAX) {
+            number += 1;
+            self.board.put_hints(&self.me.id, number, item).await?;
+        }
+        self.own().row.hints = number;
+        self.beat().await.map(|_| ())
+    }
+
+    /// Removes the own row: the last thing of a clean stop.
+    pub async fn leave(&self) {
+        let _beats_have_ended = self.beating.lock().await;
+        self.own().left = true;
+        if let Err(error) = self.board.remove(&self.me.id, self.me.epoch).await {
+            tracing::warn!(%error, "the board row stays until it is seen not to move");
+        }
+    }
+
+    async fn beat(&self) -> Result<Beat, StoreError> {
+        let _one_at_a_time = self.beating.lock().await;
+        let begun = Instant::now();
+        let row = {
+            let mut own = self.own();
+            if own.left {
+                return Ok(Beat::Written);
+            }
+            own.row.beat += 1;
+            own.row.clone()
+        };
+        let beat = self.board.beat(&row, None).await?;
+        if beat == Beat::Written {
+            // The write may be as old as its beginning.
+            self.own().written = begun;
+        }
+        Ok(beat)
+    }
+
+    async fn beat_for_ever(&self, events: Events) {
+        let interval = Duration::from_millis(BEAT_INTERVAL_MS);
+        loop {
+            let _ = timeout(interval, self.beat_now.notified()).await;
+            let late = self.own().written.elapsed() >= BEAT_COUNTS;
+            match self.beat().await {
+                Ok(Beat::Written) if late => events.send(BoardEvent::Revived),
+                Ok(Beat::Written) => {}
+                Ok(Beat::Taken) => return events.send_last(BoardEvent::Taken).await,
+                Err(error) => {
+                    tracing::warn!(%error, "the board row could not be written");
+                    sleep(Duration::from_millis(500)).await;
+                    self.beat_now.notify_one();
+                }
+            }
+        }
+    }
+
+    async fn read_for_ever(&self, mut watched: Watched, events: Events) {
+        let interval = Duration::from_millis(READ_INTERVAL_MS);
+        let mut last = Instant::now();
+        loop {
+            let _ = timeout(interval, self.read_now.notified()).await;
+            let begun = Instant::now();
+            match self.board.read().await {
+                Ok(rows) => {
+                    if begun.duration_since(last) >= BEAT_COUNTS {
+                        events.send(BoardEvent::ReadAgain);
+                    }
+                    last = begun;
+                    let (alive, found) = watched.judge(rows, begun);
+                    self.view.send_replace(Arc::new(View { begun, alive }));
+                    for death in found.dead.into_iter().filter(|id| *id != self.me.id) {
+                        events.send(BoardEvent::Death(death));
+                    }
+                    self.read_hints(&mut watched, found.hints, &events).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the board could not be read");
+                    sleep(Duration::from_millis(500)).await;
+                }
+            }
+        }
+    }
+
+    async fn read_hints(
+        &self,
+        watched: &mut Watched,
+        newer: Vec<(ProcessId, u64)>,
+        events: &Events,
+    ) {
+        for (id, after) in newer.into_iter().filter(|(id, _)| *id != self.me.id) {
+            match self.board.hints(&id, after).await {
+                Ok((highest, hints)) => {
+                    watched.hints_read(&id, highest);
+                    if !hints.is_empty() {
+                        events.send(BoardEvent::Hints(hints));
+                    }
+                }
+                Err(error) => tracing::warn!(%error, process = %id, "hints are read again"),
+            }
+        }
+    }
+}
+
+/// Events to the part. One that does not fit is told as `ReadAgain`, which makes good for all.
+#[derive(Clone)]
+struct Events {
+    sender: mpsc::Sender<BoardEvent>,
+    lost: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Events {
+    fn send(&self, event: BoardEvent) {
+        use std::sync::atomic::Ordering::Relaxed;
+        if self.lost.load(Relaxed) && self.sender.try_send(BoardEvent::ReadAgain).is_ok() {
+            self.lost.store(false, Relaxed);
+        }
+        if self.sender.try_send(event).is_err() {
+            self.lost.store(true, Relaxed);
+        }
+    }
+
+    async fn send_last(&self, event: BoardEvent) {
+        let _ = self.sender.send(event).await;
+    }
+}
+
+/// Writes the first row, once the name is free.
+async fn take_place(
+    board: &dyn Board,
+    mut row: BoardRow,
+    lock_held: bool,
+) -> Result<BoardRow, StartError> {
+    row.beat = 1;
+    // Items of an earlier life may still stand: numbers by the clock are above all of theirs.
+    row.hints = row.hints.max(super::wall_clock()());
+    let stands = |rows: Vec<BoardRow>, id: &ProcessId| rows.into_iter().find(|r| r.id == *id);
+    let Some(old) = stands(board.read().await?, &row.id) else {
+        return match board.beat(&row, None).await? {
+            Beat::Written => Ok(row),
+            Beat::Taken => Err(StartError::InUse(row.id)),
+        };
+    };
+    let deadline = Instant::now() + TAKE_OVER_AFTER;
+    while !lock_held && Instant::now() < deadline {
+        sleep(Duration::from_millis(500)).await;
+        match stands(board.read().await?, &row.id) {
+            None => break,
+            Some(now) if (now.epoch, now.beat) != (old.epoch, old.beat) => {
+                return Err(StartError::InUse(row.id));
+            }
+            Some(_) => {}
+        }
+    }
+    match board.beat(&row, Some((old.epoch, old.beat))).await? {
+        Beat::Written => Ok(row),
+        Beat::Taken => Err(StartError::InUse(row.id)),
+    }
+}
+
+#[derive(Debug)]
+struct Seen {
+    epoch: Epoch,
+    beat: u64,
+    /// How long it has stood still, counted only while reads succeeded.
+    still: Duration,
+    dead: bool,
+    hints: u64,
+}
+
+/// What a reading found beside the living.
+#[derive(Debug, Default)]
+struct Found {
+    dead: Vec<ProcessId>,
+    hints: Vec<(ProcessId, u64)>,
+}
+
+/// The rows as they were seen to move.
+#[derive(Debug, Default)]
+struct Watched {
+    seen: HashMap<ProcessId, Seen>,
+    last_read: Option<Instant>,
+}
+
+impl Watched {
+    fn judge(&mut self, rows: Vec<BoardRow>, now: Instant) -> (Vec<BoardRow>, Found) {
+        let first = self.last_read.is_none();
+        let since = self.last_read.replace(now).map(|last| now.duration_since(last));
+        let passed = since.unwrap_or_default().min(READ_COUNTS);
+        let mut found = Found::default();
+        self.seen.retain(|id, seen| {
+            let stays = rows.iter().any(|row| row.id == *id);
+            if !stays && !seen.dead {
+                found.dead.push(id.clone());
+            }
+            stays
+        });
+        let mut alive = Vec::with_capacity(rows.len());
+        for row in rows {
+            let fresh = || Seen {
+                epoch: row.epoch,
+                beat: row.beat,
+                still: Duration::ZERO,
+                dead: false,
+                // On a first read what was hinted before is in the mailboxes that are yet to be
+                // read; of a row that appears later everything is new.
+                hints: if first { row.hints } else { 0 },
+            };
+            let seen = self.seen.entry(row.id.clone()).or_insert_with(fresh);
+            if seen.epoch != row.epoch {
+                if !seen.dead {
+                    found.dead.push(row.id.clone());
+                }
+                *seen = Seen { hints: seen.hints, ..fresh() };
+            } else if seen.beat != row.beat {
+                (seen.beat, seen.still, seen.dead) = (row.beat, Duration::ZERO, false);
+            } else {
+                seen.still += passed;
+            }
+            if seen.still >= Duration::from_millis(DEAD_AFTER_MS) && !seen.dead {
+                seen.dead = true;
+                found.dead.push(row.id.clone());
+            }
+            if row.hints > seen.hints {
+                found.hints.push((row.id.clone(), seen.hints));
+            }
+            if !seen.dead {
+                alive.push(row);
+            }
+        }
+        (alive, found)
+    }
+
+    fn hints_read(&mut self, id: &ProcessId, highest: u64) {
+        if let Some(seen) = self.seen.get_mut(id) {
+            seen.hints = seen.hints.max(highest);
+        }
+    }
 }

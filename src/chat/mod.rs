@@ -5,22 +5,30 @@
 //! `session` compares it with the socket's position, `receipt` brings the answer back, and
 //! `catchup` reads from the store whatever was missed.
 
+pub mod send;
+pub mod lane;
+pub mod pending;
+pub mod publish;
+pub mod route;
+pub mod slow;
+pub mod audience;
+pub mod receive;
+pub mod session;
+pub mod receipt;
 pub mod catchup;
 pub mod claim;
-pub mod history;
-pub mod lane;
+pub mod rest;
+pub mod keeper;
 pub mod liveness;
-pub mod receipt;
-pub mod receive;
-pub mod rooms;
 pub mod roster;
-pub mod route;
-pub mod send;
-pub mod session;
+pub mod rooms;
+pub mod signal;
+pub mod history;
+pub mod conversations;
+pub mod presence;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use crate::board::Board;
 use crate::bus::Bus;
 use crate::directory::Directory;
 use crate::hub::Hub;
@@ -103,6 +111,24 @@ pub fn wall_clock() -> Clock {
     })
 }
 
+/// What a process part is made of.
+pub struct Parts {
+    /// The truth.
+    pub store: Arc<dyn Store>,
+    /// Who is where.
+    pub directory: Arc<dyn Directory>,
+    /// Server to server.
+    pub bus: Arc<dyn Bus>,
+    /// All appends of this OS process, shared by its parts.
+    pub lanes: Arc<lane::Lanes>,
+    /// What the board says, and the own row on it.
+    pub liveness: Arc<liveness::Liveness>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Where timestamps come from.
+    pub clock: Clock,
+}
+
 /// One process part: all that `gateway` and `api` may call. The methods stand in the files of the
 /// steps that they belong to.
 pub struct Chat {
@@ -114,20 +140,55 @@ pub struct Chat {
     pub directory: Arc<dyn Directory>,
     /// Server to server.
     pub bus: Arc<dyn Bus>,
-    /// Who is alive.
-    pub board: Arc<dyn Board>,
     /// The sockets of this server.
     pub hub: Hub,
-    /// All appends of this OS process, shared by its parts.
+    /// All appends of this OS process.
     pub lanes: Arc<lane::Lanes>,
     /// What the board says.
     pub liveness: Arc<liveness::Liveness>,
-    /// The own entries of the socket map.
-    pub claims: claim::Claims,
-    /// Hints that wait for receipts, and publishers.
-    pub router: route::Router,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Where timestamps come from.
     pub clock: Clock,
+    claims: claim::Claims,
+    router: route::Router,
+    keeper: keeper::Keeper,
+    rosters: audience::Rosters,
+    rests: rest::Rests,
+    this: Weak<Chat>,
+}
+
+impl Chat {
+    /// Puts a part together. [`Chat::keep`] runs its background.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            me: parts.liveness.me().clone(),
+            store: parts.store,
+            directory: parts.directory,
+            bus: parts.bus,
+            hub: Hub::default(),
+            lanes: parts.lanes,
+            liveness: parts.liveness,
+            metrics: parts.metrics,
+            clock: parts.clock,
+            claims: claim::Claims::default(),
+            router: route::Router::default(),
+            keeper: keeper::Keeper::default(),
+            rosters: audience::Rosters::default(),
+            rests: rest::Rests::default(),
+            this: this.clone(),
+        })
+    }
+
+    /// Whether Redis can't be reached from here, for the body of `/readyz`.
+    pub fn is_deaf(&self) -> bool {
+        self.keeper.is_deaf()
+    }
+
+    /// Waits until no hint is under way any more: for a clean stop, within the caller's limit.
+    pub async fn hints_settled(&self) {
+        while !(self.router.pending.is_empty() && self.router.slow.is_empty()) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
 }

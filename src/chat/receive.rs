@@ -1,1 +1,313 @@
-//! To be written.
+//! What the bus brings: entries and hints for local sockets, receipts for hints of this process.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Chat;
+use super::pending::Key;
+use super::route::Texts;
+use crate::bus::Heard;
+use crate::hub::{Event, Outbox, Who};
+use crate::protocol::{
+    ConversationId, DeviceId, Entry, Envelope, ProcessId, Receipt, Seq, Text, UserId, answer,
+};
+
+impl Chat {
+    /// Handles what a subscription yielded. Never waits: what must be read is read elsewhere.
+    pub(super) fn heard(self: &Arc<Self>, heard: Heard) {
+        match heard {
+            Heard::Batch(batch) => batch.iter().for_each(|envelope| self.hear(envelope)),
+            Heard::Gap => self.start_over("the bus had a gap"),
+        }
+    }
+
+    fn hear(self: &Arc<Self>, envelope: &Envelope) {
+        match envelope {
+            Envelope::Entry { conversation, entry, users, via, again, roster } => {
+                if users.is_empty() {
+                    self.hear_room_entry(conversation, entry, via, roster.unwrap_or(u64::MAX));
+                } else {
+                    self.hear_entry(conversation, entry, users, via, *again);
+                }
+            }
+            Envelope::Hint { conversation, seq, users, via } => {
+                self.hear_hint(conversation, *seq, users, via.as_ref());
+            }
+            Envelope::Receipt { conversation, seq, user, device, receipt, server } => {
+                let key = Key { conversation: conversation.clone(), user: user.clone() };
+                self.hear_receipt(&key, *seq, device.as_ref(), *receipt, server);
+            }
+            Envelope::Status { conversation, seq, by, read, users } => {
+                self.push_status(users, conversation, *seq, by, *read);
+            }
+            Envelope::Signal { conversation, from, data, users } => {
+                let frame = answer::signal(conversation, from, data);
+                users.iter().for_each(|user| self.push_frame(user, None, &frame));
+            }
+            Envelope::Probe { number } => self.keeper.hear_probe(*number),
+        }
+    }
+
+    fn hear_entry(
+        self: &Arc<Self>,
+        conversation: &ConversationId,
+        entry: &Entry,
+        users: &[UserId],
+        via: &ProcessId,
+        again: bool,
+    ) {
+        let texts = Texts::new(conversation, entry);
+        for user in users {
+            let outboxes = self.hub.of(user);
+            if outboxes.is_empty() {
+                self.answer(conversation, entry.seq, Some(user), via, Receipt::Gone);
+                self.remove_ghosts(user);
+            }
+            for outbox in outboxes {
+                self.push_entry(&outbox, conversation, entry, &texts, via, again);
+            }
+        }
+        if conversation.is_room() {
+            self.answer(conversation, entry.seq, None, via, Receipt::Have);
+        }
+    }
+
+    pub(super) fn push_entry(
+        &self,
+        outbox: &Outbox,
+        conversation: &ConversationId,
+        entry: &Entry,
+        texts: &Texts,
+        via: &ProcessId,
+        again: bool,
+    ) {
+        outbox.push(Event::Text {
+            conversation: conversation.clone(),
+            seq: entry.seq,
+            n: entry.n,
+            timestamp: entry.timestamp,
+            text: texts.of(outbox.who.user == entry.from),
+            via: via.clone(),
+            again,
+        });
+    }
+
+    fn hear_hint(
+        self: &Arc<Self>,
+        conversation: &ConversationId,
+        seq: Seq,
+        users: &[UserId],
+        via: Option<&ProcessId>,
+    ) {
+        for user in users {
+            let outboxes = self.hub.of(user);
+            if let (true, Some(via)) = (outboxes.is_empty(), via) {
+                self.answer(conversation, seq, Some(user), via, Receipt::Gone);
+                self.remove_ghosts(user);
+            }
+            for outbox in outboxes {
+                let (conversation, via) = (conversation.clone(), via.cloned());
+                outbox.push(Event::Hint { conversation, seq, via });
+            }
+        }
+        if users.is_empty() {
+            self.hint_local_members(conversation.clone(), seq);
+        }
+        if let (true, Some(via)) = (conversation.is_room(), via) {
+            self.answer(conversation, seq, None, via, Receipt::Have);
+        }
+    }
+
+    pub(super) fn answer(
+        self: &Arc<Self>,
+        conversation: &ConversationId,
+        seq: Seq,
+        user: Option<&UserId>,
+        via: &ProcessId,
+        receipt: Receipt,
+    ) {
+        if *via == self.me.id {
+            let key = Key { conversation: conversation.clone(), user: user.cloned() };
+            return self.hear_receipt(&key, seq, None, receipt, &self.me.id.clone());
+        }
+        let envelope = Envelope::Receipt {
+            conversation: conversation.clone(),
+            seq,
+            user: user.cloned(),
+            device: None,
+            receipt,
+            server: self.me.id.clone(),
+        };
+        self.publish(via, Arc::new(envelope));
+    }
+
+    /// A session's receipt: goes to `via`, or, where the text came from the store, to the sockets
+    /// of the other one of a direct conversation.
+    pub fn received(
+        self: &Arc<Self>,
+        who: &Who,
+        conversation: &ConversationId,
+        seq: Seq,
+        via: Option<&ProcessId>,
+        receipt: Receipt,
+    ) {
+        if receipt == Receipt::Delivered {
+            self.metrics.received.inc();
+        }
+        if conversation.is_room() {
+            return;
+        }
+        match via {
+            Some(via) if *via == self.me.id => {
+                let key = Key { conversation: conversation.clone(), user: Some(who.user.clone()) };
+                self.hear_receipt(&key, seq, Some(&who.device), receipt, &self.me.id.clone());
+            }
+            Some(via) => {
+                let envelope = Envelope::Receipt {
+                    conversation: conversation.clone(),
+                    seq,
+                    user: Some(who.user.clone()),
+                    device: Some(who.device.clone()),
+                    receipt,
+                    server: self.me.id.clone(),
+                };
+                self.publish(via, Arc::new(envelope));
+            }
+            None if receipt == Receipt::Delivered => {
+                let other = conversation.other(&who.user).filter(|other| *other != who.user);
+                self.tell_status(other.into_iter().collect(), conversation, seq, &who.user, false);
+            }
+            None => {}
+        }
+    }
+
+    fn hear_receipt(
+        self: &Arc<Self>,
+        key: &Key,
+        seq: Seq,
+        device: Option<&DeviceId>,
+        receipt: Receipt,
+        server: &ProcessId,
+    ) {
+        let now = Instant::now();
+        if receipt == Receipt::Gone {
+            if self.router.pending.gone(key, server) {
+                let (chat, key) = (self.clone(), key.clone());
+                tokio::spawn(async move { chat.hand_on_again(&key, seq, now).await });
+            }
+            return;
+        }
+        let delivered = receipt == Receipt::Delivered;
+        let confirmed = self.router.pending.confirm(key, server, seq, delivered, now);
+        if let Some(took) = confirmed.took {
+            self.metrics.delivery_seconds.observe(took.as_secs_f64());
+        }
+        let Some(user) = &key.user else { return };
+        if let (true, Some(device)) = (delivered, device) {
+            self.lanes.note_received(&key.conversation, user, device, seq);
+        }
+        let sender = key.conversation.other(user).filter(|sender| sender != user);
+        if let (Some(servers), Some(sender)) = (confirmed.tell, sender) {
+            self.push_status(std::slice::from_ref(&sender), &key.conversation, seq, user, false);
+            for server in servers {
+                self.publish_status(&server, vec![sender.clone()], &key.conversation, seq, user);
+            }
+        }
+    }
+
+    fn publish_status(
+        &self,
+        server: &ProcessId,
+        users: Vec<UserId>,
+        conversation: &ConversationId,
+        seq: Seq,
+        by: &UserId,
+    ) {
+        let (conversation, by) = (conversation.clone(), by.clone());
+        let envelope = Envelope::Status { conversation, seq, by, read: false, users };
+        self.publish(server, Arc::new(envelope));
+    }
+
+    /// Tells people's sockets everywhere how far `by` is, at most once.
+    pub(super) fn tell_status(
+        self: &Arc<Self>,
+        users: Vec<UserId>,
+        conversation: &ConversationId,
+        seq: Seq,
+        by: &UserId,
+        read: bool,
+    ) {
+        if users.is_empty() {
+            return;
+        }
+        self.push_status(&users, conversation, seq, by, read);
+        let (conversation, by) = (conversation.clone(), by.clone());
+        self.publish_to_sockets_of(users, move |users| Envelope::Status {
+            conversation: conversation.clone(),
+            seq,
+            by: by.clone(),
+            read,
+            users,
+        });
+    }
+
+    /// Locates people and publishes one envelope to each other server that holds some of them.
+    pub(super) fn publish_to_sockets_of(
+        self: &Arc<Self>,
+        users: Vec<UserId>,
+        envelope: impl Fn(Vec<UserId>) -> Envelope + Send + 'static,
+    ) {
+        let chat = self.clone();
+        let telling = async move {
+            let Ok(located) = chat.directory.locate(&users).await else { return };
+            let mut by_server = std::collections::BTreeMap::<ProcessId, Vec<UserId>>::new();
+            for (user, entries) in users.iter().zip(&located) {
+                for server in chat.remote_servers(Some(entries)) {
+                    by_server.entry(server).or_default().push(user.clone());
+                }
+            }
+            for (server, users) in by_server {
+                chat.publish(&server, Arc::new(envelope(users)));
+            }
+        };
+        let mut telling = Box::pin(telling);
+        if futures_util::FutureExt::now_or_never(&mut telling).is_none() {
+            tokio::spawn(telling);
+        }
+    }
+
+    /// Tells the other participant's sockets, and the person's own, that `user` has seen `seq`.
+    pub fn seen(self: &Arc<Self>, user: &UserId, conversation: &ConversationId, seq: Seq) {
+        let mut users = vec![user.clone()];
+        users.extend(conversation.other(user).filter(|other| other != user));
+        self.tell_status(users, conversation, seq, user, true);
+    }
+
+    fn push_status(
+        &self,
+        users: &[UserId],
+        conversation: &ConversationId,
+        seq: Seq,
+        by: &UserId,
+        read: bool,
+    ) {
+        let encode = if read { answer::read } else { answer::delivered };
+        let frame = encode(conversation, seq, by);
+        users.iter().for_each(|user| self.push_frame(user, None, &frame));
+    }
+
+    /// Puts a frame into all outboxes of a person here, but for one socket's.
+    pub(super) fn push_frame(
+        &self,
+        user: &UserId,
+        but: Option<crate::protocol::SocketId>,
+        frame: &Text,
+    ) {
+        for outbox in self.hub.of(user) {
+            if Some(outbox.who.socket) != but {
+                outbox.push(Event::Frame(frame.clone()));
+            }
+        }
+    }
+}

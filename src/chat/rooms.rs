@@ -1,10 +1,20 @@
 //! Rooms: making them, joining and leaving.
+//!
+//! Who may is decided here, by the head, which never changes; what a change comes to is decided by
+//! the room's lane, in the order of the log.
 
 use std::sync::Arc;
 
-use super::{Chat, ChatError, Sent};
-use crate::protocol::{ConversationId, RoomId, UserId};
-use crate::store::Head;
+use tokio::sync::oneshot;
+
+use super::lane::{Append, Origin, Reply};
+use super::send::answered;
+use super::{Chat, ChatError, Sent, roster};
+use crate::protocol::{ConversationId, DeviceId, ErrorCode, Kind, RoomId, UserId};
+use crate::store::{Head, Member, Record, RecordPart};
+
+/// How many joins of a new room are under way at a time.
+const JOINS_MAX: usize = 256;
 
 /// A room that was asked for.
 #[derive(Debug, Clone)]
@@ -23,30 +33,169 @@ impl Chat {
     /// Makes a room; the creator joins first. An id that is taken is `bad_request`.
     pub async fn create_room(
         self: &Arc<Self>,
-        _caller: &UserId,
-        _room: NewRoom,
+        caller: &UserId,
+        room: NewRoom,
     ) -> Result<(ConversationId, Head), ChatError> {
-        unimplemented!()
+        let id = match room.room {
+            Some(id) => id,
+            None => random_id()?,
+        };
+        let conversation = ConversationId::room(&id);
+        let head = Head {
+            floor: 0,
+            title: room.title,
+            creator: Some(caller.clone()),
+            public: room.public,
+            created: (self.clock)(),
+        };
+        if !self.store.write(Record::Head(conversation.clone(), head.clone())).await? {
+            return Err(ChatError::new(ErrorCode::BadRequest, "that room id is taken"));
+        }
+        self.change(caller, &conversation, Kind::Joined, caller).await?;
+        for members in room.members.chunks(JOINS_MAX) {
+            let others = members.iter().filter(|member| *member != caller);
+            let joins: Vec<_> = others
+                .map(|member| self.begin_change(caller, &conversation, Kind::Joined, member))
+                .collect();
+            for join in joins {
+                answered(join).await?;
+            }
+        }
+        Ok((conversation, head))
     }
 
     /// `user` joins: the creator's right, or anybody's own where the room is public. Repeating it
     /// changes nothing and answers with the entry that stands.
     pub async fn add_member(
         self: &Arc<Self>,
-        _caller: &UserId,
-        _room: &RoomId,
-        _user: &UserId,
+        caller: &UserId,
+        room: &RoomId,
+        user: &UserId,
     ) -> Result<Sent, ChatError> {
-        unimplemented!()
+        let conversation = ConversationId::room(room);
+        let (head, member) = self.standing_in(&conversation, caller).await?;
+        if !may_add(&head, caller, user) {
+            return Err(refusal(&head, member.as_ref()));
+        }
+        self.change(caller, &conversation, Kind::Joined, user).await
     }
 
     /// `user` leaves: the creator's right, or one's own. Repeating it changes nothing.
     pub async fn remove_member(
         self: &Arc<Self>,
-        _caller: &UserId,
-        _room: &RoomId,
-        _user: &UserId,
+        caller: &UserId,
+        room: &RoomId,
+        user: &UserId,
     ) -> Result<Sent, ChatError> {
-        unimplemented!()
+        let conversation = ConversationId::room(room);
+        let (head, member) = self.standing_in(&conversation, caller).await?;
+        if !may_remove(&head, caller, user) {
+            return Err(refusal(&head, member.as_ref()));
+        }
+        let known = head.public || head.creator.as_ref() == Some(caller) || member.is_some();
+        if !known {
+            // To a stranger a private room does not exist.
+            return Err(ChatError::not_found("conversation"));
+        }
+        self.change(caller, &conversation, Kind::Left, user).await
+    }
+
+    /// The room's head and the caller's member item.
+    async fn standing_in(
+        &self,
+        conversation: &ConversationId,
+        caller: &UserId,
+    ) -> Result<(Head, Option<Member>), ChatError> {
+        let part = RecordPart::Member(conversation.clone(), caller.clone());
+        let found = roster::from_records(self.store.records(part).await?);
+        let (head, members) = found.ok_or_else(|| ChatError::not_found("conversation"))?;
+        Ok((head, members.into_iter().find(|member| member.user == *caller)))
+    }
+
+    async fn change(
+        self: &Arc<Self>,
+        caller: &UserId,
+        conversation: &ConversationId,
+        kind: Kind,
+        user: &UserId,
+    ) -> Result<Sent, ChatError> {
+        answered(self.begin_change(caller, conversation, kind, user)).await
+    }
+
+    fn begin_change(
+        self: &Arc<Self>,
+        caller: &UserId,
+        conversation: &ConversationId,
+        kind: Kind,
+        user: &UserId,
+    ) -> oneshot::Receiver<Result<Sent, ChatError>> {
+        let (reply, answer) = oneshot::channel();
+        let origin: Arc<dyn Origin> = self.clone();
+        self.lanes.submit(Append {
+            conversation: conversation.clone(),
+            from: caller.clone(),
+            device: DeviceId::api(),
+            kind,
+            to: Some(user.clone()),
+            message: None,
+            data: None,
+            reference: None,
+            after: None,
+            reply: Reply::Call(reply),
+            origin,
+        });
+        answer
+    }
+}
+
+/// 128 random bits in the alphabet of room ids.
+fn random_id() -> Result<RoomId, ChatError> {
+    let id = RoomId::parse(&format!("{:032x}", rand::random::<u128>()));
+    id.map_err(|bad| ChatError::new(ErrorCode::BadRequest, bad.to_string()))
+}
+
+fn may_add(head: &Head, caller: &UserId, user: &UserId) -> bool {
+    head.creator.as_ref() == Some(caller) || (head.public && caller == user)
+}
+
+fn may_remove(head: &Head, caller: &UserId, user: &UserId) -> bool {
+    head.creator.as_ref() == Some(caller) || caller == user
+}
+
+/// `forbidden` for somebody who may know of the room, else what an unknown room gets (P9).
+fn refusal(head: &Head, member: Option<&Member>) -> ChatError {
+    if head.public || member.is_some_and(Member::present) {
+        ChatError::new(ErrorCode::Forbidden, "only the room's creator may do this")
+    } else {
+        ChatError::not_found("conversation")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Span;
+
+    #[test]
+    fn rights_are_the_creators_and_ones_own() {
+        let user = |name: &str| UserId::parse(name).unwrap();
+        let (creator, a, b) = (user("creator"), user("a"), user("b"));
+        let mut head = Head {
+            floor: 0,
+            title: None,
+            creator: Some(creator.clone()),
+            public: false,
+            created: 0,
+        };
+        assert!(may_add(&head, &creator, &a) && may_remove(&head, &creator, &a));
+        assert!(!may_add(&head, &a, &a) && !may_add(&head, &a, &b));
+        assert!(may_remove(&head, &a, &a) && !may_remove(&head, &a, &b));
+        let spans = vec![Span { after: 0, until: None }];
+        let member = Member { user: a.clone(), role: "member".into(), spans, as_of: 1 };
+        assert_eq!(refusal(&head, None), ChatError::not_found("conversation"));
+        assert_eq!(refusal(&head, Some(&member)).code, ErrorCode::Forbidden);
+        head.public = true;
+        assert!(may_add(&head, &a, &a) && !may_add(&head, &a, &b));
+        assert_eq!(refusal(&head, None).code, ErrorCode::Forbidden);
     }
 }

@@ -1,41 +1,387 @@
-//! From a stored entry to the sockets: locate, hub or bus, hints kept until confirmed.
+//! From a stored entry to the sockets: hub, directory, bus.
+//!
+//! **Persist before locate.** What comes here stands in the store already; only then are sockets
+//! looked up, so that a recipient who connects meanwhile either is found here or finds the entry
+//! there. A hint stays pending (`pending`) until the servers have answered; what can't be handed on
+//! goes to the board (`slow`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Chat;
-use crate::hub::Who;
-use crate::protocol::{ConversationId, ProcessId, Receipt, Seq, UserId};
+use futures_util::FutureExt;
+use tokio::time::Instant;
 
-/// Hints under way and the publishers.
-#[derive(Debug, Default)]
-pub struct Router {}
+use super::Chat;
+use super::lane::{HandedOn, Origin};
+use super::pending::{Key, Overdue, Pending};
+use super::publish::{Publishers, Pushed};
+use super::slow::Slow;
+use crate::board::SlowHint;
+use crate::directory::{DirectoryError, SocketEntry};
+use crate::hub::Event;
+use crate::protocol::{
+    ConversationId, ConversationKind, Entry, Envelope, ProcessId, Seq, SocketId, Text, UserId,
+    answer,
+};
+use crate::telemetry::Metrics;
+
+/// Up to so many members a room's sockets are located one by one; a larger room's entry goes to
+/// each living server, which knows its local members.
+pub const ROOM_LOCATE_MAX: usize = 64;
+/// The most hand-overs that wait for the directory; beyond, hints go the slow way.
+const HANDING_MAX: usize = 8_192;
+
+/// Hints under way, publishers, and what goes the slow way.
+#[derive(Debug)]
+pub struct Router {
+    /// Hints that wait for receipts.
+    pub pending: Pending,
+    /// One queue per destination.
+    pub publishers: Publishers,
+    /// What waits for the board.
+    pub slow: Slow,
+    handing: Arc<tokio::sync::Semaphore>,
+}
+
+impl Default for Router {
+    fn default() -> Self {
+        Self {
+            pending: Pending::default(),
+            publishers: Publishers::default(),
+            slow: Slow::default(),
+            handing: Arc::new(tokio::sync::Semaphore::new(HANDING_MAX)),
+        }
+    }
+}
+
+/// An entry's frame, encoded once; the sender's own other sockets see the ref as well.
+pub(super) struct Texts {
+    plain: Text,
+    own: Option<Text>,
+}
+
+impl Texts {
+    pub(super) fn new(conversation: &ConversationId, entry: &Entry) -> Self {
+        let own = entry.shown_ref().map(|_| answer::entry(conversation, entry, true));
+        Self { plain: answer::entry(conversation, entry, false), own }
+    }
+
+    pub(super) fn of(&self, own: bool) -> Text {
+        self.own.as_ref().filter(|_| own).unwrap_or(&self.plain).clone()
+    }
+}
+
+impl Origin for Chat {
+    fn may_append(&self) -> bool {
+        self.liveness.may_append()
+    }
+
+    fn count(&self, outcome: &'static str) {
+        Metrics::count(&self.metrics.messages, outcome);
+    }
+
+    fn hand_on(&self, handed: HandedOn) {
+        let Some(chat) = self.this.upgrade() else { return };
+        if chat.liveness.view().any_deaf() {
+            // Who can't hear the bus looks at the board, whether the map shows him or not.
+            chat.slow_hint(&handed);
+        }
+        let Ok(permit) = chat.router.handing.clone().try_acquire_owned() else {
+            return chat.slow_hint(&handed);
+        };
+        let mut handing = Box::pin(async move {
+            match &handed.roster {
+                None => chat.hand_on_direct(&handed).await,
+                Some(_) => chat.hand_on_room(&handed).await,
+            }
+            drop(permit);
+        });
+        // Embedded parts answer at once: most hand-overs end here and need no task.
+        if (&mut handing).now_or_never().is_none() {
+            tokio::spawn(handing);
+        }
+    }
+}
 
 impl Chat {
-    /// A session's receipt: goes to `via`, or to the sockets of the other one of the conversation.
-    pub fn received(
-        self: &Arc<Self>,
-        _who: &Who,
-        _conversation: &ConversationId,
-        _seq: Seq,
-        _via: Option<&ProcessId>,
-        _receipt: Receipt,
-    ) {
-        unimplemented!()
+    async fn hand_on_direct(&self, handed: &HandedOn) {
+        let HandedOn { conversation, entry, sender, .. } = handed;
+        let from = &entry.from;
+        let to = entry.to.clone().or_else(|| conversation.other(from)).unwrap_or(from.clone());
+        let now = Instant::now();
+        let theirs = Key { conversation: conversation.clone(), user: Some(to.clone()) };
+        let own = Key { conversation: conversation.clone(), user: Some(from.clone()) };
+        if !self.router.pending.open(&theirs, entry.seq, to == *from, now) {
+            return self.slow_hint(handed);
+        }
+        let texts = Texts::new(conversation, entry);
+        if self.push_local(&to, *sender, conversation, entry, &texts) {
+            self.router.pending.located(&theirs, std::slice::from_ref(&self.me.id), &[]);
+            Metrics::count(&self.metrics.hints, "local");
+        }
+        if to != *from && self.push_local(from, *sender, conversation, entry, &texts) {
+            self.router.pending.open(&own, entry.seq, true, now);
+            self.router.pending.located(&own, std::slice::from_ref(&self.me.id), &[]);
+        }
+        let users = [to.clone(), from.clone()];
+        let users = if to == *from { &users[..1] } else { &users[..] };
+        let located = match self.directory.locate(users).await {
+            Ok(located) => located,
+            Err(error) => return self.not_located(handed, &theirs, &error),
+        };
+        let their_servers = self.remote_servers(located.first());
+        let own_servers = self.remote_servers(located.get(1));
+        self.router.pending.located(&theirs, &their_servers, &own_servers);
+        if !own_servers.is_empty() && self.router.pending.open(&own, entry.seq, true, now) {
+            self.router.pending.located(&own, &own_servers, &[]);
+        }
+        if self.router.pending.close_if_nowhere(&theirs) {
+            Metrics::count(&self.metrics.hints, "offline");
+        }
+        let mut by_server: BTreeMap<ProcessId, Vec<UserId>> = BTreeMap::new();
+        for (user, servers) in [(to, their_servers), (from.clone(), own_servers)] {
+            for server in servers {
+                by_server.entry(server).or_default().push(user.clone());
+            }
+        }
+        for (server, users) in by_server {
+            self.publish_entry(&server, handed, users);
+        }
     }
 
-    /// Tells the other participants' sockets, and the person's own, that `user` has seen `seq`.
-    pub fn seen(self: &Arc<Self>, _user: &UserId, _conversation: &ConversationId, _seq: Seq) {
-        unimplemented!()
+    async fn hand_on_room(&self, handed: &HandedOn) {
+        let HandedOn { conversation, entry, sender, roster } = handed;
+        let Some(roster) = roster else { return };
+        let members = || roster.iter().filter(|member| member.may_see(entry.seq));
+        let users: Vec<UserId> = members().map(|member| member.user.clone()).collect();
+        let texts = Texts::new(conversation, entry);
+        for user in &users {
+            self.push_local(user, *sender, conversation, entry, &texts);
+        }
+        let key = Key { conversation: conversation.clone(), user: None };
+        if !self.router.pending.open(&key, entry.seq, true, Instant::now()) {
+            return self.slow_hint(handed);
+        }
+        if users.len() > ROOM_LOCATE_MAX {
+            return self.hand_on_large_room(handed, &key).await;
+        }
+        let located = match self.directory.locate(&users).await {
+            Ok(located) => located,
+            Err(error) => return self.not_located(handed, &key, &error),
+        };
+        let mut by_server: BTreeMap<ProcessId, Vec<UserId>> = BTreeMap::new();
+        for (user, entries) in users.iter().zip(&located) {
+            for server in self.remote_servers(Some(entries)) {
+                by_server.entry(server).or_default().push(user.clone());
+            }
+        }
+        let servers: Vec<ProcessId> = by_server.keys().cloned().collect();
+        self.router.pending.located(&key, &servers, &[]);
+        self.router.pending.close_if_nowhere(&key);
+        for (server, users) in by_server {
+            self.publish_entry(&server, handed, users);
+        }
     }
 
-    /// Hands a signal to the sockets of these people, once, without keeping anything.
-    pub fn signal(
-        self: &Arc<Self>,
-        _from: &UserId,
-        _conversation: &ConversationId,
-        _data: Arc<serde_json::value::RawValue>,
-        _users: Vec<UserId>,
-    ) {
-        unimplemented!()
+    async fn hand_on_large_room(&self, handed: &HandedOn, key: &Key) {
+        let limit = std::time::Duration::from_secs(3);
+        let Some(view) = self.liveness.view_after(Instant::now(), limit).await else {
+            return self.slow_hint(handed);
+        };
+        let servers: Vec<ProcessId> = view
+            .alive
+            .iter()
+            .filter(|row| row.role == crate::board::Role::Server && row.id != self.me.id)
+            .map(|row| row.id.clone())
+            .collect();
+        self.router.pending.located(key, &servers, &[]);
+        self.router.pending.close_if_nowhere(key);
+        for server in &servers {
+            self.publish_entry(server, handed, Vec::new());
+        }
+    }
+
+    /// Puts an entry into the outboxes of a person on this server. The sending socket gets none.
+    pub(super) fn push_local(
+        &self,
+        user: &UserId,
+        sender: Option<SocketId>,
+        conversation: &ConversationId,
+        entry: &Entry,
+        texts: &Texts,
+    ) -> bool {
+        let mut any = false;
+        for outbox in self.hub.of(user) {
+            if Some(outbox.who.socket) == sender {
+                continue;
+            }
+            any = true;
+            outbox.push(Event::Text {
+                conversation: conversation.clone(),
+                seq: entry.seq,
+                n: entry.n,
+                timestamp: entry.timestamp,
+                text: texts.of(*user == entry.from),
+                via: self.me.id.clone(),
+                again: false,
+            });
+        }
+        any
+    }
+
+    /// The other servers among the entries, each once.
+    pub(super) fn remote_servers(&self, entries: Option<&Vec<SocketEntry>>) -> Vec<ProcessId> {
+        let mut servers: Vec<ProcessId> = Vec::new();
+        for entry in entries.into_iter().flatten() {
+            if entry.server != self.me.id && !servers.contains(&entry.server) {
+                servers.push(entry.server.clone());
+            }
+        }
+        servers
+    }
+
+    fn publish_entry(&self, server: &ProcessId, handed: &HandedOn, users: Vec<UserId>) {
+        Metrics::count(&self.metrics.hints, "bus");
+        let version = |roster: &Arc<Vec<crate::store::Member>>| {
+            roster.iter().map(|member| member.as_of).max().unwrap_or(0)
+        };
+        let envelope = Envelope::Entry {
+            conversation: handed.conversation.clone(),
+            entry: handed.entry.clone(),
+            roster: handed.roster.as_ref().filter(|_| users.is_empty()).map(version),
+            users,
+            via: self.me.id.clone(),
+            again: false,
+        };
+        self.publish(server, Arc::new(envelope));
+    }
+
+    /// Queues an envelope for a server; what can't be handed over goes the slow way.
+    pub(super) fn publish(&self, to: &ProcessId, envelope: Arc<Envelope>) {
+        match self.router.publishers.push(to, envelope.clone()) {
+            Pushed::Queued => {}
+            Pushed::Full => self.undelivered(&envelope),
+            Pushed::Drain => {
+                let (chat, to) = (self.this.clone(), to.clone());
+                let mut draining = Box::pin(async move {
+                    let Some(chat) = chat.upgrade() else { return };
+                    let failed = |batch: Vec<Arc<Envelope>>| {
+                        chat.redis_failed();
+                        batch.iter().for_each(|envelope| chat.undelivered(envelope));
+                    };
+                    chat.router.publishers.drain(&*chat.bus, &to, failed).await;
+                });
+                if (&mut draining).now_or_never().is_none() {
+                    tokio::spawn(draining);
+                }
+            }
+        }
+    }
+
+    /// The bus did not take it. Entries and hints go the slow way; receipts, statuses and signals
+    /// may be lost: a lost receipt only means that the hint is tried again.
+    fn undelivered(&self, envelope: &Envelope) {
+        let (conversation, seq, users) = match envelope {
+            Envelope::Entry { conversation, entry, users, .. } => (conversation, entry.seq, users),
+            Envelope::Hint { conversation, seq, users, .. } => (conversation, *seq, users),
+            _ => return,
+        };
+        let hint =
+            |user: Option<UserId>| SlowHint { user, conversation: conversation.clone(), seq };
+        if users.is_empty() {
+            self.put_on_board(hint(None));
+        }
+        users.iter().for_each(|user| self.put_on_board(hint(Some(user.clone()))));
+    }
+
+    fn not_located(&self, handed: &HandedOn, key: &Key, error: &DirectoryError) {
+        tracing::debug!(%error, "not located");
+        self.redis_failed();
+        self.router.pending.close(key);
+        self.slow_hint(handed);
+    }
+
+    /// The slow way for all whom an entry is for.
+    fn slow_hint(&self, handed: &HandedOn) {
+        let hint = |user: Option<UserId>| SlowHint {
+            user,
+            conversation: handed.conversation.clone(),
+            seq: handed.entry.seq,
+        };
+        match handed.conversation.kind() {
+            ConversationKind::Room(_) => self.put_on_board(hint(None)),
+            ConversationKind::Direct(a, b) => {
+                if a != b {
+                    self.put_on_board(hint(Some(a)));
+                }
+                self.put_on_board(hint(Some(b)));
+            }
+        }
+    }
+
+    pub(super) fn put_on_board(&self, hint: SlowHint) {
+        Metrics::count(&self.metrics.hints, "board");
+        self.hear_slow_hint(&hint);
+        self.router.slow.put(hint);
+    }
+
+    /// Tries hints again that have waited too long; run by `keeper` twice a second.
+    pub(super) async fn retry_overdue(&self) {
+        for overdue in self.router.pending.overdue(Instant::now()) {
+            Metrics::count(&self.metrics.hints, "again");
+            let Overdue { key, seq, last_try, handed_at } = overdue;
+            if last_try {
+                let Key { conversation, user } = key;
+                self.put_on_board(SlowHint { user, conversation, seq });
+            } else {
+                self.hand_on_again(&key, seq, handed_at).await;
+            }
+        }
+    }
+
+    /// Locates anew and sends the bare hint: the receiving session reads the text from the store.
+    pub(super) async fn hand_on_again(&self, key: &Key, seq: Seq, handed_at: Instant) {
+        let Some(user) = &key.user else {
+            // A room's servers are asked again as a whole, each living one.
+            let view = self.liveness.view();
+            let servers: Vec<_> = view.alive.iter().map(|row| row.id.clone()).collect();
+            if self.router.pending.relocated(key, &servers) {
+                servers.iter().for_each(|server| self.publish_hint(server, key, seq));
+            }
+            return;
+        };
+        let Ok(located) = self.directory.locate(std::slice::from_ref(user)).await else {
+            self.router.pending.close(key);
+            let conversation = key.conversation.clone();
+            return self.put_on_board(SlowHint { user: Some(user.clone()), conversation, seq });
+        };
+        let view = self.liveness.view();
+        let judged = view.begun > handed_at;
+        let counts = |e: &&SocketEntry| !judged || view.is_alive(&e.server, e.epoch);
+        let entries: Vec<SocketEntry> = located.iter().flatten().filter(counts).cloned().collect();
+        let mut servers = self.remote_servers(Some(&entries));
+        let local = self.hub.of(user);
+        for outbox in &local {
+            let (conversation, via) = (key.conversation.clone(), Some(self.me.id.clone()));
+            outbox.push(Event::Hint { conversation, seq, via });
+        }
+        if !local.is_empty() {
+            servers.push(self.me.id.clone());
+        }
+        if self.router.pending.relocated(key, &servers) {
+            for server in servers.iter().filter(|server| **server != self.me.id) {
+                self.publish_hint(server, key, seq);
+            }
+        }
+    }
+
+    fn publish_hint(&self, server: &ProcessId, key: &Key, seq: Seq) {
+        let envelope = Envelope::Hint {
+            conversation: key.conversation.clone(),
+            seq,
+            users: key.user.iter().cloned().collect(),
+            via: Some(self.me.id.clone()),
+        };
+        self.publish(server, Arc::new(envelope));
     }
 }

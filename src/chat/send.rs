@@ -1,36 +1,96 @@
 //! Checks a send and puts it into its lane.
+//!
+//! What can be told from the ids alone is told here; whether somebody belongs to a room is judged
+//! by the lane, in the order of the log.
 
 use std::sync::Arc;
 
-use super::lane::Reply;
-use super::{Chat, ChatError};
-use crate::protocol::{ConversationId, DeviceId, Ref, SendFrame, Target, UserId};
+use tokio::sync::oneshot;
+
+use super::lane::{Append, Origin, Reply};
+use super::{Chat, ChatError, Sent};
+use crate::protocol::{ConversationId, DeviceId, ErrorCode, Kind, Ref, SendFrame, Target, UserId};
+use crate::telemetry::Metrics;
 
 impl Chat {
     /// Checks who may say it and puts it into its lane. Never blocks on the store; every call gets
     /// exactly one answer through `reply`.
     pub fn submit(
         self: &Arc<Self>,
-        _from: &UserId,
-        _device: &DeviceId,
-        _frame: SendFrame,
-        _reply: Reply,
+        from: &UserId,
+        device: &DeviceId,
+        frame: SendFrame,
+        reply: Reply,
     ) {
-        unimplemented!()
+        let conversation = match Self::resolve(from, &frame.target) {
+            Ok(conversation) => conversation,
+            Err(error) => {
+                Metrics::count(&self.metrics.messages, error.code.as_str());
+                return reply.refuse(frame.reference.as_ref(), &error);
+            }
+        };
+        let origin: Arc<dyn Origin> = self.clone();
+        self.lanes.submit(Append {
+            to: conversation.other(from),
+            conversation,
+            from: from.clone(),
+            device: device.clone(),
+            kind: Kind::Message,
+            message: Some(frame.message),
+            data: frame.data,
+            reference: frame.reference,
+            after: frame.after,
+            reply,
+            origin,
+        });
     }
 
     /// The conversation that `from` means by `target`; `not_found` for a direct one of others.
-    pub fn resolve(_from: &UserId, _target: &Target) -> Result<ConversationId, ChatError> {
-        unimplemented!()
+    pub fn resolve(from: &UserId, target: &Target) -> Result<ConversationId, ChatError> {
+        match target {
+            Target::User(user) => Ok(ConversationId::direct(from, user)),
+            Target::Conversation(id) if id.is_room() || id.other(from).is_some() => Ok(id.clone()),
+            Target::Conversation(_) => Err(ChatError::not_found("conversation")),
+        }
     }
 
     /// As [`Chat::submit`], waiting for the answer: the Message API's way.
     pub async fn send(
         self: &Arc<Self>,
-        _from: &UserId,
-        _frame: SendFrame,
-        _reference: Option<Ref>,
-    ) -> Result<super::Sent, ChatError> {
-        unimplemented!()
+        from: &UserId,
+        frame: SendFrame,
+        reference: Option<Ref>,
+    ) -> Result<Sent, ChatError> {
+        let (reply, answer) = oneshot::channel();
+        let frame = SendFrame { reference: reference.or(frame.reference), ..frame };
+        self.submit(from, &DeviceId::api(), frame, Reply::Call(reply));
+        answered(answer).await
+    }
+}
+
+/// Waits for the answer of a lane.
+pub(super) async fn answered(
+    answer: oneshot::Receiver<Result<Sent, ChatError>>,
+) -> Result<Sent, ChatError> {
+    let stopped = || ChatError::new(ErrorCode::Unavailable, "this server stopped, send again");
+    answer.await.unwrap_or_else(|_| Err(stopped()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ones_own_conversations_resolve() {
+        let user = |name: &str| UserId::parse(name).unwrap();
+        let target = |id: &str| Target::Conversation(ConversationId::parse(id).unwrap());
+        let a = user("a");
+        let direct = Chat::resolve(&a, &Target::User(user("b"))).unwrap();
+        assert_eq!(direct.as_str(), "dm:a:b");
+        assert_eq!(Chat::resolve(&a, &target("dm:a:b")).unwrap(), direct);
+        assert_eq!(Chat::resolve(&a, &Target::User(a.clone())).unwrap().as_str(), "dm:a:a");
+        assert_eq!(Chat::resolve(&a, &target("room:r")).unwrap().as_str(), "room:r");
+        let foreign = Chat::resolve(&a, &target("dm:b:c")).unwrap_err();
+        assert_eq!(foreign, ChatError::not_found("conversation"));
     }
 }

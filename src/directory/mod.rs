@@ -4,24 +4,31 @@
 //! suite that both pass.
 //!
 //! **Guarantees of every adapter.** Claim and release are atomic per person. Only the pairs
-//! (socket,
-//! claim) that a call names are ever removed. A claim that returned before a `locate` began is seen
-//! by it, unless Redis lost it since; entries end by themselves after [`ENTRY_TTL_SECONDS`] when
-//! nobody extends them. A call ends within [`CALL_MS_MAX`], and never retries by itself.
+//! (socket, claim) that a call names are ever removed, but for the oldest beyond
+//! [`SOCKETS_KEPT_MAX`]. Calls for one socket take effect in the order in which they were made. A
+//! claim that returned before a `locate` began is seen by it, unless Redis lost it since; entries
+//! end by themselves after [`ENTRY_TTL_SECONDS`] when nobody extends them. A call ends within
+//! [`CALL_MS_MAX`], and never retries by itself.
 
 pub mod contract;
 pub mod embedded;
+pub(crate) mod link;
 pub mod redis;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::{DeviceId, Epoch, ProcessId, SocketId, UserId};
+use crate::protocol::{DeviceId, Epoch, ProcessId, SOCKETS_PER_USER_MAX, SocketId, UserId};
 
 /// The longest that a call takes, in milliseconds.
 pub const CALL_MS_MAX: u64 = 250;
 /// How long an entry lives when nobody extends it, in seconds.
 pub const ENTRY_TTL_SECONDS: u64 = 3_600;
+/// How many sockets of a person stand in the map: those that may be open, and as many that their
+/// servers had no time to release.
+pub const SOCKETS_KEPT_MAX: usize = 2 * SOCKETS_PER_USER_MAX;
 
 /// The map can't be reached, or answers what it should not. It is a hint: go the slow way.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,127 @@
+//! Refusals over HTTP: `application/problem+json` (RFC 9457) with the codes of `error` frames.
+//!
+//! Every answer of the API that is not a success is made here, so that clients parse one shape.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::chat::ChatError;
+use crate::protocol::{BadId, ErrorCode};
+
+/// The media type of every refusal.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// A refusal.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// Names the kind of problem; the same for the same `code`.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The kind of problem in words.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// The same name as in `error` frames.
+    code: &'static str,
+    /// What was wrong, and what to do.
+    detail: String,
+    /// The same request may succeed later, unchanged.
+    retryable: bool,
+    /// When to try again, for what is retryable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+}
+
+/// The code of a refused request, for whoever counts: an extension of the response.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refused(pub(super) ErrorCode);
+
+impl Problem {
+    /// A refusal with the status of its code.
+    pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Self::from(ChatError::new(code, detail))
+    }
+
+    /// The input is not what the API takes.
+    pub fn bad(detail: impl Into<String>) -> Self {
+        Self::new(ErrorCode::BadRequest, detail)
+    }
+
+    /// HTTP's own refusals, which have a status and no code of their own: 405, 408, 415 and 500.
+    pub fn with_status(code: ErrorCode, status: StatusCode, detail: impl Into<String>) -> Self {
+        let title = status.canonical_reason().unwrap_or("Refused");
+        Self { status: status.as_u16(), title, ..Self::new(code, detail) }
+    }
+}
+
+fn title(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::BadRequest => "The request is not what the API takes",
+        ErrorCode::TooLarge => "Something is over its limit",
+        ErrorCode::NotFound => "Nothing there that you have part in",
+        ErrorCode::Forbidden => "Not allowed",
+        ErrorCode::Unauthorized => "Who are you",
+        ErrorCode::RefConflict => "The same Idempotency-Key came with another body",
+        ErrorCode::RefExpired => "The Idempotency-Key is too old",
+        ErrorCode::RateLimited => "Too fast",
+        ErrorCode::Unavailable => "Not available now",
+    }
+}
+
+impl From<ChatError> for Problem {
+    fn from(error: ChatError) -> Self {
+        let ChatError { code, detail, retry_after_ms } = error;
+        Self {
+            kind: format!("urn:parlor:problem:{}", code.as_str()),
+            title: title(code),
+            status: code.http_status(),
+            code: code.as_str(),
+            detail,
+            retryable: code.retryable(),
+            retry_after_ms: retry_after_ms.filter(|_| code.retryable()),
+        }
+    }
+}
+
+impl From<BadId> for Problem {
+    fn from(bad: BadId) -> Self {
+        Self::bad(bad.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let seconds = self.retry_after_ms.map(|ms| ms.div_ceil(1_000).max(1));
+        let code = ErrorCode::ALL.into_iter().find(|code| code.as_str() == self.code);
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(seconds) = seconds {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(code) = code {
+            response.extensions_mut().insert(Refused(code));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retryable_problems_say_when() {
+        let response = Problem::new(ErrorCode::Unavailable, "later").into_response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], PROBLEM_JSON);
+        let response = Problem::bad("no").into_response();
+        assert!(response.headers().get(header::RETRY_AFTER).is_none());
+    }
+}

@@ -1,0 +1,161 @@
+//! The admin address of every role: `/healthz`, `/readyz`, `/metrics`.
+//!
+//! **Invariant:** readiness falls for local reasons only (starting, draining, own disk). Trouble
+//! that all processes share, like a store that does not answer, stands in the body; were it a 503,
+//! every server would be taken out at once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::exposition::{MEDIA_TYPE, exposition};
+use super::{guarded, listen};
+use crate::telemetry::Metrics;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECTIONS_MAX: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Starting,
+    Ready,
+    Draining,
+}
+
+impl Stage {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Told {
+    stage: Stage,
+    local: BTreeMap<&'static str, String>,
+    shared: BTreeMap<&'static str, String>,
+}
+
+/// What a process says of itself. It begins as `starting`.
+#[derive(Debug)]
+pub struct Health {
+    metrics: Vec<Arc<Metrics>>,
+    state: Mutex<Told>,
+}
+
+impl Health {
+    /// The health of a process with these parts.
+    pub fn new(metrics: Vec<Arc<Metrics>>) -> Arc<Self> {
+        let (local, shared) = (BTreeMap::new(), BTreeMap::new());
+        let state = Mutex::new(Told { stage: Stage::Starting, local, shared });
+        Arc::new(Self { metrics, state })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything accepts.
+    pub fn ready(&self) {
+        self.lock().stage = Stage::Ready;
+    }
+
+    /// The process is going away; it is never ready again.
+    pub fn draining(&self) {
+        self.lock().stage = Stage::Draining;
+    }
+
+    /// Trouble of this process alone (`disk`): it takes readiness away until it is `None`.
+    pub fn local(&self, part: &'static str, trouble: Option<String>) {
+        set(&mut self.lock().local, part, trouble);
+    }
+
+    /// Trouble that others have too (`store`, `redis`): told, and nothing more, until it is `None`.
+    pub fn shared(&self, part: &'static str, trouble: Option<String>) {
+        set(&mut self.lock().shared, part, trouble);
+    }
+
+    fn readiness(&self) -> (bool, serde_json::Value) {
+        let state = self.lock();
+        let ready = state.stage == Stage::Ready && state.local.is_empty();
+        let body = json!({
+            "ready": ready,
+            "stage": state.stage.as_str(),
+            "local": state.local,
+            "shared": state.shared,
+        });
+        (ready, body)
+    }
+}
+
+fn set(troubles: &mut BTreeMap<&'static str, String>, part: &'static str, trouble: Option<String>) {
+    match trouble {
+        Some(trouble) => troubles.insert(part, trouble),
+        None => troubles.remove(part),
+    };
+}
+
+/// Serves `/healthz`, `/readyz` and `/metrics` until `stop`.
+pub async fn serve_admin(listener: TcpListener, health: Arc<Health>, stop: CancellationToken) {
+    let bounds = listen::Bounds {
+        connections_max: CONNECTIONS_MAX,
+        header_timeout: TIMEOUT,
+        drain: TIMEOUT,
+    };
+    listen::listen(admin_router(health), listener, bounds, stop).await;
+}
+
+/// The routes of the admin address.
+pub(super) fn admin_router(health: Arc<Health>) -> Router {
+    let routes = Router::new()
+        .route("/healthz", get(async || Json(json!({"alive": true}))))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics));
+    guarded(routes, TIMEOUT, None).with_state(health)
+}
+
+async fn readyz(State(health): State<Arc<Health>>) -> Response {
+    let (ready, body) = health.readiness();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(body)).into_response()
+}
+
+async fn metrics(State(health): State<Arc<Health>>) -> Response {
+    ([(header::CONTENT_TYPE, MEDIA_TYPE)], exposition(&health.metrics)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_local_trouble_takes_readiness_away() {
+        let health = Health::new(Vec::new());
+        assert!(!health.readiness().0);
+        health.ready();
+        assert!(health.readiness().0);
+        health.shared("store", Some("no answer".into()));
+        let (ready, body) = health.readiness();
+        assert!(ready);
+        assert_eq!(body["shared"]["store"], "no answer");
+        health.local("disk", Some("full".into()));
+        assert!(!health.readiness().0);
+        health.local("disk", None);
+        assert!(health.readiness().0);
+        health.draining();
+        assert_eq!(health.readiness().1["stage"], "draining");
+        assert!(!health.readiness().0);
+    }
+}

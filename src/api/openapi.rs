@@ -1,0 +1,34 @@
+//! `/openapi.json`, made from the handlers. A test holds it against what they answer.
+
+use axum::Json;
+use utoipa::OpenApi;
+
+use super::{conversations, messages, rooms};
+
+/// The description of the whole API.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Parlor Message API",
+        description = "History, sending, conversations, presence and rooms. Every refusal is \
+            application/problem+json. Any request may be answered with 405 (see Allow), 408 (the \
+            body took over 10 s) or 500; what is retryable says so, and when.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    paths(
+        conversations::list,
+        conversations::presence,
+        conversations::servers,
+        messages::history,
+        messages::send,
+        rooms::create,
+        rooms::add,
+        rooms::remove,
+    )
+)]
+pub(super) struct Document;
+
+/// The description as JSON.
+pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}

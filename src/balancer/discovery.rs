@@ -1,0 +1,280 @@
+//! Which servers there are: on the board, by name on the command line, or in this very process.
+//!
+//! One task keeps the list; connections read the newest one. A server that refuses a connection is
+//! passed over at once, until the next look shows it well.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::health;
+use crate::board::{Board, BoardRow, Role};
+use crate::config::NamedServer;
+use crate::gateway::Door;
+use crate::protocol::{Epoch, ProcessId};
+use crate::telemetry::Metrics;
+
+/// How often the board is read, or named servers are asked for their health.
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A row that did not move for so long gets no new users: a beat and a half, so that one late beat
+/// costs nothing. (A killed server is noticed sooner, by its refused connection.)
+const STALE: Duration = Duration::from_millis(7_500);
+
+/// A server that connections can be dealt to.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its name.
+    pub id: ProcessId,
+    /// `HOST:PORT`; empty for one in this process.
+    pub address: String,
+    /// Where browsers reach it themselves.
+    pub public_url: Option<String>,
+    /// The way in, for one in this process.
+    pub door: Option<Door>,
+    /// Sockets that it has told of, beyond those that came through here.
+    told: AtomicU32,
+    /// Where a server in this process counts its sockets itself.
+    counted: Option<Arc<Metrics>>,
+    open: AtomicU32,
+    well: AtomicBool,
+}
+
+impl Backend {
+    fn new(id: ProcessId, address: String) -> Self {
+        Self {
+            id,
+            address,
+            public_url: None,
+            door: None,
+            counted: None,
+            told: AtomicU32::new(0),
+            open: AtomicU32::new(0),
+            well: AtomicBool::new(true),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn named(id: &str) -> Self {
+        Self::new(ProcessId::parse(id).unwrap(), String::new())
+    }
+
+    /// How many sockets it holds, as far as is known here.
+    pub fn load(&self) -> u32 {
+        if let (Some(door), Some(metrics)) = (&self.door, &self.counted) {
+            let waiting = door.max_capacity() - door.capacity();
+            let open = metrics.sockets.get() + i64::try_from(waiting).unwrap_or(i64::MAX);
+            return u32::try_from(open).unwrap_or(u32::MAX);
+        }
+        self.open.load(Ordering::Relaxed).max(self.told.load(Ordering::Relaxed))
+    }
+
+    /// A connection was dealt to it.
+    pub fn opened(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.told.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection that was dealt to it has ended.
+    pub fn closed(&self) {
+        let less = |count: u32| Some(count.saturating_sub(1));
+        let _ = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        let _ = self.told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// It refused a connection: passed over until the next look.
+    pub fn refused(&self) {
+        self.well.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it is to be dealt to.
+    pub fn is_well(&self) -> bool {
+        self.well.load(Ordering::Relaxed) && self.door.as_ref().is_none_or(|d| !d.is_closed())
+    }
+}
+
+/// The newest list, in the order of names.
+pub type List = watch::Receiver<Arc<Vec<Arc<Backend>>>>;
+
+/// Where the list comes from.
+pub enum Backends {
+    /// Servers in this process.
+    InProcess(Vec<(ProcessId, Door, Arc<Metrics>)>),
+    /// Servers by name and address, asked for their health.
+    Named(Vec<NamedServer>),
+    /// Whoever is on the board.
+    Board(Arc<dyn Board>),
+}
+
+/// Starts keeping the list, until `stop`.
+pub fn follow(backends: Backends, stop: CancellationToken) -> List {
+    let (sender, list) = watch::channel(Arc::new(Vec::new()));
+    match backends {
+        Backends::InProcess(doors) => {
+            let with_door = |(id, door, metrics)| {
+                let (door, counted) = (Some(door), Some(metrics));
+                Arc::new(Backend { door, counted, ..Backend::new(id, String::new()) })
+            };
+            sender.send_replace(Arc::new(doors.into_iter().map(with_door).collect()));
+            // The list never changes; the task only keeps the channel open.
+            tokio::spawn(async move {
+                stop.cancelled().await;
+                drop(sender);
+            });
+        }
+        Backends::Named(servers) => {
+            let backend = |server: NamedServer| Arc::new(Backend::new(server.id, server.address));
+            let mut backends: Vec<_> = servers.into_iter().map(backend).collect();
+            backends.sort_by_key(|a| natural(&a.id));
+            sender.send_replace(Arc::new(backends));
+            tokio::spawn(async move { stop.run_until_cancelled(ask(sender)).await });
+        }
+        Backends::Board(board) => {
+            let looking = async move { Watched::default().look(&*board, sender).await };
+            tokio::spawn(async move { stop.run_until_cancelled(looking).await });
+        }
+    }
+    list
+}
+
+async fn ask(sender: watch::Sender<Arc<Vec<Arc<Backend>>>>) {
+    loop {
+        let list = sender.borrow().clone();
+        list.iter().for_each(|backend| backend.well.store(true, Ordering::Relaxed));
+        ask_all(&list).await;
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Takes out whoever does not answer. Nobody is put in here: that is the caller's judgement.
+async fn ask_all(list: &[Arc<Backend>]) {
+    let asking = list.iter().filter(|backend| backend.is_well()).map(|backend| async move {
+        if !health::answers(&backend.address).await {
+            backend.refused();
+        }
+    });
+    futures_util::future::join_all(asking).await;
+}
+
+/// ws2 before ws10.
+fn natural(id: &ProcessId) -> (String, u64, String) {
+    let text = id.as_str();
+    let digits = text.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let (name, number) = text.split_at(text.len() - digits);
+    (name.to_owned(), number.parse().unwrap_or(u64::MAX), text.to_owned())
+}
+
+struct Seen {
+    epoch: Epoch,
+    beat: u64,
+    moved: Instant,
+    backend: Arc<Backend>,
+}
+
+/// The board's rows, judged by whether they move.
+#[derive(Default)]
+struct Watched {
+    seen: Vec<Seen>,
+}
+
+impl Watched {
+    async fn look(&mut self, board: &dyn Board, sender: watch::Sender<Arc<Vec<Arc<Backend>>>>) {
+        loop {
+            match board.read().await {
+                Ok(rows) => {
+                    self.judge(rows, Instant::now());
+                    // A process that hangs keeps its row for a while, and answers nothing.
+                    ask_all(&self.dealt()).await;
+                    sender.send_replace(Arc::new(self.dealt()));
+                }
+                // The store is away for all: the last list is the best there is.
+                Err(error) => tracing::warn!(%error, "the board could not be read"),
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    fn judge(&mut self, rows: Vec<BoardRow>, now: Instant) {
+        let servers: Vec<_> = rows.into_iter().filter(|row| row.role == Role::Server).collect();
+        self.seen.retain(|seen| servers.iter().any(|row| row.id == seen.backend.id));
+        for row in servers {
+            let known = self.seen.iter_mut().find(|seen| seen.backend.id == row.id);
+            match known {
+                Some(seen) if seen.epoch == row.epoch && seen.backend.address == row.address => {
+                    if seen.beat != row.beat {
+                        (seen.beat, seen.moved) = (row.beat, now);
+                    }
+                }
+                Some(seen) => *seen = Self::first_seen(&row, now),
+                None => self.seen.push(Self::first_seen(&row, now)),
+            }
+            if let Some(seen) = self.seen.iter().find(|seen| seen.backend.id == row.id) {
+                let fresh = now.duration_since(seen.moved) < STALE;
+                seen.backend.told.store(row.sockets, Ordering::Relaxed);
+                seen.backend.well.store(row.accepting && fresh, Ordering::Relaxed);
+            }
+        }
+        self.seen.sort_by_key(|a| natural(&a.backend.id));
+    }
+
+    fn first_seen(row: &BoardRow, now: Instant) -> Seen {
+        let public_url = row.public_url.clone();
+        let backend = Backend { public_url, ..Backend::new(row.id.clone(), row.address.clone()) };
+        Seen { epoch: row.epoch, beat: row.beat, moved: now, backend: Arc::new(backend) }
+    }
+
+    fn dealt(&self) -> Vec<Arc<Backend>> {
+        self.seen.iter().map(|seen| seen.backend.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: &str, epoch: u64, beat: u64, accepting: bool) -> BoardRow {
+        BoardRow {
+            id: ProcessId::parse(id).unwrap(),
+            epoch: Epoch(epoch),
+            beat,
+            role: Role::Server,
+            address: format!("{id}:1"),
+            public_url: None,
+            sockets: 0,
+            accepting,
+            hints: 0,
+            deaf: false,
+        }
+    }
+
+    fn well(watched: &Watched) -> Vec<String> {
+        let well = watched.dealt().into_iter().filter(|backend| backend.is_well());
+        well.map(|backend| backend.id.to_string()).collect()
+    }
+
+    #[test]
+    fn servers_are_dealt_to_while_their_rows_move() {
+        let (mut watched, start) = (Watched::default(), Instant::now());
+        watched.judge(vec![row("ws10", 1, 1, true), row("ws2", 1, 1, true)], start);
+        assert_eq!(well(&watched), ["ws2", "ws10"]);
+        watched.judge(vec![row("ws10", 1, 2, true), row("ws2", 1, 1, true)], start + STALE);
+        assert_eq!(well(&watched), ["ws10"], "ws2 stands still");
+        watched.judge(vec![row("ws10", 1, 3, false), row("ws2", 2, 1, true)], start + STALE);
+        assert_eq!(well(&watched), ["ws2"], "ws2 came back, ws10 drains");
+        watched.judge(vec![row("ws2", 2, 2, true)], start + STALE);
+        assert_eq!(watched.dealt().len(), 1, "ws10 has left");
+    }
+
+    #[test]
+    fn who_refuses_is_passed_over_until_the_next_look() {
+        let (mut watched, start) = (Watched::default(), Instant::now());
+        watched.judge(vec![row("ws1", 1, 1, true)], start);
+        watched.dealt()[0].refused();
+        assert!(well(&watched).is_empty());
+        watched.judge(vec![row("ws1", 1, 2, true)], start);
+        assert_eq!(well(&watched), ["ws1"]);
+    }
+}

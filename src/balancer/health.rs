@@ -1,0 +1,51 @@
+//! Asks a server whether it takes sockets.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether `GET /readyz` on the server's own port is answered with 200.
+pub async fn answers(address: &str) -> bool {
+    timeout(PATIENCE, ask(address)).await.is_ok_and(|answer| answer.unwrap_or(false))
+}
+
+async fn ask(address: &str) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await?;
+    Ok(&answer[..] == b"HTTP/1.1 200" || &answer[..] == b"HTTP/1.0 200")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    async fn server(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 256];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn only_a_200_is_well() {
+        assert!(answers(&server("HTTP/1.1 200 OK\r\n\r\n").await).await);
+        assert!(!answers(&server("HTTP/1.1 503 Service Unavailable\r\n\r\n").await).await);
+        assert!(!answers(&server("").await).await);
+        assert!(!answers("127.0.0.1:1").await);
+    }
+}

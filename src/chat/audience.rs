@@ -1,0 +1,113 @@
+//! Which of a large room's members are on this server.
+//!
+//! The bus names the members of small rooms; for a large one an envelope comes to every server and
+//! says which roster it was stored under (the seq of the newest joined or left entry). A roster that
+//! is not that one is read again before anybody is shown anything (P9).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Chat;
+use super::route::Texts;
+use crate::hub::Event;
+use crate::protocol::{ConversationId, Entry, ProcessId, Receipt, Seq};
+use crate::store::{Member, Record, RecordPart};
+
+/// The most rooms whose roster is kept.
+const ROOMS_MAX: usize = 256;
+
+/// Rosters of large rooms, as of the newest joined or left entry that they tell of.
+#[derive(Debug, Default)]
+pub struct Rosters {
+    known: Mutex<HashMap<ConversationId, Arc<Vec<Member>>>>,
+}
+
+fn version(members: &[Member]) -> Seq {
+    members.iter().map(|member| member.as_of).max().unwrap_or(0)
+}
+
+impl Rosters {
+    fn get(&self, room: &ConversationId, at: Seq) -> Option<Arc<Vec<Member>>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(room).filter(|members| version(members) == at).cloned()
+    }
+
+    fn put(&self, room: &ConversationId, members: Arc<Vec<Member>>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= ROOMS_MAX
+            && let Some(other) = known.keys().next().cloned()
+        {
+            known.remove(&other);
+        }
+        known.insert(room.clone(), members);
+    }
+}
+
+impl Chat {
+    /// An entry for all members of a large room on this server.
+    pub(super) fn hear_room_entry(
+        self: &Arc<Self>,
+        room: &ConversationId,
+        entry: &Arc<Entry>,
+        via: &ProcessId,
+        roster: Seq,
+    ) {
+        if let Some(members) = self.rosters.get(room, roster) {
+            return self.show_to_members(room, entry, via, &members);
+        }
+        let (chat, room) = (self.clone(), room.clone());
+        let (entry, via) = (entry.clone(), via.clone());
+        tokio::spawn(async move {
+            if let Some(members) = chat.read_roster(&room).await {
+                chat.show_to_members(&room, &entry, &via, &members);
+            }
+        });
+    }
+
+    fn show_to_members(
+        self: &Arc<Self>,
+        room: &ConversationId,
+        entry: &Entry,
+        via: &ProcessId,
+        members: &[Member],
+    ) {
+        let texts = Texts::new(room, entry);
+        for member in members.iter().filter(|member| member.may_see(entry.seq)) {
+            for outbox in self.hub.of(&member.user) {
+                self.push_entry(&outbox, room, entry, &texts, via, false);
+            }
+        }
+        self.answer(room, entry.seq, None, via, Receipt::Have);
+    }
+
+    /// A bare hint for all members of a room on this server: their sessions read the store.
+    pub(super) fn hint_local_members(&self, room: ConversationId, seq: Seq) {
+        let Some(chat) = self.this.upgrade() else { return };
+        tokio::spawn(async move {
+            let Some(members) = chat.read_roster(&room).await else { return };
+            for member in members.iter().filter(|member| member.may_see(seq)) {
+                for outbox in chat.hub.of(&member.user) {
+                    outbox.push(Event::Hint { conversation: room.clone(), seq, via: None });
+                }
+            }
+        });
+    }
+
+    async fn read_roster(&self, room: &ConversationId) -> Option<Arc<Vec<Member>>> {
+        let records = match self.store.records(RecordPart::Roster(room.clone())).await {
+            Ok(records) => records,
+            Err(error) => {
+                // No answer is given, so the lane's process tries again and then goes the slow way.
+                tracing::warn!(%error, %room, "the roster could not be read");
+                return None;
+            }
+        };
+        let member = |record| match record {
+            Record::Member(_, member) => Some(member),
+            _ => None,
+        };
+        let members: Arc<Vec<Member>> = Arc::new(records.into_iter().filter_map(member).collect());
+        self.rosters.put(room, members.clone());
+        Some(members)
+    }
+}

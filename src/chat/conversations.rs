@@ -1,0 +1,188 @@
+//! The list of a person's conversations, newest first, with what is unread.
+//!
+//! A mailbox row knows no time, so the newest entry of every conversation is read, a bounded number
+//! at once; the status of the last message only for those on the page. A room's newest entry is the
+//! newest that the person may see (`history` judges that, P9).
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::history::{HistoryQuery, Progress, Shown, Sight};
+use super::{Chat, ChatError};
+use crate::protocol::{ConversationId, Entry, ErrorCode, Seq, Timestamp, UserId};
+use crate::store::{LogRange, MailboxPart, Row};
+
+/// How many conversations of a person are looked at: the first by name, where there are more.
+pub const CONVERSATIONS_MAX: usize = 10_000;
+/// How many reads are under way at once for one list.
+const READS_MAX: usize = 32;
+/// The longest cursor that is looked at.
+const CURSOR_BYTES_MAX: usize = 1_024;
+
+/// One conversation of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// Which.
+    pub conversation: ConversationId,
+    /// The other person of a direct conversation, oneself in a note to oneself.
+    pub with: Option<UserId>,
+    /// The title of a room that has one.
+    pub title: Option<String>,
+    /// The newest entry that the person may see.
+    pub last: Shown,
+    /// Messages after what the person has seen; see [`Chat::conversations`].
+    pub unread: u64,
+    /// The highest seq that a device of the person has received.
+    pub delivered: Seq,
+    /// The highest seq that the person has seen.
+    pub read: Seq,
+}
+
+/// A page of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConversationList {
+    /// Newest first.
+    pub conversations: Vec<Summary>,
+    /// Unread messages of all conversations, not only of this page.
+    pub unread_total: u64,
+    /// Pass this as `after` for what follows; `None` at the end.
+    pub next: Option<String>,
+}
+
+struct Newest {
+    row: Row,
+    entry: Entry,
+    title: Option<String>,
+    unread: u64,
+}
+
+impl Newest {
+    /// Sorts the list: the newest first, equal times by name.
+    fn place(&self) -> (std::cmp::Reverse<Timestamp>, &str) {
+        (std::cmp::Reverse(self.entry.timestamp), self.row.conversation.as_str())
+    }
+}
+
+impl Chat {
+    /// A page of the conversations of `user`.
+    ///
+    /// `unread` is `n` of the newest entry less `n` at what the person has seen: one's own messages
+    /// count until one has read up to them. In a room it begins with the newest joining.
+    pub async fn conversations(
+        &self,
+        user: &UserId,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<ConversationList, ChatError> {
+        let cursor = after.map(|text| parse_cursor(user, text)).transpose()?;
+        let rows = self.mailbox_rows(user).await?;
+        let reads = rows.into_iter().map(|row| self.newest(user, row));
+        let found: Vec<Option<Newest>> =
+            stream::iter(reads).buffer_unordered(READS_MAX).try_collect().await?;
+        let mut all: Vec<Newest> = found.into_iter().flatten().collect();
+        let unread_total = all.iter().map(|newest| newest.unread).sum();
+        if let Some((timestamp, conversation)) = &cursor {
+            let place = (std::cmp::Reverse(*timestamp), conversation.as_str());
+            all.retain(|newest| newest.place() > place);
+        }
+        all.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
+        let more = all.len() > limit;
+        all.truncate(limit);
+        let last = all.last().filter(|_| more);
+        let next = last.map(|last| cursor_of(user, last.entry.timestamp, &last.row.conversation));
+        let summaries = all.into_iter().map(|newest| self.summary(user, newest));
+        let conversations = stream::iter(summaries).buffered(READS_MAX).try_collect().await?;
+        Ok(ConversationList { conversations, unread_total, next })
+    }
+
+    async fn mailbox_rows(&self, user: &UserId) -> Result<Vec<Row>, ChatError> {
+        let mut rows = Vec::new();
+        let mut after = None;
+        loop {
+            let part = MailboxPart::Page { after, consistent: true };
+            let page = self.store.mailbox(user, part).await?;
+            rows.extend(page.rows);
+            after = page.next;
+            if after.is_none() || rows.len() >= CONVERSATIONS_MAX {
+                rows.truncate(CONVERSATIONS_MAX);
+                return Ok(rows);
+            }
+        }
+    }
+
+    /// `None` where the row stands and the log has nothing to show: a raise without its put.
+    async fn newest(&self, user: &UserId, row: Row) -> Result<Option<Newest>, ChatError> {
+        let conversation = &row.conversation;
+        if !conversation.is_room() {
+            let page = self.store.log(conversation, LogRange::newest(1)).await?;
+            let Some(entry) = page.entries.into_iter().next() else { return Ok(None) };
+            let unread = entry.n.saturating_sub(row.read_n);
+            return Ok(Some(Newest { row, entry, title: None, unread }));
+        }
+        let query = HistoryQuery::new(None, None, 1)?;
+        let (entries, sight) = match self.visible(user, conversation, query).await {
+            Ok((entries, _, sight)) => (entries, sight),
+            Err(error) if error.code == ErrorCode::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Some(entry) = entries.into_iter().next() else { return Ok(None) };
+        let seen = self.seen_n(&row, &sight).await?;
+        let title = sight.head.and_then(|head| head.title);
+        let unread = entry.n.saturating_sub(seen);
+        Ok(Some(Newest { row, entry, title, unread }))
+    }
+
+    /// `n` at what the person has seen of a room, or at the newest joining if that is later.
+    async fn seen_n(&self, row: &Row, sight: &Sight) -> Result<u64, ChatError> {
+        let joined = sight.spans.last().map_or(0, |span| span.after + 1);
+        if row.read >= joined {
+            return Ok(row.read_n);
+        }
+        let page = self.store.log(&row.conversation, LogRange::following(joined - 1, 1)).await?;
+        Ok(page.entries.first().map_or(0, |entry| entry.n).max(row.read_n))
+    }
+
+    async fn summary(&self, user: &UserId, newest: Newest) -> Result<Summary, ChatError> {
+        let Newest { row, entry, title, unread } = newest;
+        let entries = std::slice::from_ref(&entry);
+        let progress: Progress =
+            self.progress(user, &row.conversation, Some(&row), entries).await?;
+        Ok(Summary {
+            with: row.conversation.other(user),
+            last: progress.show(user, entry),
+            conversation: row.conversation,
+            delivered: row.delivered,
+            read: row.read,
+            title,
+            unread,
+        })
+    }
+}
+
+/// A place in the list of one person. The check sum is no secret: it finds what was damaged or
+/// belongs to another list, and whoever forges one learns only where his own list goes on.
+fn cursor_of(user: &UserId, timestamp: Timestamp, conversation: &ConversationId) -> String {
+    let place = format!("{timestamp}/{conversation}");
+    let sum = crc32fast::hash(format!("{user}/{place}").as_bytes());
+    let hex = place.bytes().map(|byte| format!("{byte:02x}"));
+    hex.chain([format!("{sum:08x}")]).collect()
+}
+
+fn parse_cursor(user: &UserId, text: &str) -> Result<(Timestamp, ConversationId), ChatError> {
+    let read = || {
+        if text.len() > CURSOR_BYTES_MAX || !text.is_ascii() || text.len() % 2 == 1 {
+            return None;
+        }
+        let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+        let end = text.len().checked_sub(8)?;
+        let place: Option<Vec<u8>> = (0..end).step_by(2).map(byte).collect();
+        let place = String::from_utf8(place?).ok()?;
+        let (timestamp, conversation) = place.split_once('/')?;
+        let (timestamp, conversation) =
+            (timestamp.parse().ok()?, ConversationId::parse(conversation).ok()?);
+        (cursor_of(user, timestamp, &conversation) == text).then_some((timestamp, conversation))
+    };
+    read().ok_or_else(|| {
+        let detail = "\"after\" is not a \"next\" of this list: begin again without it";
+        ChatError::new(ErrorCode::BadRequest, detail)
+    })
+}

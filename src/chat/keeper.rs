@@ -1,0 +1,263 @@
+//! What a process part does in the background: listens to the bus and the board, repeats claims and
+//! hints, sweeps its entries of the socket map, and notices when Redis is away or back.
+//!
+//! One task owns all of it; it ends with the part's stop signal.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Chat;
+use super::liveness::{BoardEvent, RowChange};
+use crate::bus::Subscription;
+use crate::hub::Event;
+use crate::protocol::{Envelope, UserId};
+
+/// How often the subscription is probed end to end.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a probe may take to come back.
+pub const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+/// After a death mailboxes are read at once, and again so much later: what the dead process stored
+/// in its last moments is there by then.
+pub const SECOND_READ_AFTER: Duration = Duration::from_secs(20);
+/// How many mailboxes are asked for again at once, 20 times a second.
+const REREAD_STEP: usize = 100;
+/// The belt: every mailbox is read again so often.
+const BELT: Duration = Duration::from_secs(3_600);
+
+/// What the keeper knows of Redis.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    probe_heard: AtomicU64,
+    probe_wake: tokio::sync::Notify,
+    suspect: tokio::sync::Notify,
+    deaf: AtomicBool,
+    starting_over: AtomicBool,
+}
+
+impl Keeper {
+    pub(super) fn hear_probe(&self, number: u64) {
+        self.probe_heard.fetch_max(number, Ordering::Relaxed);
+        self.probe_wake.notify_waiters();
+    }
+
+    /// Whether this part can't reach the map or hear the bus.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::Relaxed)
+    }
+}
+
+impl Chat {
+    /// Runs the background of this part until `stop`; returns early, with `true`, when another life
+    /// has taken the name on the board: the process must close all and exit.
+    pub async fn keep(
+        self: &Arc<Self>,
+        mut events: mpsc::Receiver<BoardEvent>,
+        mut bus: Subscription,
+        stop: CancellationToken,
+    ) -> bool {
+        let tasks = TaskTracker::new();
+        let chores: [fn(Arc<Self>) -> futures_util::future::BoxFuture<'static, ()>; 5] = [
+            |chat| Box::pin(async move { chat.retry_for_ever().await }),
+            |chat| Box::pin(async move { chat.write_slow_hints().await }),
+            |chat| Box::pin(async move { chat.sweep_for_ever().await }),
+            |chat| Box::pin(async move { chat.probe_for_ever().await }),
+            |chat| Box::pin(async move { chat.rest_for_ever().await }),
+        ];
+        for chore in chores {
+            let (chore, stop) = (chore(self.clone()), stop.clone());
+            tasks.spawn(async move { stop.run_until_cancelled(chore).await });
+        }
+        let taken = loop {
+            tokio::select! {
+                () = stop.cancelled() => break false,
+                heard = bus.recv() => match heard {
+                    Some(heard) => self.heard(heard),
+                    // Only a stopping bus ends a subscription.
+                    None => stop.cancelled().await,
+                },
+                event = events.recv() => match event {
+                    Some(BoardEvent::Taken) => break true,
+                    Some(event) => self.hear_board(event),
+                    None => stop.cancelled().await,
+                },
+            }
+        };
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        taken
+    }
+
+    fn hear_board(self: &Arc<Self>, event: BoardEvent) {
+        match event {
+            BoardEvent::Death(process) => {
+                tracing::info!(%process, "gone from the board: mailboxes are read again");
+                let chat = self.clone();
+                tokio::spawn(async move {
+                    chat.reread_all().await;
+                    sleep(SECOND_READ_AFTER).await;
+                    chat.reread_all().await;
+                });
+            }
+            BoardEvent::Hints(hints) => hints.iter().for_each(|hint| self.hear_slow_hint(hint)),
+            BoardEvent::Revived => self.start_over("the own board row was late"),
+            BoardEvent::ReadAgain => {
+                let chat = self.clone();
+                tokio::spawn(async move { chat.reread_all().await });
+            }
+            BoardEvent::Taken => {}
+        }
+    }
+
+    /// Claims all again and reads all mailboxes again: after a gap of the bus, after Redis was
+    /// emptied or failed over, after a pause. One run at a time.
+    pub(super) fn start_over(self: &Arc<Self>, why: &'static str) {
+        if self.keeper.starting_over.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tracing::info!(why, "all sockets are claimed again and all mailboxes read again");
+        let chat = self.clone();
+        tokio::spawn(async move {
+            chat.keeper.starting_over.store(false, Ordering::Relaxed);
+            chat.claim_all_again().await;
+            chat.reread_all().await;
+        });
+    }
+
+    /// Asks every session to read its mailbox again, at a bounded rate.
+    pub(super) async fn reread_all(&self) {
+        for step in self.hub.all().chunks(REREAD_STEP) {
+            step.iter().for_each(|outbox| outbox.push(Event::Reread));
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn retry_for_ever(self: &Arc<Self>) {
+        let mut twice_a_second = interval(Duration::from_millis(500));
+        twice_a_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            twice_a_second.tick().await;
+            self.retry_overdue().await;
+            self.repeat_claims().await;
+            let sockets = u32::try_from(self.metrics.sockets.get()).unwrap_or(0);
+            self.liveness.set(RowChange::Sockets(sockets), false);
+        }
+    }
+
+    async fn sweep_for_ever(self: &Arc<Self>) {
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut belt = Instant::now();
+        loop {
+            second.tick().await;
+            if !self.keeper.is_deaf() {
+                self.sweep().await;
+            }
+            if belt.elapsed() >= BELT {
+                belt = Instant::now();
+                self.reread_all().await;
+            }
+        }
+    }
+
+    /// A call to Redis failed: its hint goes the slow way, and a probe at once shows whether it was
+    /// that call alone.
+    pub(super) fn redis_failed(&self) {
+        self.keeper.suspect.notify_one();
+    }
+
+    fn set_deaf(&self, deaf: bool) {
+        if self.keeper.deaf.swap(deaf, Ordering::Relaxed) == deaf {
+            return;
+        }
+        if deaf {
+            tracing::warn!("Redis does not answer: hints go over the board until it does");
+        } else {
+            tracing::info!("Redis answers again");
+        }
+        self.liveness.set(RowChange::Deaf(deaf), true);
+    }
+
+    /// Sends probes to the own channel: only one that comes back shows that the subscription
+    /// delivers. Two that fail in a row mean deaf. Also notices by the instance's name that Redis
+    /// lost or replaced its data.
+    async fn probe_for_ever(self: &Arc<Self>) {
+        let mut instance: Option<String> = None;
+        let (mut number, mut failed) = (0, 0);
+        loop {
+            number += 1;
+            let heard = self.probe(number).await;
+            match self.directory.instance().await {
+                Ok(name) if heard => {
+                    failed = 0;
+                    let was_deaf = self.keeper.is_deaf();
+                    self.set_deaf(false);
+                    let replaced = instance.replace(name.clone()).is_some_and(|old| old != name);
+                    if was_deaf || replaced {
+                        self.start_over("Redis is back");
+                    }
+                    // Probes are rare: a burst of failed calls asks for one, once a second.
+                    sleep(PROBE_PATIENCE).await;
+                    let _ = timeout(PROBE_INTERVAL, self.keeper.suspect.notified()).await;
+                }
+                _ => {
+                    failed += 1;
+                    if failed > 1 {
+                        self.set_deaf(true);
+                        self.reread_after_deaf().await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn probe(&self, number: u64) -> bool {
+        let probe = Arc::new(Envelope::Probe { number });
+        if self.bus.publish(&self.me.id, &[probe]).await.is_err() {
+            return false;
+        }
+        let heard = async {
+            loop {
+                let wake = self.keeper.probe_wake.notified();
+                if self.keeper.probe_heard.load(Ordering::Relaxed) >= number {
+                    return;
+                }
+                wake.await;
+            }
+        };
+        timeout(PROBE_PATIENCE, heard).await.is_ok()
+    }
+
+    /// While deaf: what was published before the others knew lies in the store. They know once
+    /// they have read the row, so mailboxes of unclaimed sockets are read 3 s later.
+    async fn reread_after_deaf(&self) {
+        sleep(Duration::from_secs(3)).await;
+        for outbox in self.unclaimed() {
+            outbox.push(Event::Reread);
+        }
+    }
+
+    /// Removes map entries that name this server for a person who has no socket here.
+    pub(super) fn remove_ghosts(self: &Arc<Self>, user: &UserId) {
+        let (chat, user) = (self.clone(), user.clone());
+        tokio::spawn(async move {
+            let Ok(located) = chat.directory.locate(std::slice::from_ref(&user)).await else {
+                return;
+            };
+            let here = chat.hub.of(&user);
+            for entry in located.into_iter().flatten() {
+                let mine = entry.server == chat.me.id && entry.epoch == chat.me.epoch;
+                let open = here.iter().any(|outbox| outbox.who.socket == entry.socket_id);
+                if mine && !open {
+                    let _ = chat.directory.release(&user, entry.socket_id, entry.claim).await;
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,93 @@
+//! The answer to one append, given exactly once.
+//!
+//! **Invariant.** An answer that is dropped unanswered (a lane that panicked, a runtime that ended)
+//! says `unavailable`, so no sender waits for ever.
+
+use std::sync::Arc;
+
+use super::{Origin, Reply};
+use crate::chat::{ChatError, Sent};
+use crate::hub::Event;
+use crate::protocol::{ConversationId, Entry, ErrorCode, Ref, SocketId, answer};
+
+impl Reply {
+    /// Answers with a refusal.
+    pub fn refuse(self, reference: Option<&Ref>, error: &ChatError) {
+        match self {
+            Self::Socket(outbox) => outbox.push(Event::Refused(answer::error(
+                error.code,
+                &error.detail,
+                reference,
+                error.retry_after_ms,
+            ))),
+            // A caller that left no longer wants to know.
+            Self::Call(caller) => drop(caller.send(Err(error.clone()))),
+        }
+    }
+
+    fn sent(self, sent: Sent) {
+        match self {
+            Self::Socket(outbox) => outbox.push(Event::Sent {
+                reference: sent.reference,
+                conversation: sent.conversation,
+                seq: sent.seq,
+                n: sent.n,
+                timestamp: sent.timestamp,
+            }),
+            Self::Call(caller) => drop(caller.send(Ok(sent))),
+        }
+    }
+}
+
+/// An answer that is still owed.
+pub(super) struct Answer {
+    reply: Option<Reply>,
+    sender: Option<SocketId>,
+    /// The ref that the client gave.
+    shown: Option<Ref>,
+    /// Who hands the entry on.
+    pub(super) origin: Arc<dyn Origin>,
+}
+
+impl Answer {
+    pub(super) fn new(reply: Reply, shown: Option<Ref>, origin: Arc<dyn Origin>) -> Self {
+        let sender = match &reply {
+            Reply::Socket(outbox) => Some(outbox.who.socket),
+            Reply::Call(_) => None,
+        };
+        Self { reply: Some(reply), sender, shown, origin }
+    }
+
+    /// The socket that sent it.
+    pub(super) fn sender(&self) -> Option<SocketId> {
+        self.sender
+    }
+
+    pub(super) fn sent(&mut self, conversation: &ConversationId, entry: &Entry, repeated: bool) {
+        let Some(reply) = self.reply.take() else { return };
+        self.origin.count(if repeated { "repeated" } else { "stored" });
+        reply.sent(Sent {
+            reference: self.shown.take(),
+            conversation: conversation.clone(),
+            seq: entry.seq,
+            n: entry.n,
+            timestamp: entry.timestamp,
+            repeated,
+        });
+    }
+
+    pub(super) fn refuse(&mut self, error: &ChatError) {
+        let Some(reply) = self.reply.take() else { return };
+        self.origin.count(error.code.as_str());
+        reply.refuse(self.shown.as_ref(), error);
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.reply.is_some() {
+            let detail = "this server stopped before it knew, send again with the same ref";
+            self.refuse(&ChatError::new(ErrorCode::Unavailable, detail));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Which items of a batch may be put together now, judged in log order.
+//!
+//! **Invariant.** Nobody is refused, and no change is taken for a repeat, by a roster older than
+//! the batch: before a "no" the lane reads forward.
+
+use std::sync::Arc;
+
+use super::batch::{Fate, Stored};
+use super::log::Place;
+use super::patience::persist;
+use super::round::Round;
+use crate::chat::{ChatError, roster};
+use crate::protocol::{Entry, ErrorCode, Kind, Seq, UserId};
+use crate::store::{LogRange, Order};
+
+/// What the roster says to an item.
+enum Verdict {
+    Put,
+    /// The change has been made: this entry stands.
+    Stands(Seq),
+    No(ChatError),
+}
+
+impl Round<'_> {
+    /// The places of the items to put next: messages, or one `joined` or `left` alone. Items that
+    /// must not be put get their fate.
+    pub(super) async fn judge(&mut self) -> Result<Vec<usize>, ChatError> {
+        let mut run = Vec::with_capacity(self.batch.items.len());
+        let mut at = 0;
+        while let Some(item) = self.batch.items.get(at) {
+            if !item.is_new() {
+                at += 1;
+                continue;
+            }
+            let message = item.kind == Kind::Message;
+            if !message && !run.is_empty() {
+                break;
+            }
+            match self.verdict(at) {
+                Verdict::Put => {
+                    run.push(at);
+                    if !message {
+                        break;
+                    }
+                }
+                _ if !self.fresh => {
+                    self.walk().await?;
+                    run.clear();
+                    at = 0;
+                    continue;
+                }
+                Verdict::Stands(seq) => self.stands(at, seq).await?,
+                Verdict::No(error) => self.batch.items[at].fate = Fate::Refused(error),
+            }
+            at += 1;
+        }
+        Ok(run)
+    }
+
+    fn verdict(&self, at: usize) -> Verdict {
+        let item = &self.batch.items[at];
+        let Place::Room(room) = &self.log.place else {
+            return match item.kind {
+                Kind::Message => Verdict::Put,
+                _ => Verdict::No(bad("a direct conversation is of two people for ever")),
+            };
+        };
+        let here = |user: &UserId| roster::is_present(&room.roster, user);
+        match (&item.kind, &item.to) {
+            (Kind::Message, _) if here(&item.from) => Verdict::Put,
+            (Kind::Message, _) => Verdict::No(ChatError::not_found("conversation")),
+            (Kind::Joined | Kind::Left, Some(user)) => {
+                match roster::standing(&room.roster, &item.kind, user) {
+                    Some(seq) => Verdict::Stands(seq),
+                    None if item.kind == Kind::Joined || here(user) => Verdict::Put,
+                    None => Verdict::No(ChatError::not_found("member")),
+                }
+            }
+            _ => Verdict::No(bad("a change of this kind can't be made")),
+        }
+    }
+
+    /// The item asks for what the entry at `seq` has done.
+    async fn stands(&mut self, at: usize, seq: Seq) -> Result<(), ChatError> {
+        let before = Some(seq.saturating_add(1));
+        let after = seq.saturating_sub(1);
+        let range = LogRange { after, before, order: Order::Ascending, limit: 1 };
+        let (store, conversation) = (&self.shared.store, &self.lane.conversation);
+        let page = persist!(self.patience, store.log(conversation, range))?;
+        let found: Option<Entry> = page.entries.into_iter().next();
+        self.batch.items[at].fate = match found {
+            Some(entry) => {
+                let (entry, roster) = (Arc::new(entry), self.log.roster());
+                Fate::Stored(Stored { entry, roster, repeated: true })
+            }
+            None => Fate::Refused(ChatError::not_found("entry")),
+        };
+        Ok(())
+    }
+}
+
+fn bad(detail: &str) -> ChatError {
+    ChatError::new(ErrorCode::BadRequest, detail)
+}

@@ -1,0 +1,303 @@
+//! Hints that wait for their receipts: what was handed on, to which servers, since when.
+//!
+//! Positions are cumulative, so one record per (conversation, person) stands for any number of
+//! messages. A room has one record, confirmed by servers as a whole: a server that answers `have`
+//! has put the entry into the outboxes of its members, and an outbox either delivers or dies with
+//! its socket, which then catches up. Bounded: what does not fit goes the slow way.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::protocol::{ConversationId, ProcessId, Seq, UserId};
+
+/// The most records; a hint beyond goes to the board at once.
+pub const RECORDS_MAX: usize = 65_536;
+/// How long a hint waits for its receipts before it is tried again.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is tried again before it goes to the board.
+pub const TRIES_MAX: u8 = 2;
+
+/// Whose record it is: a person in a conversation, or a room as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The log.
+    pub conversation: ConversationId,
+    /// The person; `None` for a room as a whole.
+    pub user: Option<UserId>,
+}
+
+#[derive(Debug)]
+struct Record {
+    last: Seq,
+    last_at: Instant,
+    servers: Vec<(ProcessId, Seq)>,
+    /// Servers that hold further sockets of the sender, for the status frame.
+    sender_at: Vec<ProcessId>,
+    /// These are copies for the sender's own other sockets: nobody is told.
+    own: bool,
+    told: Seq,
+    since: Instant,
+    tries: u8,
+}
+
+/// What a receipt means for the sender.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Tell the sender's sockets, on this server and on these.
+    pub tell: Option<Vec<ProcessId>>,
+    /// How long the newest entry took from the hand-over to this receipt.
+    pub took: Option<Duration>,
+}
+
+/// A hint that waited too long.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Overdue {
+    /// Whose.
+    pub key: Key,
+    /// At least up to here.
+    pub seq: Seq,
+    /// All tries are used up: it goes to the board.
+    pub last_try: bool,
+    /// When the newest entry was handed on: only a later view of the board may judge.
+    pub handed_at: Instant,
+}
+
+/// All records of one process part.
+#[derive(Debug, Default)]
+pub struct Pending {
+    records: Mutex<HashMap<Key, Record>>,
+}
+
+impl Pending {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that `seq` is being handed on. `false`: there is no room, take the slow way.
+    pub fn open(&self, key: &Key, seq: Seq, own: bool, now: Instant) -> bool {
+        let mut records = self.lock();
+        if let Some(record) = records.get_mut(key) {
+            record.last = record.last.max(seq);
+            record.last_at = now;
+            // The same person is sender of one message and recipient of the next.
+            record.own &= own;
+            return true;
+        }
+        if records.len() >= RECORDS_MAX {
+            return false;
+        }
+        let record = Record {
+            last: seq,
+            last_at: now,
+            servers: Vec::new(),
+            sender_at: Vec::new(),
+            own,
+            told: 0,
+            since: now,
+            tries: 0,
+        };
+        records.insert(key.clone(), record);
+        true
+    }
+
+    /// Notes where it went. A server that was located before and is not now stays: it may still
+    /// answer, and the next try judges it.
+    pub fn located(&self, key: &Key, servers: &[ProcessId], sender_at: &[ProcessId]) {
+        let mut records = self.lock();
+        let Some(record) = records.get_mut(key) else { return };
+        for server in servers {
+            if !record.servers.iter().any(|(known, _)| known == server) {
+                record.servers.push((server.clone(), 0));
+            }
+        }
+        if !sender_at.is_empty() {
+            record.sender_at = sender_at.to_vec();
+        }
+    }
+
+    /// Forgets a record to which no server was ever located: the person is offline, and the entry
+    /// waits in the store.
+    pub fn close_if_nowhere(&self, key: &Key) -> bool {
+        let mut records = self.lock();
+        let nowhere = records.get(key).is_some_and(|record| record.servers.is_empty());
+        if nowhere {
+            records.remove(key);
+        }
+        nowhere
+    }
+
+    /// Forgets a record: it went the slow way.
+    pub fn close(&self, key: &Key) {
+        self.lock().remove(key);
+    }
+
+    /// A server has it up to `seq`; `delivered` when a device has answered.
+    pub fn confirm(
+        &self,
+        key: &Key,
+        server: &ProcessId,
+        seq: Seq,
+        delivered: bool,
+        now: Instant,
+    ) -> Confirmed {
+        let mut records = self.lock();
+        let Some(record) = records.get_mut(key) else { return Confirmed::default() };
+        let mut confirmed = Confirmed::default();
+        if delivered && !record.own && seq > record.told {
+            record.told = seq;
+            confirmed.tell = Some(record.sender_at.clone());
+            confirmed.took = (seq == record.last).then(|| now - record.last_at);
+        }
+        if let Some((_, has)) = record.servers.iter_mut().find(|(id, _)| id == server)
+            && seq > *has
+        {
+            *has = seq;
+            record.since = now;
+            record.tries = 0;
+        }
+        if record.servers.iter().all(|(_, has)| *has >= record.last) {
+            records.remove(key);
+        }
+        confirmed
+    }
+
+    /// A server holds no socket of the person. `true`: nobody is left, locate again.
+    pub fn gone(&self, key: &Key, server: &ProcessId) -> bool {
+        let mut records = self.lock();
+        let Some(record) = records.get_mut(key) else { return false };
+        record.servers.retain(|(id, _)| id != server);
+        record.servers.is_empty()
+    }
+
+    /// Starts the servers of a record anew from what was just located, keeping what they have
+    /// confirmed. `false`: everybody located has it all, or nobody was located.
+    pub fn relocated(&self, key: &Key, servers: &[ProcessId]) -> bool {
+        let mut records = self.lock();
+        let Some(record) = records.get_mut(key) else { return false };
+        let has = |id: &ProcessId| {
+            record.servers.iter().find(|(known, _)| known == id).map_or(0, |(_, has)| *has)
+        };
+        record.servers = servers.iter().map(|id| (id.clone(), has(id))).collect();
+        let open = record.servers.iter().any(|(_, has)| *has < record.last);
+        if !open {
+            records.remove(key);
+        }
+        open
+    }
+
+    /// What has waited longer than [`PATIENCE`]. Each is counted as tried; those whose tries are
+    /// used up are forgotten here.
+    pub fn overdue(&self, now: Instant) -> Vec<Overdue> {
+        let mut records = self.lock();
+        let mut overdue = Vec::new();
+        records.retain(|key, record| {
+            if now.duration_since(record.since) < PATIENCE {
+                return true;
+            }
+            record.since = now;
+            record.tries += 1;
+            let last_try = record.tries > TRIES_MAX;
+            let (seq, handed_at) = (record.last, record.last_at);
+            overdue.push(Overdue { key: key.clone(), seq, last_try, handed_at });
+            !last_try
+        });
+        overdue
+    }
+
+    /// How many hints wait.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> Key {
+        Key {
+            conversation: ConversationId::parse("dm:a:b").unwrap(),
+            user: UserId::parse("b").ok(),
+        }
+    }
+
+    fn server(name: &str) -> ProcessId {
+        ProcessId::parse(name).unwrap()
+    }
+
+    #[test]
+    fn a_hint_is_forgotten_when_every_server_has_it() {
+        let (pending, now) = (Pending::default(), Instant::now());
+        let (ws2, ws3) = (server("ws2"), server("ws3"));
+        assert!(pending.open(&key(), 7, false, now));
+        pending.located(&key(), &[ws2.clone(), ws3.clone()], &[server("ws1")]);
+        let first = pending.confirm(&key(), &ws2, 7, true, now);
+        assert_eq!(first.tell, Some(vec![server("ws1")]));
+        assert_eq!(pending.len(), 1, "ws3 has not answered");
+        let second = pending.confirm(&key(), &ws3, 7, true, now);
+        assert_eq!(second.tell, None, "the sender was told already");
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_newer_entry_keeps_the_record_open() {
+        let (pending, now) = (Pending::default(), Instant::now());
+        pending.open(&key(), 7, false, now);
+        pending.located(&key(), &[server("ws2")], &[]);
+        pending.open(&key(), 8, false, now);
+        assert!(pending.confirm(&key(), &server("ws2"), 7, true, now).tell.is_some());
+        assert_eq!(pending.len(), 1);
+        assert!(pending.confirm(&key(), &server("ws2"), 8, true, now).tell.is_some());
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn tries_end_and_progress_starts_them_anew() {
+        let (pending, start) = (Pending::default(), Instant::now());
+        pending.open(&key(), 7, false, start);
+        pending.located(&key(), &[server("ws2")], &[]);
+        assert!(pending.overdue(start + Duration::from_secs(1)).is_empty());
+        for step in 1..=2 {
+            let due = pending.overdue(start + PATIENCE * step);
+            assert_eq!((due.len(), due[0].last_try), (1, false), "try {step}");
+        }
+        pending.open(&key(), 9, false, start + PATIENCE * 2);
+        pending.confirm(&key(), &server("ws2"), 8, true, start + PATIENCE * 2);
+        for (step, last) in [(3, false), (4, false), (5, true)] {
+            let due = pending.overdue(start + PATIENCE * step);
+            assert_eq!((due[0].seq, due[0].last_try), (9, last), "try {step}");
+        }
+        assert!(pending.is_empty(), "what goes to the board is forgotten here");
+    }
+
+    #[test]
+    fn who_is_nowhere_is_offline() {
+        let (pending, now) = (Pending::default(), Instant::now());
+        pending.open(&key(), 1, false, now);
+        assert!(pending.close_if_nowhere(&key()));
+        pending.open(&key(), 2, false, now);
+        pending.located(&key(), &[server("ws2")], &[]);
+        assert!(!pending.close_if_nowhere(&key()));
+        assert!(pending.gone(&key(), &server("ws2")));
+        assert!(pending.relocated(&key(), &[server("ws3")]));
+        assert!(!pending.relocated(&key(), &[]), "nobody was located");
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn own_copies_tell_nobody() {
+        let (pending, now) = (Pending::default(), Instant::now());
+        pending.open(&key(), 1, true, now);
+        pending.located(&key(), &[server("ws2")], &[]);
+        assert_eq!(pending.confirm(&key(), &server("ws2"), 1, true, now), Confirmed::default());
+        assert!(pending.is_empty());
+    }
+}

@@ -1,0 +1,333 @@
+//! The long-running roles: from the command line to a running process, and to its exit code.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::health::{self, Health};
+use crate::balancer::{self, Backends};
+use crate::board::Role;
+use crate::config::{Api, Balancer, Common, Server, Up};
+use crate::node::{Node, NodeError, PartOptions, listen};
+use crate::protocol::ProcessId;
+use crate::telemetry::Metrics;
+use crate::wiring::{self, Data};
+
+fn process_id(text: &str) -> Result<ProcessId, NodeError> {
+    ProcessId::parse(text).map_err(|error| NodeError::Usage(error.to_string()))
+}
+
+/// `ws-` or `api-` and 8 random characters.
+fn random_id(prefix: &str) -> Result<ProcessId, NodeError> {
+    process_id(&format!("{prefix}-{:08x}", rand::random::<u32>()))
+}
+
+/// What ended a role.
+enum End {
+    Signal,
+    Taken,
+}
+
+async fn until_stopped(node: &mut Node) -> Result<End, NodeError> {
+    let mut signals = Signals::new()?;
+    Ok(tokio::select! {
+        () = signals.stop() => End::Signal,
+        () = node.taken() => End::Taken,
+    })
+}
+
+async fn stop(node: Node, end: End) -> ExitCode {
+    match end {
+        End::Signal => tracing::info!("stopping"),
+        End::Taken => tracing::error!("another process took this name on the board: stopping"),
+    }
+    node.stop().await;
+    match end {
+        End::Signal => ExitCode::SUCCESS,
+        End::Taken => ExitCode::FAILURE,
+    }
+}
+
+async fn admin(common: &Common, node: &Node) -> Result<Option<SocketAddr>, NodeError> {
+    let Some(address) = common.admin_listen else { return Ok(None) };
+    let listener = listen(address, common.insecure_dev, "--admin-listen").await?;
+    let bound = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
+    node.tasks.spawn(health::serve_admin(listener, node.health.clone(), node.background.clone()));
+    Ok(Some(bound))
+}
+
+fn ready(common: &Common, mut fields: serde_json::Value, admin: Option<SocketAddr>) {
+    if let Some(admin) = admin {
+        fields["admin"] = json!(admin.to_string());
+    }
+    if common.ready_json {
+        println!("{fields}");
+    }
+}
+
+/// `parlor up`: everything in one process.
+pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
+    let common = &options.common;
+    let metrics = Arc::new(Metrics::new("up"));
+    let data = if options.memory { Data::Memory } else { Data::Folder(&options.data) };
+    let port = |port| SocketAddr::new(options.host, port);
+    // All ports first: one that is in use is said before anything is started.
+    let front = listen(port(options.balancer_port), common.insecure_dev, "--balancer-port").await?;
+    let mut listeners = Vec::new();
+    for number in 0..options.servers {
+        let own = if options.server_port == 0 { 0 } else { options.server_port + number };
+        listeners.push(listen(port(own), common.insecure_dev, "--server-port").await?);
+    }
+    let api = listen(port(options.api_port), common.insecure_dev, "--api-port").await?;
+    let wired = wiring::wire(&options.parts, data, &metrics).await?;
+    let lock_held = wired.lock.is_some();
+    let part = |name: String| (name.clone(), Arc::new(Metrics::new(&name)));
+    let names: Vec<_> = (1..=options.servers).map(|number| part(format!("ws{number}"))).collect();
+    let api_metrics = Arc::new(Metrics::new("api"));
+    let all = names.iter().map(|(_, metrics)| metrics).chain([&api_metrics, &metrics]);
+    let health = Health::new(all.cloned().collect());
+    let mut node = Node::new(wired, health, common.drain_seconds);
+    for ((name, metrics), listener) in names.into_iter().zip(listeners) {
+        let options = PartOptions {
+            id: process_id(&name)?,
+            role: Role::Server,
+            advertise: None,
+            public_url: None,
+            listener,
+            lock_held,
+        };
+        node.start(options, metrics).await?;
+    }
+    let api = PartOptions {
+        id: process_id("api")?,
+        role: Role::Api,
+        advertise: None,
+        public_url: None,
+        listener: api,
+        lock_held,
+    };
+    node.start(api, api_metrics).await?;
+    let admin = admin(common, &node).await?;
+    node.open().await;
+    let front_at = front.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
+    let addresses = Addresses::of(front_at, &node);
+    let doors = node.parts.iter().filter_map(|part| {
+        Some((part.chat.me.id.clone(), part.door.clone()?, part.chat.metrics.clone()))
+    });
+    let backends = Backends::InProcess(doors.collect());
+    let dealing = balancer::Options { pick: options.pick, api: Some(addresses.api_url()) };
+    let balancer = balancer::Balancer::new(&dealing, backends, node.background.clone());
+    node.tasks.spawn(balancer.run(front, node.accepting.clone()));
+    ready(common, addresses.ready_json(), admin);
+    if !common.ready_json {
+        println!("{}", addresses.banner(&options));
+    }
+    let end = until_stopped(&mut node).await?;
+    Ok(stop(node, end).await)
+}
+
+struct Addresses {
+    front: SocketAddr,
+    servers: Vec<(ProcessId, SocketAddr)>,
+    api: Option<SocketAddr>,
+}
+
+impl Addresses {
+    fn of(front: SocketAddr, node: &Node) -> Self {
+        let named = |part: &crate::node::Part| (part.chat.me.id.clone(), part.address);
+        let (servers, api): (Vec<_>, Vec<_>) =
+            node.parts.iter().partition(|part| part.door.is_some());
+        let api = api.first().map(|part| part.address);
+        Self { front, servers: servers.into_iter().map(named).collect(), api }
+    }
+
+    fn api_url(&self) -> String {
+        self.api.map(|api| format!("http://{api}")).unwrap_or_default()
+    }
+
+    fn ready_json(&self) -> serde_json::Value {
+        let servers: serde_json::Map<_, _> = self
+            .servers
+            .iter()
+            .map(|(id, address)| (id.to_string(), json!(address.to_string())))
+            .collect();
+        json!({"ready": true, "balancer": self.front.to_string(), "servers": servers,
+               "api": self.api.map(|api| api.to_string())})
+    }
+
+    fn banner(&self, options: &Up) -> String {
+        let kept = match (&options.parts.dynamodb, options.memory) {
+            (Some(dynamodb), _) => format!("DynamoDB ({dynamodb}), table {}", options.parts.table),
+            (None, true) => "memory: gone at exit".to_owned(),
+            (None, false) => options.data.display().to_string(),
+        };
+        let servers: Vec<_> = self.servers.iter().map(|(id, at)| format!("{id} {at}")).collect();
+        let front = format!("{}:{}", host(self.front), self.front.port());
+        let api = self.api.map(|api| format!("{}:{}", host(api), api.port())).unwrap_or_default();
+        let port = self.front.port();
+        let url = match port {
+            8080 => String::new(),
+            _ => format!(" --url ws://{front}/ws"),
+        };
+        format!(
+            "\n  Parlor is up.\n\n    page       http://{front}/\n    WebSocket  ws://{front}/ws\n    \
+             servers    {}\n    API        http://{api}/openapi.json\n    kept in    {kept}\n\n  \
+             Three things to try:\n\n    1. open http://{front}/ : two people, side by side\n    \
+             2. parlor chat --as userA --to userB{url}   (and the other way round)\n    \
+             3. npx wscat -c 'ws://{front}/ws?userId=userA'\n       \
+             then type  {{\"type\":\"message\",\"to\":\"userB\",\"message\":\"Hi\"}}\n\n  \
+             ctrl-C stops it cleanly.\n",
+            servers.join("  ")
+        )
+    }
+}
+
+fn host(address: SocketAddr) -> String {
+    match address.ip() {
+        ip if ip.is_loopback() => "localhost".to_owned(),
+        std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+        ip => ip.to_string(),
+    }
+}
+
+/// `parlor server`: one server of a fleet.
+pub async fn server(options: Server) -> Result<ExitCode, NodeError> {
+    let id = match options.id.clone() {
+        Some(id) => id,
+        None => random_id("ws")?,
+    };
+    let part = PartSettings {
+        id,
+        role: Role::Server,
+        listen: options.listen,
+        advertise: options.advertise,
+        public_url: options.public_url,
+    };
+    one_part(part, &options.parts, &options.common).await
+}
+
+/// `parlor api`: the Message API of a fleet.
+pub async fn api(options: Api) -> Result<ExitCode, NodeError> {
+    let id = match options.id.clone() {
+        Some(id) => id,
+        None => random_id("api")?,
+    };
+    let part = PartSettings {
+        id,
+        role: Role::Api,
+        listen: options.listen,
+        advertise: None,
+        public_url: None,
+    };
+    one_part(part, &options.parts, &options.common).await
+}
+
+struct PartSettings {
+    id: ProcessId,
+    role: Role,
+    listen: SocketAddr,
+    advertise: Option<String>,
+    public_url: Option<String>,
+}
+
+async fn one_part(
+    part: PartSettings,
+    parts: &crate::config::Parts,
+    common: &Common,
+) -> Result<ExitCode, NodeError> {
+    if parts.redis.is_none() {
+        let text = "give --redis URL: servers of a fleet find each other's sockets there";
+        return Err(NodeError::Usage(text.to_owned()));
+    }
+    let listener = listen(part.listen, common.insecure_dev, "--listen").await?;
+    let metrics = Arc::new(Metrics::new(part.id.as_str()));
+    let wired = wiring::wire(parts, Data::None, &metrics).await?;
+    let health = Health::new(vec![metrics.clone()]);
+    let mut node = Node::new(wired, health, common.drain_seconds);
+    let PartSettings { id, role, advertise, public_url, .. } = part;
+    let (name, lock_held) = (id.to_string(), false);
+    let options = PartOptions { id, role, advertise, public_url, listener, lock_held };
+    node.start(options, metrics).await?;
+    let admin = admin(common, &node).await?;
+    node.open().await;
+    let address = node.parts.first().map(|part| part.address.to_string());
+    let fields = match role {
+        Role::Server => json!({"ready": true, "servers": {name: address}}),
+        Role::Api => json!({"ready": true, "api": address}),
+    };
+    ready(common, fields, admin);
+    let end = until_stopped(&mut node).await?;
+    Ok(stop(node, end).await)
+}
+
+/// `parlor balancer`: deals connections to servers in other processes.
+pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
+    let common = &options.common;
+    let listener = listen(options.listen, common.insecure_dev, "--listen").await?;
+    let address = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
+    let metrics = Arc::new(Metrics::new("balancer"));
+    let backends = match &options.dynamodb {
+        Some(target) if options.servers.is_empty() => {
+            Backends::Board(wiring::board(target, &options.table, &metrics).await?)
+        }
+        _ => Backends::Named(options.servers.clone()),
+    };
+    let stop = CancellationToken::new();
+    let dealing = balancer::Options { pick: options.pick, api: options.api.clone() };
+    let balancer = balancer::Balancer::new(&dealing, backends, stop.clone());
+    let health = Health::new(vec![metrics]);
+    let admin = match common.admin_listen {
+        None => None,
+        Some(at) => {
+            let admin = listen(at, common.insecure_dev, "--admin-listen").await?;
+            let bound = admin.local_addr().map_err(|e| NodeError::Failed(e.to_string()))?;
+            tokio::spawn(health::serve_admin(admin, health.clone(), stop.clone()));
+            Some(bound)
+        }
+    };
+    let running = tokio::spawn(balancer.clone().run(listener, stop.clone()));
+    let known = balancer.servers_known();
+    let mut signals = Signals::new()?;
+    tokio::select! {
+        () = known => {}
+        () = signals.stop() => return Ok(ExitCode::SUCCESS),
+    }
+    health.ready();
+    ready(common, json!({"ready": true, "balancer": address.to_string()}), admin);
+    signals.stop().await;
+    tracing::info!("stopping");
+    health.draining();
+    stop.cancel();
+    let _ = running.await;
+    // Servers end the sockets that go through here; a balancer only stops dealing new ones, and
+    // waits for those as long as a drain may take.
+    let limit = std::time::Duration::from_secs(common.drain_seconds);
+    let _ = tokio::time::timeout(limit, balancer.finished()).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// SIGTERM and ctrl-C.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, NodeError> {
+        let failed = |error: std::io::Error| NodeError::Failed(error.to_string());
+        let terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! The way to the table: one SDK client for everything in a process, metered and retried.
+//!
+//! `mod`, `log`, `mailbox`, `records` and the board build requests; every one of them is sent from
+//! here, so that the time limit, the retry rules of `retry` and the count of units hold for all.
+
+use std::error::Error;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::Credentials;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::StalledStreamProtectionConfig;
+use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::delete_item::builders::DeleteItemFluentBuilder;
+use aws_sdk_dynamodb::operation::get_item::builders::GetItemFluentBuilder;
+use aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder;
+use aws_sdk_dynamodb::operation::query::QueryOutput;
+use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, ConsumedCapacity, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure,
+};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+use super::items::Item;
+use super::retry::{Budget, Call, Class, Conditional, Failure, Place, classify, pause};
+use crate::store::StoreError;
+use crate::telemetry::{self, Metrics};
+
+/// How long a connection may take to stand.
+const CONNECT_MS_MAX: u64 = 500;
+
+/// How many requests are under way at a time, each on a connection of its own. When the store is
+/// slow, what is beyond waits, so that it can't take all file descriptors from the sockets.
+pub(super) const REQUESTS_MAX: usize = 256;
+
+/// A table and the way to it; the store and the board of a process share one.
+pub struct Link {
+    /// The SDK's client, with its connections.
+    pub(super) client: Client,
+    /// The target and the table's name.
+    pub(super) place: Place,
+    /// The endpoint is this machine's: DynamoDB Local.
+    pub(super) local: bool,
+    metrics: Arc<Metrics>,
+    budget: Budget,
+    slots: Semaphore,
+}
+
+impl Link {
+    /// Makes ready to talk to `target`: `aws`, or a URL. Sends nothing to the table yet.
+    pub async fn new(
+        target: &str,
+        table: &str,
+        metrics: Arc<Metrics>,
+    ) -> Result<Arc<Self>, BadTarget> {
+        let place = Place { target: target.to_owned(), table: table.to_owned() };
+        let target = Target::parse(target)?;
+        check_table_name(table)?;
+        let shared = target.load().await;
+        let config = aws_sdk_dynamodb::config::Builder::from(&shared)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(Duration::from_millis(CONNECT_MS_MAX))
+                    .build(),
+            )
+            // Every attempt has its own limit, which covers the body too.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .build();
+        if config.region().is_none() {
+            let text = "no AWS region is set: set AWS_REGION, or a region in the profile";
+            return Err(BadTarget(text.to_owned()));
+        }
+        Ok(Arc::new(Self {
+            client: Client::from_conf(config),
+            place,
+            local: target.is_loopback(),
+            metrics,
+            budget: Budget::full(),
+            slots: Semaphore::new(REQUESTS_MAX),
+        }))
+    }
+
+    /// An unconditional or conditional PutItem.
+    pub fn put_item(&self, item: Item) -> PutItemFluentBuilder {
+        self.client
+            .put_item()
+            .table_name(&self.place.table)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
+            .set_item(Some(item))
+    }
+
+    /// An UpdateItem that shows the old item where its condition fails.
+    pub fn update_item(&self, pk: String, sk: String) -> UpdateItemFluentBuilder {
+        self.client
+            .update_item()
+            .table_name(&self.place.table)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .key("pk", AttributeValue::S(pk))
+            .key("sk", AttributeValue::S(sk))
+    }
+
+    /// A DeleteItem.
+    pub fn delete_item(&self, pk: String, sk: String) -> DeleteItemFluentBuilder {
+        self.client
+            .delete_item()
+            .table_name(&self.place.table)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
+            .key("pk", AttributeValue::S(pk))
+            .key("sk", AttributeValue::S(sk))
+    }
+
+    /// A strongly consistent Query; the key condition names `:pk`.
+    pub fn query(&self, pk: String, condition: &str) -> QueryFluentBuilder {
+        self.client
+            .query()
+            .table_name(&self.place.table)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
+            .consistent_read(true)
+            .key_condition_expression(condition)
+            .expression_attribute_values(":pk", AttributeValue::S(pk))
+    }
+
+    /// Sends a PutItem.
+    pub async fn put(&self, call: &Call, put: PutItemFluentBuilder) -> Result<(), Failure> {
+        let answer = self.run(call, || put.clone().send()).await?;
+        self.wrote(answer.consumed_capacity());
+        Ok(())
+    }
+
+    /// Sends an UpdateItem.
+    pub async fn update(&self, call: &Call, up: UpdateItemFluentBuilder) -> Result<(), Failure> {
+        let answer = self.run(call, || up.clone().send()).await?;
+        self.wrote(answer.consumed_capacity());
+        Ok(())
+    }
+
+    /// Sends a DeleteItem.
+    pub async fn delete(&self, call: &Call, del: DeleteItemFluentBuilder) -> Result<(), Failure> {
+        let answer = self.run(call, || del.clone().send()).await?;
+        self.wrote(answer.consumed_capacity());
+        Ok(())
+    }
+
+    /// Reads one item, strongly consistent.
+    pub async fn get(
+        &self,
+        call: &Call,
+        pk: String,
+        sk: String,
+    ) -> Result<Option<Item>, StoreError> {
+        let get: GetItemFluentBuilder = self
+            .client
+            .get_item()
+            .table_name(&self.place.table)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
+            .consistent_read(true)
+            .key("pk", AttributeValue::S(pk))
+            .key("sk", AttributeValue::S(sk));
+        let answer = self.run(call, || get.clone().send()).await?;
+        self.read(answer.consumed_capacity());
+        Ok(answer.item)
+    }
+
+    /// Sends one Query.
+    pub async fn page(
+        &self,
+        call: &Call,
+        query: QueryFluentBuilder,
+    ) -> Result<QueryOutput, StoreError> {
+        let answer = self.run(call, || query.clone().send()).await?;
+        self.read(answer.consumed_capacity());
+        Ok(answer)
+    }
+
+    /// Sends a Query until nothing is left. Only for partitions that are bounded.
+    pub async fn pages(
+        &self,
+        call: &Call,
+        query: QueryFluentBuilder,
+    ) -> Result<Vec<Item>, StoreError> {
+        let (mut items, mut from) = (Vec::new(), None);
+        loop {
+            let answer = self.page(call, query.clone().set_exclusive_start_key(from)).await?;
+            items.extend(answer.items.unwrap_or_default());
+            from = answer.last_evaluated_key;
+            if from.is_none() {
+                return Ok(items);
+            }
+        }
+    }
+
+    /// Sends a request until it has an outcome, the rules forbid another try, or time is up.
+    async fn run<T, E, F>(&self, call: &Call, attempt: impl Fn() -> F) -> Result<T, Failure>
+    where
+        E: ProvideErrorMetadata + Conditional + Error + Send + Sync + 'static,
+        F: Future<Output = Result<T, SdkError<E>>>,
+    {
+        let (mut tries, mut doubtful) = (0, false);
+        loop {
+            let slot = self.slot(call).await.map_err(|text| {
+                self.count(call, Class::NotSent.name());
+                call.error(Class::NotSent, doubtful, text)
+            })?;
+            let answer = timeout(call.attempt_time(), attempt()).await;
+            drop(slot);
+            let (class, text) = match answer {
+                Ok(Ok(answer)) => {
+                    self.count(call, "ok");
+                    self.budget.pay_back();
+                    return Ok(answer);
+                }
+                Ok(Err(error)) => {
+                    let (class, text) = classify(&error, &self.place);
+                    match failed_condition(error) {
+                        Some(old) => {
+                            self.count(call, "condition");
+                            self.budget.pay_back();
+                            // Billed, but in no answer's ConsumedCapacity.
+                            self.metrics.write_units.inc_by(1.0);
+                            return Err(Failure::Condition { old, doubtful });
+                        }
+                        None => (class, text),
+                    }
+                }
+                Err(_) => (Class::MaybeApplied, "no answer in time".to_owned()),
+            };
+            self.count(call, class.name());
+            doubtful |= class == Class::MaybeApplied;
+            let pause = pause(tries);
+            tries += 1;
+            if !call.may_repeat(class) || pause >= call.left() || !self.budget.take() {
+                return Err(call.error(class, doubtful, text).into());
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn slot(&self, call: &Call) -> Result<Option<SemaphorePermit<'_>>, String> {
+        if call.ahead {
+            return Ok(None);
+        }
+        let slot = timeout(call.left(), self.slots.acquire()).await;
+        let text = || format!("{REQUESTS_MAX} requests are under way, none was done in time");
+        slot.ok().and_then(Result::ok).map(Some).ok_or_else(text)
+    }
+
+    fn count(&self, call: &Call, outcome: &'static str) {
+        let labels = telemetry::Call { operation: call.operation, outcome };
+        self.metrics.store_calls.get_or_create(&labels).inc();
+    }
+
+    fn wrote(&self, capacity: Option<&ConsumedCapacity>) {
+        self.metrics.write_units.inc_by(units(capacity));
+    }
+
+    fn read(&self, capacity: Option<&ConsumedCapacity>) {
+        self.metrics.read_units.inc_by(units(capacity));
+    }
+}
+
+fn units(capacity: Option<&ConsumedCapacity>) -> f64 {
+    capacity.and_then(|c| c.capacity_units).unwrap_or(0.0)
+}
+
+fn failed_condition<E: Conditional>(error: SdkError<E>) -> Option<Option<Item>> {
+    match error {
+        SdkError::ServiceError(answer) => answer.into_err().failed_condition(),
+        _ => None,
+    }
+}
+
+/// A configuration that can't work, in a sentence that says what would.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadTarget(pub String);
+
+/// As DynamoDB wants it.
+fn check_table_name(name: &str) -> Result<(), BadTarget> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    if (3..=255).contains(&name.len()) && name.bytes().all(good) {
+        return Ok(());
+    }
+    let form = "3 to 255 letters, digits, `_`, `-` and `.`";
+    Err(BadTarget(format!("--table must be {form}, not {name:?}")))
+}
+
+/// What `--dynamodb` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    Aws,
+    Url { url: String, loopback: bool },
+}
+
+impl Target {
+    fn parse(text: &str) -> Result<Self, BadTarget> {
+        if text == "aws" {
+            return Ok(Self::Aws);
+        }
+        let bad = || {
+            let form = "`aws` or a URL like http://127.0.0.1:8000";
+            BadTarget(format!("--dynamodb must be {form}, not {text:?}"))
+        };
+        let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+        let authority = rest.and_then(|rest| rest.split('/').next()).ok_or_else(bad)?;
+        let host = match authority.strip_prefix('[') {
+            Some(v6) => v6.split(']').next().unwrap_or_default(),
+            None => authority.split(':').next().unwrap_or_default(),
+        };
+        if host.is_empty() || authority.contains('@') || authority.contains(char::is_whitespace) {
+            return Err(bad());
+        }
+        let loopback =
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        Ok(Self::Url { url: text.to_owned(), loopback })
+    }
+
+    fn is_loopback(&self) -> bool {
+        matches!(self, Self::Url { loopback: true, .. })
+    }
+
+    async fn load(&self) -> aws_config::SdkConfig {
+        let mut loader = aws_config::defaults(BehaviorVersion::latest());
+        if let Self::Url { url, loopback } = self {
+            loader = loader.endpoint_url(url);
+            if url.starts_with("http://") {
+                // No certificates to load, and no proxy between this machine and itself.
+                loader = loader.http_client(aws_smithy_http_client::Builder::new().build_http());
+            }
+            if *loopback {
+                let set = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+                let (key, secret) = (set("AWS_ACCESS_KEY_ID"), set("AWS_SECRET_ACCESS_KEY"));
+                let region = set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION"));
+                let (key, secret) = key.zip(secret).unwrap_or(("local".into(), "local".into()));
+                let made_up = Credentials::new(key, secret, None, None, "DynamoDB Local");
+                loader = loader
+                    .credentials_provider(made_up)
+                    .region(Region::new(region.unwrap_or_else(|| "us-east-1".to_owned())));
+            }
+        }
+        loader.load().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_a_name_that_dynamodb_takes() {
+        assert!(check_table_name("parlor-v2_a.b").is_ok());
+        for bad in ["", "t1", "a b c", "tâble", &"a".repeat(256)] {
+            assert!(check_table_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_aws_or_a_url() {
+        let local = |text| Target::parse(text).map(|t| t.is_loopback());
+        assert_eq!(Target::parse("aws"), Ok(Target::Aws));
+        assert_eq!(local("http://127.0.0.1:8000"), Ok(true));
+        assert_eq!(local("http://localhost:8000/"), Ok(true));
+        assert_eq!(local("http://[::1]:8000"), Ok(true));
+        assert_eq!(local("http://dynamodb:8000"), Ok(false));
+        assert_eq!(local("https://vpce-1.dynamodb.eu-west-1.vpce.amazonaws.com"), Ok(false));
+        for bad in ["", "AWS", "127.0.0.1:8000", "http://", "ftp://x", "http://a b", "http://u@h"] {
+            assert!(
+                Target::parse(bad).is_err_and(|e| e.0.contains("http://127.0.0.1:8000")),
+                "{bad}"
+            );
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! One process per data folder.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+
+use super::OpenError;
+
+/// Held until dropped; the kernel lets go of it when the process dies, however it dies.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+}
+
+impl FolderLock {
+    /// Locks a folder, making it where it is missing.
+    pub fn take(folder: &Path) -> Result<Self, OpenError> {
+        let name = || folder.display().to_string();
+        let io = |error: std::io::Error| OpenError::Io(name(), error.to_string());
+        std::fs::create_dir_all(folder).map_err(io)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(folder.join("lock"))
+            .map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(name())),
+            Err(TryLockError::Error(error)) => Err(io(error)),
+        }
+    }
+}

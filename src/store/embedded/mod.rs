@@ -1,0 +1,205 @@
+//! The embedded store: SQLite in a folder, for one OS process.
+//!
+//! One writer thread takes all that has queued up into one transaction and answers each call after
+//! the commit (`writer`); reads run beside it on connections of their own (`tables` has the SQL).
+//! WAL and `synchronous=FULL`: a commit that returned survives the process and a power cut, as far
+//! as the disk keeps what it has acknowledged. Every row carries a crc32 that is checked on read.
+
+mod lock;
+mod tables;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{Semaphore, oneshot};
+
+pub use lock::FolderLock;
+use writer::{Job, Writer};
+
+use super::{
+    LogPage, LogRange, MailboxPage, MailboxPart, Raise, Record, RecordPart, Store, StoreError,
+};
+use crate::protocol::{ConversationId, Entry, UserId};
+
+/// How many reads run at once.
+const READERS: usize = 4;
+/// The file within the folder.
+const FILE: &str = "parlor.sqlite";
+
+/// Why the folder can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process holds it.
+    #[error("{0} is in use by another parlor process: stop it, or choose another --data")]
+    InUse(String),
+    /// It was written by a later version.
+    #[error("{0} was written by a later version of parlor (schema {1}): use that version")]
+    Newer(String, i64),
+    /// It can't be read or written.
+    #[error("{0} can't be used: {1}")]
+    Io(String, String),
+}
+
+/// See the module.
+pub struct EmbeddedStore {
+    /// None for a store that is only read.
+    writer: Option<Writer>,
+    /// Connections for reading; none for a store in memory, which reads where it writes.
+    readers: Arc<Mutex<Vec<Connection>>>,
+    permits: Option<Arc<Semaphore>>,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in a folder, making it where it is missing. The caller holds the folder's
+    /// [`FolderLock`].
+    pub fn open(folder: &Path) -> Result<Arc<Self>, OpenError> {
+        let path = folder.join(FILE);
+        let name = || folder.display().to_string();
+        let io = |error: rusqlite::Error| OpenError::Io(name(), error.to_string());
+        let connection = Connection::open(&path).map_err(io)?;
+        tables::prepare_file(&connection).map_err(io)?;
+        if let Some(newer) = tables::migrate(&connection).map_err(io)? {
+            return Err(OpenError::Newer(name(), newer));
+        }
+        Self::with_readers(Some(Writer::start(connection)), &path).map_err(io)
+    }
+
+    /// Opens the store in a folder to read only, also while another process writes it.
+    pub fn read_only(folder: &Path) -> Result<Arc<Self>, OpenError> {
+        let path = folder.join(FILE);
+        let name = folder.display().to_string();
+        if !path.exists() {
+            return Err(OpenError::Io(name, "no parlor has kept anything there".to_owned()));
+        }
+        Self::with_readers(None, &path).map_err(|error| OpenError::Io(name, error.to_string()))
+    }
+
+    fn with_readers(writer: Option<Writer>, path: &Path) -> rusqlite::Result<Arc<Self>> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut readers = Vec::new();
+        for _ in 0..READERS {
+            let reader = Connection::open_with_flags(path, flags)?;
+            tables::prepare_reader(&reader)?;
+            readers.push(reader);
+        }
+        Ok(Arc::new(Self {
+            writer,
+            readers: Arc::new(Mutex::new(readers)),
+            permits: Some(Arc::new(Semaphore::new(READERS))),
+        }))
+    }
+
+    /// A store that is gone at exit.
+    pub fn in_memory() -> Result<Arc<Self>, OpenError> {
+        let io = |error: rusqlite::Error| OpenError::Io("memory".to_owned(), error.to_string());
+        let connection = Connection::open_in_memory().map_err(io)?;
+        tables::prepare_memory(&connection).map_err(io)?;
+        tables::migrate(&connection).map_err(io)?;
+        Ok(Arc::new(Self {
+            writer: Some(Writer::start(connection)),
+            readers: Arc::default(),
+            permits: None,
+        }))
+    }
+
+    /// Every damaged row, by table; empty when all is well.
+    pub async fn check(&self) -> Result<Vec<String>, StoreError> {
+        self.read(tables::check).await
+    }
+
+    async fn send(&self, job: Job) -> Result<(), StoreError> {
+        match &self.writer {
+            Some(writer) => writer.send(job).await,
+            None => Err(StoreError::Refused("the store was opened to read only".to_owned())),
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let gone = || StoreError::Unavailable("the store is closing".to_owned());
+        let Some(permits) = &self.permits else {
+            let (reply, answer) = oneshot::channel();
+            let read = Box::new(move |connection: &Connection| {
+                let _ = reply.send(read(connection));
+            });
+            self.send(Job::Read(read)).await?;
+            return answer.await.map_err(|_| gone())?;
+        };
+        let permit = permits.clone().acquire_owned().await.map_err(|_| gone())?;
+        let readers = self.readers.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            let lock = || readers.lock().unwrap_or_else(PoisonError::into_inner);
+            let connection = lock().pop();
+            let Some(connection) = connection else { return Err(gone()) };
+            let result = read(&connection);
+            lock().push(connection);
+            drop(permit);
+            result
+        });
+        reading.await.map_err(|_| gone())?
+    }
+
+    async fn write<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(job(reply)).await?;
+        let unknown = |_| StoreError::Unknown("the writer ended".to_owned());
+        answer.await.map_err(unknown)?
+    }
+}
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    async fn append(
+        &self,
+        conversation: &ConversationId,
+        entries: &[Entry],
+    ) -> Result<usize, StoreError> {
+        let conversation = conversation.clone();
+        // Encoded here, so that the one writer thread only writes.
+        let bodies = entries.iter().map(tables::encode_entry).collect::<Result<Vec<_>, _>>()?;
+        self.write(|reply| Job::Append { conversation, bodies, reply }).await
+    }
+
+    async fn log(
+        &self,
+        conversation: &ConversationId,
+        range: LogRange,
+    ) -> Result<LogPage, StoreError> {
+        let conversation = conversation.clone();
+        self.read(move |connection| tables::log(connection, &conversation, range)).await
+    }
+
+    async fn raise(
+        &self,
+        user: &UserId,
+        conversation: &ConversationId,
+        raise: &Raise,
+    ) -> Result<(), StoreError> {
+        let (user, conversation, raise) = (user.clone(), conversation.clone(), raise.clone());
+        self.write(|reply| Job::Raise { user, conversation, raise, reply }).await
+    }
+
+    async fn mailbox(&self, user: &UserId, part: MailboxPart) -> Result<MailboxPage, StoreError> {
+        let user = user.clone();
+        self.read(move |connection| tables::mailbox(connection, &user, part)).await
+    }
+
+    async fn write(&self, record: Record) -> Result<bool, StoreError> {
+        EmbeddedStore::write(self, |reply| Job::Write { record, reply }).await
+    }
+
+    async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError> {
+        self.read(move |connection| tables::records(connection, part)).await
+    }
+}
