@@ -1,1 +1,251 @@
+// The page: one pane a person. `?as=userA&to=userB` shows one pane, without it two that face
+// each other. Everything that people wrote goes in through textContent.
 
+import { Parlor, conversationOf } from "./parlor.js";
+import { Log } from "./log.js";
+
+const ID = /^[A-Za-z0-9_.@|+=~-]{1,128}$/;
+const TARGET = /^(room:)?[A-Za-z0-9_.@|+=~-]{1,128}$/;
+const PAGE = 50;
+const TYPING_EVERY_MS = 2_000;
+const TYPING_SHOWN_MS = 4_000;
+
+class Pane {
+  #root;
+  #part;
+  #parlor = null;
+  #log;
+  #typingSent = 0;
+  #typingTimer = 0;
+  #countdown = 0;
+  #readUpTo = 0;
+  #onRename;
+
+  constructor(me, target, onRename) {
+    this.me = me;
+    this.target = target;
+    this.#onRename = onRename;
+    const template = document.querySelector("#pane");
+    this.#root = template.content.firstElementChild.cloneNode(true);
+    this.#part = (name) => this.#root.querySelector(name);
+    this.#log = new Log(this.#part(".log"), {
+      older: () => this.#older(),
+      retry: (text) => this.#say(text),
+    });
+    this.#listen();
+  }
+
+  get element() {
+    return this.#root;
+  }
+
+  get conversation() {
+    return conversationOf(this.me, this.target);
+  }
+
+  /** Starts over as this person with that peer. */
+  open(me = this.me, target = this.target) {
+    this.#parlor?.close();
+    [this.me, this.target, this.#readUpTo] = [me, target, 0];
+    this.#part(".as").value = me;
+    this.#part(".to").value = target;
+    this.#part(".unseen").textContent = `Message from ${me} to ${target}`;
+    this.#root.setAttribute("aria-label", `${me} writing to ${target}`);
+    this.#log.clear(me, target);
+    this.#typing("");
+    this.#problem("");
+    const parlor = new Parlor({ user: me });
+    this.#parlor = parlor;
+    this.#hear(parlor);
+    parlor.connect();
+  }
+
+  #listen() {
+    const text = this.#part("textarea");
+    this.#part("textarea").id = `say-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
+    this.#part(".unseen").htmlFor = text.id;
+    this.#part(".say").addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (text.value.trim() === "") return;
+      this.#say(text.value);
+      text.value = "";
+      this.#fit(text);
+      text.focus();
+    });
+    text.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+        event.preventDefault();
+        this.#part(".say").requestSubmit();
+      }
+    });
+    text.addEventListener("input", () => {
+      this.#fit(text);
+      this.#sayTyping();
+    });
+    for (const [name, form] of [[".as", ID], [".to", TARGET]]) {
+      const input = this.#part(name);
+      input.addEventListener("input", () => {
+        input.setAttribute("aria-invalid", String(!form.test(input.value.trim())));
+      });
+      input.addEventListener("keydown", (event) => event.key === "Enter" && input.blur());
+      input.addEventListener("change", () => this.#renamed());
+    }
+    this.#root.addEventListener("focusin", () => this.#markRead());
+    addEventListener("focus", () => this.#markRead());
+  }
+
+  #renamed() {
+    const [me, target] = [this.#part(".as").value.trim(), this.#part(".to").value.trim()];
+    if (!ID.test(me) || !TARGET.test(target)) {
+      this.#problem("A name has 1 to 128 letters, digits or _ . @ | + = ~ -; a room is room:NAME.");
+      return;
+    }
+    if (me === this.me && target === this.target) return;
+    this.open(me, target);
+    this.#onRename(this);
+  }
+
+  #fit(text) {
+    text.style.height = "auto";
+    text.style.height = `${text.scrollHeight + 2}px`;
+  }
+
+  #say(text) {
+    const ref = this.#parlor.send(this.target, text);
+    if (ref === null) {
+      this.#problem("Too many messages wait for an answer; try again in a moment.");
+      return;
+    }
+    this.#typingSent = 0;
+    this.#log.pending(ref, text);
+    this.#markRead();
+  }
+
+  #hear(parlor) {
+    const on = (name, then) =>
+      parlor.addEventListener(name, ({ detail }) => parlor === this.#parlor && then(detail));
+    const here = (then) => (detail) => detail.conversation === this.conversation && then(detail);
+    on("state", (detail) => this.#state(detail));
+    on("caughtup", () => this.#refresh());
+    on("missed", here(() => this.#refresh()));
+    on("sent", here((detail) => this.#log.sent(detail)));
+    on("failed", (detail) => this.#log.failed(detail));
+    on("problem", ({ detail }) => this.#problem(detail));
+    on("entry", here((entry) => {
+      this.#log.add([entry]);
+      if (entry.from !== this.me) this.#typing("");
+      this.#markRead();
+    }));
+    for (const status of ["delivered", "read"]) {
+      on(status, here(({ seq, userId }) => userId !== this.me && this.#log.reached(status, seq)));
+    }
+    on("signal", here(({ from, data }) => {
+      if (from !== this.me && data?.typing) this.#typing(`${from} is typing …`);
+    }));
+  }
+
+  #state({ state, server, retryMs, reason }) {
+    clearInterval(this.#countdown);
+    const box = this.#part(".state");
+    const words = this.#part(".words");
+    box.dataset.state = state;
+    if (state === "open") words.textContent = `connected, ${server}`;
+    if (state === "connecting") words.textContent = "connecting";
+    if (state === "stopped") words.textContent = `stopped: ${reason}`;
+    if (state !== "waiting") return;
+    const until = Date.now() + retryMs;
+    const show = () => {
+      const seconds = Math.ceil((until - Date.now()) / 1_000);
+      words.textContent = seconds > 1 ? `offline, back in ${seconds} s` : "offline, trying again";
+    };
+    show();
+    this.#countdown = setInterval(show, 1_000);
+  }
+
+  /** The newest page: on the first connect all there is to see, later what changed meanwhile. */
+  async #refresh() {
+    await this.#page({}, (page) => this.#log.newest(page));
+    this.#markRead();
+  }
+
+  #older() {
+    const before = this.#log.first;
+    return before > 1 ? this.#page({ before }, (page) => this.#log.earlier(page)) : undefined;
+  }
+
+  async #page(where, show) {
+    const [parlor, conversation] = [this.#parlor, this.conversation];
+    try {
+      const page = await parlor.history(conversation, { ...where, limit: PAGE });
+      if (parlor !== this.#parlor) return;
+      // What is known of the end of the log goes with the next send (`after`).
+      if (where.before === undefined) parlor.learn(conversation, page.messages.at(-1)?.seq ?? 0);
+      show(page);
+      this.#problem("");
+    } catch (error) {
+      if (parlor !== this.#parlor) return;
+      const unknown = `${this.me} is not in ${this.target}.`;
+      this.#problem(error.status === 404 ? unknown : `No history: ${error.message}`);
+    }
+  }
+
+  #markRead() {
+    const last = this.#log.lastOf((entry) => entry.from !== this.me);
+    const looking = document.hasFocus() && this.#root.contains(document.activeElement);
+    if (!looking || last <= this.#readUpTo) return;
+    this.#readUpTo = last;
+    this.#parlor.read(this.conversation, last);
+  }
+
+  #sayTyping() {
+    if (Date.now() - this.#typingSent < TYPING_EVERY_MS) return;
+    this.#typingSent = Date.now();
+    this.#parlor.signal(this.target, { typing: true });
+  }
+
+  #typing(words) {
+    clearTimeout(this.#typingTimer);
+    this.#part(".typing").textContent = words;
+    if (words) this.#typingTimer = setTimeout(() => this.#typing(""), TYPING_SHOWN_MS);
+  }
+
+  #problem(words) {
+    const box = this.#part(".problem");
+    box.textContent = words;
+    box.hidden = words === "";
+  }
+}
+
+function start() {
+  const main = document.querySelector("#panes");
+  const query = new URLSearchParams(location.search);
+  const name = (key, form, otherwise) => {
+    const given = query.get(key) ?? "";
+    return form.test(given) ? given : otherwise;
+  };
+  const single = query.has("as");
+  const me = name("as", ID, "userA");
+  const target = name("to", single ? TARGET : ID, "userB");
+  if (single) {
+    main.classList.add("single");
+    const pane = new Pane(me, target, (renamed) => {
+      const next = new URLSearchParams({ as: renamed.me, to: renamed.target });
+      history.replaceState(null, "", `?${next}`);
+    });
+    main.append(pane.element);
+    pane.open();
+    return;
+  }
+  // Who is renamed on one side is the peer of the other.
+  const face = (renamed, other) => {
+    const room = renamed.target.startsWith("room:");
+    other.open(room ? other.me : renamed.target, room ? renamed.target : renamed.me);
+  };
+  const left = new Pane(me, target, (renamed) => face(renamed, right));
+  const right = new Pane(target, me, (renamed) => face(renamed, left));
+  main.append(left.element, right.element);
+  left.open();
+  right.open();
+}
+
+start();

@@ -1,1 +1,267 @@
+// A small client for browsers, without dependencies: the seed of the SDK.
+//
+// It keeps a conversation going over many sockets. A send keeps its `ref` and its `after` from the
+// first try until the store has it, so that trying again never makes a second message; an entry is
+// passed on once, however often it is offered.
 
+const FIRST_WAIT_MS = 250;
+const LONGEST_WAIT_MS = 10_000;
+const PONG_WAIT_MS = 10_000;
+const UNACKED_MAX = 1_000;
+const SEEN_MAX = 2_000;
+
+/** `dm:{a}:{b}`, sorted as the server sorts: ids are ASCII, so by code unit. */
+export function direct(a, b) {
+  return a <= b ? `dm:${a}:${b}` : `dm:${b}:${a}`;
+}
+
+/** The conversation of a target: a user, or `room:{id}`. */
+export function conversationOf(me, target) {
+  return target.startsWith("room:") ? target : direct(me, target);
+}
+
+function randomRef() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Which seqs of a conversation have been passed on. */
+class Seen {
+  #seqs = new Set();
+  #floor = 0;
+
+  /** Whether it is new. */
+  add(seq) {
+    if (seq <= this.#floor || this.#seqs.has(seq)) return false;
+    this.#seqs.add(seq);
+    if (this.#seqs.size > SEEN_MAX) {
+      const sorted = [...this.#seqs].sort((a, b) => a - b);
+      const dropped = sorted.slice(0, SEEN_MAX / 2);
+      this.#floor = dropped[dropped.length - 1];
+      dropped.forEach((old) => this.#seqs.delete(old));
+    }
+    return true;
+  }
+}
+
+/**
+ * Events (all `CustomEvent`, what there is to know in `detail`):
+ * `state` {state: "connecting" | "open" | "waiting" | "stopped", server, retryMs, reason},
+ * `sent` {ref, conversation, seq, timestamp}, `failed` {ref, code, detail},
+ * `entry` (a message, or another change of the conversation), `delivered`, `read`, `signal`,
+ * `missed`, `caughtup`, `problem` {code, detail}.
+ */
+export class Parlor extends EventTarget {
+  #options;
+  #socket = null;
+  #timer = 0;
+  #pulse = 0;
+  #heard = 0;
+  #attempt = 0;
+  #comeBackAt = 0;
+  #closed = false;
+  #unacked = new Map();
+  #seen = new Map();
+  #known = new Map();
+  #wake = () => this.#now();
+
+  /** @param {{user: string, device?: string, token?: string, catchup?: number, origin?: string}} options */
+  constructor(options) {
+    super();
+    this.#options = { device: "web", catchup: 200, origin: location.origin, ...options };
+  }
+
+  get user() {
+    return this.#options.user;
+  }
+
+  /** Dials, and comes back by itself until `close()`. */
+  connect() {
+    addEventListener("online", this.#wake);
+    this.#dial();
+    return this;
+  }
+
+  /** Ends it for good. */
+  close() {
+    this.#closed = true;
+    removeEventListener("online", this.#wake);
+    clearTimeout(this.#timer);
+    clearInterval(this.#pulse);
+    this.#socket?.close(1000);
+    this.#socket = null;
+  }
+
+  /** Sends a message, online or not; returns its ref, or null if too many wait. */
+  send(target, message, data) {
+    if (this.#unacked.size >= UNACKED_MAX) return null;
+    const ref = randomRef();
+    const frame = { type: "message", ...this.#address(target), message, ref };
+    if (data !== undefined) frame.data = data;
+    const known = this.#known.get(conversationOf(this.user, target));
+    if (known !== undefined) frame.after = known;
+    this.#unacked.set(ref, frame);
+    this.#write(frame);
+    return ref;
+  }
+
+  /** Says that everything up to `seq` has been seen by the person. */
+  read(conversation, seq) {
+    this.#write({ type: "read", conversation, seq });
+  }
+
+  /** Sends something that is never stored, like `{typing: true}`. */
+  signal(target, data) {
+    this.#write({ type: "signal", ...this.#address(target), data });
+  }
+
+  /** Says how far a conversation goes: the `after` of later sends. */
+  learn(conversation, seq) {
+    this.#known.set(conversation, Math.max(seq, this.#known.get(conversation) ?? 0));
+  }
+
+  /** A page of history, ascending: `{messages, hasMore, floor}`. */
+  async history(conversation, { before, after, limit = 50 } = {}) {
+    const query = new URLSearchParams({ limit: String(limit) });
+    if (!this.#options.token) query.set("userId", this.user);
+    if (before !== undefined) query.set("before", String(before));
+    if (after !== undefined) query.set("after", String(after));
+    const path = `/v1/conversations/${encodeURIComponent(conversation)}/messages?${query}`;
+    const headers = this.#options.token ? { authorization: `Bearer ${this.#options.token}` } : {};
+    const response = await fetch(new URL(path, this.#options.origin), { headers });
+    if (!response.ok) {
+      const problem = await response.json().catch(() => ({}));
+      throw Object.assign(new Error(problem.detail ?? `HTTP ${response.status}`), {
+        status: response.status,
+      });
+    }
+    return response.json();
+  }
+
+  #address(target) {
+    return target.startsWith("room:") ? { conversation: target } : { to: target };
+  }
+
+  #emit(name, detail = {}) {
+    this.dispatchEvent(new CustomEvent(name, { detail }));
+  }
+
+  #dial() {
+    const { user, device, token, catchup, origin } = this.#options;
+    const url = new URL("/ws", origin);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    if (!token) url.searchParams.set("userId", user);
+    url.searchParams.set("device", device);
+    url.searchParams.set("catchup", String(catchup));
+    this.#emit("state", { state: "connecting" });
+    const socket = new WebSocket(url, token ? ["parlor", `bearer.${token}`] : []);
+    this.#socket = socket;
+    socket.onmessage = (event) => socket === this.#socket && this.#take(JSON.parse(event.data));
+    socket.onclose = (event) => socket === this.#socket && this.#lost(event.code, event.reason);
+  }
+
+  #now() {
+    if (this.#closed || this.#socket) return;
+    clearTimeout(this.#timer);
+    this.#dial();
+  }
+
+  #lost(code, reason) {
+    this.#socket = null;
+    clearInterval(this.#pulse);
+    clearTimeout(this.#timer);
+    if (this.#closed) return;
+    if (code >= 4000 && code < 4500) {
+      this.#closed = true;
+      this.#emit("state", { state: "stopped", reason: reason || `code ${code}` });
+      return;
+    }
+    const most = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#attempt++);
+    const told = this.#comeBackAt - Date.now();
+    const retryMs = this.#comeBackAt ? Math.max(0, told) : Math.random() * most;
+    this.#comeBackAt = 0;
+    this.#emit("state", { state: "waiting", retryMs, reason });
+    this.#timer = setTimeout(() => this.#now(), retryMs);
+  }
+
+  #write(frame) {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(frame));
+  }
+
+  #opened(welcome) {
+    // A script can't see WebSocket pings, so silence is broken by a ping of its own.
+    clearInterval(this.#pulse);
+    const pingMs = welcome.pingMs ?? 25_000;
+    this.#pulse = setInterval(() => {
+      const silent = Date.now() - this.#heard;
+      if (silent > pingMs + PONG_WAIT_MS) {
+        const socket = this.#socket;
+        this.#lost(1006, "the server is silent");
+        socket?.close();
+      } else if (silent > pingMs) {
+        this.#write({ type: "ping" });
+      }
+    }, 5_000);
+    this.#unacked.forEach((frame) => this.#write(frame));
+    this.#emit("state", { state: "open", server: welcome.server });
+  }
+
+  #take(frame) {
+    this.#heard = Date.now();
+    switch (frame.type) {
+      case "welcome":
+        return this.#opened(frame);
+      case "caughtup":
+        this.#attempt = 0;
+        return this.#emit("caughtup");
+      case "sent":
+        return this.#acked(frame);
+      case "error":
+        return this.#refused(frame);
+      case "reconnect":
+        this.#comeBackAt = Date.now() + frame.afterMs;
+        this.#timer = setTimeout(() => this.#socket?.close(1000), frame.afterMs);
+        return undefined;
+      case "missed":
+        this.learn(frame.conversation, frame.to);
+        return this.#emit("missed", frame);
+      case "delivered":
+      case "read":
+      case "signal":
+        return this.#emit(frame.type, frame);
+      default:
+        return frame.id && frame.seq ? this.#entry(frame) : undefined;
+    }
+  }
+
+  #isNew(conversation, seq) {
+    if (!this.#seen.has(conversation)) this.#seen.set(conversation, new Seen());
+    return this.#seen.get(conversation).add(seq);
+  }
+
+  #acked({ ref, conversation, seq, timestamp }) {
+    this.learn(conversation, seq);
+    this.#isNew(conversation, seq);
+    if (this.#unacked.delete(ref)) this.#emit("sent", { ref, conversation, seq, timestamp });
+  }
+
+  #refused({ ref, code, detail, retryable, retryAfterMs }) {
+    const frame = this.#unacked.get(ref);
+    if (!frame) return this.#emit("problem", { code, detail });
+    if (retryable) {
+      const again = () => this.#unacked.has(ref) && this.#write(frame);
+      setTimeout(again, retryAfterMs ?? 500);
+      return undefined;
+    }
+    this.#unacked.delete(ref);
+    return this.#emit("failed", { ref, code, detail });
+  }
+
+  #entry(frame) {
+    this.learn(frame.conversation, frame.seq);
+    // One's own message that comes back in catch-up is the answer that was lost.
+    if (frame.from === this.user && this.#unacked.has(frame.ref)) return this.#acked(frame);
+    if (this.#isNew(frame.conversation, frame.seq)) this.#emit("entry", frame);
+    return undefined;
+  }
+}

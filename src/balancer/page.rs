@@ -15,6 +15,8 @@ fn file(path: &str) -> Option<(&'static str, &'static [u8])> {
         }
         "/style.css" => ("text/css; charset=utf-8", include_bytes!("../../web/style.css")),
         "/app.js" => ("text/javascript; charset=utf-8", include_bytes!("../../web/app.js")),
+        "/log.js" => ("text/javascript; charset=utf-8", include_bytes!("../../web/log.js")),
+        "/icon.svg" => ("image/svg+xml", include_bytes!("../../web/icon.svg")),
         "/parlor.js" => ("text/javascript; charset=utf-8", include_bytes!("../../web/parlor.js")),
         _ => return None,
     })

@@ -1,7 +1,167 @@
-//! Load, with a report.
+//! Load, with a report: `parlor bench`.
+//!
+//! It knows the servers only from outside: sockets, the Message API, /proc. Invariant: a run in
+//! which one message is missing, doubled or out of order is a failed run, whatever its speed.
 
-use clap::Args;
+mod crowd;
+mod fanout;
+mod flow;
+mod idle;
+mod pair;
+mod pairs;
+mod process;
+mod report;
+mod resp;
+mod storm;
+mod target;
+mod ten_thousand;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
 
 /// `parlor bench`
 #[derive(Debug, Clone, Args)]
-pub struct Bench {}
+pub struct Bench {
+    /// What to measure.
+    #[command(subcommand)]
+    pub scenario: Scenario,
+}
+
+/// The scenarios.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Scenario {
+    /// Ten thousand users through the balancer, each sends one message and receives one
+    TenThousand(ten_thousand::Options),
+    /// Users that only stay connected: memory and CPU of each
+    Idle(idle::Options),
+    /// Pairs in a closed loop: messages per second, CPU of each, latency
+    Pairs(pairs::PairsOptions),
+    /// A fixed rate of messages: latency from the moment each was due
+    Rate(pairs::RateOptions),
+    /// A room: every message to every member
+    Fanout(fanout::Options),
+    /// All users lost at once: time until all are back and caught up
+    Storm(storm::Options),
+}
+
+/// What all scenarios take.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// The balancer, or a server
+    #[arg(long, default_value = "ws://127.0.0.1:8080/ws", env = "PARLOR_BENCH_URL")]
+    pub url: String,
+    /// The Message API
+    #[arg(long, default_value = "http://127.0.0.1:4000", env = "PARLOR_BENCH_API")]
+    pub api: String,
+    /// Start a `parlor up` of its own for the run, with free ports and a temporary folder
+    #[arg(long, conflicts_with_all = ["url", "api"], env = "PARLOR_BENCH_START")]
+    pub start: bool,
+    /// Redis: count its `user:*` entries; with --start the servers use it
+    #[arg(long, value_name = "URL", env = "PARLOR_BENCH_REDIS")]
+    pub redis: Option<String>,
+    /// A server process whose memory and CPU are read, several times
+    #[arg(long = "pid", value_name = "PID", env = "PARLOR_BENCH_PID", value_delimiter = ',')]
+    pub pids: Vec<u32>,
+    /// Print the report as one line of JSON
+    #[arg(long, env = "PARLOR_BENCH_JSON")]
+    pub json: bool,
+    /// How many connections are opened at a time
+    #[arg(long, default_value_t = 128, env = "PARLOR_BENCH_CONCURRENCY")]
+    pub concurrency: usize,
+}
+
+/// Runs a scenario: prints its report, 0 if nothing was lost.
+pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
+    let common = bench.scenario.common().clone();
+    let mut target = target::Target::new(&common).await?;
+    let ran = match bench.scenario {
+        Scenario::TenThousand(options) => ten_thousand::run(&target, &options).await,
+        Scenario::Idle(options) => idle::run(&target, &options).await,
+        Scenario::Pairs(options) => pairs::run_pairs(&target, &options).await,
+        Scenario::Rate(options) => pairs::run_rate(&target, &options).await,
+        Scenario::Fanout(options) => fanout::run(&target, &options).await,
+        Scenario::Storm(options) => storm::run(&target, &options).await,
+    };
+    let stopped = target.stop().await;
+    let mut report = ran?;
+    if let Err(error) = stopped {
+        report.fail(format!("the servers did not stop cleanly: {error:#}"));
+    }
+    report.print(common.json);
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Scenario {
+    fn common(&self) -> &Common {
+        match self {
+            Self::TenThousand(options) => &options.common,
+            Self::Idle(options) => &options.common,
+            Self::Pairs(options) => &options.common,
+            Self::Rate(options) => &options.common,
+            Self::Fanout(options) => &options.common,
+            Self::Storm(options) => &options.common,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::target::Target;
+    use super::*;
+    use crate::client::fake::Fake;
+
+    async fn run(fake: &Fake, arguments: &[&str]) -> report::Report {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            bench: Bench,
+        }
+        let line = ["bench"].iter().chain(arguments);
+        let bench = <Line as clap::Parser>::try_parse_from(line).unwrap().bench;
+        let target = Target::of_test(fake.url());
+        match bench.scenario {
+            Scenario::TenThousand(options) => ten_thousand::run(&target, &options).await.unwrap(),
+            Scenario::Idle(options) => idle::run(&target, &options).await.unwrap(),
+            Scenario::Pairs(options) => pairs::run_pairs(&target, &options).await.unwrap(),
+            Scenario::Rate(options) => pairs::run_rate(&target, &options).await.unwrap(),
+            Scenario::Storm(options) => storm::run(&target, &options).await.unwrap(),
+            Scenario::Fanout(_) => panic!("the fake server has no rooms"),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_scenario_accounts_for_what_it_sent() {
+        let fake = Fake::start().await;
+        let ring =
+            run(&fake, &["ten-thousand", "--users", "9", "--messages", "2", "--history", "0"])
+                .await;
+        assert!(ring.is_good(), "{ring:?}");
+        assert_eq!((ring.number("messages"), fake.log("dm:u0:u1").len()), (18.0, 2));
+        assert_eq!(ring.number("users"), 9.0);
+        // The fake counts a write to a socket that just ended as a receipt.
+        fake.forget_receipts();
+        for arguments in [
+            ["idle", "--users", "5", "--seconds", "1"],
+            ["pairs", "--pairs", "3", "--seconds", "1"],
+            ["rate", "--rate", "50", "--seconds", "1"],
+            ["storm", "--users", "6", "--messages", "3"],
+        ] {
+            let report = run(&fake, &arguments).await;
+            assert!(report.is_good(), "{report:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_that_lost_a_message_is_a_failed_run() {
+        let fake = Fake::start().await;
+        fake.swallow(3);
+        let lost = run(&fake, &["pairs", "--pairs", "2", "--seconds", "1"]).await;
+        assert!(!lost.is_good());
+        assert_eq!(lost.number("missing"), 2.0);
+        fake.refuse_all();
+        let refused = run(&fake, &["ten-thousand", "--users", "3", "--history", "0"]).await;
+        assert!(!refused.is_good());
+        assert_eq!(refused.number("refused"), 3.0);
+    }
+}

@@ -1,0 +1,296 @@
+//! One pair: a sends, b receives, one task drives both sockets.
+//!
+//! In a closed loop a message's place in the window is free once b has it and a has its `sent`; at
+//! a fixed rate a message is due at its time, whatever became of those before it, and its latency
+//! counts from there (no coordinated omission).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::flow::{self, Faults, Flow};
+use super::report::Latency;
+use crate::client::{Client, ClientError, Fields};
+
+/// How many messages are fed at most before the sockets are read again.
+const BURST_MAX: u64 = 64;
+
+/// When the next message goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Pace {
+    /// As soon as fewer than this are under way.
+    Closed(u64),
+    /// The first at this time, then one every so often.
+    Open(Instant, Duration),
+}
+
+/// What a pair does.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    /// The name of b.
+    pub to: String,
+    /// See there.
+    pub pace: Pace,
+    /// Sends from here …
+    pub from: Instant,
+    /// … until here.
+    pub until: Instant,
+    /// How long the rest may take to arrive after that.
+    pub patience: Duration,
+    /// The size of a message.
+    pub bytes: usize,
+}
+
+/// How it went.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// Messages that b received while a was sending.
+    pub in_time: u64,
+    /// Messages that b received.
+    pub received: u64,
+    /// The same seq again, as at-least-once allows.
+    pub repeats: u64,
+    /// What must be zero.
+    pub faults: Faults,
+    /// From the send (or the due time) until b has it.
+    pub latency: Latency,
+    /// From the send (or the due time) until a has its `sent`.
+    pub stored: Latency,
+    /// Whether a knows that all was delivered.
+    pub all_delivered: bool,
+    /// The first thing that went wrong.
+    pub error: Option<String>,
+}
+
+struct Pair {
+    a: Client,
+    b: Client,
+    plan: Plan,
+    /// When the messages from `oldest` on were sent, or due.
+    times: VecDeque<Instant>,
+    oldest: u64,
+    sent: u64,
+    stored: u64,
+    stored_seq: u64,
+    delivered_seq: u64,
+    flow: Flow,
+    out: Outcome,
+}
+
+/// Runs a pair to its end and gives the sockets back.
+pub(super) async fn drive(a: Client, b: Client, plan: Plan) -> (Outcome, Client, Client) {
+    let out = Outcome {
+        in_time: 0,
+        received: 0,
+        repeats: 0,
+        faults: Faults::default(),
+        latency: Latency::new(),
+        stored: Latency::new(),
+        all_delivered: false,
+        error: None,
+    };
+    let (times, flow) = (VecDeque::new(), Flow::default());
+    let (oldest, sent, stored, stored_seq, delivered_seq) = (1, 0, 0, 0, 0);
+    let mut pair =
+        Pair { a, b, plan, times, oldest, sent, stored, stored_seq, delivered_seq, flow, out };
+    sleep_until(pair.plan.from).await;
+    if let Err(error) = pair.run().await {
+        pair.out.error.get_or_insert(error.to_string());
+    }
+    pair.close()
+}
+
+impl Pair {
+    async fn run(&mut self) -> Result<(), ClientError> {
+        let end = self.plan.until + self.plan.patience;
+        loop {
+            let wake = self.send_due().await?;
+            let over = Instant::now() >= self.plan.until;
+            if over && self.is_complete() {
+                return Ok(());
+            }
+            tokio::select! {
+                text = self.a.next_text() => self.heard_a(&text?),
+                text = self.b.next_text() => self.heard_b(&text?),
+                () = sleep_until(if over { end } else { wake }) => {
+                    if over {
+                        return Err(ClientError::TimedOut(self.plan.patience));
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.stored + self.out.faults.refused == self.sent
+            && self.flow.count() >= self.stored
+            && self.delivered_seq >= self.stored_seq
+    }
+
+    /// Sends what may be sent now; returns when to look again.
+    async fn send_due(&mut self) -> Result<Instant, ClientError> {
+        let mut now = Instant::now();
+        let before = self.sent;
+        while now < self.plan.until && self.sent < before + BURST_MAX {
+            let time = match self.plan.pace {
+                Pace::Closed(window) => {
+                    let done = self.flow.count().min(self.stored + self.out.faults.refused);
+                    if self.sent >= done + window {
+                        break;
+                    }
+                    now
+                }
+                Pace::Open(first, every) => {
+                    let due = self.due(first, every);
+                    if due > now {
+                        break;
+                    }
+                    now = Instant::now();
+                    due
+                }
+            };
+            self.sent += 1;
+            self.times.push_back(time);
+            let text = frame(&self.plan.to, self.sent, self.plan.bytes);
+            self.a.feed_text(text).await?;
+        }
+        if self.sent > before {
+            self.a.flush().await?;
+        }
+        Ok(match self.plan.pace {
+            Pace::Closed(_) => self.plan.until,
+            Pace::Open(first, every) => self.due(first, every).min(self.plan.until),
+        })
+    }
+
+    fn due(&self, first: Instant, every: Duration) -> Instant {
+        first + every.mul_f64(self.sent as f64)
+    }
+
+    fn heard_a(&mut self, text: &str) {
+        let Ok(frame) = Fields::parse(text) else { return self.wrong(text) };
+        match frame.kind.as_ref() {
+            "sent" => {
+                self.stored += 1;
+                if frame.seq <= self.stored_seq {
+                    self.out.faults.disordered += 1;
+                }
+                self.stored_seq = frame.seq;
+                if let Some(time) = self.time(self.stored + self.out.faults.refused) {
+                    self.out.stored.record(time.elapsed());
+                }
+                self.forget();
+            }
+            "delivered" => self.delivered_seq = self.delivered_seq.max(frame.seq),
+            "error" => {
+                self.out.faults.refused += 1;
+                self.out.error.get_or_insert(format!("{}: {}", frame.code, frame.detail));
+            }
+            _ => {}
+        }
+    }
+
+    fn heard_b(&mut self, text: &str) {
+        let Ok(frame) = Fields::parse(text) else { return self.wrong(text) };
+        if frame.kind != "message" {
+            return;
+        }
+        let number = flow::number(&frame.message).filter(|number| *number <= self.sent);
+        let Some(number) = number.filter(|_| frame.message.len() >= self.plan.bytes) else {
+            return self.wrong(text);
+        };
+        if !self.flow.received(frame.seq, number) {
+            return;
+        }
+        let now = Instant::now();
+        if now <= self.plan.until {
+            self.out.in_time += 1;
+        }
+        if let Some(time) = self.time(number) {
+            self.out.latency.record(now.saturating_duration_since(time));
+        }
+        self.forget();
+    }
+
+    fn wrong(&mut self, text: &str) {
+        self.out.faults.foreign += 1;
+        self.out.error.get_or_insert_with(|| format!("nobody sent this: {text}"));
+    }
+
+    fn time(&self, number: u64) -> Option<Instant> {
+        let index = number.checked_sub(self.oldest)?;
+        self.times.get(usize::try_from(index).ok()?).copied()
+    }
+
+    /// Drops the times that nothing will ask for.
+    fn forget(&mut self) {
+        let done = self.flow.count().min(self.stored);
+        while self.oldest <= done && self.times.pop_front().is_some() {
+            self.oldest += 1;
+        }
+    }
+
+    fn close(mut self) -> (Outcome, Client, Client) {
+        let refused = self.out.faults.refused;
+        self.out.faults.add(self.flow.close(self.stored));
+        // A send without an answer promised nothing, but on a healthy server it is a fault.
+        self.out.faults.refused += self.sent - (self.stored + refused).min(self.sent);
+        self.out.received = self.flow.count();
+        self.out.repeats = self.flow.repeats;
+        self.out.all_delivered = self.delivered_seq >= self.stored_seq;
+        (self.out, self.a, self.b)
+    }
+}
+
+fn frame(to: &str, number: u64, bytes: usize) -> String {
+    let text = flow::text(number, bytes);
+    let reference: u128 = rand::random();
+    format!(r#"{{"type":"message","to":"{to}","message":"{text}","ref":"{reference:032x}"}}"#)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::ClientOptions;
+    use crate::client::fake::Fake;
+
+    async fn run(fake: &Fake, pace: Pace, run_ms: u64) -> Outcome {
+        let open =
+            async |name: &str| Client::open(&ClientOptions::new(fake.url(), name)).await.unwrap().0;
+        let (a, b) = (open("userA").await, open("userB").await);
+        let from = Instant::now();
+        let until = from + Duration::from_millis(run_ms);
+        let patience = Duration::from_millis(500);
+        let to = String::from("userB");
+        drive(a, b, Plan { to, pace, from, until, patience, bytes: 64 }).await.0
+    }
+
+    #[tokio::test]
+    async fn a_closed_loop_accounts_for_every_message() {
+        let fake = Fake::start().await;
+        let out = run(&fake, Pace::Closed(8), 200).await;
+        assert_eq!((out.faults, out.error, out.all_delivered), (Faults::default(), None, true));
+        assert!(out.received > 8, "{}", out.received);
+        assert_eq!(out.received, fake.log("dm:userA:userB").len() as u64);
+        assert!(fake.log("dm:userA:userB").iter().all(|text| text.len() == 64));
+    }
+
+    #[tokio::test]
+    async fn a_fixed_rate_sends_what_is_due() {
+        let fake = Fake::start().await;
+        let every = Duration::from_millis(10);
+        let out = run(&fake, Pace::Open(Instant::now(), every), 205).await;
+        assert_eq!((out.faults, out.error), (Faults::default(), None));
+        assert!((15..=21).contains(&out.received), "{}", out.received);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_never_arrives_is_missed() {
+        let fake = Fake::start().await;
+        fake.swallow(3);
+        let out = run(&fake, Pace::Closed(8), 100).await;
+        assert_eq!(out.faults.missing, 1, "{out:?}");
+        assert!(out.error.is_some());
+    }
+}

@@ -1,0 +1,228 @@
+//! What a run has to say: for a person as a table, for a script as one line of JSON.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
+
+use super::flow::Faults;
+
+/// Longer waits count as this.
+const LATENCY_US_MAX: u64 = 120_000_000;
+/// Two digits are good to 1 %, and keep a histogram small enough for each pair to have its own.
+const DIGITS: u8 = 2;
+
+/// Latencies in microseconds.
+#[derive(Debug, Clone)]
+pub(super) struct Latency(Histogram<u64>);
+
+impl Latency {
+    /// None yet.
+    pub fn new() -> Self {
+        // The bounds are constants that the constructor accepts; a failure could only be theirs.
+        let made = Histogram::new_with_bounds(1, LATENCY_US_MAX, DIGITS);
+        Self(made.unwrap_or_else(|error| unreachable!("{error}")))
+    }
+
+    /// One more.
+    pub fn record(&mut self, latency: Duration) {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(LATENCY_US_MAX);
+        self.0.saturating_record(micros.clamp(1, LATENCY_US_MAX));
+    }
+
+    /// All of another one.
+    pub fn add(&mut self, other: &Latency) {
+        // Same bounds, so it can't fail.
+        let _ = self.0.add(&other.0);
+    }
+
+    fn figures(&self) -> Value {
+        let ms = |quantile| self.0.value_at_quantile(quantile) as f64 / 1_000.0;
+        json!({"p50_ms": ms(0.5), "p99_ms": ms(0.99), "p999_ms": ms(0.999),
+            "max_ms": self.0.max() as f64 / 1_000.0, "count": self.0.len()})
+    }
+}
+
+/// The report of a run.
+#[derive(Debug)]
+pub(super) struct Report {
+    scenario: &'static str,
+    figures: Vec<(&'static str, Value)>,
+    tables: Vec<(&'static str, Vec<Value>)>,
+    failures: Vec<String>,
+}
+
+impl Report {
+    /// Nothing yet, and nothing wrong.
+    pub fn new(scenario: &'static str) -> Self {
+        Self { scenario, figures: Vec::new(), tables: Vec::new(), failures: Vec::new() }
+    }
+
+    /// A figure under a name that says its unit, as in `open_seconds`.
+    pub fn figure(&mut self, name: &'static str, value: impl Into<Value>) {
+        self.figures.push((name, value.into()));
+    }
+
+    /// A figure with three digits behind the point.
+    pub fn decimal(&mut self, name: &'static str, value: f64) {
+        self.figure(name, (value * 1_000.0).round() / 1_000.0);
+    }
+
+    /// A distribution.
+    pub fn latency(&mut self, name: &'static str, latency: &Latency) {
+        self.figure(name, latency.figures());
+    }
+
+    /// Rows that all have the same fields.
+    pub fn table(&mut self, name: &'static str, rows: Vec<Value>) {
+        if !rows.is_empty() {
+            self.tables.push((name, rows));
+        }
+    }
+
+    /// The run is a failed one, and why.
+    pub fn fail(&mut self, why: impl Into<String>) {
+        self.failures.push(why.into());
+    }
+
+    /// Every fault that is not zero makes a failed run.
+    pub fn faults(&mut self, faults: Faults) {
+        for (name, count) in faults.named() {
+            self.figures.push((name, count.into()));
+            if count > 0 {
+                self.fail(format!("{count} messages {name}"));
+            }
+        }
+    }
+
+    /// Whether nothing went wrong.
+    pub fn is_good(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// To stdout.
+    pub fn print(&self, as_json: bool) {
+        if as_json {
+            println!("{}", self.json());
+        } else {
+            print!("{}", self.text());
+        }
+    }
+
+    fn json(&self) -> Value {
+        let mut object = Map::new();
+        object.insert("scenario".into(), self.scenario.into());
+        object.insert("good".into(), self.is_good().into());
+        object.insert("failures".into(), self.failures.clone().into());
+        for (name, value) in &self.figures {
+            object.insert(name.replace(' ', "_"), value.clone());
+        }
+        for (name, rows) in &self.tables {
+            object.insert((*name).into(), rows.clone().into());
+        }
+        Value::Object(object)
+    }
+
+    fn text(&self) -> String {
+        let mut out = format!("parlor bench {}\n", self.scenario);
+        for (_, rows) in &self.tables {
+            out.push('\n');
+            table(rows, &mut out);
+        }
+        out.push('\n');
+        for (name, value) in &self.figures {
+            out.push_str(&format!("  {:<28} {}\n", name.replace('_', " "), shown(value)));
+        }
+        for failure in &self.failures {
+            out.push_str(&format!("\nFAILED: {failure}"));
+        }
+        out.push_str(if self.is_good() { "\nnothing lost\n" } else { "\n" });
+        out
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Object(fields) => {
+            let field = |(name, value): (&String, &Value)| format!("{name} {}", shown(value));
+            fields.iter().map(field).collect::<Vec<_>>().join(", ")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn table(rows: &[Value], out: &mut String) {
+    let Some(first) = rows.first().and_then(Value::as_object) else { return };
+    let width = |name: &String| {
+        let cells = rows.iter().map(|row| shown(&row[name]).len());
+        cells.chain([name.len()]).max().unwrap_or_default()
+    };
+    let columns: Vec<(&String, usize)> = first.keys().map(|name| (name, width(name))).collect();
+    for (name, width) in &columns {
+        out.push_str(&format!("  {name:>width$}"));
+    }
+    out.push('\n');
+    for row in rows {
+        for (name, width) in &columns {
+            out.push_str(&format!("  {:>width$}", shown(&row[*name])));
+        }
+        out.push('\n');
+    }
+}
+
+/// How far a phase is: a bar on a terminal, a line at its beginning elsewhere.
+pub(super) fn progress(what: &'static str, total: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        eprintln!("{what}: {total}");
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(total).with_message(what);
+    let style = ProgressStyle::with_template("{msg:>12} {bar:40} {pos}/{len} {elapsed}");
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+#[cfg(test)]
+impl Report {
+    /// A figure by its name.
+    pub fn number(&self, name: &str) -> f64 {
+        self.json()[name].as_f64().unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_lost_message_is_a_failed_run() {
+        let mut report = Report::new("pairs");
+        report.faults(Faults::default());
+        assert!(report.is_good());
+        report.faults(Faults { missing: 1, ..Faults::default() });
+        assert!(!report.is_good());
+        assert!(report.text().contains("FAILED: 1 messages missing"));
+        assert_eq!(report.json()["good"], json!(false));
+    }
+
+    #[test]
+    fn figures_and_tables_are_readable() {
+        let mut report = Report::new("idle");
+        report.table("servers", vec![json!({"server": "ws1", "users": 3_334})]);
+        let mut latency = Latency::new();
+        (1..=100).for_each(|ms| latency.record(Duration::from_millis(ms)));
+        report.latency("latency", &latency);
+        report.decimal("open_seconds", 1.23456);
+        let text = report.text();
+        assert!(text.contains("  server  users\n     ws1   3334\n"), "{text}");
+        assert!(text.contains("open seconds"), "{text}");
+        assert_eq!(report.json()["open_seconds"], json!(1.235));
+        let p50 = report.json()["latency"]["p50_ms"].as_f64().unwrap();
+        assert!((49.0..=51.0).contains(&p50), "{p50}");
+    }
+}

@@ -1,0 +1,125 @@
+//! From a URL to an open socket: dialled from a chosen address, with small buffers.
+
+use std::net::SocketAddr;
+
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::Uri;
+use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error as WsError, handshake::client::Response};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+use super::{ClientError, ClientOptions};
+
+/// Small, so that ten thousand clients fit into one process.
+const READ_BUFFER_BYTES: usize = 1_024;
+/// What is fed is written in one go up to here; the buffer grows only when it is used.
+const WRITE_BUFFER_BYTES: usize = 16 * 1_024;
+/// How much of a refusal's body is shown.
+const BODY_CHARS_MAX: usize = 300;
+
+type Dialled = (WebSocketStream<TcpStream>, Option<String>);
+
+pub(super) async fn dial(options: &ClientOptions) -> Result<Dialled, ClientError> {
+    let url = address(options);
+    let bad = |error: &dyn std::fmt::Display| {
+        ClientError::BadUrl(format!("{:?} is not ws://HOST:PORT/ws: {error}", options.url))
+    };
+    let mut request = url.as_str().into_client_request().map_err(|error| bad(&error))?;
+    if request.uri().scheme_str() != Some("ws") {
+        return Err(bad(&"only ws:// is spoken here; put a proxy that ends TLS before it"));
+    }
+    if let Some(token) = &options.token {
+        let value = format!("Bearer {token}").parse().map_err(|error| bad(&error))?;
+        request.headers_mut().insert(AUTHORIZATION, value);
+    }
+    let stream = tcp(request.uri(), options)
+        .await
+        .map_err(|source| ClientError::Unreachable { url: options.url.clone(), source })?;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES);
+    match client_async_with_config(request, stream, Some(config)).await {
+        Ok((socket, response)) => Ok((socket, server_of(&response))),
+        Err(WsError::Http(response)) => {
+            let body = response.body().as_deref().unwrap_or_default();
+            let body = String::from_utf8_lossy(body).chars().take(BODY_CHARS_MAX).collect();
+            Err(ClientError::Refused { status: response.status().as_u16(), body })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn server_of(response: &Response) -> Option<String> {
+    let name = response.headers().get("x-parlor-server")?;
+    name.to_str().ok().map(str::to_owned)
+}
+
+/// The URL with the query that the options ask for.
+fn address(options: &ClientOptions) -> String {
+    let mut url = options.url.clone();
+    let mut separator = if url.contains('?') { '&' } else { '?' };
+    let mut add = |key: &str, value: &str| {
+        url.push(separator);
+        separator = '&';
+        url.push_str(key);
+        url.push('=');
+        super::http::escape(value, &mut url);
+    };
+    if !options.user.is_empty() {
+        add("userId", &options.user);
+    }
+    if let Some(device) = &options.device {
+        add("device", device);
+    }
+    if options.acks_app {
+        add("acks", "app");
+    }
+    if let Some(messages) = options.catchup {
+        add("catchup", &messages.to_string());
+    }
+    url
+}
+
+async fn tcp(uri: &Uri, options: &ClientOptions) -> std::io::Result<TcpStream> {
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let mut last = std::io::Error::other("the name has no address");
+    // `localhost` may be ::1 first where only 127.0.0.1 listens: each address gets its try.
+    for target in tokio::net::lookup_host((host, uri.port_u16().unwrap_or(80))).await? {
+        match one(target, options).await {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn one(target: SocketAddr, options: &ClientOptions) -> std::io::Result<TcpStream> {
+    let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(source) = options.source.filter(|source| source.is_ipv4() == target.is_ipv4()) {
+        // Ports of sockets in TIME_WAIT may be taken again.
+        socket.set_reuseaddr(true)?;
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    socket.connect(target).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_says_what_was_asked_for() {
+        let plain = ClientOptions::new("ws://h:1/ws", "userA");
+        assert_eq!(address(&plain), "ws://h:1/ws?userId=userA");
+        let all = ClientOptions::new("ws://h:1/ws?v=1", "a|b+c@d=").device("phone");
+        assert_eq!(
+            address(&all.catchup(200).acks_app()),
+            "ws://h:1/ws?v=1&userId=a%7Cb%2Bc%40d%3D&device=phone&acks=app&catchup=200"
+        );
+    }
+}

@@ -1,0 +1,63 @@
+//! `parlor chat`: a chat in the terminal, or plain lines where it is not one.
+//!
+//! Both sit on [`Reconnecting`], so a restart of the server costs a line on the screen and no
+//! message. What others wrote is never printed raw: control characters could rewrite the screen.
+
+mod interactive;
+mod marks;
+mod pipe;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use crate::client::{ClientOptions, EntryFrame};
+use crate::config;
+
+/// Runs until the input ends.
+pub async fn run(options: config::Chat) -> anyhow::Result<ExitCode> {
+    let client = ClientOptions::new(options.url.as_str(), options.user.as_str())
+        .device(options.device.as_str());
+    if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
+        return interactive::run(options, client).await;
+    }
+    let to = options.to.map(|user| user.as_str().to_owned());
+    let lines = pipe::stdin_lines();
+    pipe::run(client, to, lines, &mut std::io::stdout(), pipe::PATIENCE).await
+}
+
+/// The text without anything that a terminal would obey: control characters are escaped, and so
+/// are the marks that turn the direction of writing.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        let turns = matches!(c as u32, 0x200e..=0x200f | 0x2028..=0x202e | 0x2066..=0x2069);
+        if c.is_control() || turns {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// `userB: Hi`, with the room before it where it is one.
+fn line(entry: &EntryFrame) -> String {
+    let text = printable(&entry.message);
+    let from = printable(&entry.from);
+    match entry.conversation.strip_prefix("room:") {
+        Some(room) => format!("[{}] {from}: {text}", printable(room)),
+        None => format!("{from}: {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_gets_through() {
+        assert_eq!(printable("Grüße 👋\tyou"), "Grüße 👋\\tyou");
+        assert_eq!(printable("\u{1b}[2Jgone\r\n\u{7}"), "\\u{1b}[2Jgone\\r\\n\\u{7}");
+        assert_eq!(printable("a\u{202e}b\u{9b}c\u{7f}"), "a\\u{202e}b\\u{9b}c\\u{7f}");
+    }
+}
