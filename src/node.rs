@@ -240,7 +240,7 @@ impl Node {
         if keepers.is_empty() {
             return std::future::pending().await;
         }
-        futures_util::future::select_all(keepers).await;
+        let _ = futures_util::future::select_all(keepers).await;
     }
 
     /// The clean stop. Ends within the drain and 5 s.
