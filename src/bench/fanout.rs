@@ -20,6 +20,8 @@ use crate::client::{Client, ClientError, Fields};
 /// How long all may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 const TEXT_BYTES: usize = 64;
+/// How many members one POST may name.
+const MEMBERS_AT_ONCE: usize = 256;
 
 /// `parlor bench fanout`
 #[derive(Debug, Clone, Args)]
@@ -66,9 +68,7 @@ pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     let mut watch = Watch::new(&target.pids);
     let names = fresh_names("member", options.members);
     let room = fresh_names("room", 1).concat();
-    let body = json!({"room": room, "title": "bench", "members": names[1..]});
-    let path = format!("/v1/rooms?userId={}", names[0]);
-    target.api.post(&path, &body).await?.good().context("making the room")?;
+    make(target, &room, &names).await.context("making the room")?;
     // Everybody missed everybody's joining; one entry of it is enough.
     let crowd = Crowd::open_with(target, &names, Some(1)).await?;
     watch.mark("open");
@@ -115,6 +115,19 @@ pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     report.faults(faults);
     close(clients).await;
     Ok(report)
+}
+
+/// Makes the room with all its members; the first is its creator.
+async fn make(target: &Target, room: &str, names: &[String]) -> anyhow::Result<()> {
+    let Some((creator, others)) = names.split_first() else { return Ok(()) };
+    let (first, more) = others.split_at(others.len().min(MEMBERS_AT_ONCE));
+    let body = json!({"room": room, "title": "bench", "members": first});
+    target.api.post(&format!("/v1/rooms?userId={creator}"), &body).await?.good()?;
+    for name in more {
+        let path = format!("/v1/rooms/{room}/members/{name}?userId={creator}");
+        target.api.call("PUT", &path, None, &[]).await?.good()?;
+    }
+    Ok(())
 }
 
 async fn member(room: Arc<Room>, speaks: bool, client: Client) -> Heard {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 
 use super::Common;
 use crate::client::Api;
@@ -33,6 +33,8 @@ pub(super) struct Target {
 struct Started {
     child: Child,
     data: PathBuf,
+    /// Held open: whoever writes to a pipe without a reader fails.
+    stdout: Option<Lines<BufReader<ChildStdout>>>,
 }
 
 impl Target {
@@ -67,13 +69,16 @@ impl Target {
         let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let stdout = child.stdout.take().context("no stdout")?;
         let pid = child.id();
-        self.started = Some(Started { child, data });
+        self.started = Some(Started { child, data, stdout: None });
         let mut lines = BufReader::new(stdout).lines();
         let limit = Duration::from_secs(START_SECONDS);
         let line = tokio::time::timeout(limit, lines.next_line()).await;
         let line = line.context("parlor up is not ready in time")??;
         let line = line.context("parlor up ended before it was ready")?;
         let ready: Value = serde_json::from_str(&line).context("not a ready line")?;
+        if let Some(started) = &mut self.started {
+            started.stdout = Some(lines);
+        }
         let address = |role: &str| ready[role].as_str().map(str::to_owned).context("no address");
         self.url = format!("ws://{}/ws", address("balancer")?);
         self.api = Api::new(format!("http://{}", address("api")?));
@@ -89,6 +94,7 @@ impl Target {
         }
         let limit = Duration::from_secs(STOP_SECONDS);
         let ended = tokio::time::timeout(limit, started.child.wait()).await;
+        drop(started.stdout);
         let _ = tokio::fs::remove_dir_all(&started.data).await;
         let status = ended.context("parlor up does not end")??;
         anyhow::ensure!(status.success(), "parlor up ended with {status}");

@@ -135,7 +135,8 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
                     let _ = socket.send(Message::Ping("1".into())).await;
                 }
                 Some(Order::Close(code)) => {
-                    let _ = socket.close(Some(CloseFrame { code: code.into(), reason: "".into() })).await;
+                    let frame = CloseFrame { code: code.into(), reason: "".into() };
+                    let _ = socket.close(Some(frame)).await;
                 }
                 Some(Order::Cut) | None => return,
             },

@@ -402,9 +402,10 @@ mod tests {
             let mut a = client(&fake, "userA").await;
             fake.close_all(stop);
             let event = wait(&mut a, |event| matches!(event, Event::Stopped(_))).await;
-            assert!(
-                matches!(event, Event::Stopped(ClientError::Closed { code: Some(c), .. }) if c == stop)
-            );
+            let Event::Stopped(ClientError::Closed { code, .. }) = event else {
+                panic!("{event:?}")
+            };
+            assert_eq!(code, Some(stop));
             assert!(a.next().await.is_none());
         }
     }
