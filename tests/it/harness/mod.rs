@@ -1,0 +1,251 @@
+//! Processes of the binary on free ports, and the real parts behind them.
+//!
+//! A [`Stack`] is what a user would have started: `parlor up` on embedded parts, `parlor up` with
+//! Redis and DynamoDB Local, or a fleet of processes. Everything ends when it is dropped.
+
+mod people;
+mod process;
+mod real;
+
+pub use people::Person;
+pub use process::Process;
+pub use real::{Listening, Redis, dynamodb};
+
+use std::collections::BTreeMap;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+use parlor::client::Api;
+use serde_json::Value;
+
+/// How long anything that should happen may take; generous, since machines are busy.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// Where the parts of a stack are.
+pub enum Parts {
+    /// One process, durable in a folder.
+    Embedded,
+    /// One process of three servers on Redis and DynamoDB Local.
+    Real,
+    /// Balancer, servers and API as processes of their own, on Redis and DynamoDB Local.
+    Fleet,
+}
+
+/// A running Parlor.
+pub struct Stack {
+    /// The Redis behind it, of this stack alone.
+    pub redis: Option<Redis>,
+    /// `HOST:PORT` of the balancer.
+    pub balancer: String,
+    /// `HOST:PORT` of each server.
+    pub servers: BTreeMap<String, String>,
+    /// `HOST:PORT` of the Message API.
+    pub api: String,
+    processes: BTreeMap<String, Process>,
+    data: tempfile::TempDir,
+    table: String,
+    options: Vec<String>,
+    fleet: bool,
+}
+
+impl Stack {
+    /// Starts one; `None` where real parts are left out (`./test quick`).
+    pub async fn start(parts: Parts) -> Option<Self> {
+        Self::start_with(parts, &[]).await
+    }
+
+    /// The same with further options of `parlor up` (or, for a fleet, of the balancer).
+    pub async fn start_with(parts: Parts, options: &[&str]) -> Option<Self> {
+        let redis = match parts {
+            Parts::Embedded => None,
+            Parts::Real | Parts::Fleet => Some(Redis::start(dynamodb()?)),
+        };
+        let mut stack = Self {
+            redis,
+            balancer: String::new(),
+            servers: BTreeMap::new(),
+            api: String::new(),
+            processes: BTreeMap::new(),
+            data: tempfile::tempdir().unwrap(),
+            table: format!("parlor-it-{:016x}", rand::random::<u64>()),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+            fleet: matches!(parts, Parts::Fleet),
+        };
+        if stack.fleet {
+            stack.start_fleet().await;
+        } else {
+            stack.start_up().await;
+        }
+        Some(stack)
+    }
+
+    /// Starts `parlor up`, again after a kill: with the same data and the same real parts.
+    pub async fn start_up(&mut self) {
+        let data = self.data.path().join("data");
+        let mut arguments = strings(&["up", "--balancer-port", "0", "--server-port", "0"]);
+        arguments.extend(strings(&["--api-port", "0", "--data", data.to_str().unwrap()]));
+        arguments.extend(self.real_parts());
+        arguments.extend(self.options.clone());
+        let up = Process::start("up", &arguments);
+        let ready = up.ready().await;
+        self.balancer = text(&ready["balancer"]);
+        self.api = text(&ready["api"]);
+        self.servers = addresses(&ready);
+        self.processes.insert("up".to_owned(), up);
+    }
+
+    async fn start_fleet(&mut self) {
+        // Made once, or every process would try.
+        let made = self.parlor(&["table", "create"]).await;
+        assert!(made.status.success(), "{made:?}");
+        let starting = ["ws1", "ws2", "ws3"].map(|id| (id, self.spawn_server(id)));
+        let api = [strings(&["api", "--listen", "127.0.0.1:0"]), self.real_parts()].concat();
+        let api = Process::start("api", &api);
+        for (id, server) in starting {
+            self.servers.extend(addresses(&server.ready().await));
+            self.processes.insert(id.to_owned(), server);
+        }
+        self.api = text(&api.ready().await["api"]);
+        self.processes.insert("api".to_owned(), api);
+        self.start_balancer().await;
+    }
+
+    async fn start_balancer(&mut self) {
+        let api = format!("http://{}", self.api);
+        let mut arguments = strings(&["balancer", "--listen", "127.0.0.1:0", "--api", &api]);
+        arguments.extend(self.store_options());
+        arguments.extend(self.options.clone());
+        let balancer = Process::start("balancer", &arguments);
+        self.balancer = text(&balancer.ready().await["balancer"]);
+        self.processes.insert("balancer".to_owned(), balancer);
+    }
+
+    fn spawn_server(&self, id: &str) -> Process {
+        let listen = self.servers.get(id).map_or("127.0.0.1:0", String::as_str);
+        let own = strings(&["server", "--listen", listen, "--id", id]);
+        Process::start(id, &[own, self.real_parts()].concat())
+    }
+
+    /// Starts a server of a fleet again, on its old port.
+    pub async fn start_server(&mut self, id: &str) {
+        let server = self.spawn_server(id);
+        self.servers.extend(addresses(&server.ready().await));
+        self.processes.insert(id.to_owned(), server);
+    }
+
+    fn store_options(&self) -> Vec<String> {
+        match &self.redis {
+            Some(redis) => strings(&["--dynamodb", redis.dynamodb(), "--table", &self.table]),
+            None => Vec::new(),
+        }
+    }
+
+    fn real_parts(&self) -> Vec<String> {
+        match &self.redis {
+            Some(redis) => [strings(&["--redis", &redis.url()]), self.store_options()].concat(),
+            None => Vec::new(),
+        }
+    }
+
+    /// The process of this name: `up`, or `ws1`, `api`, `balancer` of a fleet.
+    pub fn process(&mut self, name: &str) -> &mut Process {
+        self.processes.get_mut(name).unwrap()
+    }
+
+    /// The WebSocket URL through the balancer.
+    pub fn ws(&self) -> String {
+        format!("ws://{}/ws", self.balancer)
+    }
+
+    /// The WebSocket URL of a server itself.
+    pub fn ws_at(&self, server: &str) -> String {
+        format!("ws://{}/ws", self.servers[server])
+    }
+
+    /// The Message API.
+    pub fn http(&self) -> Api {
+        Api::new(format!("http://{}", self.api))
+    }
+
+    /// A person on a server of choice.
+    pub async fn at(&self, server: &str, user: &str) -> Person {
+        Person::connect(&self.ws_at(server), user).await
+    }
+
+    /// A person through the balancer.
+    pub async fn person(&self, user: &str) -> Person {
+        Person::connect(&self.ws(), user).await
+    }
+
+    /// Runs a tool of the binary on this stack's data: `table show …`.
+    pub async fn parlor(&self, arguments: &[&str]) -> Output {
+        let mut command = process::command();
+        command.args(arguments);
+        match &self.redis {
+            Some(_) => command.args(self.store_options()),
+            None => command.arg("--data").arg(self.data.path().join("data")),
+        };
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    }
+
+    /// One page of history, as this user sees it.
+    pub async fn history(&self, user: &str, conversation: &str) -> Vec<Value> {
+        let page = self.http().history(user, conversation, None, 500).await.unwrap();
+        page["messages"].as_array().unwrap().clone()
+    }
+
+    /// Stops everything by SIGTERM, servers last to first; all must exit with 0.
+    pub async fn stop(mut self) {
+        for (name, process) in std::mem::take(&mut self.processes).into_iter().rev() {
+            let status = process.stop().await;
+            assert!(status.success(), "{name} ended with {status}");
+        }
+    }
+}
+
+fn strings(arguments: &[&str]) -> Vec<String> {
+    arguments.iter().map(|argument| (*argument).to_owned()).collect()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
+fn addresses(ready: &Value) -> BTreeMap<String, String> {
+    let servers = ready["servers"].as_object().unwrap();
+    servers.iter().map(|(id, address)| (id.clone(), text(address))).collect()
+}
+
+/// Asks again until `check` gives something.
+pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let until = Instant::now() + SOON;
+    loop {
+        if let Some(found) = check().await {
+            return found;
+        }
+        assert!(Instant::now() < until, "not within {SOON:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Makes each flow a test on embedded parts and one on real parts.
+macro_rules! on_both {
+    ($($(#[$doc:meta])* $flow:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $flow() {
+                let parts = $crate::harness::Parts::Embedded;
+                super::$flow($crate::harness::Stack::start(parts).await.unwrap()).await;
+            })+
+        }
+        mod real {
+            $(#[tokio::test]
+            async fn $flow() {
+                let parts = $crate::harness::Parts::Real;
+                let Some(stack) = $crate::harness::Stack::start(parts).await else { return };
+                super::$flow(stack).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_both;

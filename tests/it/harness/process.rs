@@ -1,0 +1,100 @@
+//! One process of the binary, killed when dropped.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::SOON;
+
+/// The binary, with none of the caller's settings.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_parlor"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PARLOR_") {
+            command.env_remove(name);
+        }
+    }
+    let level = std::env::var("PARLOR_TEST_LOG").unwrap_or_else(|_| "error".to_owned());
+    command.env("PARLOR_LOG", level);
+    command
+}
+
+/// A running role.
+pub struct Process {
+    name: String,
+    child: Child,
+    stdout: std::sync::Mutex<Option<BufReader<ChildStdout>>>,
+}
+
+impl Process {
+    /// Starts it with `--ready-json`.
+    pub fn start(name: &str, arguments: &[String]) -> Self {
+        let mut command = command();
+        command.args(arguments).arg("--ready-json").stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdout = child.stdout.take().map(BufReader::new);
+        Self { name: name.to_owned(), child, stdout: std::sync::Mutex::new(stdout) }
+    }
+
+    /// Waits for its ready line.
+    pub async fn ready(&self) -> Value {
+        // Kept open afterwards: whoever writes to a pipe without a reader fails.
+        let mut stdout = self.stdout.lock().unwrap().take().unwrap();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            stdout.read_line(&mut line).unwrap();
+            (stdout, line)
+        });
+        let (stdout, line) = read.await.unwrap();
+        *self.stdout.lock().unwrap() = Some(stdout);
+        assert!(!line.is_empty(), "{} ended before it was ready", self.name);
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(ready["ready"], true, "{line}");
+        ready
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name: `STOP`, `CONT`, `TERM`.
+    pub fn signal(&self, signal: &str) {
+        let pid = self.pid().to_string();
+        let status = Command::new("kill").args([&format!("-{signal}"), &pid]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// `kill -9`: what a crash looks like.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and its exit status.
+    pub async fn stop(mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.exited().await
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn exited(&mut self) -> ExitStatus {
+        let until = Instant::now() + SOON * 6;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < until, "{} does not end", self.name);
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

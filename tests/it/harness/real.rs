@@ -1,0 +1,142 @@
+//! The real parts: a Redis of the stack's own, and the DynamoDB Local that `./test` started.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// The URL of DynamoDB Local; `None` where only quick tests were asked for.
+pub fn dynamodb() -> Option<String> {
+    let url = std::env::var("PARLOR_TEST_DYNAMODB").ok();
+    let quick = std::env::var_os("PARLOR_TEST_QUICK").is_some();
+    assert!(url.is_some() || quick, "PARLOR_TEST_DYNAMODB is not set: run ./test, which starts it");
+    url
+}
+
+/// A Redis, killed when dropped.
+pub struct Redis {
+    child: Child,
+    port: u16,
+    dynamodb: String,
+}
+
+impl Redis {
+    /// Starts one on a free port.
+    pub fn start(dynamodb: String) -> Self {
+        // Free now, and taken at once: a collision shows as a Redis that does not start.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let redis = Self { child: Self::spawn(port), port, dynamodb };
+        redis.wait();
+        redis
+    }
+
+    fn spawn(port: u16) -> Child {
+        Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--appendonly", "no"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is not installed: run ./test, which installs it")
+    }
+
+    fn wait(&self) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while self.cli(&["PING"]) != "PONG" {
+            assert!(Instant::now() < until, "redis-server on port {} is not ready", self.port);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// `redis://…`
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The DynamoDB Local that goes with it.
+    pub fn dynamodb(&self) -> &str {
+        &self.dynamodb
+    }
+
+    /// What `redis-cli` prints.
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        let output = self.client().args(arguments).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    fn client(&self) -> Command {
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &self.port.to_string()]);
+        command
+    }
+
+    /// Listens with `redis-cli SUBSCRIBE …` or `redis-cli MONITOR`.
+    pub fn listen(&self, arguments: &[&str]) -> Listening {
+        let child = self.client().args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        Listening::new(child)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again, empty, on its old port.
+    pub fn start_again(&mut self) {
+        self.child = Self::spawn(self.port);
+        self.wait();
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a `redis-cli` that listens has printed so far.
+pub struct Listening {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Listening {
+    fn new(mut child: Child) -> Self {
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let kept = lines.clone();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                kept.lock().unwrap().push(line);
+            }
+        });
+        let listening = Self { child, lines };
+        let until = Instant::now() + Duration::from_secs(10);
+        // `OK` of MONITOR, or the three lines that confirm a subscription.
+        while listening.lines().is_empty() {
+            assert!(Instant::now() < until, "redis-cli does not listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        listening
+    }
+
+    /// All lines so far.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// How many lines contain all of these.
+    pub fn count(&self, parts: &[&str]) -> usize {
+        self.lines().iter().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,8 @@
+//! End to end, from outside: real processes of the binary, a WebSocket client, HTTP, `redis-cli`.
+//!
+//! `harness` starts the processes on free ports. Every flow runs on the embedded parts and on real
+//! Redis and DynamoDB Local (`./test` starts the latter); `./test quick` runs the embedded half.
+
+mod harness;
+
+mod flows;
