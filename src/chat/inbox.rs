@@ -172,7 +172,6 @@ impl Inbox {
                             conversation: conversation.clone(),
                             seq: held.seq,
                             bytes: u32::try_from(held.text.len()).unwrap_or(u32::MAX),
-                            live_since: Some(held.timestamp),
                             tell: false,
                         };
                         out.frames.push(held.text);
@@ -409,7 +408,6 @@ impl Inbox {
                     conversation: conversation.clone(),
                     seq,
                     bytes: u32::try_from(text.len()).unwrap_or(u32::MAX),
-                    live_since: None,
                     tell: entry.from != self.user,
                 };
                 out.frames.push(text);

@@ -68,8 +68,6 @@ pub(super) struct Position {
     pub stored: Seq,
     /// The highest seq heard of.
     pub heard: Seq,
-    /// The highest seq that this socket asked to mark as seen.
-    pub seen: Seq,
     /// The newest entry passed whose `n` is known, with that `n`.
     pub newest: (Seq, u64),
     /// Own sends beyond `sent`, with their `n`, lowest first.
@@ -90,8 +88,6 @@ pub(super) struct Position {
     pub catching: bool,
     /// A write of the cursor is queued or under way.
     pub storing: bool,
-    /// Rooms: whether the newest joined or left entry of this person that was passed is a joined.
-    pub inside: Option<bool>,
 }
 
 impl Position {
@@ -104,7 +100,6 @@ impl Position {
             received: 0,
             stored: 0,
             heard: 0,
-            seen: 0,
             newest: (0, 0),
             own: Vec::new(),
             held: Vec::new(),
@@ -115,7 +110,6 @@ impl Position {
             wanted: false,
             catching: false,
             storing: false,
-            inside: None,
         }
     }
 
