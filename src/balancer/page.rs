@@ -16,8 +16,6 @@ fn file(path: &str) -> Option<(&'static str, &'static [u8])> {
         "/style.css" => ("text/css; charset=utf-8", include_bytes!("../../web/style.css")),
         "/app.js" => ("text/javascript; charset=utf-8", include_bytes!("../../web/app.js")),
         "/log.js" => ("text/javascript; charset=utf-8", include_bytes!("../../web/log.js")),
-        "/icon.svg" => ("image/svg+xml", include_bytes!("../../web/icon.svg")),
-        "/log.js" => ("text/javascript; charset=utf-8", include_bytes!("../../web/log.js")),
         "/parlor.js" => ("text/javascript; charset=utf-8", include_bytes!("../../web/parlor.js")),
         "/icon.svg" => ("image/svg+xml", include_bytes!("../../web/icon.svg")),
         _ => return None,
