@@ -103,8 +103,8 @@ impl Inbox {
     /// A live text, or a hint that there is one.
     pub fn hear(&mut self, event: Event, now: Instant, out: &mut Outputs) {
         let (conversation, seq, via, again, text) = match event {
-            Event::Text { conversation, seq, n, timestamp, text, via, again } => {
-                let held = Held { seq, n, timestamp, text, fresh: !again };
+            Event::Text { conversation, seq, n, text, via, again, .. } => {
+                let held = Held { seq, n, text, fresh: !again };
                 (conversation, seq, Some(via), again, Some(held))
             }
             Event::Hint { conversation, seq, via } => (conversation, seq, via, true, None),
@@ -165,7 +165,6 @@ impl Inbox {
                             conversation: conversation.clone(),
                             seq: held.seq,
                             bytes: u32::try_from(held.text.len()).unwrap_or(u32::MAX),
-                            live_since: Some(held.timestamp),
                             tell: false,
                         };
                         out.frames.push(held.text);

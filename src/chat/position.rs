@@ -6,7 +6,7 @@
 
 use tokio::time::Instant;
 
-use crate::protocol::{ProcessId, Seq, Text, Timestamp};
+use crate::protocol::{ProcessId, Seq, Text};
 
 /// The most texts that wait for one that is missing before them.
 pub(super) const HELD_MAX: usize = 16;
@@ -23,8 +23,6 @@ pub(super) struct Held {
     pub seq: Seq,
     /// Messages up to here.
     pub n: u64,
-    /// When it was stored.
-    pub timestamp: Timestamp,
     /// The frame.
     pub text: Text,
     /// A first try, which this socket can't have been sent yet.
@@ -68,8 +66,6 @@ pub(super) struct Position {
     pub stored: Seq,
     /// The highest seq heard of.
     pub heard: Seq,
-    /// The highest seq that this socket asked to mark as seen.
-    pub seen: Seq,
     /// The newest entry passed whose `n` is known, with that `n`.
     pub newest: (Seq, u64),
     /// Own sends beyond `sent`, with their `n`, lowest first.
@@ -90,8 +86,6 @@ pub(super) struct Position {
     pub catching: bool,
     /// A write of the cursor is queued or under way.
     pub storing: bool,
-    /// Rooms: whether the newest joined or left entry of this person that was passed is a joined.
-    pub inside: Option<bool>,
 }
 
 impl Position {
@@ -104,7 +98,6 @@ impl Position {
             received: 0,
             stored: 0,
             heard: 0,
-            seen: 0,
             newest: (0, 0),
             own: Vec::new(),
             held: Vec::new(),
@@ -115,7 +108,6 @@ impl Position {
             wanted: false,
             catching: false,
             storing: false,
-            inside: None,
         }
     }
 
@@ -254,7 +246,7 @@ mod tests {
 
     fn held(seq: Seq, bytes: usize) -> Held {
         let text = Text::from(vec![b'x'; bytes]);
-        Held { seq, n: seq, timestamp: 0, text, fresh: true }
+        Held { seq, n: seq, text, fresh: true }
     }
 
     fn at(cursor: Seq) -> Position {

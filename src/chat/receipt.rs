@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::protocol::{ConversationId, Seq, Timestamp};
+use crate::protocol::{ConversationId, Seq};
 
 /// The most texts that a socket may have unreceived.
 pub(super) const WINDOW_TEXTS: u32 = 256;
@@ -26,8 +26,6 @@ pub(super) struct Item {
     pub seq: Seq,
     /// Its size.
     pub bytes: u32,
-    /// When it was stored, for live ones.
-    pub live_since: Option<Timestamp>,
     /// Read from the store and written by somebody else: its sender's sockets are to be told.
     pub tell: bool,
 }
@@ -154,7 +152,7 @@ mod tests {
     }
 
     fn item(seq: Seq, bytes: u32) -> Item {
-        Item { conversation: dm(), seq, bytes, live_since: None, tell: false }
+        Item { conversation: dm(), seq, bytes, tell: false }
     }
 
     fn seqs(items: &[Item]) -> Vec<Seq> {

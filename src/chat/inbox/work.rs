@@ -113,7 +113,6 @@ impl Inbox {
                     conversation: conversation.clone(),
                     seq,
                     bytes: u32::try_from(text.len()).unwrap_or(u32::MAX),
-                    live_since: None,
                     tell: entry.from != self.user,
                 };
                 out.frames.push(text);
