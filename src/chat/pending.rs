@@ -50,6 +50,9 @@ pub struct Confirmed {
     pub tell: Option<Vec<ProcessId>>,
     /// How long the newest entry took from the hand-over to this receipt.
     pub took: Option<Duration>,
+    /// The hint was forgotten before (a `have` came first, or it went to the board): whoever sent
+    /// it is still to be told.
+    pub forgotten: bool,
 }
 
 /// A hint that waited too long.
@@ -144,7 +147,9 @@ impl Pending {
         now: Instant,
     ) -> Confirmed {
         let mut records = self.lock();
-        let Some(record) = records.get_mut(key) else { return Confirmed::default() };
+        let Some(record) = records.get_mut(key) else {
+            return Confirmed { forgotten: true, ..Confirmed::default() };
+        };
         let mut confirmed = Confirmed::default();
         if delivered && !record.own && seq > record.told {
             record.told = seq;
@@ -276,6 +281,17 @@ mod tests {
             assert_eq!((due[0].seq, due[0].last_try), (9, last), "try {step}");
         }
         assert!(pending.is_empty(), "what goes to the board is forgotten here");
+    }
+
+    #[test]
+    fn a_receipt_after_have_is_known_to_be_late() {
+        let (pending, now) = (Pending::default(), Instant::now());
+        pending.open(&key(), 7, false, now);
+        pending.located(&key(), &[server("ws2")], &[]);
+        assert_eq!(pending.confirm(&key(), &server("ws2"), 7, false, now), Confirmed::default());
+        assert!(pending.is_empty(), "it need not be tried again");
+        let late = pending.confirm(&key(), &server("ws2"), 7, true, now);
+        assert!(late.forgotten && late.tell.is_none());
     }
 
     #[test]

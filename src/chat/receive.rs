@@ -208,6 +208,10 @@ impl Chat {
             self.lanes.note_received(&key.conversation, user, device, seq);
         }
         let sender = key.conversation.other(user).filter(|sender| sender != user);
+        if let (true, true, Some(sender)) = (delivered, confirmed.forgotten, &sender) {
+            let (sender, conversation) = (sender.clone(), &key.conversation);
+            return self.tell_status(vec![sender], conversation, seq, user, false);
+        }
         if let (Some(servers), Some(sender)) = (confirmed.tell, sender) {
             self.push_status(std::slice::from_ref(&sender), &key.conversation, seq, user, false);
             for server in servers {

@@ -71,7 +71,7 @@ impl Person {
     /// The next entry, as (seq, text); other frames on the way are dropped.
     pub async fn hear(&mut self) -> (u64, String) {
         let next = self.client.wait_for(SOON, |frame| match frame {
-            ServerFrame::Entry(entry) => Some((entry.seq, entry.message.unwrap_or_default())),
+            ServerFrame::Entry(entry) => Some((entry.seq, entry.message)),
             _ => None,
         });
         next.await.unwrap_or_else(|error| panic!("{} hears nothing: {error}", self.user))
