@@ -119,7 +119,9 @@ impl Gateway {
             drop(permit);
             match request {
                 Some(Request::Open(hello, behind)) if gateway.is_open() => {
-                    if handshake::accept(&mut stream, &hello, &gateway.chat.me.id).await.is_ok() {
+                    let id = &gateway.chat.me.id;
+                    let answered = handshake::accept(&mut stream, &hello, id).await;
+                    if answered.is_ok() {
                         // Boxed: while a socket is open its task holds only the pointer.
                         Box::pin(gateway.run(stream, hello, behind)).await;
                     }
