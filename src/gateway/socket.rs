@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -196,8 +197,7 @@ impl Socket {
             Some(Err(Error::Capacity(_))) => close(CloseCode::TooBig),
             Some(Err(Error::Utf8(_))) => close(CloseCode::NotUtf8),
             Some(Err(Error::Protocol(error))) => {
-                use tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
-                if matches!(error, ResetWithoutClosingHandshake) {
+                if matches!(error, ProtocolError::ResetWithoutClosingHandshake) {
                     return Err(End::Gone);
                 }
                 close(CloseCode::Protocol)
