@@ -190,13 +190,7 @@ impl State {
         let _ = socket.try_send(Order::Say(without_nulls(answer)));
     }
 
-    fn store(
-        &mut self,
-        user: &str,
-        to: &str,
-        frame: &Value,
-        socket: &mpsc::Sender<Order>,
-    ) {
+    fn store(&mut self, user: &str, to: &str, frame: &Value, socket: &mpsc::Sender<Order>) {
         let id = |name| UserId::parse(name).unwrap();
         let conversation = ConversationId::direct(&id(user), &id(to)).as_str().to_owned();
         let log = self.logs.entry(conversation.clone()).or_default();

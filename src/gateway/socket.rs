@@ -244,12 +244,13 @@ impl Open {
             }
             Effect::Seen(conversation, seq) => chat.seen(&who.user, &conversation, seq),
             Effect::Rest(until) => chat.rest(&self.outbox, until),
-            Effect::Signal(target, data) => {
+            Effect::Signal { target, data, reference } => {
                 let (chat, outbox) = (chat.clone(), self.outbox.clone());
                 tokio::spawn(async move {
                     if let Err(error) = chat.signal(&outbox.who, &target, data).await {
                         let code: ErrorCode = error.code;
-                        let frame = answer::error(code, &error.detail, None, error.retry_after_ms);
+                        let (detail, retry) = (&error.detail, error.retry_after_ms);
+                        let frame = answer::error(code, detail, reference.as_ref(), retry);
                         outbox.push(Event::Frame(frame));
                     }
                 });
