@@ -263,7 +263,9 @@ impl Open {
         let closing = async {
             match end {
                 End::Gone => {
-                    let _ = self.web.close(None).await;
+                    // The library has queued its answer to the client's close, and takes no other.
+                    let _ = self.web.flush().await;
+                    self.end_stream().await;
                 }
                 End::Close { code, broken: false } => {
                     let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame {
@@ -274,17 +276,22 @@ impl Open {
                     while let Some(Ok(_)) = self.web.next().await {}
                 }
                 End::Close { code, broken: true } => {
-                    let stream = self.web.get_mut();
-                    let _ = stream.write_all(&close_frame(code)).await;
-                    let _ = stream.shutdown().await;
-                    let mut rest = BytesMut::with_capacity(4_096);
-                    while stream.read_buf(&mut rest).await.is_ok_and(|count| count > 0) {
-                        rest.clear();
-                    }
+                    let _ = self.web.get_mut().write_all(&close_frame(code)).await;
+                    self.end_stream().await;
                 }
             }
         };
         let _ = timeout(CLOSE_PATIENCE, closing).await;
+    }
+
+    /// What the client has sent meanwhile is read away: unread, it would turn the end into a reset.
+    async fn end_stream(&mut self) {
+        let stream = self.web.get_mut();
+        let _ = stream.shutdown().await;
+        let mut rest = BytesMut::with_capacity(4_096);
+        while stream.read_buf(&mut rest).await.is_ok_and(|count| count > 0) {
+            rest.clear();
+        }
     }
 }
 
