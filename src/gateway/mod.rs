@@ -127,7 +127,7 @@ impl Gateway {
                     }
                 }
                 Some(Request::Open(..)) => {
-                    let refusal = handshake::unavailable("this server takes no sockets now");
+                    let refusal = handshake::Refusal::new(503, "this server takes no sockets now");
                     handshake::refuse(stream, &refusal).await;
                 }
                 Some(Request::Refused(refusal)) => handshake::refuse(stream, &refusal).await,
