@@ -86,6 +86,8 @@ pub(super) struct Position {
     pub catching: bool,
     /// A write of the cursor is queued or under way.
     pub storing: bool,
+    /// How many reads in a row stopped at an entry that may be this socket's own.
+    pub doubts: u8,
 }
 
 impl Position {
@@ -108,6 +110,7 @@ impl Position {
             wanted: false,
             catching: false,
             storing: false,
+            doubts: 0,
         }
     }
 

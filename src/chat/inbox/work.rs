@@ -7,17 +7,19 @@ use crate::chat::catchup::{Done, Waiting, Work};
 use crate::chat::position::Queued;
 use crate::chat::receipt::Item;
 use crate::chat::session::{Effect, Outputs};
-use crate::protocol::{ConversationId, Entry, Seq, answer};
+use crate::protocol::{ConversationId, Entry, Seq, Text, answer};
 
 /// The most entries of one read.
 const READ_MAX: u32 = 128;
+/// How often a read waits for the answer that tells whose an entry is: about a second.
+const DOUBTS_MAX: u8 = 50;
 /// The most cursors in one piece of work.
 const STORE_MAX: usize = 16;
 
 impl Inbox {
-    /// Takes what came of work.
-    pub fn done(&mut self, done: Done, now: Instant, out: &mut Outputs) {
-        self.working = false;
+    /// Takes what came of work. `sending`: some send of this socket is not answered yet.
+    pub fn done(&mut self, done: Done, sending: bool, now: Instant, out: &mut Outputs) {
+        (self.working, self.sending) = (false, sending);
         match done {
             Done::Mailbox(waiting) => self.mailbox(waiting, now, out),
             Done::Loaded(conversation, cursor) => {
@@ -96,7 +98,7 @@ impl Inbox {
     ) {
         let Some(position) = self.positions.get_mut(conversation) else { return };
         position.queued = Queued::No;
-        let mut whole = !more;
+        let (mut whole, mut doubtful) = (!more, false);
         for (seq, entry) in entries {
             if seq <= position.sent {
                 continue;
@@ -106,22 +108,28 @@ impl Inbox {
                 break;
             }
             let own = position.is_own(seq);
+            let maybe = |e: &Entry| e.from == self.user && e.device == self.device && self.sending;
+            doubtful = !own && entry.as_ref().is_some_and(maybe) && position.doubts < DOUBTS_MAX;
+            if doubtful {
+                // Stored by this very socket, perhaps, with its answer on the way: that tells.
+                break;
+            }
             let n = entry.as_ref().map(|entry| entry.n);
             if let Some(entry) = entry.filter(|_| !own) {
                 let text = answer::entry(conversation, &entry, entry.from == self.user);
-                let item = Item {
-                    conversation: conversation.clone(),
-                    seq,
-                    bytes: u32::try_from(text.len()).unwrap_or(u32::MAX),
-                    tell: entry.from != self.user,
-                };
+                let (conversation, bytes) = (conversation.clone(), size(&text));
+                let item = Item { conversation, seq, bytes, tell: entry.from != self.user };
                 out.frames.push(text);
                 self.receipts.push(item, now);
                 position.last_text = seq;
             }
             position.pass(seq, n);
         }
-        if whole {
+        position.doubts = if doubtful { position.doubts + 1 } else { 0 };
+        if doubtful {
+            (position.wanted, position.queued) = (true, Queued::Gap);
+            self.queue.push_back(conversation.clone());
+        } else if whole {
             position.wanted = false;
             if !position.marked {
                 // The end of the log is here, whatever a hint said.
@@ -210,4 +218,8 @@ impl Inbox {
         }
         None
     }
+}
+
+fn size(text: &Text) -> u32 {
+    u32::try_from(text.len()).unwrap_or(u32::MAX)
 }
