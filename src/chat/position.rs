@@ -58,7 +58,7 @@ pub(super) struct Position {
     pub loaded: bool,
     /// Everything up to here was written, or is not for this socket.
     pub sent: Seq,
-    /// The highest seq that was really written as a text.
+    /// The highest seq that was written as a text, or told as missed: what needs a receipt.
     pub last_text: Seq,
     /// Everything up to here has been received, as a receipt proved.
     pub received: Seq,

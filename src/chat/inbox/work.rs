@@ -70,22 +70,40 @@ impl Inbox {
             if !position.loaded {
                 position.load(cursor);
             }
-            if first && start > position.sent {
-                let missed = answer::missed(&conversation, position.sent + 1, start);
-                position.pass(start, None);
-                position.prove(0, now);
-                out.frames.push(missed);
-            }
+            let skips = first && start > position.sent;
             position.wanted = true;
             position.catching |= first;
             if position.queued == Queued::No {
                 position.queued = Queued::Read;
-                self.queue.push_back(conversation);
+                self.queue.push_back(conversation.clone());
+            }
+            if skips {
+                self.tell_missed(&conversation, start, now, out);
             }
         }
         // What was heard during the read is compared with what it showed.
         let heard: Vec<_> = self.positions.keys().cloned().collect();
         heard.iter().for_each(|conversation| self.advance(conversation, now, out));
+    }
+
+    /// Older texts are left out up to `start`. Told is not received: it is told again unless a
+    /// receipt proves it. A client that acknowledges by itself does so with a text behind it.
+    fn tell_missed(
+        &mut self,
+        conversation: &ConversationId,
+        start: Seq,
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        let position = self.position(conversation, now);
+        let missed = answer::missed(conversation, position.sent + 1, start);
+        position.pass(start, None);
+        position.last_text = start;
+        if !self.wish.acks_app {
+            let (conversation, bytes) = (conversation.clone(), size(&missed));
+            self.receipts.push(Item { conversation, seq: start, bytes, tell: false }, now);
+        }
+        out.frames.push(missed);
     }
 
     fn page(
