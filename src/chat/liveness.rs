@@ -351,3 +351,6 @@ async fn take_place(
         Beat::Taken => Err(StartError::InUse(row.id)),
     }
 }
+
+#[cfg(test)]
+mod tests;

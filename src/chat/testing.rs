@@ -4,11 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::lane::Lanes;
-use super::liveness::{BoardEvent, Liveness};
+use super::liveness::Liveness;
 use super::{Chat, Parts};
 use crate::board::embedded::EmbeddedBoard;
 use crate::board::{BoardRow, Role};
@@ -100,8 +99,6 @@ pub struct Part {
     pub ports: Arc<Ports>,
     /// Its board.
     pub board: Arc<EmbeddedBoard>,
-    /// What its board brings.
-    pub events: Option<mpsc::Receiver<BoardEvent>>,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -121,8 +118,7 @@ impl Part {
         });
         let (board, stop) = (Arc::new(EmbeddedBoard::default()), CancellationToken::new());
         let row = board_row("ws1", 7);
-        let (liveness, events) =
-            Liveness::start(board.clone(), row, true, stop.clone()).await.unwrap();
+        let (liveness, _) = Liveness::start(board.clone(), row, true, stop.clone()).await.unwrap();
         let time = AtomicU64::new(1_790_000_000_000);
         let chat = Chat::new(Parts {
             store: ports.clone(),
@@ -133,7 +129,7 @@ impl Part {
             metrics: Arc::new(Metrics::new("ws1")),
             clock: Arc::new(move || time.fetch_add(1, Ordering::SeqCst)),
         });
-        Self { chat, ports, board, events: Some(events), stop }
+        Self { chat, ports, board, stop }
     }
 
     /// Opens a socket on this server, unclaimed.
