@@ -60,6 +60,8 @@ pub struct Ports {
     pub bus_loses: AtomicBool,
     /// Which Redis answers.
     pub instance: AtomicU64,
+    /// How long a call of the map takes.
+    pub map_takes_ms: AtomicU64,
     /// Calls let others go first at random.
     pub dawdles: AtomicBool,
 }
@@ -84,6 +86,10 @@ impl Ports {
 
     async fn map(&self) -> Result<&EmbeddedDirectory, DirectoryError> {
         self.dawdle().await;
+        let takes = self.map_takes_ms.load(Ordering::Relaxed);
+        if takes > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(takes)).await;
+        }
         match self.redis_away.load(Ordering::Relaxed) {
             true => Err(DirectoryError("away".to_owned())),
             false => Ok(&self.map),
@@ -114,6 +120,7 @@ impl Part {
             redis_away: AtomicBool::new(false),
             bus_loses: AtomicBool::new(false),
             instance: AtomicU64::new(1),
+            map_takes_ms: AtomicU64::new(0),
             dawdles: AtomicBool::new(false),
         });
         let (board, stop) = (Arc::new(EmbeddedBoard::default()), CancellationToken::new());
