@@ -5,9 +5,10 @@ mod sim;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio::time::Instant;
 
 use self::sim::{Sim, Step};
-use super::Wish;
+use super::{Done, Event, Input, Outputs, Session, Wish, Work};
 
 const SEEDS: usize = 60;
 const STEPS: usize = 250;
@@ -43,4 +44,25 @@ async fn a_client_sees_every_text_in_order_whatever_is_lost_on_the_way() {
         let seed: u64 = rand::random();
         run(seed).await;
     }
+}
+
+/// A mark set while a read is under way asks for another, also while the socket catches up.
+#[test]
+fn a_reread_asked_for_during_the_first_read_follows_it() {
+    let who = crate::chat::testing::socket("a", "default").who.clone();
+    let server = crate::protocol::ProcessId::parse("ws1").unwrap();
+    let (mut session, now) = (Session::new(who, server, Wish::default()), Instant::now());
+    let mut out = Outputs::default();
+    session.start(1, now, &mut out);
+    assert!(matches!(out.work, Some(Work::Enter { catchup: None })));
+    let mut out = Outputs::default();
+    session.step(Input::Event(Event::Reread), 1, now, &mut out);
+    assert!(out.work.is_none(), "one piece of work at a time");
+    let mut out = Outputs::default();
+    session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
+    assert!(matches!(out.work, Some(Work::Reread)), "{out:?}");
+    assert!(out.frames.is_empty(), "not caught up yet");
+    let mut out = Outputs::default();
+    session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
+    assert!(out.work.is_none() && out.frames == [crate::protocol::answer::caught_up()]);
 }
