@@ -35,7 +35,11 @@ async fn run(seed: u64) {
     sim.step(Step::Close).await;
     let before = sim.client.texts;
     sim.settle().await;
-    assert_eq!(sim.client.texts, before, "a second reconnect pushes nothing again");
+    // What was missed is told again to a client that had no text behind it to acknowledge, and its
+    // own newest sends come with it.
+    if !(wish.acks_app && wish.catchup.is_some()) {
+        assert_eq!(sim.client.texts, before, "a second reconnect pushes nothing again");
+    }
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ pub struct Client {
     have: HashSet<(ConversationId, Seq)>,
     /// Sent by this device.
     own: HashSet<(ConversationId, Seq)>,
-    /// Sent by the socket that is open.
+    /// Sent by the socket that is open, and not answered yet.
     own_here: HashSet<(ConversationId, Seq)>,
     /// The highest text on the socket that is open.
     top: HashMap<ConversationId, Seq>,
@@ -93,7 +93,12 @@ impl Client {
                     assert_eq!(self.has_all(log, *offline), Ok(()), "it waited (P7)");
                 }
             }
-            "welcome" | "sent" => {}
+            "sent" => {
+                let key = (logs[at()].id.clone(), json["seq"].as_u64().unwrap());
+                assert!(self.own_here.remove(&key), "answered once");
+                self.have.insert(key);
+            }
+            "welcome" => {}
             other => panic!("{other}"),
         }
         None
@@ -102,6 +107,8 @@ impl Client {
     fn text(&mut self, log: &Log, seq: Seq, json: &Value) {
         let key = (log.id.clone(), seq);
         assert!(log.may_see(seq), "not for this person (P9): {json}");
+        // A text that comes very late may bring what follows it once more; that is a repeat, which
+        // the client knows by its seq.
         assert!(!self.own_here.contains(&key), "a copy of its own: {json}");
         let entry = &log.entries[seq as usize - 1];
         assert_eq!(json["message"].as_str(), entry.message.as_deref());
