@@ -190,6 +190,15 @@ impl Lanes {
         }
     }
 
+    /// The bus says that the log goes up to `seq`: a lane that is behind reads on before its next
+    /// put, which would otherwise be a failed one, and billed.
+    pub fn hear(&self, conversation: &ConversationId, seq: Seq) {
+        let lane = self.shared.shard(conversation).get(conversation).cloned();
+        if let Some(lane) = lane {
+            lane.hear(seq);
+        }
+    }
+
     /// From now on every submit is refused with `unavailable`; what is queued is worked off.
     pub fn close(&self) {
         self.shared.closed.store(true, Ordering::SeqCst);

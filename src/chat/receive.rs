@@ -25,6 +25,7 @@ impl Chat {
     fn hear(self: &Arc<Self>, envelope: &Envelope) {
         match envelope {
             Envelope::Entry { conversation, entry, users, via, again, roster } => {
+                self.lanes.hear(conversation, entry.seq);
                 if users.is_empty() {
                     self.hear_room_entry(conversation, entry, via, roster.unwrap_or(u64::MAX));
                 } else {
