@@ -1,3 +1,5 @@
+//! The embedded store on a folder: what a process finds there, after an end and after a crash.
+
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
