@@ -407,11 +407,11 @@ fn is_module(name: &str) -> bool {
     src.join(name).is_dir() || src.join(format!("{name}.rs")).is_file()
 }
 
-/// A path from the root or from `src`, or a module.
+/// A path from the root or from `src`, or a module without its ending.
 fn is_there(name: &str) -> bool {
     let path = name.replace("::", "/");
-    [root().join(&path), root().join("src").join(&path)].iter().any(|path| path.exists())
-        || name.contains("::") && is_module(&path)
+    let places = [path.clone(), format!("{path}.rs"), format!("src/{path}")];
+    places.iter().any(|place| root().join(place).exists()) || is_module(&path)
 }
 
 #[test]
@@ -451,7 +451,7 @@ mod rules {
         finds(too_long, "src/a.rs", &lines(401), 1);
         finds(too_long, "src/a.rs", &lines(400), 0);
         finds(too_long, "src/a.rs", &format!("{}{tests}{}", lines(400), lines(9)), 0);
-        finds(too_long, "src/a.rs", &format!("#[cfg(test)]\nmod tests;\n{}", lines(400)), 1);
+        finds(too_long, "src/a.rs", &format!("#[cfg(test)]\nmod tests;\n{}", lines(401)), 1);
         finds(too_long, "tests/a.rs", &lines(401), 0);
         finds(too_wide, "tests/a.rs", &"é".repeat(100), 0);
         finds(too_wide, "tests/a.rs", &"é".repeat(101), 1);

@@ -230,7 +230,7 @@ impl Socket {
         let at_once = poll_fn(|context| Poll::Ready(self.poll_write(context))).await;
         let written = match at_once {
             Poll::Ready(written) => Ok(written),
-            // Boxed, and a timer only now: most writes end at once, and idle sockets pay for neither.
+            // Boxed, and a timer only now: most writes end at once, idle sockets pay for neither.
             Poll::Pending => {
                 let rest = poll_fn(|context| self.poll_write(context));
                 Box::pin(timeout(WRITE_PATIENCE, rest)).await

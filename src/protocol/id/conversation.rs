@@ -106,3 +106,18 @@ impl<'de> Deserialize<'de> for ConversationId {
         Self::parse(&text).map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_direct_conversation_has_one_name() {
+        let (a, b) = (UserId::parse("userA").unwrap(), UserId::parse("userB").unwrap());
+        assert_eq!(ConversationId::direct(&a, &b), ConversationId::direct(&b, &a));
+        assert_eq!(ConversationId::direct(&b, &a).as_str(), "dm:userA:userB");
+        assert!(ConversationId::parse("dm:userB:userA").is_err());
+        assert_eq!(ConversationId::direct(&a, &b).other(&a), Some(b));
+        assert_eq!(ConversationId::direct(&a, &a).other(&a), Some(a));
+    }
+}
