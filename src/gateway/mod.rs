@@ -138,7 +138,7 @@ impl Gateway {
                 return Some(self.enter(stream, &hello, behind).await);
             }
             Request::Open(..) => {
-                let refusal = handshake::unavailable("this server takes no sockets now");
+                let refusal = handshake::Refusal::new(503, "this server takes no sockets now");
                 handshake::refuse(stream, &refusal).await;
             }
             Request::Refused(refusal) => handshake::refuse(stream, &refusal).await,

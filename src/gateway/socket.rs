@@ -276,12 +276,13 @@ impl Socket {
             }
             Effect::Seen(conversation, seq) => chat.seen(&who.user, &conversation, seq),
             Effect::Rest(until) => chat.rest(&self.outbox, until),
-            Effect::Signal(target, data) => {
+            Effect::Signal { target, data, reference } => {
                 let (chat, outbox) = (chat.clone(), self.outbox.clone());
                 tokio::spawn(async move {
                     if let Err(error) = chat.signal(&outbox.who, &target, data).await {
                         let code: ErrorCode = error.code;
-                        let frame = answer::error(code, &error.detail, None, error.retry_after_ms);
+                        let (detail, retry) = (&error.detail, error.retry_after_ms);
+                        let frame = answer::error(code, detail, reference.as_ref(), retry);
                         outbox.push(Event::Frame(frame));
                     }
                 });
@@ -294,7 +295,9 @@ impl Socket {
         let closing = async {
             match end {
                 End::Gone => {
-                    let _ = self.web.close(None).await;
+                    // The library has queued its answer to the client's close, and takes no other.
+                    let _ = self.web.flush().await;
+                    self.end_stream().await;
                 }
                 End::Close { code, broken: false } => {
                     let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame {
@@ -305,17 +308,22 @@ impl Socket {
                     while let Some(Ok(_)) = self.web.next().await {}
                 }
                 End::Close { code, broken: true } => {
-                    let stream = self.web.get_mut();
-                    let _ = stream.write_all(&close_frame(code)).await;
-                    let _ = stream.shutdown().await;
-                    let mut rest = BytesMut::with_capacity(4_096);
-                    while stream.read_buf(&mut rest).await.is_ok_and(|count| count > 0) {
-                        rest.clear();
-                    }
+                    let _ = self.web.get_mut().write_all(&close_frame(code)).await;
+                    self.end_stream().await;
                 }
             }
         };
         let _ = timeout(CLOSE_PATIENCE, closing).await;
+    }
+
+    /// What the client has sent meanwhile is read away: unread, it would turn the end into a reset.
+    async fn end_stream(&mut self) {
+        let stream = self.web.get_mut();
+        let _ = stream.shutdown().await;
+        let mut rest = BytesMut::with_capacity(4_096);
+        while stream.read_buf(&mut rest).await.is_ok_and(|count| count > 0) {
+            rest.clear();
+        }
     }
 }
 

@@ -15,6 +15,9 @@ use super::{LIMITS_JSON, PING_INTERVAL_MS, PROTOCOL_VERSION};
 /// A frame as it leaves: UTF-8 JSON, shared by all sockets that it goes to.
 pub type Text = Bytes;
 
+/// When to come back, where nothing better is known.
+const RETRY_MS: u64 = 1_000;
+
 struct Writer(Vec<u8>);
 
 impl Writer {
@@ -178,6 +181,20 @@ pub fn error(
     match retry_after_ms.filter(|_| code.retryable()) {
         Some(ms) => writer.number("retryAfterMs", ms).end(),
         None => writer.end(),
+    }
+}
+
+/// A refusal over HTTP, in the shape that every problem of Parlor has (RFC 9457).
+pub fn problem(status: u16, title: &str, code: ErrorCode, detail: &str) -> Text {
+    let writer = Writer::new(&format!("urn:parlor:problem:{}", code.as_str()))
+        .text("title", title)
+        .number("status", u64::from(status))
+        .text("code", code.as_str())
+        .text("detail", detail)
+        .raw("retryable", if code.retryable() { "true" } else { "false" });
+    match code.retryable() {
+        true => writer.number("retryAfterMs", RETRY_MS).end(),
+        false => writer.end(),
     }
 }
 
