@@ -2,8 +2,7 @@
 //!
 //! Adapters: `embedded` (SQLite, one process), `dynamodb` (one table, any number of processes).
 //! `contract` is the suite that both pass. The model is `design` in words: a conversation is a
-//! dense
-//! log of entries; a mailbox row says how far a person may have, has received and has seen it.
+//! dense log of entries; a mailbox row says how far a person may have, has received and has seen it.
 //!
 //! **Guarantees of every adapter.** A call that returned `Ok` is durable: it survives the death of
 //! this process (and, for DynamoDB, of any machine). Reads are strongly consistent unless a read
