@@ -1,12 +1,12 @@
-//! The architecture's flows.
+//! The architecture's flows, one file for each theme; each flow runs on embedded parts and on real
+//! ones, and in a fleet where a server must die or be dealt to.
 
-use crate::harness::{Stack, on_both};
-
-on_both!(connect);
-
-/// The first connection goes to ws1.
-async fn connect(stack: Stack) {
-    let a = stack.person("userA").await;
-    assert_eq!(a.server, "ws1");
-    stack.stop().await;
-}
+mod connect;
+mod devices;
+mod message;
+mod offline;
+mod order;
+mod participants;
+mod refs;
+mod room;
+mod status;
