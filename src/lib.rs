@@ -5,6 +5,9 @@
 //! outboxes by `hub`, and leaves through `gateway` again. `api` is the same over HTTP, `balancer`
 //! deals connections, `node` starts and stops a process, `wiring` picks the adapters.
 
+// Tests may unwrap; what serves people gives an answer instead.
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+
 pub mod protocol;
 pub mod gateway;
 pub mod hub;

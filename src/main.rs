@@ -1,6 +1,9 @@
 //! The binary: reads the command line and runs the role. Exit codes: 0 clean stop, 1 failure, 2 bad
 //! usage or configuration, said in one line.
 
+// Tests may unwrap; what serves people gives an answer instead.
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

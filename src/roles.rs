@@ -174,8 +174,9 @@ impl Addresses {
             _ => format!(" --url ws://{front}/ws"),
         };
         format!(
-            "\n  Parlor is up.\n\n    page       http://{front}/\n    WebSocket  ws://{front}/ws\n    \
-             servers    {}\n    API        http://{api}/openapi.json\n    kept in    {kept}\n\n  \
+            "\n  Parlor is up.\n\n    page       http://{front}/\n    \
+             WebSocket  ws://{front}/ws\n    servers    {}\n    \
+             API        http://{api}/openapi.json\n    kept in    {kept}\n\n  \
              Three things to try:\n\n    1. open http://{front}/ : two people, side by side\n    \
              2. parlor chat --as userA --to userB{url}   (and the other way round)\n    \
              3. npx wscat -c 'ws://{front}/ws?userId=userA'\n       \

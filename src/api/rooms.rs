@@ -15,6 +15,7 @@ use super::input::{Input, JsonText};
 use super::messages::{SentMessage, sent};
 use crate::chat::Chat;
 use crate::chat::rooms::NewRoom;
+use crate::protocol::frame::whole_object;
 use crate::protocol::{ErrorCode, RoomId, UserId};
 
 /// The most people who join with the making of a room; further ones are added one by one.
@@ -41,7 +42,7 @@ pub(super) struct NewRoomBody {
 
 impl NewRoomBody {
     fn parse(text: &str) -> Result<NewRoom, Problem> {
-        let body: Self = serde_json::from_str(text)
+        let body: Self = whole_object(text)
             .map_err(|error| Problem::bad(format!("the body is one JSON object: {error}")))?;
         let title = body.title.filter(|title| !title.is_empty());
         if title.as_ref().is_some_and(|title| title.len() > TITLE_BYTES_MAX) {

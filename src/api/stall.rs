@@ -97,7 +97,7 @@ mod tests {
         let slow = tokio::spawn(async move {
             let mut bytes = [0; 8];
             for _ in 0..4 {
-                tokio::time::sleep(Duration::from_secs(9)).await;
+                sleep(Duration::from_secs(9)).await;
                 far.read_exact(&mut bytes).await.unwrap();
             }
             far

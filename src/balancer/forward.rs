@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -15,10 +15,16 @@ use tokio::time::timeout;
 use super::front::problem;
 use crate::protocol::ErrorCode;
 
-/// The longest body that is forwarded, either way.
-const BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The longest body of a request, as the API has it.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// How long it may take to arrive, as at the API.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// The longest body of an answer.
+const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// How long the API may take.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+type Answer = Response<Full<Bytes>>;
 
 /// Headers of one hop only (RFC 9110 §7.6.1).
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -46,8 +52,12 @@ impl Forward {
     }
 
     /// Passes a request on and its answer back.
-    pub async fn pass(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        match timeout(PATIENCE, self.try_pass(request)).await {
+    pub async fn pass(&self, request: Request<Incoming>) -> Answer {
+        let whole = match whole(request).await {
+            Ok(whole) => whole,
+            Err(refusal) => return *refusal,
+        };
+        match timeout(PATIENCE, self.try_pass(whole)).await {
             Ok(Ok(response)) => response,
             Ok(Err(refusal)) => *refusal,
             Err(_) => {
@@ -57,22 +67,16 @@ impl Forward {
         }
     }
 
-    async fn try_pass(
-        &self,
-        request: Request<Incoming>,
-    ) -> Result<Response<Full<Bytes>>, Box<Response<Full<Bytes>>>> {
+    async fn try_pass(&self, request: Request<Full<Bytes>>) -> Result<Answer, Box<Answer>> {
         let (parts, body) = request.into_parts();
-        let body = Limited::new(body, BODY_BYTES_MAX).collect().await.map_err(|_| {
-            let text = "the body is too large, or ended early";
-            Box::new(problem(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge, text))
-        })?;
         let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
         let bad = |_| {
             let text = "the request can't be forwarded";
             Box::new(problem(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, text))
         };
         let uri: Uri = format!("{}{target}", self.base).parse().map_err(bad)?;
-        let mut onward = Request::new(Full::new(body.to_bytes()));
+        let only_head = parts.method == Method::HEAD;
+        let mut onward = Request::new(body);
         *onward.method_mut() = parts.method;
         *onward.uri_mut() = uri;
         *onward.headers_mut() = parts.headers;
@@ -86,11 +90,37 @@ impl Forward {
         };
         let answer = self.client.request(onward).await.map_err(|error| away(&error))?;
         let (mut parts, body) = answer.into_parts();
-        let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| away(&error))?.to_bytes();
         strip(&mut parts.headers);
-        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        if !only_head {
+            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
         Ok(Response::from_parts(parts, Full::new(body)))
+    }
+}
+
+/// The request with its body read: a client that is slow or breaks off is no fault of the API's.
+async fn whole(request: Request<Incoming>) -> Result<Request<Full<Bytes>>, Box<Answer>> {
+    let refused = |status, code, text: &str| Err(Box::new(problem(status, code, text)));
+    let too_large = "the body is over 65536 bytes";
+    let too_large = || refused(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge, too_large);
+    let (parts, body) = request.into_parts();
+    if body.size_hint().lower() > REQUEST_BYTES_MAX as u64 {
+        return too_large();
+    }
+    let body = Limited::new(body, REQUEST_BYTES_MAX).collect();
+    match timeout(REQUEST_PATIENCE, body).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(parts, Full::new(body.to_bytes()))),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => too_large(),
+        Ok(Err(_)) => {
+            let text = "the body ended too early";
+            refused(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, text)
+        }
+        Err(_) => {
+            let text = "the body took too long, send it faster";
+            refused(StatusCode::REQUEST_TIMEOUT, ErrorCode::BadRequest, text)
+        }
     }
 }
 

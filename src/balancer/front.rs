@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{Balancer, head, page};
-use crate::protocol::{ErrorCode, UserId};
+use crate::protocol::{ErrorCode, UserId, answer};
 
 /// How long a kept-alive connection may rest between requests.
 const REST: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ const REST: Duration = Duration::from_secs(10);
 pub async fn serve(balancer: Arc<Balancer>, stream: TcpStream, read: Bytes) {
     let service = service_fn(move |request| {
         let balancer = balancer.clone();
-        async move { Ok::<_, Infallible>(answer(&balancer, request).await) }
+        async move { Ok::<_, Infallible>(respond(&balancer, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -40,7 +40,7 @@ pub async fn serve(balancer: Arc<Balancer>, stream: TcpStream, read: Bytes) {
     }
 }
 
-async fn answer(balancer: &Balancer, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(balancer: &Balancer, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if path == "/v1/connect" {
         return connect(balancer, &request);
@@ -102,15 +102,9 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
 
 /// A refusal as `application/problem+json` (RFC 9457).
 pub fn problem(status: StatusCode, code: ErrorCode, detail: &str) -> Response<Full<Bytes>> {
-    let body = json!({
-        "type": "about:blank",
-        "title": status.canonical_reason().unwrap_or("error"),
-        "status": status.as_u16(),
-        "code": code.as_str(),
-        "detail": detail,
-        "retryable": code.retryable(),
-    });
-    let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+    let title = status.canonical_reason().unwrap_or("error");
+    let body = answer::problem(status.as_u16(), title, code, detail);
+    let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("application/problem+json");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);

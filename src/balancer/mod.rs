@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Pick;
 use crate::gateway::Accepted;
+use crate::gateway::handshake::{Refusal, refuse};
 pub use discovery::Backends;
 use discovery::{Backend, List};
 use forward::Forward;
@@ -122,8 +122,13 @@ impl Balancer {
                     balancer.deal(stream, peer, read, &user).await;
                 }
                 Some(Head::Plain(read)) => front::serve(balancer, stream, read).await,
-                Some(Head::TooLong) => refuse(stream, 431, "Request Header Fields Too Large").await,
-                Some(Head::Bad) => refuse(stream, 400, "Bad Request").await,
+                Some(Head::TooLong) => {
+                    let text = "the request head is limited to 8 KiB and 100 headers";
+                    refuse(stream, &Refusal::new(431, text)).await;
+                }
+                Some(Head::Bad) => {
+                    refuse(stream, &Refusal::new(400, "this is no HTTP/1.1 request")).await;
+                }
                 None => {}
             }
         });
@@ -152,18 +157,8 @@ impl Balancer {
                 }
             }
         }
-        refuse(accepted.stream, 503, "Service Unavailable").await;
+        refuse(accepted.stream, &Refusal::new(503, "no server takes sockets now")).await;
     }
-}
-
-/// A short answer, and the end of the connection.
-async fn refuse(mut stream: TcpStream, status: u16, reason: &str) {
-    let retry = if status == 503 { "Retry-After: 1\r\n" } else { "" };
-    let answer = format!(
-        "HTTP/1.1 {status} {reason}\r\n{retry}Content-Length: 0\r\nConnection: close\r\n\r\n"
-    );
-    let _ = stream.write_all(answer.as_bytes()).await;
-    let _ = stream.shutdown().await;
 }
 
 #[cfg(test)]
@@ -171,7 +166,7 @@ mod tests {
     use super::*;
     use crate::config::NamedServer;
     use crate::telemetry::Metrics;
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::mpsc;
 
     const UPGRADE: &[u8] = b"GET /ws?userId=userA HTTP/1.1\r\nHost: x\r\n\r\nearly";

@@ -5,7 +5,8 @@
 //! appended without an own beat of the last 10 s**, so a process that others hold for dead does not
 //! go on as if it lived.
 
-use std::collections::HashMap;
+mod watched;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use watched::Watched;
+
 use super::Identity;
 use crate::board::{
-    BEAT_INTERVAL_MS, Beat, Board, BoardRow, DEAD_AFTER_MS, HINTS_PER_ITEM_MAX, READ_INTERVAL_MS,
-    SlowHint,
+    BEAT_INTERVAL_MS, Beat, Board, BoardRow, HINTS_PER_ITEM_MAX, READ_INTERVAL_MS, SlowHint,
 };
 use crate::protocol::{Epoch, ProcessId};
 use crate::store::StoreError;
@@ -25,8 +27,6 @@ use crate::store::StoreError;
 pub const BEAT_COUNTS: Duration = Duration::from_secs(10);
 /// A row under the own name that does not move for so long may be taken over.
 pub const TAKE_OVER_AFTER: Duration = Duration::from_secs(6);
-/// The most time that one successful read counts for.
-const READ_COUNTS: Duration = Duration::from_secs(3);
 /// How many events may wait for the part.
 const EVENTS_MAX: usize = 256;
 
@@ -349,85 +349,5 @@ async fn take_place(
     match board.beat(&row, Some((old.epoch, old.beat))).await? {
         Beat::Written => Ok(row),
         Beat::Taken => Err(StartError::InUse(row.id)),
-    }
-}
-
-#[derive(Debug)]
-struct Seen {
-    epoch: Epoch,
-    beat: u64,
-    /// How long it has stood still, counted only while reads succeeded.
-    still: Duration,
-    dead: bool,
-    hints: u64,
-}
-
-/// What a reading found beside the living.
-#[derive(Debug, Default)]
-struct Found {
-    dead: Vec<ProcessId>,
-    hints: Vec<(ProcessId, u64)>,
-}
-
-/// The rows as they were seen to move.
-#[derive(Debug, Default)]
-struct Watched {
-    seen: HashMap<ProcessId, Seen>,
-    last_read: Option<Instant>,
-}
-
-impl Watched {
-    fn judge(&mut self, rows: Vec<BoardRow>, now: Instant) -> (Vec<BoardRow>, Found) {
-        let first = self.last_read.is_none();
-        let since = self.last_read.replace(now).map(|last| now.duration_since(last));
-        let passed = since.unwrap_or_default().min(READ_COUNTS);
-        let mut found = Found::default();
-        self.seen.retain(|id, seen| {
-            let stays = rows.iter().any(|row| row.id == *id);
-            if !stays && !seen.dead {
-                found.dead.push(id.clone());
-            }
-            stays
-        });
-        let mut alive = Vec::with_capacity(rows.len());
-        for row in rows {
-            let fresh = || Seen {
-                epoch: row.epoch,
-                beat: row.beat,
-                still: Duration::ZERO,
-                dead: false,
-                // On a first read what was hinted before is in the mailboxes that are yet to be
-                // read; of a row that appears later everything is new.
-                hints: if first { row.hints } else { 0 },
-            };
-            let seen = self.seen.entry(row.id.clone()).or_insert_with(fresh);
-            if seen.epoch != row.epoch {
-                if !seen.dead {
-                    found.dead.push(row.id.clone());
-                }
-                *seen = Seen { hints: seen.hints, ..fresh() };
-            } else if seen.beat != row.beat {
-                (seen.beat, seen.still, seen.dead) = (row.beat, Duration::ZERO, false);
-            } else {
-                seen.still += passed;
-            }
-            if seen.still >= Duration::from_millis(DEAD_AFTER_MS) && !seen.dead {
-                seen.dead = true;
-                found.dead.push(row.id.clone());
-            }
-            if row.hints > seen.hints {
-                found.hints.push((row.id.clone(), seen.hints));
-            }
-            if !seen.dead {
-                alive.push(row);
-            }
-        }
-        (alive, found)
-    }
-
-    fn hints_read(&mut self, id: &ProcessId, highest: u64) {
-        if let Some(seen) = self.seen.get_mut(id) {
-            seen.hints = seen.hints.max(highest);
-        }
     }
 }

@@ -6,7 +6,7 @@
 
 use tokio::time::Instant;
 
-use crate::protocol::{ProcessId, Seq, Text, Timestamp};
+use crate::protocol::{ProcessId, Seq, Text};
 
 /// The most texts that wait for one that is missing before them.
 pub(super) const HELD_MAX: usize = 16;
@@ -23,8 +23,6 @@ pub(super) struct Held {
     pub seq: Seq,
     /// Messages up to here.
     pub n: u64,
-    /// When it was stored.
-    pub timestamp: Timestamp,
     /// The frame.
     pub text: Text,
     /// A first try, which this socket can't have been sent yet.
@@ -248,7 +246,7 @@ mod tests {
 
     fn held(seq: Seq, bytes: usize) -> Held {
         let text = Text::from(vec![b'x'; bytes]);
-        Held { seq, n: seq, timestamp: 0, text, fresh: true }
+        Held { seq, n: seq, text, fresh: true }
     }
 
     fn at(cursor: Seq) -> Position {

@@ -86,7 +86,6 @@ impl Chat {
             conversation: conversation.clone(),
             seq: entry.seq,
             n: entry.n,
-            timestamp: entry.timestamp,
             text: texts.of(outbox.who.user == entry.from),
             via: via.clone(),
             again,

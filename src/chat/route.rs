@@ -216,15 +216,8 @@ impl Chat {
                 continue;
             }
             any = true;
-            outbox.push(Event::Text {
-                conversation: conversation.clone(),
-                seq: entry.seq,
-                n: entry.n,
-                timestamp: entry.timestamp,
-                text: texts.of(*user == entry.from),
-                via: self.me.id.clone(),
-                again: false,
-            });
+            let via = &self.me.id;
+            self.push_entry(&outbox, conversation, entry, texts, via, false);
         }
         any
     }

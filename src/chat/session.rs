@@ -13,8 +13,8 @@ use super::catchup::{Done, Work};
 use super::inbox::Inbox;
 use crate::hub::{Event, Who};
 use crate::protocol::{
-    BadFrame, ClientFrame, CloseCode, ConversationId, ErrorCode, ProcessId, Receipt, SendFrame,
-    Seq, Target, Text, Timestamp, answer,
+    BadFrame, ClientFrame, CloseCode, ConversationId, ErrorCode, ProcessId, Receipt, Ref,
+    SendFrame, Seq, Target, Text, Timestamp, answer,
 };
 use crate::store::Raise;
 
@@ -58,7 +58,14 @@ pub enum Effect {
     /// Append this; the answer comes as an event.
     Send(SendFrame),
     /// Hand this on, once.
-    Signal(Target, Arc<RawValue>),
+    Signal {
+        /// Whom it is for.
+        target: Target,
+        /// What it says.
+        data: Arc<RawValue>,
+        /// For an error.
+        reference: Option<Ref>,
+    },
     /// Tell `via` (or, where nobody waits, the sender's sockets) how far this was received.
     Received {
         /// Which log.
@@ -149,21 +156,28 @@ impl Session {
                 self.sends += 1;
                 out.effects.push(Effect::Send(send));
             }
-            ClientFrame::Ack { conversation, .. } | ClientFrame::Read { conversation, .. }
+            ClientFrame::Ack { conversation, reference, .. }
+            | ClientFrame::Read { conversation, reference, .. }
                 if !mine(&conversation) =>
             {
                 let detail = super::ChatError::not_found("conversation").detail;
-                out.frames.push(answer::error(ErrorCode::NotFound, &detail, None, None));
+                let reference = reference.as_ref();
+                out.frames.push(answer::error(ErrorCode::NotFound, &detail, reference, None));
             }
-            ClientFrame::Ack { conversation, seq } => self.inbox.ack(&conversation, seq, now, out),
-            ClientFrame::Read { conversation, seq } => self.inbox.see(conversation, seq),
-            ClientFrame::Signal { target, data } => out.effects.push(Effect::Signal(target, data)),
+            ClientFrame::Ack { conversation, seq, .. } => {
+                self.inbox.ack(&conversation, seq, now, out);
+            }
+            ClientFrame::Read { conversation, seq, .. } => self.inbox.see(conversation, seq),
+            ClientFrame::Signal { target, data, reference } => {
+                out.effects.push(Effect::Signal { target, data, reference });
+            }
             ClientFrame::Ping { reference } => {
                 out.frames.push(answer::pong(reference.as_ref(), clock));
             }
-            ClientFrame::Auth { .. } => {
+            ClientFrame::Auth { reference, .. } => {
                 let detail = "tokens are not in use: userId in the URL names you";
-                out.frames.push(answer::error(ErrorCode::BadRequest, detail, None, None));
+                let reference = reference.as_ref();
+                out.frames.push(answer::error(ErrorCode::BadRequest, detail, reference, None));
             }
         }
     }

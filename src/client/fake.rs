@@ -15,6 +15,9 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::protocol::{ConversationId, UserId};
 
+/// More orders than any test gives a socket before it takes them.
+const ORDERS_MAX: usize = 100_000;
+
 enum Order {
     Say(String),
     Close(u16),
@@ -25,7 +28,7 @@ enum Order {
 struct State {
     logs: HashMap<String, Vec<Value>>,
     cursors: HashMap<(String, String), u64>,
-    sockets: Vec<(String, mpsc::UnboundedSender<Order>)>,
+    sockets: Vec<(String, mpsc::Sender<Order>)>,
     accepted: usize,
     lose_next_sent: bool,
     forget_receipts: bool,
@@ -95,13 +98,13 @@ impl Fake {
 
     pub fn say_all(&self, text: &str) {
         for (_, socket) in &self.lock().sockets {
-            let _ = socket.send(Order::Say(text.to_owned()));
+            let _ = socket.try_send(Order::Say(text.to_owned()));
         }
     }
 
     pub fn close_all(&self, code: u16) {
         for (_, socket) in self.lock().sockets.drain(..) {
-            let _ = socket.send(Order::Close(code));
+            let _ = socket.try_send(Order::Close(code));
         }
     }
 }
@@ -122,8 +125,8 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
     };
     let Ok(mut socket) = tokio_tungstenite::accept_hdr_async(stream, accept).await else { return };
     let user = query.split('&').find_map(|pair| pair.strip_prefix("userId=")).unwrap().to_owned();
-    let (sender, mut orders) = mpsc::unbounded_channel();
-    let say = |value: Value| sender.send(Order::Say(value.to_string())).unwrap();
+    let (sender, mut orders) = mpsc::channel(ORDERS_MAX);
+    let say = |value: Value| sender.try_send(Order::Say(value.to_string())).unwrap();
     say(json!({"type": "welcome", "userId": user, "socketId": "1", "server": server,
         "device": "default", "protocol": 1, "timestamp": 1, "pingMs": 25_000}));
     state.lock().unwrap().enter(&user, &sender);
@@ -153,7 +156,7 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
 }
 
 impl State {
-    fn enter(&mut self, user: &str, socket: &mpsc::UnboundedSender<Order>) {
+    fn enter(&mut self, user: &str, socket: &mpsc::Sender<Order>) {
         let mut frames = Vec::new();
         for (conversation, log) in &self.logs {
             let key = (user.to_owned(), conversation.clone());
@@ -167,12 +170,12 @@ impl State {
         }
         frames.push(json!({"type": "caughtup"}));
         for frame in frames {
-            let _ = socket.send(Order::Say(shown(frame)));
+            let _ = socket.try_send(Order::Say(shown(frame)));
         }
         self.sockets.push((user.to_owned(), socket.clone()));
     }
 
-    fn take(&mut self, user: &str, frame: &Value, socket: &mpsc::UnboundedSender<Order>) {
+    fn take(&mut self, user: &str, frame: &Value, socket: &mpsc::Sender<Order>) {
         let answer = match (frame["type"].as_str(), frame["to"].as_str()) {
             (Some("message"), Some(to)) if !self.refuse_all => {
                 return self.store(user, to, frame, socket);
@@ -184,16 +187,10 @@ impl State {
                 "retryable": false})
             }
         };
-        let _ = socket.send(Order::Say(without_nulls(answer)));
+        let _ = socket.try_send(Order::Say(without_nulls(answer)));
     }
 
-    fn store(
-        &mut self,
-        user: &str,
-        to: &str,
-        frame: &Value,
-        socket: &mpsc::UnboundedSender<Order>,
-    ) {
+    fn store(&mut self, user: &str, to: &str, frame: &Value, socket: &mpsc::Sender<Order>) {
         let id = |name| UserId::parse(name).unwrap();
         let conversation = ConversationId::direct(&id(user), &id(to)).as_str().to_owned();
         let log = self.logs.entry(conversation.clone()).or_default();
@@ -210,18 +207,18 @@ impl State {
             log.push(entry.clone());
         }
         if std::mem::take(&mut self.lose_next_sent) {
-            let _ = socket.send(Order::Cut);
+            let _ = socket.try_send(Order::Cut);
             return;
         }
-        let _ = socket.send(Order::Say(without_nulls(sent)));
+        let _ = socket.try_send(Order::Say(without_nulls(sent)));
         let mut received = self.swallow == Some(seq);
         let others = self.sockets.iter().filter(|_| self.swallow != Some(seq));
         for (_, other) in others.filter(|(name, _)| name == to) {
-            received |= other.send(Order::Say(shown(entry.clone()))).is_ok();
+            received |= other.try_send(Order::Say(shown(entry.clone()))).is_ok();
         }
         if received {
             self.cursors.insert((to.to_owned(), conversation), seq);
-            let _ = socket.send(Order::Say(delivered.to_string()));
+            let _ = socket.try_send(Order::Say(delivered.to_string()));
         }
     }
 }

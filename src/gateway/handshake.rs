@@ -11,12 +11,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::protocol::{DeviceId, ErrorCode, PROTOCOL_VERSION, ProcessId, UserId};
+use crate::protocol::{self, DeviceId, ErrorCode, PROTOCOL_VERSION, ProcessId, UserId};
 
 /// The longest head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// How long a head may take.
 pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a refused client may take to end its side.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 const HEADERS_MAX: usize = 100;
 
 /// Who opens a socket, and how it wants to be served.
@@ -56,14 +58,21 @@ pub enum Request {
     Refused(Refusal),
 }
 
+impl Refusal {
+    /// With the headers that belong to the status.
+    pub fn new(status: u16, detail: impl Into<String>) -> Self {
+        let header = match status {
+            405 => "Allow: GET\r\n",
+            426 => "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n",
+            503 => "Retry-After: 1\r\n",
+            _ => "",
+        };
+        Self { status, detail: detail.into(), header }
+    }
+}
+
 fn refused(status: u16, detail: impl Into<String>) -> Request {
-    let header = match status {
-        405 => "Allow: GET\r\n",
-        426 => "Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\n",
-        503 => "Retry-After: 1\r\n",
-        _ => "",
-    };
-    Request::Refused(Refusal { status, detail: detail.into(), header })
+    Request::Refused(Refusal::new(status, detail))
 }
 
 /// Reads a request, beginning with what was read already. `None`: the client left, or took too
@@ -104,7 +113,7 @@ fn judge(read: &mut BytesMut) -> Option<Request> {
         }
         Ok(httparse::Status::Partial) if read.len() <= HEAD_BYTES_MAX => None,
         Ok(_) | Err(httparse::Error::TooManyHeaders) => too_long(),
-        Err(error) => Some(refused(400, format!("not an HTTP request: {error}"))),
+        Err(error) => Some(refused(400, format!("this is no HTTP/1.1 request: {error}"))),
     }
 }
 
@@ -125,9 +134,11 @@ fn judge_whole(request: &httparse::Request<'_, '_>) -> Result<Hello, Request> {
     {
         return Err(refused(426, "open a WebSocket here: RFC 6455, version 13"));
     }
-    if headers.one("transfer-encoding").is_some()
-        || headers.one("content-length").is_some_and(|length| length != "0")
-    {
+    if headers.one("host").is_none() {
+        return Err(refused(400, "one Host header is required"));
+    }
+    let body = headers.all("content-length").any(|length| length != "0");
+    if body || headers.all("transfer-encoding").next().is_some() {
         return Err(refused(400, "an upgrade has no body"));
     }
     let key = headers.one("sec-websocket-key").filter(|key| is_key(key));
@@ -138,7 +149,15 @@ fn judge_whole(request: &httparse::Request<'_, '_>) -> Result<Hello, Request> {
 fn hello(query: &str, accept: String) -> Result<Hello, Request> {
     let bad = |detail: String| refused(400, detail);
     let mut hello = (None, DeviceId::plain(), false, None);
-    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+    let mut seen = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if ["userId", "device", "acks", "catchup", "v"].contains(&name) {
+            if seen.contains(&name) {
+                return Err(bad(format!("{name} stands in the query twice")));
+            }
+            seen.push(name);
+        }
         let value = decode(value).ok_or_else(|| bad(format!("{name} is not well encoded")))?;
         match name {
             "userId" => {
@@ -223,11 +242,6 @@ pub async fn accept(
     stream.write_all(answer.as_bytes()).await
 }
 
-/// No new sockets now.
-pub fn unavailable(detail: &str) -> Refusal {
-    Refusal { status: 503, detail: detail.to_owned(), header: "Retry-After: 1\r\n" }
-}
-
 /// Answers a refusal as `application/problem+json` (RFC 9457) and ends the connection.
 pub async fn refuse(mut stream: TcpStream, refusal: &Refusal) {
     let (title, code) = match refusal.status {
@@ -238,28 +252,31 @@ pub async fn refuse(mut stream: TcpStream, refusal: &Refusal) {
         503 => ("Service Unavailable", ErrorCode::Unavailable),
         _ => ("Bad Request", ErrorCode::BadRequest),
     };
-    let body = serde_json::json!({
-        "type": "about:blank", "title": title, "status": refusal.status, "code": code.as_str(),
-        "detail": refusal.detail, "retryable": code.retryable(),
-    });
+    let body = protocol::answer::problem(refusal.status, title, code, &refusal.detail);
     let kind = format!("Content-Type: application/problem+json\r\n{}", refusal.header);
-    answer(&mut stream, refusal.status, title, &kind, &body.to_string()).await;
+    answer(&mut stream, refusal.status, title, &kind, &body).await;
 }
 
 /// Answers a health check and ends the connection.
 pub async fn answer_health(mut stream: TcpStream, well: bool) {
     let (status, title) = if well { (200, "OK") } else { (503, "Service Unavailable") };
-    answer(&mut stream, status, title, "Content-Type: text/plain\r\n", "").await;
+    answer(&mut stream, status, title, "Content-Type: text/plain\r\n", b"").await;
 }
 
-async fn answer(stream: &mut TcpStream, status: u16, title: &str, headers: &str, body: &str) {
+async fn answer(stream: &mut TcpStream, status: u16, title: &str, headers: &str, body: &[u8]) {
     let length = body.len();
-    let answer = format!(
+    let head = format!(
         "HTTP/1.1 {status} {title}\r\n{headers}Content-Length: {length}\r\n\
-         Connection: close\r\n\r\n{body}"
+         Connection: close\r\n\r\n"
     );
-    let _ = timeout(HEAD_PATIENCE, stream.write_all(answer.as_bytes())).await;
+    let answer = [head.as_bytes(), body].concat();
+    let _ = timeout(HEAD_PATIENCE, stream.write_all(&answer)).await;
     let _ = stream.shutdown().await;
+    // What the client still sends is read away: unread, it would turn the end into a reset, and the
+    // client might never see the answer.
+    let mut rest = [0; 1_024];
+    let reading = async { while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {} };
+    let _ = timeout(END_PATIENCE, reading).await;
 }
 
 #[cfg(test)]
@@ -307,6 +324,8 @@ mod tests {
             "/ws?userId=a&catchup=0",
             "/ws?userId=a&catchup=x",
             "/ws?userId=a&v=2",
+            "/ws?userId=a&userId=a",
+            "/ws?userId=a&device",
         ] {
             let Request::Refused(refusal) = request(target, "") else { panic!("{target}") };
             assert_eq!(refusal.status, 400, "{target}");
@@ -314,6 +333,8 @@ mod tests {
         for more in [
             "Content-Length: 5\r\n",
             "Transfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Host: y\r\n",
             &format!("Sec-WebSocket-Key: {KEY}\r\n"),
         ] {
             let Request::Refused(refusal) = request("/ws?userId=a", more) else { panic!() };

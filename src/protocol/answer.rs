@@ -15,6 +15,9 @@ use super::{LIMITS_JSON, PING_INTERVAL_MS, PROTOCOL_VERSION};
 /// A frame as it leaves: UTF-8 JSON, shared by all sockets that it goes to.
 pub type Text = Bytes;
 
+/// When to come back, where nothing better is known.
+const RETRY_MS: u64 = 1_000;
+
 struct Writer(Vec<u8>);
 
 impl Writer {
@@ -181,6 +184,20 @@ pub fn error(
     }
 }
 
+/// A refusal over HTTP, in the shape that every problem of Parlor has (RFC 9457).
+pub fn problem(status: u16, title: &str, code: ErrorCode, detail: &str) -> Text {
+    let writer = Writer::new(&format!("urn:parlor:problem:{}", code.as_str()))
+        .text("title", title)
+        .number("status", u64::from(status))
+        .text("code", code.as_str())
+        .text("detail", detail)
+        .raw("retryable", if code.retryable() { "true" } else { "false" });
+    match code.retryable() {
+        true => writer.number("retryAfterMs", RETRY_MS).end(),
+        false => writer.end(),
+    }
+}
+
 /// The answer to a `ping` frame.
 pub fn pong(reference: Option<&Ref>, now: Timestamp) -> Text {
     Writer::new("pong").reference(reference).number("timestamp", now).end()
@@ -225,7 +242,10 @@ mod tests {
         let reference = Ref::parse("r1").unwrap();
         assert_eq!(
             sent(Some(&reference), &conversation, 7, 1_790_000_000_000),
-            r#"{"type":"sent","ref":"r1","id":"dm:userA:userB/7","conversation":"dm:userA:userB","seq":7,"timestamp":1790000000000}"#
+            concat!(
+                r#"{"type":"sent","ref":"r1","id":"dm:userA:userB/7","#,
+                r#""conversation":"dm:userA:userB","seq":7,"timestamp":1790000000000}"#
+            )
         );
         assert_eq!(
             delivered(&conversation, 7, &user("userB")),

@@ -102,7 +102,8 @@ pub enum Envelope {
 }
 
 /// The one shape of all envelopes in JSON. `data` is raw JSON, which serde can't carry through
-/// tagged or flattened types; so the fields of all kinds stand here side by side, those that a person looks for first.
+/// tagged or flattened types; so the fields of all kinds stand here side by side, those that a
+/// person looks for first.
 #[derive(Default, Serialize, Deserialize)]
 struct Wire {
     #[serde(default, skip_serializing_if = "Option::is_none")]

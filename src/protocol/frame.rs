@@ -49,6 +49,8 @@ pub enum ClientFrame {
         conversation: ConversationId,
         /// Everything up to here.
         seq: Seq,
+        /// Handed back in an error.
+        reference: Option<Ref>,
     },
     /// Seen by the person, up to seq.
     Read {
@@ -56,6 +58,8 @@ pub enum ClientFrame {
         conversation: ConversationId,
         /// Everything up to here.
         seq: Seq,
+        /// Handed back in an error.
+        reference: Option<Ref>,
     },
     /// Something that is never stored: typing and the like.
     Signal {
@@ -63,6 +67,8 @@ pub enum ClientFrame {
         target: Target,
         /// What is handed on, as it is.
         data: Arc<RawValue>,
+        /// Handed back in an error.
+        reference: Option<Ref>,
     },
     /// A ping that page scripts can see.
     Ping {
@@ -73,6 +79,8 @@ pub enum ClientFrame {
     Auth {
         /// The token.
         token: String,
+        /// Handed back in an error.
+        reference: Option<Ref>,
     },
 }
 
@@ -110,6 +118,9 @@ struct Fields<'a> {
     token: Option<&'a RawValue>,
 }
 
+/// The longest explanation of bad JSON, in characters.
+const SENTENCE_CHARS_MAX: usize = 160;
+
 type Refusal = (ErrorCode, String);
 
 fn bad(detail: impl Into<String>) -> Refusal {
@@ -119,7 +130,7 @@ fn bad(detail: impl Into<String>) -> Refusal {
 impl ClientFrame {
     /// Reads one text frame.
     pub fn parse(text: &str) -> Result<Self, BadFrame> {
-        let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| BadFrame {
+        let fields: Fields<'_> = whole_object(text).map_err(|error| BadFrame {
             code: ErrorCode::BadRequest,
             detail: format!("a frame is one JSON object with a \"type\": {error}"),
             reference: None,
@@ -133,12 +144,30 @@ impl ClientFrame {
 
 /// Reads the body of `POST /v1/messages`, which is a `message` frame without its type.
 pub fn parse_send(text: &str, reference: Option<Ref>) -> Result<SendFrame, BadFrame> {
-    let fields: Result<Fields<'_>, _> = serde_json::from_str(text);
+    let fields: Result<Fields<'_>, _> = whole_object(text);
     let parsed = match fields {
         Ok(fields) => fields.into_send(reference.clone()),
         Err(error) => Err(bad(format!("the body is one JSON object: {error}"))),
     };
     parsed.map_err(|(code, detail)| BadFrame { code, detail, reference })
+}
+
+/// Reads a text that is one JSON object, and says in a sentence why it is not.
+pub fn whole_object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
+    // serde takes an array of as many values for the same thing.
+    if text.trim_ascii_start().starts_with('[') {
+        return Err("it is an array".to_owned());
+    }
+    serde_json::from_str(text).map_err(|error| sentence(&error))
+}
+
+/// What serde says of bad JSON, which may quote all of it.
+fn sentence(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    match said.char_indices().nth(SENTENCE_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", said.get(..end).unwrap_or_default()),
+        None => said,
+    }
 }
 
 impl Fields<'_> {
@@ -149,18 +178,20 @@ impl Fields<'_> {
             "ack" => Ok(ClientFrame::Ack {
                 conversation: required(self.conversation, "conversation")?,
                 seq: required(self.seq, "seq")?,
+                reference,
             }),
             "read" => Ok(ClientFrame::Read {
                 conversation: required(self.conversation, "conversation")?,
                 seq: required(self.seq, "seq")?,
+                reference,
             }),
             "signal" => {
                 let data = object(self.data, SIGNAL_BYTES_MAX)?;
                 let data = data.ok_or_else(|| bad("\"data\" is missing"))?;
-                Ok(ClientFrame::Signal { target: self.target()?, data })
+                Ok(ClientFrame::Signal { target: self.target()?, data, reference })
             }
             "ping" => Ok(ClientFrame::Ping { reference }),
-            "auth" => Ok(ClientFrame::Auth { token: required(self.token, "token")? }),
+            "auth" => Ok(ClientFrame::Auth { token: required(self.token, "token")?, reference }),
             other => Err(bad(format!(
                 "unknown type {:?}: use message, ack, read, signal, ping or auth",
                 other.chars().take(32).collect::<String>()
@@ -204,7 +235,8 @@ fn optional<'a, T: Deserialize<'a>>(
     name: &str,
 ) -> Result<Option<T>, Refusal> {
     let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(None) };
-    serde_json::from_str(raw.get()).map(Some).map_err(|error| bad(format!("\"{name}\": {error}")))
+    let wrong = |error| bad(format!("\"{name}\": {}", sentence(&error)));
+    serde_json::from_str(raw.get()).map(Some).map_err(wrong)
 }
 
 fn required<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, name: &str) -> Result<T, Refusal> {
@@ -281,6 +313,7 @@ mod tests {
             "\"x\"",
             "{}",
             "{}{}",
+            r#"["message","b",null,"x",null,null,null,null,null]"#,
             "\u{feff}{}",
             r#"{"type":1}"#,
             r#"{"type":"message"}"#,
@@ -306,6 +339,14 @@ mod tests {
         let named = refused(r#"{"type":"message","ref":"r-1","message":"x"}"#);
         assert_eq!(named.reference, Ref::parse("r-1").ok());
         assert!(named.detail.contains("\"to\""), "{}", named.detail);
+    }
+
+    #[test]
+    fn a_sentence_does_not_repeat_a_long_mistake() {
+        let long = "\\\"".repeat(20_000);
+        let text = format!(r#"{{"type":"read","conversation":"dm:a:b","seq":"{long}"}}"#);
+        let detail = refused(&text).detail;
+        assert!(detail.starts_with("\"seq\"") && detail.chars().count() < 200, "{detail}");
     }
 
     #[test]

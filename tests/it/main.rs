@@ -4,5 +4,7 @@
 //! Redis and DynamoDB Local (`./test` starts the latter); `./test quick` runs the embedded half.
 
 mod harness;
+mod raw;
 
+mod bad;
 mod flows;

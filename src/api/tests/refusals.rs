@@ -149,6 +149,7 @@ async fn bad_bodies_are_refused() {
         r#"{"to":"userB","message":7}"#,
         r#"{"to":"a b","message":"x"}"#,
         r#"{"message":"x"}"#,
+        r#"[null,"userB",null,"x",null,null,null,null,null]"#,
         r#"{"to":"userB","conversation":"room:x","message":"x"}"#,
         r#"{"to":"userB","to":"userB","message":"x"}"#,
         r#"{"to":"userB","message":"x","after":-1}"#,
@@ -184,6 +185,7 @@ async fn bad_keys_and_rooms_are_refused() {
     let many: Vec<String> = (0..257).map(|n| format!("u{n}")).collect();
     for body in [
         json!([]),
+        json!(["r", "Room", false, []]),
         json!({"room": "a b"}),
         json!({"members": ["a b"]}),
         json!({"public": "yes"}),

@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(put["sk"], text("M#00000000000000000007"));
         assert_eq!(put["data"], text(r#"{"a": 1.0}"#));
         assert_eq!(put["v"], number(1));
-        let mut later = put.clone();
+        let mut later = put;
         later.insert("reactions".to_owned(), text("of a later version"));
         assert_eq!(read_entry(later).unwrap(), entry);
     }

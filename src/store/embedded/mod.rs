@@ -1,12 +1,15 @@
 //! The embedded store: SQLite in a folder, for one OS process.
 //!
 //! One writer thread takes all that has queued up into one transaction and answers each call after
-//! the commit (`writer`); reads run beside it on connections of their own (`tables` has the SQL).
-//! WAL and `synchronous=FULL`: a commit that returned survives the process and a power cut, as far
-//! as the disk keeps what it has acknowledged. Every row carries a crc32 that is checked on read.
+//! the commit (`writer`); reads run beside it on connections of their own (`log`, `mailbox` and
+//! `records` have the SQL). WAL and `synchronous=FULL`: a commit that returned survives the process
+//! and a power cut, as far as the disk keeps what it has acknowledged. Every row carries a crc32 that is checked on read.
 
 mod lock;
 mod tables;
+mod log;
+mod mailbox;
+mod records;
 mod writer;
 
 #[cfg(test)]
@@ -167,7 +170,7 @@ impl Store for EmbeddedStore {
     ) -> Result<usize, StoreError> {
         let conversation = conversation.clone();
         // Encoded here, so that the one writer thread only writes.
-        let bodies = entries.iter().map(tables::encode_entry).collect::<Result<Vec<_>, _>>()?;
+        let bodies = entries.iter().map(log::encode_entry).collect::<Result<Vec<_>, _>>()?;
         self.write(|reply| Job::Append { conversation, bodies, reply }).await
     }
 
@@ -177,7 +180,7 @@ impl Store for EmbeddedStore {
         range: LogRange,
     ) -> Result<LogPage, StoreError> {
         let conversation = conversation.clone();
-        self.read(move |connection| tables::log(connection, &conversation, range)).await
+        self.read(move |connection| log::log(connection, &conversation, range)).await
     }
 
     async fn raise(
@@ -192,7 +195,7 @@ impl Store for EmbeddedStore {
 
     async fn mailbox(&self, user: &UserId, part: MailboxPart) -> Result<MailboxPage, StoreError> {
         let user = user.clone();
-        self.read(move |connection| tables::mailbox(connection, &user, part)).await
+        self.read(move |connection| mailbox::mailbox(connection, &user, part)).await
     }
 
     async fn write(&self, record: Record) -> Result<bool, StoreError> {
@@ -200,6 +203,6 @@ impl Store for EmbeddedStore {
     }
 
     async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError> {
-        self.read(move |connection| tables::records(connection, part)).await
+        self.read(move |connection| records::records(connection, part)).await
     }
 }

@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::tables;
+use super::{log, mailbox, records};
 use crate::protocol::{ConversationId, UserId};
 use crate::store::{CALL_MS_MAX, Raise, Record, StoreError};
 
@@ -120,16 +120,16 @@ impl Thread {
         let connection = &self.connection;
         match job {
             Job::Append { conversation, bodies, reply } => {
-                let put = tables::append(connection, &conversation, &bodies);
+                let put = log::append(connection, &conversation, &bodies);
                 answers.push(after_commit(reply, *put.as_ref().unwrap_or(&0)));
                 put.map(|_| ())
             }
             Job::Raise { user, conversation, raise, reply } => {
                 answers.push(after_commit(reply, ()));
-                tables::raise(connection, &user, &conversation, &raise)
+                mailbox::raise(connection, &user, &conversation, &raise)
             }
             Job::Write { record, reply } => {
-                let written = tables::write(connection, &record);
+                let written = records::write(connection, &record);
                 answers.push(after_commit(reply, *written.as_ref().unwrap_or(&false)));
                 written.map(|_| ())
             }
@@ -140,8 +140,8 @@ impl Thread {
         }
     }
 
-    /// What a failure means. A full disk is rolled back whole and may pass; after anything else that
-    /// touches the disk nothing more is written.
+    /// What a failure means. A full disk is rolled back whole and may pass; after anything else
+    /// that touches the disk nothing more is written.
     fn judge(&mut self, error: &rusqlite::Error) -> StoreError {
         if let Some(broken) = &self.broken {
             return broken.clone();

@@ -1,0 +1,109 @@
+//! How far a socket has received, and when the store is told.
+//!
+//! A cursor is stored by itself only once it has rested, when a socket has caught up, or at its
+//! end: those of conversations in use ride on the raises of their lanes, which cost a write anyway.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Inbox;
+use crate::chat::position::Position;
+use crate::chat::session::{Effect, Outputs};
+use crate::protocol::{ConversationId, ProcessId, Receipt, Seq};
+use crate::store::Raise;
+
+/// How long a cursor rests before it is stored by itself.
+const CURSOR_RESTS: Duration = Duration::from_secs(29);
+/// How long a room's cursor rests: rooms are written at the end of a socket, and rarely before.
+const ROOM_CURSOR_RESTS: Duration = Duration::from_secs(600);
+
+impl Inbox {
+    /// The client has everything up to `seq`: whoever waits for that is told.
+    pub(super) fn received(
+        &mut self,
+        conversation: &ConversationId,
+        seq: Seq,
+        tell: bool,
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        let Some(position) = self.positions.get_mut(conversation) else { return };
+        position.prove(seq, now);
+        let received = position.received;
+        let mut told = false;
+        let mut tell_via = |via: Option<ProcessId>| {
+            let (conversation, receipt) = (conversation.clone(), Receipt::Delivered);
+            out.effects.push(Effect::Received { conversation, seq: received, via, receipt });
+        };
+        position.vias.retain(|(via, up_to)| {
+            told = true;
+            tell_via(Some(via.clone()));
+            *up_to > received
+        });
+        if position.vias.is_empty() {
+            position.vias = Vec::new();
+        }
+        if tell && !told {
+            tell_via(None);
+        }
+        let caught = position.catching && position.received == position.sent;
+        if position.dirty() && !position.storing && caught && !position.needs_work() {
+            (position.catching, position.storing) = (false, true);
+            self.store.push_back(conversation.clone());
+        } else {
+            rest(&mut self.resting, conversation, position, out);
+        }
+        self.forget(conversation);
+    }
+
+    /// Cursors that have rested long enough are stored; those of conversations in use ride on the
+    /// raises of their lanes.
+    pub fn flush(&mut self, now: Instant, out: &mut Outputs) {
+        self.resting = false;
+        for (conversation, position) in &mut self.positions {
+            if position.dirty() && !position.storing && due(conversation, position) <= now {
+                position.storing = true;
+                self.store.push_back(conversation.clone());
+            }
+        }
+        let dirty = self.positions.iter().filter(|(_, p)| p.dirty() && !p.storing);
+        if let Some(next) = dirty.map(|(id, position)| due(id, position)).min() {
+            self.resting = true;
+            out.effects.push(Effect::Rest(next));
+        }
+    }
+
+    pub(super) fn raise(&self, position: &Position) -> Raise {
+        let seq = position.received;
+        Raise {
+            last: Some(seq),
+            delivered: Some(seq),
+            read: None,
+            cursors: vec![(self.device.clone(), seq)],
+        }
+    }
+
+    /// All cursors that the store does not know yet.
+    pub fn finish(self) -> Vec<(ConversationId, Raise)> {
+        let dirty = self.positions.iter().filter(|(_, position)| position.dirty());
+        dirty.map(|(id, position)| (id.clone(), self.raise(position))).collect()
+    }
+}
+
+/// When a cursor has rested long enough to be stored by itself.
+fn due(conversation: &ConversationId, position: &Position) -> Instant {
+    position.moved + if conversation.is_room() { ROOM_CURSOR_RESTS } else { CURSOR_RESTS }
+}
+
+/// Asks to be told when this cursor has rested, unless that was asked for already.
+pub(super) fn rest(
+    resting: &mut bool,
+    conversation: &ConversationId,
+    position: &Position,
+    out: &mut Outputs,
+) {
+    if position.dirty() && !position.storing && !std::mem::replace(resting, true) {
+        out.effects.push(Effect::Rest(due(conversation, position)));
+    }
+}

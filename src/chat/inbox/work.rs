@@ -1,0 +1,213 @@
+//! What a socket has read from the store next, and what comes of it. One piece of work at a time.
+
+use tokio::time::Instant;
+
+use super::{Inbox, Stage};
+use crate::chat::catchup::{Done, Waiting, Work};
+use crate::chat::position::Queued;
+use crate::chat::receipt::Item;
+use crate::chat::session::{Effect, Outputs};
+use crate::protocol::{ConversationId, Entry, Seq, answer};
+
+/// The most entries of one read.
+const READ_MAX: u32 = 128;
+/// The most cursors in one piece of work.
+const STORE_MAX: usize = 16;
+
+impl Inbox {
+    /// Takes what came of work.
+    pub fn done(&mut self, done: Done, now: Instant, out: &mut Outputs) {
+        self.working = false;
+        match done {
+            Done::Mailbox(waiting) => self.mailbox(waiting, now, out),
+            Done::Loaded(conversation, cursor) => {
+                if let Some(position) = self.positions.get_mut(&conversation) {
+                    position.queued = Queued::No;
+                    if !position.loaded {
+                        position.load(cursor);
+                    }
+                }
+                self.advance(&conversation, now, out);
+            }
+            Done::Page { conversation, entries, more } => {
+                self.page(&conversation, entries, more, now, out);
+            }
+            Done::Paused(conversation) => {
+                let Some(position) = self.positions.get_mut(&conversation) else { return };
+                position.queued = Queued::No;
+                if position.needs_work() {
+                    // What was missing did not come by itself.
+                    position.queued = Queued::Read;
+                    self.queue.push_front(conversation);
+                }
+            }
+            Done::Stored(stored) => {
+                for (conversation, seq) in stored {
+                    if let Some(position) = self.positions.get_mut(&conversation) {
+                        position.storing = false;
+                        position.stored = position.stored.max(seq);
+                    }
+                    self.forget(&conversation);
+                }
+            }
+            Done::Seen(conversation, seq) => {
+                if let Some(seq) = seq {
+                    out.effects.push(Effect::Seen(conversation, seq));
+                }
+            }
+        }
+    }
+
+    fn mailbox(&mut self, waiting: Vec<Waiting>, now: Instant, out: &mut Outputs) {
+        let first = self.stage == Stage::New;
+        if first {
+            self.stage = Stage::CatchingUp;
+        }
+        for Waiting { conversation, cursor, start } in waiting {
+            let position = self.position(&conversation, now);
+            if !position.loaded {
+                position.load(cursor);
+            }
+            if first && start > position.sent {
+                let missed = answer::missed(&conversation, position.sent + 1, start);
+                position.pass(start, None);
+                position.prove(0, now);
+                out.frames.push(missed);
+            }
+            position.wanted = true;
+            position.catching |= first;
+            if position.queued == Queued::No {
+                position.queued = Queued::Read;
+                self.queue.push_back(conversation);
+            }
+        }
+        // What was heard during the read is compared with what it showed.
+        let heard: Vec<_> = self.positions.keys().cloned().collect();
+        heard.iter().for_each(|conversation| self.advance(conversation, now, out));
+    }
+
+    fn page(
+        &mut self,
+        conversation: &ConversationId,
+        entries: Vec<(Seq, Option<Entry>)>,
+        more: bool,
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        let Some(position) = self.positions.get_mut(conversation) else { return };
+        position.queued = Queued::No;
+        let mut whole = !more;
+        for (seq, entry) in entries {
+            if seq <= position.sent {
+                continue;
+            }
+            if seq != position.sent + 1 || !self.receipts.has_room() {
+                whole = false;
+                break;
+            }
+            let own = position.is_own(seq);
+            let n = entry.as_ref().map(|entry| entry.n);
+            if let Some(entry) = entry.filter(|_| !own) {
+                let text = answer::entry(conversation, &entry, entry.from == self.user);
+                let item = Item {
+                    conversation: conversation.clone(),
+                    seq,
+                    bytes: u32::try_from(text.len()).unwrap_or(u32::MAX),
+                    tell: entry.from != self.user,
+                };
+                out.frames.push(text);
+                self.receipts.push(item, now);
+                position.last_text = seq;
+            }
+            position.pass(seq, n);
+        }
+        if whole {
+            position.wanted = false;
+            if !position.marked {
+                // The end of the log is here, whatever a hint said.
+                position.heard = position.sent;
+            }
+        } else {
+            position.wanted = true;
+        }
+        position.prove(0, now);
+        self.advance(conversation, now, out);
+        self.forget(conversation);
+    }
+
+    /// Asks for the next piece of work, says `caughtup` when there is none left, and seals what was
+    /// written with a ping.
+    pub fn next_work(&mut self, now: Instant, out: &mut Outputs) {
+        if !self.working
+            && let Some(work) = self.choose(now, out)
+        {
+            self.working = true;
+            out.work = Some(work);
+        }
+        let at_end = !self.working && self.queue.is_empty() && !self.reread;
+        if self.stage == Stage::CatchingUp && at_end {
+            self.stage = Stage::Live;
+            out.frames.push(answer::caught_up());
+        }
+        if let Some(ping) = self.receipts.seal() {
+            out.ping = Some(ping);
+        }
+    }
+
+    fn choose(&mut self, now: Instant, out: &mut Outputs) -> Option<Work> {
+        if self.stage == Stage::New {
+            return Some(Work::Enter { catchup: self.wish.catchup });
+        }
+        if std::mem::take(&mut self.reread) {
+            return Some(Work::Reread);
+        }
+        if let Some((conversation, seq)) = self.sees.pop_front() {
+            let newest = self.positions.get(&conversation).map(|position| position.newest);
+            let n = newest.filter(|(known, _)| *known == seq && seq > 0).map(|(_, n)| n);
+            return Some(Work::See { conversation, seq, n });
+        }
+        if !self.store.is_empty() {
+            let count = self.store.len().min(STORE_MAX);
+            let ids: Vec<_> = self.store.drain(..count).collect();
+            let raise = |id: ConversationId| {
+                let raise = self.raise(self.positions.get(&id)?);
+                Some((id, raise))
+            };
+            return Some(Work::Store(ids.into_iter().filter_map(raise).collect()));
+        }
+        self.choose_read(now, out)
+    }
+
+    /// The first conversation in the queue for which there is still something to read.
+    fn choose_read(&mut self, now: Instant, out: &mut Outputs) -> Option<Work> {
+        while let Some(conversation) = self.queue.pop_front() {
+            let Some(position) = self.positions.get_mut(&conversation) else { continue };
+            let queued = std::mem::replace(&mut position.queued, Queued::No);
+            if !position.needs_work() {
+                self.advance(&conversation, now, out);
+                self.forget(&conversation);
+                continue;
+            }
+            if !position.loaded {
+                position.queued = Queued::Load;
+                return Some(Work::Load(conversation));
+            }
+            if !self.receipts.has_room() {
+                // Receipts must come first; then this goes on where it stands.
+                position.queued = queued;
+                self.queue.push_front(conversation);
+                return None;
+            }
+            if queued == Queued::Gap {
+                position.queued = Queued::Gap;
+                return Some(Work::Pause(conversation));
+            }
+            position.queued = Queued::Read;
+            position.marked = false;
+            let (texts, _) = self.receipts.room();
+            let (after, limit) = (position.sent, texts.clamp(1, READ_MAX) as usize);
+            return Some(Work::Read { conversation, after, limit });
+        }
+        None
+    }
+}

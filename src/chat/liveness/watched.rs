@@ -1,0 +1,96 @@
+//! The rows of the board as one reader saw them move, and whom it therefore holds for dead.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::board::{BoardRow, DEAD_AFTER_MS};
+use crate::protocol::{Epoch, ProcessId};
+
+/// The most time that one successful read counts for.
+const READ_COUNTS: Duration = Duration::from_secs(3);
+
+#[derive(Debug)]
+struct Seen {
+    epoch: Epoch,
+    beat: u64,
+    /// How long it has stood still, counted only while reads succeeded.
+    still: Duration,
+    dead: bool,
+    hints: u64,
+}
+
+/// What a reading found beside the living.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Died, vanished, or began another life.
+    pub dead: Vec<ProcessId>,
+    /// Who has hints that were not read yet, and after which number.
+    pub hints: Vec<(ProcessId, u64)>,
+}
+
+/// The rows as they were seen to move.
+#[derive(Debug, Default)]
+pub struct Watched {
+    seen: HashMap<ProcessId, Seen>,
+    last_read: Option<Instant>,
+}
+
+impl Watched {
+    /// Compares a reading that began at `now` with those before: the living, and what else shows.
+    pub fn judge(&mut self, rows: Vec<BoardRow>, now: Instant) -> (Vec<BoardRow>, Found) {
+        let first = self.last_read.is_none();
+        let since = self.last_read.replace(now).map(|last| now.duration_since(last));
+        let passed = since.unwrap_or_default().min(READ_COUNTS);
+        let mut found = Found::default();
+        self.seen.retain(|id, seen| {
+            let stays = rows.iter().any(|row| row.id == *id);
+            if !stays && !seen.dead {
+                found.dead.push(id.clone());
+            }
+            stays
+        });
+        let mut alive = Vec::with_capacity(rows.len());
+        for row in rows {
+            let fresh = || Seen {
+                epoch: row.epoch,
+                beat: row.beat,
+                still: Duration::ZERO,
+                dead: false,
+                // On a first read what was hinted before is in the mailboxes that are yet to be
+                // read; of a row that appears later everything is new.
+                hints: if first { row.hints } else { 0 },
+            };
+            let seen = self.seen.entry(row.id.clone()).or_insert_with(fresh);
+            if seen.epoch != row.epoch {
+                if !seen.dead {
+                    found.dead.push(row.id.clone());
+                }
+                *seen = Seen { hints: seen.hints, ..fresh() };
+            } else if seen.beat != row.beat {
+                (seen.beat, seen.still, seen.dead) = (row.beat, Duration::ZERO, false);
+            } else {
+                seen.still += passed;
+            }
+            if seen.still >= Duration::from_millis(DEAD_AFTER_MS) && !seen.dead {
+                seen.dead = true;
+                found.dead.push(row.id.clone());
+            }
+            if row.hints > seen.hints {
+                found.hints.push((row.id.clone(), seen.hints));
+            }
+            if !seen.dead {
+                alive.push(row);
+            }
+        }
+        (alive, found)
+    }
+
+    /// The hints of a process were read up to `highest`.
+    pub fn hints_read(&mut self, id: &ProcessId, highest: u64) {
+        if let Some(seen) = self.seen.get_mut(id) {
+            seen.hints = seen.hints.max(highest);
+        }
+    }
+}

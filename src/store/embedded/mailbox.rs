@@ -1,0 +1,110 @@
+//! Mailbox rows, and the devices that stand beside them.
+
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+
+use super::tables::{conversation_pk, decode, get, parse, put, read_error, scan, stands, user_pk};
+use crate::protocol::{ConversationId, DeviceId, Seq, Timestamp, UserId};
+use crate::store::{Device, MailboxPage, MailboxPart, PAGE_MAX, Raise, Row, StoreError};
+
+/// A mailbox row's values; its key is the item's.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct RowItem {
+    #[serde(default)]
+    last: Seq,
+    #[serde(default)]
+    delivered: Seq,
+    #[serde(default)]
+    read: Seq,
+    #[serde(default)]
+    read_n: u64,
+    #[serde(default)]
+    cursors: Vec<(DeviceId, Seq)>,
+}
+
+/// A device's values; its key is the item's.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeviceItem {
+    pub first_seen: Timestamp,
+    pub last_seen: Timestamp,
+}
+
+/// See `Store::raise`.
+pub fn raise(
+    connection: &Connection,
+    user: &UserId,
+    conversation: &ConversationId,
+    raise: &Raise,
+) -> rusqlite::Result<()> {
+    let (pk, sk) = (user_pk(user), conversation_pk(conversation));
+    let mut row: RowItem = stands(connection, &pk, &sk)?.unwrap_or_default();
+    let mut rose = false;
+    let mut lift = |value: &mut Seq, to: Seq| {
+        let higher = to > *value;
+        if higher {
+            (*value, rose) = (to, true);
+        }
+        higher
+    };
+    if let Some(last) = raise.last {
+        lift(&mut row.last, last);
+    }
+    if let Some(delivered) = raise.delivered {
+        lift(&mut row.delivered, delivered);
+    }
+    if let Some((read, n)) = raise.read
+        && lift(&mut row.read, read)
+    {
+        row.read_n = n;
+    }
+    for (device, seq) in &raise.cursors {
+        match row.cursors.iter_mut().find(|(known, _)| known == device) {
+            Some((_, cursor)) => {
+                lift(cursor, *seq);
+            }
+            None => {
+                row.cursors.push((device.clone(), *seq));
+                lift(&mut 0, seq.saturating_add(1));
+            }
+        }
+    }
+    if rose { put(connection, &pk, &sk, &row) } else { Ok(()) }
+}
+
+/// See `Store::mailbox`.
+pub fn mailbox(
+    connection: &Connection,
+    user: &UserId,
+    part: MailboxPart,
+) -> Result<MailboxPage, StoreError> {
+    let pk = user_pk(user);
+    let (after, until) = match part {
+        MailboxPart::Page { after, .. } => (after.unwrap_or_default(), "~"),
+        MailboxPart::Row(conversation) => {
+            let item = get(connection, &pk, &conversation_pk(&conversation)).map_err(read_error)?;
+            let row = item.transpose()?.map(|item: RowItem| row(conversation, item));
+            return Ok(MailboxPage { rows: row.into_iter().collect(), ..Default::default() });
+        }
+        MailboxPart::Devices => ("D#".to_owned(), "D~"),
+    };
+    let mut page = MailboxPage::default();
+    let items = scan(connection, &pk, &after, until, PAGE_MAX)?;
+    for (sk, body, stored) in items.rows {
+        if let Some(name) = sk.strip_prefix("C#") {
+            let conversation = parse::<ConversationId>(name, &pk, &sk)?;
+            page.rows.push(row(conversation, decode(&pk, sk.as_bytes(), &body, stored)?));
+        } else if let Some(name) = sk.strip_prefix("D#") {
+            let item: DeviceItem = decode(&pk, sk.as_bytes(), &body, stored)?;
+            let device = parse::<DeviceId>(name, &pk, &sk)?;
+            let DeviceItem { first_seen, last_seen } = item;
+            page.devices.push(Device { device, first_seen, last_seen });
+        }
+        page.next = items.more.then_some(sk);
+    }
+    Ok(page)
+}
+
+fn row(conversation: ConversationId, item: RowItem) -> Row {
+    let RowItem { last, delivered, read, read_n, cursors } = item;
+    Row { conversation, last, delivered, read, read_n, cursors }
+}

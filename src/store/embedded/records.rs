@@ -1,0 +1,114 @@
+//! Devices, members, heads of conversations: items that are written now and then.
+
+use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
+
+use super::mailbox::DeviceItem;
+use super::tables::{
+    conversation_pk, decode, get, parse, put, read_error, scan, stands, starts_pk, user_pk,
+};
+use crate::protocol::{Seq, Timestamp, UserId};
+use crate::store::{Head, Member, Record, RecordPart, Span, StoreError};
+
+#[derive(Debug, Serialize, Deserialize)]
+struct MemberItem {
+    role: String,
+    spans: Vec<(Seq, Option<Seq>)>,
+    as_of: Seq,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct HeadItem {
+    floor: Seq,
+    title: Option<String>,
+    creator: Option<UserId>,
+    public: bool,
+    created: Timestamp,
+}
+
+/// See `Store::write`.
+pub fn write(connection: &Connection, record: &Record) -> rusqlite::Result<bool> {
+    match record {
+        Record::Device(user, device) => {
+            let (pk, sk) = (user_pk(user), format!("D#{}", device.device));
+            let known: Option<DeviceItem> = stands(connection, &pk, &sk)?;
+            let first_seen = known.as_ref().map_or(device.first_seen, |d| d.first_seen);
+            let last_seen = known.map_or(0, |d| d.last_seen).max(device.last_seen);
+            put(connection, &pk, &sk, &DeviceItem { first_seen, last_seen })?;
+        }
+        Record::ForgetDevice(user, device) => {
+            let delete = "DELETE FROM items WHERE pk = ?1 AND sk = ?2";
+            connection.execute(delete, params![user_pk(user), format!("D#{device}")])?;
+            let starts = "DELETE FROM items WHERE pk = ?1";
+            connection.execute(starts, params![starts_pk(user, device)])?;
+        }
+        Record::Starts { user, device, chunk, starts } => {
+            put(connection, &starts_pk(user, device), &format!("{chunk:06}"), starts)?;
+        }
+        Record::Member(conversation, member) => {
+            let (pk, sk) = (conversation_pk(conversation), user_pk(&member.user));
+            let known: Option<MemberItem> = stands(connection, &pk, &sk)?;
+            if known.is_some_and(|known| known.as_of >= member.as_of) {
+                return Ok(false);
+            }
+            let spans = member.spans.iter().map(|span| (span.after, span.until)).collect();
+            let item = MemberItem { role: member.role.clone(), spans, as_of: member.as_of };
+            put(connection, &pk, &sk, &item)?;
+        }
+        Record::Head(conversation, head) => {
+            let pk = conversation_pk(conversation);
+            if stands::<HeadItem>(connection, &pk, "HEAD")?.is_some() {
+                return Ok(false);
+            }
+            let Head { floor, title, creator, public, created } = head.clone();
+            put(connection, &pk, "HEAD", &HeadItem { floor, title, creator, public, created })?;
+        }
+    }
+    Ok(true)
+}
+
+/// See `Store::records`.
+pub fn records(connection: &Connection, part: RecordPart) -> Result<Vec<Record>, StoreError> {
+    let mut records = Vec::new();
+    let (conversation, members) = match part {
+        RecordPart::Starts(user, device) => {
+            let pk = starts_pk(&user, &device);
+            for (sk, body, stored) in scan(connection, &pk, "", "~", usize::MAX)?.rows {
+                let starts = decode(&pk, sk.as_bytes(), &body, stored)?;
+                let chunk = parse(&sk, &pk, &sk)?;
+                let (user, device) = (user.clone(), device.clone());
+                records.push(Record::Starts { user, device, chunk, starts });
+            }
+            return Ok(records);
+        }
+        RecordPart::Roster(conversation) => (conversation, None),
+        RecordPart::Member(conversation, user) => (conversation, Some(user_pk(&user))),
+    };
+    let pk = conversation_pk(&conversation);
+    let head = get::<HeadItem>(connection, &pk, "HEAD").map_err(read_error)?.transpose()?;
+    if let Some(HeadItem { floor, title, creator, public, created }) = head {
+        let head = Head { floor, title, creator, public, created };
+        records.push(Record::Head(conversation.clone(), head));
+    }
+    let member = |sk: &str, item: MemberItem| -> Result<Record, StoreError> {
+        let name = sk.strip_prefix("U#").unwrap_or_default();
+        let user = parse::<UserId>(name, &pk, sk)?;
+        let span = |(after, until)| Span { after, until };
+        let spans = item.spans.into_iter().map(span).collect();
+        let member = Member { user, role: item.role, spans, as_of: item.as_of };
+        Ok(Record::Member(conversation.clone(), member))
+    };
+    match members {
+        Some(sk) => {
+            if let Some(item) = get(connection, &pk, &sk).map_err(read_error)? {
+                records.push(member(&sk, item?)?);
+            }
+        }
+        None => {
+            for (sk, body, stored) in scan(connection, &pk, "U#", "U~", usize::MAX)?.rows {
+                records.push(member(&sk, decode(&pk, sk.as_bytes(), &body, stored)?)?);
+            }
+        }
+    }
+    Ok(records)
+}

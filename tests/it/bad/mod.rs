@@ -1,0 +1,97 @@
+//! Bad input, from outside: it gets a clear answer, nothing is lost, nobody else notices.
+//!
+//! Every test has a pair of bystanders on the same servers who talk all the while. What a client
+//! library would refuse to send goes out through `raw`. Letters and numbers like B10 are the rows
+//! of the corpus that the cases were taken from.
+
+mod away;
+mod engine;
+mod flood;
+mod frames;
+mod handshake;
+mod http;
+mod slow;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parlor::client::{Send, To};
+use parlor::protocol::ErrorCode;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::harness::{SOON, Stack};
+use crate::raw::Answer;
+
+/// How long the usual message of the bystanders may take while others misbehave: the machine may
+/// be busy, but nobody waits for somebody else's time-out.
+const USUAL: Duration = Duration::from_secs(2);
+
+/// Two people on two servers who talk to each other all the while.
+struct Bystanders {
+    stop: Arc<AtomicBool>,
+    talking: JoinHandle<Vec<Duration>>,
+    names: (String, String),
+}
+
+impl Bystanders {
+    async fn start(stack: &Stack) -> Self {
+        let unique = rand::random::<u32>();
+        let names = (format!("calm-a-{unique:08x}"), format!("calm-b-{unique:08x}"));
+        let (mut a, mut b) = (stack.at("ws1", &names.0).await, stack.at("ws3", &names.1).await);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, to) = (stop.clone(), names.1.clone());
+        let talking = tokio::spawn(async move {
+            let mut took = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let (begun, number) = (Instant::now(), took.len() as u64 + 1);
+                let said = format!("all is well {number}");
+                assert_eq!(a.send(&Send::new(To::User(to.clone()), &said)).await, number);
+                assert_eq!(b.hear().await, (number, said), "in order, once");
+                took.push(begun.elapsed());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            took
+        });
+        Self { stop, talking, names }
+    }
+
+    /// Each message arrived once, in order and in time, on sockets that are open still.
+    async fn noticed_nothing(self, stack: &Stack) {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut took = tokio::time::timeout(SOON, self.talking).await.expect("in time").unwrap();
+        assert!(!took.is_empty(), "the bystanders talked");
+        took.sort();
+        let (usual, longest) = (took[took.len() * 9 / 10], took[took.len() - 1]);
+        assert!(usual < USUAL && longest < SOON / 2, "9 of 10 in {usual:?}, all in {longest:?}");
+        let conversation = format!("dm:{}:{}", self.names.0, self.names.1);
+        let kept = stack.history(&self.names.0, &conversation).await;
+        assert_eq!(kept.len(), took.len().min(500));
+    }
+}
+
+/// A refusal over HTTP, in the one shape that problems have.
+#[track_caller]
+fn assert_problem(case: &str, answer: &Answer, status: u16, code: ErrorCode) -> Value {
+    assert_eq!(answer.status, status, "{case}: {}", answer.text());
+    let media = answer.header("content-type");
+    assert_eq!(media, Some("application/problem+json"), "{case}: {answer:?}");
+    let problem = answer.json();
+    assert_eq!(problem["type"], format!("urn:parlor:problem:{}", code.as_str()), "{case}");
+    assert_eq!(problem["status"], status, "{case}");
+    assert_eq!(problem["code"], code.as_str(), "{case}: {problem}");
+    assert_eq!(problem["retryable"], code.retryable(), "{case}: {problem}");
+    assert_eq!(problem["retryAfterMs"].is_u64(), code.retryable(), "{case}: {problem}");
+    assert_eq!(answer.header("retry-after").is_some(), code.retryable(), "{case}: {answer:?}");
+    let words = |field: &str| problem[field].as_str().is_some_and(|text| text.len() >= 3);
+    assert!(words("title") && words("detail"), "{case}: {problem}");
+    problem
+}
+
+/// The resident memory of a process, in bytes.
+fn resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1_024
+}
