@@ -132,13 +132,15 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// The files or folders of modules that are declared under `#[cfg(test)]`.
+/// The files or folders of modules that are for tests alone, by where they are declared or by what
+/// they say of themselves.
 fn test_modules(source: &Source) -> Vec<String> {
     let lines: Vec<&str> = source.text.lines().collect();
     let folder = source.path.trim_end_matches(".rs").trim_end_matches("/mod");
     let declared = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]");
-    let name = |line: &str| line.split("mod ").nth(1)?.strip_suffix(';').map(str::to_owned);
-    declared.filter_map(|pair| name(pair[1])).map(|name| format!("{folder}/{name}")).collect()
+    let name = |line: &str| Some(line.split("mod ").nth(1)?.strip_suffix(';')?.to_owned());
+    let below = declared.filter_map(|pair| name(pair[1])).map(|name| format!("{folder}/{name}"));
+    below.chain(source.test.then(|| folder.to_owned())).collect()
 }
 
 fn root() -> &'static Path {
