@@ -226,7 +226,7 @@ async fn a_read_sees_every_write_that_returned(store: &dyn Store) {
         for seq in 1..=20 {
             let version = member(room, user, seq, &[Span { after: seq, until: None }]);
             assert_eq!(store.write(version.clone()).await, Ok(true));
-            assert_eq!(one(store, room, user).await, [version.clone()]);
+            assert_eq!(one(store, room, user).await, std::slice::from_ref(&version));
             assert_eq!(roster(store, room).await, [version]);
             store.write(seen(user, "phone", 1, seq)).await.unwrap();
             assert_eq!(devices(store, user).await[0].last_seen, seq);

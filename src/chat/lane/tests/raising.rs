@@ -104,7 +104,7 @@ async fn messages_both_ways_raise_both_rows_once() {
     tokio::time::sleep(Duration::from_millis(10)).await;
     world.trace();
     let others = world.submit_all((3..=6).map(|seq: u64| {
-        let (from, to) = if seq % 2 == 0 { ("a", "b") } else { ("b", "a") };
+        let (from, to) = if seq.is_multiple_of(2) { ("a", "b") } else { ("b", "a") };
         Say::to(from, to, "more")
     }));
     assert_eq!(first.await.unwrap().unwrap().seq, 2);
