@@ -219,7 +219,7 @@ impl Stack {
 
     /// Runs a tool of the binary on this stack's data: `table show …`.
     pub async fn parlor(&self, arguments: &[&str]) -> Output {
-        let mut command = process::command();
+        let mut command = command();
         command.args(arguments).args(self.where_it_is());
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
