@@ -67,7 +67,8 @@ impl Round<'_> {
     async fn settle(&mut self) -> Result<(), ChatError> {
         loop {
             self.raise_again().await?;
-            if !self.batch.pop(&self.lane.conversation) {
+            self.batch.settle(&self.lane.conversation);
+            if self.batch.front_repeated().is_none() {
                 return Ok(());
             }
         }
@@ -182,7 +183,9 @@ impl Round<'_> {
             self.patience = Patience::none();
             // What fails is tried again in a moment.
             let _ = self.decide().await;
-            while self.batch.pop(conversation) {}
+            while self.batch.is_decided() {
+                self.batch.settle(conversation);
+            }
             let _ = self.pay().await;
         }
         self.lane.unblock();
