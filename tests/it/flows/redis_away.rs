@@ -51,6 +51,8 @@ async fn redis_is_a_hint(mut stack: Stack) {
         .await;
     eventually("for who came meanwhile too", async || quick(&mut a, &mut c).await.then_some(()))
         .await;
+    // Receipts go over the bus: one that comes again stands for all before it.
+    a.told_delivered(7).await;
     let history = stack.history("userA", "dm:userA:userB").await;
     let seqs = history.iter().map(|message| message["seq"].as_u64().unwrap());
     assert!(seqs.eq(1..=history.len() as u64));
@@ -68,7 +70,6 @@ async fn slow_but_sure(stack: &Stack, a: &mut Person, b: &mut Person) -> Duratio
         assert_eq!(b.hear().await, (number, text));
         slowest = slowest.max(begun.elapsed());
     }
-    a.told_delivered(2).await;
     assert_eq!(b.say("userA", "an answer").await, 6);
     assert_eq!(a.hear().await, (6, "an answer".to_owned()));
     assert_eq!(stack.history("userB", "dm:userA:userB").await.len(), 6);

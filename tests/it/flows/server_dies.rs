@@ -33,7 +33,7 @@ async fn its_users_go_on_elsewhere() {
         a.say("userB", &format!("message {number}")).await;
         if number == 100 {
             a.until("some are acked", |log| log.sent.len() >= 20).await;
-            stack.process("ws2").kill();
+            stack.kill("ws2");
         }
     }
     a.until("all are acked", |log| log.sent.len() == 300).await;
@@ -104,7 +104,7 @@ async fn what_it_had_stored_is_found() {
     let to_others = (0..8).map(|n| Send::new(To::User(format!("other{n}")), "Hi").frame());
     a.write_all(to_others.collect()).await;
     let acked = first_acked(&mut a).await;
-    stack.process("ws2").kill();
+    stack.kill("ws2");
     let mut heard = vec![b.hear().await];
     let log = history(&stack, "userA", "userB").await;
     assert!(log.len() as u64 >= acked, "{acked} were acked, {} stand", log.len());

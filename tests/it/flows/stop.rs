@@ -76,11 +76,10 @@ async fn one_server_of_a_fleet() {
     let moving = Lasting::start(&stack.ws(), "userB").await;
     assert_eq!(moving.log().servers, ["ws2"]);
     on_1.catch_up().await;
-    stack.process("ws2").signal("TERM");
+    let status = stack.stop_one("ws2").await;
+    assert_eq!(status.code(), Some(0), "{status}");
     moving.until("it is back", |log| log.servers.len() > 1).await;
     assert_ne!(moving.log().servers[1], "ws2");
-    let status = stack.process("ws2").exited().await;
-    assert_eq!(status.code(), Some(0), "{status}");
     assert_eq!(on_1.say("userB", "Hi").await, 1);
     moving.until("heard", |log| log.texts() == [(1, "Hi".to_owned())]).await;
     on_1.told_delivered(1).await;

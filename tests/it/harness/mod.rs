@@ -14,7 +14,7 @@ pub use process::{Process, command};
 pub use real::{Listening, Redis, dynamodb};
 
 use std::collections::BTreeMap;
-use std::process::Output;
+use std::process::{ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use parlor::client::Api;
@@ -162,6 +162,16 @@ impl Stack {
     /// The process of this name: `up`, or `ws1`, `api`, `balancer` of a fleet.
     pub fn process(&mut self, name: &str) -> &mut Process {
         self.processes.get_mut(name).unwrap()
+    }
+
+    /// `kill -9` of a process: what a crash looks like.
+    pub fn kill(&mut self, name: &str) {
+        self.processes.remove(name).unwrap().kill();
+    }
+
+    /// SIGTERM to a process, and its exit status.
+    pub async fn stop_one(&mut self, name: &str) -> ExitStatus {
+        self.processes.remove(name).unwrap().stop().await
     }
 
     /// The WebSocket URL through the balancer.
