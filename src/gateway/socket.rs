@@ -30,6 +30,7 @@ use crate::chat::lane::Reply;
 use crate::chat::session::{Effect, Input, Outputs, Session, Wish};
 use crate::hub::{Event, Outbox};
 use crate::protocol::{CloseCode, ErrorCode, FRAME_BYTES_MAX, answer};
+use crate::telemetry::Metrics;
 
 /// The library zero-fills its read buffer before every read: small, it grows for long frames.
 const READ_BUFFER_BYTES: usize = 1_024;
@@ -274,6 +275,7 @@ impl Socket {
             Effect::Received { conversation, seq, via, receipt } => {
                 chat.received(who, &conversation, seq, via.as_ref(), receipt);
             }
+            Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
             Effect::Seen(conversation, seq) => chat.seen(&who.user, &conversation, seq),
             Effect::Rest(until) => chat.rest(&self.outbox, until),
             Effect::Signal { target, data, reference } => {
@@ -281,6 +283,7 @@ impl Socket {
                 tokio::spawn(async move {
                     if let Err(error) = chat.signal(&outbox.who, &target, data).await {
                         let code: ErrorCode = error.code;
+                        Metrics::count(&chat.metrics.refused, code.as_str());
                         let (detail, retry) = (&error.detail, error.retry_after_ms);
                         let frame = answer::error(code, detail, reference.as_ref(), retry);
                         outbox.push(Event::Frame(frame));

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use parlor::client::{Send, To};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Bystanders, resident};
 use crate::harness::{Parts, Stack};
-use crate::raw::Raw;
+use crate::raw::{self, Raw};
 
 const SENDERS: usize = 5;
 const EACH: u64 = 1_000;
@@ -34,17 +33,24 @@ async fn a_slow_reader_is_closed_and_loses_nothing() {
     let mut never_acks = Raw::ready(&stack.balancer, "userId=never-acks&acks=app").await;
     let (memory, begun) = (resident(pid), tokio::time::Instant::now());
     let words = "as long as what people write, more or less. ".repeat(5);
+    let frame = |to: &str| {
+        let frame = json!({"type": "message", "to": to, "message": words});
+        raw::text(&frame.to_string())
+    };
+    let to_reader = frame("never-reads").repeat(EACH as usize);
+    let to_acker = frame("never-acks").repeat(EACH as usize / 4);
     let sending = (0..SENDERS).map(|number| {
-        let (stack, words) = (&stack, words.clone());
+        let (address, frames) = (&stack.balancer, [&to_reader[..], &to_acker[..]].concat());
         async move {
-            let mut sender = stack.person(&format!("sender-{number}")).await;
-            for seq in 1..=EACH {
-                let to = |user: &str| To::User(user.to_owned());
-                assert_eq!(sender.send(&Send::new(to("never-reads"), &words)).await, seq);
-                if seq <= EACH / 4 {
-                    sender.send(&Send::new(to("never-acks"), &words)).await;
-                }
-            }
+            let mut sender = Raw::ready(address, &format!("userId=sender-{number}")).await;
+            let is_sent = |said: &Value| said["type"] == "sent";
+            let sent = sender.flood(&frames, (EACH + EACH / 4) as usize, is_sent).await;
+            let last = |to: &str| {
+                let of = |said: &&Value| said["conversation"] == format!("dm:{to}:sender-{number}");
+                sent.iter().filter(of).map(|said| said["seq"].as_u64().unwrap()).max()
+            };
+            assert_eq!(last("never-reads"), Some(EACH));
+            assert_eq!(last("never-acks"), Some(EACH / 4));
         }
     });
     join_all(sending).await;
