@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::ApiOptions;
-use crate::api::health::Health;
+use crate::api::health::{Health, serve_admin};
 use crate::board::{BoardRow, Role};
 use crate::chat::lane::Lanes;
 use crate::chat::liveness::{Liveness, RowChange, StartError};
@@ -134,8 +134,8 @@ pub struct Node {
     pub background: CancellationToken,
     /// Listeners and the like: they end with `accepting`.
     pub tasks: TaskTracker,
-    /// What tells how a stop goes: it ends with `background`.
-    pub watchers: TaskTracker,
+    /// Answers until the very end, so that a drain can be watched.
+    admin: Option<JoinHandle<()>>,
     drain: Duration,
 }
 
@@ -150,7 +150,7 @@ impl Node {
             accepting: CancellationToken::new(),
             background: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            watchers: TaskTracker::new(),
+            admin: None,
             drain: Duration::from_secs(drain_seconds),
         }
     }
@@ -187,6 +187,7 @@ impl Node {
             metrics,
             clock: chat::wall_clock(),
         });
+        self.watch(&chat);
         let bus = self.wired.bus.subscribe(&id).await;
         let bus = bus.map_err(|error| NodeError::Failed(error.to_string()))?;
         let keeper = tokio::spawn({
@@ -214,6 +215,26 @@ impl Node {
         };
         self.parts.push(Part { chat, address, door, gateway, keeper });
         Ok(())
+    }
+
+    /// Trouble that a part has with what all share is told by `/readyz`.
+    fn watch(&self, chat: &Arc<Chat>) {
+        let (deaf, mute) = (chat.clone(), chat.clone());
+        self.health.watch("redis", move || {
+            let id = &deaf.me.id;
+            deaf.is_deaf().then(|| format!("{id} can't reach it: delivery goes the slow way"))
+        });
+        self.health.watch("store", move || {
+            let id = &mute.me.id;
+            let mute = !mute.liveness.may_append();
+            mute.then(|| format!("the board row of {id} was not written for 10 s: no appends"))
+        });
+    }
+
+    /// Serves health and metrics until the background ends.
+    pub fn serve_admin(&mut self, listener: TcpListener) {
+        let serving = serve_admin(listener, self.health.clone(), self.background.clone());
+        self.admin = Some(tokio::spawn(serving));
     }
 
     /// Waits until every living process can have read the rows of these parts, then takes sockets.
@@ -279,7 +300,8 @@ impl Node {
         for part in self.parts.drain(..) {
             let _ = timeout(Duration::from_secs(1), part.keeper).await;
         }
-        self.watchers.close();
-        let _ = timeout(Duration::from_secs(1), self.watchers.wait()).await;
+        if let Some(admin) = self.admin {
+            let _ = timeout(Duration::from_secs(1), admin).await;
+        }
     }
 }

@@ -231,7 +231,7 @@ impl Socket {
         let at_once = poll_fn(|context| Poll::Ready(self.poll_write(context))).await;
         let written = match at_once {
             Poll::Ready(written) => Ok(written),
-            // Boxed, and a timer only now: most writes end at once, and idle sockets pay for neither.
+            // Boxed, and a timer only now: most writes end at once, idle sockets pay for neither.
             Poll::Pending => {
                 let rest = poll_fn(|context| self.poll_write(context));
                 Box::pin(timeout(WRITE_PATIENCE, rest)).await
@@ -283,6 +283,7 @@ impl Socket {
                 tokio::spawn(async move {
                     if let Err(error) = chat.signal(&outbox.who, &target, data).await {
                         let code: ErrorCode = error.code;
+                        Metrics::count(&chat.metrics.refused, code.as_str());
                         let (detail, retry) = (&error.detail, error.retry_after_ms);
                         let frame = answer::error(code, detail, reference.as_ref(), retry);
                         outbox.push(Event::Frame(frame));
