@@ -4,11 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::lane::Lanes;
-use super::liveness::{BoardEvent, Liveness};
+use super::liveness::Liveness;
 use super::{Chat, Parts};
 use crate::board::embedded::EmbeddedBoard;
 use crate::board::{BoardRow, Role};
@@ -61,6 +60,8 @@ pub struct Ports {
     pub bus_loses: AtomicBool,
     /// Which Redis answers.
     pub instance: AtomicU64,
+    /// How long a call of the map takes.
+    pub map_takes_ms: AtomicU64,
     /// Calls let others go first at random.
     pub dawdles: AtomicBool,
 }
@@ -85,6 +86,10 @@ impl Ports {
 
     async fn map(&self) -> Result<&EmbeddedDirectory, DirectoryError> {
         self.dawdle().await;
+        let takes = self.map_takes_ms.load(Ordering::Relaxed);
+        if takes > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(takes)).await;
+        }
         match self.redis_away.load(Ordering::Relaxed) {
             true => Err(DirectoryError("away".to_owned())),
             false => Ok(&self.map),
@@ -100,8 +105,6 @@ pub struct Part {
     pub ports: Arc<Ports>,
     /// Its board.
     pub board: Arc<EmbeddedBoard>,
-    /// What its board brings.
-    pub events: Option<mpsc::Receiver<BoardEvent>>,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -117,12 +120,12 @@ impl Part {
             redis_away: AtomicBool::new(false),
             bus_loses: AtomicBool::new(false),
             instance: AtomicU64::new(1),
+            map_takes_ms: AtomicU64::new(0),
             dawdles: AtomicBool::new(false),
         });
         let (board, stop) = (Arc::new(EmbeddedBoard::default()), CancellationToken::new());
         let row = board_row("ws1", 7);
-        let (liveness, events) =
-            Liveness::start(board.clone(), row, true, stop.clone()).await.unwrap();
+        let (liveness, _) = Liveness::start(board.clone(), row, true, stop.clone()).await.unwrap();
         let time = AtomicU64::new(1_790_000_000_000);
         let chat = Chat::new(Parts {
             store: ports.clone(),
@@ -133,7 +136,7 @@ impl Part {
             metrics: Arc::new(Metrics::new("ws1")),
             clock: Arc::new(move || time.fetch_add(1, Ordering::SeqCst)),
         });
-        Self { chat, ports, board, events: Some(events), stop }
+        Self { chat, ports, board, stop }
     }
 
     /// Opens a socket on this server, unclaimed.

@@ -23,8 +23,8 @@ pub fn dm() -> ConversationId {
 }
 
 /// An entry that was handed on.
-#[derive(Debug, Clone)]
-pub struct HandedEntry {
+#[derive(Clone)]
+pub struct One {
     pub entry: Arc<Entry>,
     pub sender: Option<SocketId>,
     pub roster: Option<Arc<Vec<Member>>>,
@@ -33,7 +33,7 @@ pub struct HandedEntry {
 /// The part that appends come through.
 pub struct Part {
     pub alive: AtomicBool,
-    pub handed: Mutex<Vec<HandedEntry>>,
+    pub handed: Mutex<Vec<One>>,
     trace: Trace,
 }
 
@@ -44,10 +44,15 @@ impl Origin for Part {
 
     fn hand_on(&self, handed: HandedOn) {
         let HandedOn { entries, roster, .. } = handed;
+        let seqs: Vec<_> = entries.iter().map(|handed| handed.entry.seq).collect();
+        assert!(
+            !seqs.is_empty() && seqs.is_sorted_by(|a, b| a < b),
+            "in the order of seq: {seqs:?}"
+        );
+        assert!(entries.iter().all(|handed| handed.entry.from == entries[0].entry.from));
         for Handed { entry, sender } in entries {
             self.trace.lock().unwrap().push(format!("handed {}", entry.seq));
-            let roster = roster.clone();
-            let one = HandedEntry { entry, sender, roster };
+            let one = One { entry, sender, roster: roster.clone() };
             self.handed.lock().unwrap().push(one);
         }
     }
