@@ -132,8 +132,10 @@ pub struct Node {
     pub accepting: CancellationToken,
     /// Ends what finishes work: lanes' parts, keepers, beats.
     pub background: CancellationToken,
-    /// Listeners and the like.
+    /// Listeners and the like: they end with `accepting`.
     pub tasks: TaskTracker,
+    /// What tells how a stop goes: it ends with `background`.
+    pub watchers: TaskTracker,
     drain: Duration,
 }
 
@@ -148,6 +150,7 @@ impl Node {
             accepting: CancellationToken::new(),
             background: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            watchers: TaskTracker::new(),
             drain: Duration::from_secs(drain_seconds),
         }
     }
@@ -276,5 +279,7 @@ impl Node {
         for part in self.parts.drain(..) {
             let _ = timeout(Duration::from_secs(1), part.keeper).await;
         }
+        self.watchers.close();
+        let _ = timeout(Duration::from_secs(1), self.watchers.wait()).await;
     }
 }

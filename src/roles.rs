@@ -60,7 +60,11 @@ async fn admin(common: &Common, node: &Node) -> Result<Option<SocketAddr>, NodeE
     let Some(address) = common.admin_listen else { return Ok(None) };
     let listener = listen(address, common.insecure_dev, "--admin-listen").await?;
     let bound = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
-    node.tasks.spawn(health::serve_admin(listener, node.health.clone(), node.background.clone()));
+    node.watchers.spawn(health::serve_admin(
+        listener,
+        node.health.clone(),
+        node.background.clone(),
+    ));
     Ok(Some(bound))
 }
 

@@ -79,6 +79,8 @@ pub enum Effect {
     },
     /// The person has seen up to `seq`: it is stored, tell the others.
     Seen(ConversationId, Seq),
+    /// A frame was refused: count it.
+    Refused(ErrorCode),
     /// Ask for `Event::Flush` then: some cursor will have rested.
     Rest(Instant),
 }
@@ -222,5 +224,6 @@ impl Session {
 }
 
 fn refuse(bad: &BadFrame, out: &mut Outputs) {
+    out.effects.push(Effect::Refused(bad.code));
     out.frames.push(answer::error(bad.code, &bad.detail, bad.reference.as_ref(), None));
 }

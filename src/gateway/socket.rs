@@ -30,6 +30,7 @@ use crate::chat::lane::Reply;
 use crate::chat::session::{Effect, Input, Outputs, Session, Wish};
 use crate::hub::{Event, Outbox};
 use crate::protocol::{CloseCode, ErrorCode, FRAME_BYTES_MAX, answer};
+use crate::telemetry::Metrics;
 
 /// The library zero-fills its read buffer before every read: small, it grows for long frames.
 const READ_BUFFER_BYTES: usize = 1_024;
@@ -275,6 +276,7 @@ impl Socket {
                 chat.received(who, &conversation, seq, via.as_ref(), receipt);
             }
             Effect::Seen(conversation, seq) => chat.seen(&who.user, &conversation, seq),
+            Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
             Effect::Rest(until) => chat.rest(&self.outbox, until),
             Effect::Signal { target, data, reference } => {
                 let (chat, outbox) = (chat.clone(), self.outbox.clone());
