@@ -300,3 +300,6 @@ impl Chat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -320,3 +320,6 @@ impl Events {
         let _ = self.sender.send(event).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,8 @@ pub mod signal;
 pub mod history;
 pub mod conversations;
 pub mod presence;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::{Arc, Weak};
 

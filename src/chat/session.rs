@@ -139,7 +139,7 @@ impl Session {
                 self.inbox.pong(payload, now, out);
             }
             Input::Event(event) => self.event(event, now, out),
-            Input::Done(done) => self.inbox.done(done, now, out),
+            Input::Done(done) => self.inbox.done(done, self.sends > 0, now, out),
         }
         self.inbox.next_work(now, out);
     }
@@ -227,3 +227,6 @@ fn refuse(bad: &BadFrame, out: &mut Outputs) {
     out.effects.push(Effect::Refused(bad.code));
     out.frames.push(answer::error(bad.code, &bad.detail, bad.reference.as_ref(), None));
 }
+
+#[cfg(test)]
+mod tests;

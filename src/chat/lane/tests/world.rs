@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
 use super::faulty::{Faulty, Trace};
-use crate::chat::lane::{Append, Bounds, HandedOn, Lanes, Origin, Reply};
+use crate::chat::lane::{Append, Bounds, Handed, HandedOn, Lanes, Origin, Reply};
 use crate::chat::{ChatError, Sent};
 use crate::hub::{Event, Outbox, Who};
 use crate::protocol::*;
-use crate::store::{LogRange, PAGE_MAX, Record, Store};
+use crate::store::{LogRange, Member, PAGE_MAX, Record, Store};
 
 pub type Answer = Result<Sent, ChatError>;
 
@@ -22,10 +22,18 @@ pub fn dm() -> ConversationId {
     ConversationId::direct(&user("a"), &user("b"))
 }
 
+/// An entry that was handed on.
+#[derive(Clone)]
+pub struct One {
+    pub entry: Arc<Entry>,
+    pub sender: Option<SocketId>,
+    pub roster: Option<Arc<Vec<Member>>>,
+}
+
 /// The part that appends come through.
 pub struct Part {
     pub alive: AtomicBool,
-    pub handed: Mutex<Vec<HandedOn>>,
+    pub handed: Mutex<Vec<One>>,
     trace: Trace,
 }
 
@@ -35,8 +43,18 @@ impl Origin for Part {
     }
 
     fn hand_on(&self, handed: HandedOn) {
-        self.trace.lock().unwrap().push(format!("handed {}", handed.entry.seq));
-        self.handed.lock().unwrap().push(handed);
+        let HandedOn { entries, roster, .. } = handed;
+        let seqs: Vec<_> = entries.iter().map(|handed| handed.entry.seq).collect();
+        assert!(
+            !seqs.is_empty() && seqs.is_sorted_by(|a, b| a < b),
+            "in the order of seq: {seqs:?}"
+        );
+        assert!(entries.iter().all(|handed| handed.entry.from == entries[0].entry.from));
+        for Handed { entry, sender } in entries {
+            self.trace.lock().unwrap().push(format!("handed {}", entry.seq));
+            let one = One { entry, sender, roster: roster.clone() };
+            self.handed.lock().unwrap().push(one);
+        }
     }
 
     fn count(&self, outcome: &'static str) {
