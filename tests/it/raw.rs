@@ -143,11 +143,6 @@ impl Raw {
         let _ = timeout(SOON, self.stream.write_all(bytes)).await.expect("the server reads");
     }
 
-    /// Tells the server that nothing more comes.
-    pub async fn end(&mut self) {
-        let _ = self.stream.shutdown().await;
-    }
-
     pub async fn text(&mut self, json: &str) {
         self.write(&text(json)).await;
     }
