@@ -52,11 +52,15 @@ async fn stop(node: Node, end: End) -> ExitCode {
     }
 }
 
-async fn admin(common: &Common, node: &mut Node) -> Result<Option<SocketAddr>, NodeError> {
+async fn admin(common: &Common, node: &Node) -> Result<Option<SocketAddr>, NodeError> {
     let Some(address) = common.admin_listen else { return Ok(None) };
     let listener = listen(address, common.insecure_dev, "--admin-listen").await?;
     let bound = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
-    node.serve_admin(listener);
+    node.watchers.spawn(health::serve_admin(
+        listener,
+        node.health.clone(),
+        node.background.clone(),
+    ));
     Ok(Some(bound))
 }
 
@@ -111,7 +115,7 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
         lock_held,
     };
     node.start(api, api_metrics).await?;
-    let admin = admin(common, &mut node).await?;
+    let admin = admin(common, &node).await?;
     node.open().await;
     let front_at = front.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
     let addresses = Addresses::of(front_at, &node);
@@ -174,8 +178,9 @@ impl Addresses {
             _ => format!(" --url ws://{front}/ws"),
         };
         format!(
-            "\n  Parlor is up.\n\n    page       http://{front}/\n    WebSocket  ws://{front}/ws\n    \
-             servers    {}\n    API        http://{api}/openapi.json\n    kept in    {kept}\n\n  \
+            "\n  Parlor is up.\n\n    page       http://{front}/\n    \
+             WebSocket  ws://{front}/ws\n    servers    {}\n    \
+             API        http://{api}/openapi.json\n    kept in    {kept}\n\n  \
              Three things to try:\n\n    1. open http://{front}/ : two people, side by side\n    \
              2. parlor chat --as userA --to userB{url}   (and the other way round)\n    \
              3. npx wscat -c 'ws://{front}/ws?userId=userA'\n       \
@@ -252,7 +257,7 @@ async fn one_part(
     let (name, lock_held) = (id.to_string(), false);
     let options = PartOptions { id, role, advertise, public_url, listener, lock_held };
     node.start(options, metrics).await?;
-    let admin = admin(common, &mut node).await?;
+    let admin = admin(common, &node).await?;
     node.open().await;
     let address = node.parts.first().map(|part| part.address.to_string());
     let fields = match role {

@@ -9,11 +9,8 @@ use std::sync::Arc;
 
 use crate::config::{Table, TableCommand};
 use crate::protocol::{ConversationId, ConversationKind, Entry, Kind, Seq, Timestamp, UserId};
-use crate::store::dynamodb::table::{self as dynamodb_table, Made};
-use crate::store::dynamodb::{DynamoStore, Link};
 use crate::store::{LogRange, MailboxPart, PAGE_MAX, Record, RecordPart, Row, Store, StoreError};
-use crate::telemetry::Metrics;
-use crate::wiring;
+use crate::wiring::{self, RealTable};
 
 /// Why `parlor table` could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -51,15 +48,12 @@ pub async fn run(options: &Table) -> Result<ExitCode, TableError> {
 async fn print(options: &Table, out: &mut (dyn Write + Send)) -> Result<ExitCode, TableError> {
     match &options.command {
         TableCommand::Create => {
-            let made = dynamodb_table::create(&*link(options).await?).await?;
-            let what = match made {
-                Made::Created => "is made",
-                Made::Existed => "is there already",
-            };
+            let made = real_table(options).await?.create().await?;
+            let what = if made { "is made" } else { "is there already" };
             writeln!(out, "the table {:?} {what}", options.table)?;
         }
         TableCommand::Check => {
-            let faults = dynamodb_table::check(&*link(options).await?).await?;
+            let faults = real_table(options).await?.check().await?;
             for fault in &faults {
                 writeln!(out, "{fault}")?;
             }
@@ -76,19 +70,18 @@ async fn print(options: &Table, out: &mut (dyn Write + Send)) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-async fn link(options: &Table) -> Result<Arc<Link>, TableError> {
+async fn real_table(options: &Table) -> Result<RealTable, TableError> {
     let Some(target) = &options.dynamodb else {
         let text = "say which DynamoDB: --dynamodb aws, or --dynamodb http://127.0.0.1:8000";
         return Err(TableError::Usage(text.to_owned()));
     };
-    let metrics = Arc::new(Metrics::new("table"));
-    let link = Link::new(target, &options.table, metrics).await;
-    link.map_err(|bad| TableError::Usage(bad.to_string()))
+    let table = RealTable::at(target, &options.table).await;
+    table.map_err(|error| TableError::Usage(error.to_string()))
 }
 
 async fn store(options: &Table) -> Result<Arc<dyn Store>, TableError> {
     if options.dynamodb.is_some() {
-        return Ok(Arc::new(DynamoStore::open(link(options).await?).await?));
+        return Ok(real_table(options).await?.store().await?);
     }
     match &options.data {
         Some(folder) => {

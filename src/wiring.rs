@@ -13,9 +13,10 @@ use crate::config::Parts;
 use crate::directory::Directory;
 use crate::directory::embedded::EmbeddedDirectory;
 use crate::directory::redis::RedisDirectory;
-use crate::store::Store;
+use crate::store::dynamodb::table::{self, Made};
 use crate::store::dynamodb::{DynamoStore, Link};
 use crate::store::embedded::{EmbeddedStore, FolderLock, OpenError};
+use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 
 /// Where the embedded store keeps its data.
@@ -133,6 +134,31 @@ async fn link(target: &str, table: &str, metrics: &Arc<Metrics>) -> Result<Arc<L
 
 fn part(error: impl std::fmt::Display) -> WiringError {
     WiringError::Part(error.to_string())
+}
+
+/// The DynamoDB table by itself, for `parlor table`.
+pub struct RealTable(Arc<Link>);
+
+impl RealTable {
+    /// Reaches for it; whether it is there shows later.
+    pub async fn at(target: &str, table: &str) -> Result<Self, WiringError> {
+        Ok(Self(link(target, table, &Arc::new(Metrics::new("table"))).await?))
+    }
+
+    /// Makes it; false where it was there already.
+    pub async fn create(&self) -> Result<bool, StoreError> {
+        Ok(table::create(&self.0).await? == Made::Created)
+    }
+
+    /// What is wrong with it, one sentence each.
+    pub async fn check(&self) -> Result<Vec<String>, StoreError> {
+        table::check(&self.0).await
+    }
+
+    /// The store on it.
+    pub async fn store(self) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(Arc::new(DynamoStore::open(self.0).await?))
+    }
 }
 
 /// The store of a data folder, to read only; a running `parlor up` does not mind.

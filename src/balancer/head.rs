@@ -57,7 +57,7 @@ fn judge(read: &[u8]) -> Option<Head> {
             let target = request.path.unwrap_or("");
             let (path, query) = target.split_once('?').unwrap_or((target, ""));
             let read = Bytes::copy_from_slice(read);
-            // Whatever asks for /ws gets its answer from a server, a refusal too: one place decides.
+            // Whatever asks for /ws gets its answer from a server, a refusal too: one decides.
             if path != "/ws" {
                 return Some(Head::Plain(read));
             }

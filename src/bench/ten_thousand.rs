@@ -152,7 +152,7 @@ impl User {
 /// Runs it.
 pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Report> {
     let mut report = Report::new("ten-thousand");
-    let mut watch = Watch::new(&target.pids);
+    let mut watch = Watch::new(&target.processes);
     let names: Names = (0..options.users).map(|n| format!("{}{n}", options.prefix)).collect();
     let crowd = Crowd::open(target, &names).await?;
     watch.mark("open");
@@ -218,7 +218,12 @@ fn tell(report: &mut Report, mut users: Vec<User>, took: Duration) -> Vec<Client
         faults.refused += user.messages - user.stored.min(user.messages);
     }
     let rows = servers.iter().map(|(server, [users, sent, received])| {
-        json!({"server": server, "users": users, "sent": sent, "received": received})
+        vec![
+            ("server", json!(server)),
+            ("users", json!(users)),
+            ("sent", json!(sent)),
+            ("received", json!(received)),
+        ]
     });
     report.table("servers", rows.collect());
     report.figure("messages", stored);

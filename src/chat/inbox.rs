@@ -103,7 +103,7 @@ impl Inbox {
     /// A live text, or a hint that there is one.
     pub fn hear(&mut self, event: Event, now: Instant, out: &mut Outputs) {
         let (conversation, seq, via, again, text) = match event {
-            Event::Text { conversation, seq, n, text, via, again, .. } => {
+            Event::Text { conversation, seq, n, text, via, again } => {
                 let held = Held { seq, n, text, fresh: !again };
                 (conversation, seq, Some(via), again, Some(held))
             }

@@ -12,6 +12,7 @@
 mod answer;
 mod batch;
 mod judge;
+mod leaving;
 mod log;
 mod patience;
 mod queue;
@@ -58,24 +59,31 @@ pub enum Reply {
 pub trait Origin: Send + Sync + 'static {
     /// Whether the part's own board row was written in the last 10 s; if not, nothing is appended.
     fn may_append(&self) -> bool;
-    /// Takes over a stored entry: locates, delivers, keeps the hint until it is confirmed. Called
-    /// in the order of seq; must not block.
+    /// Takes over stored entries: locates, delivers, keeps the hint until it is confirmed. Called in
+    /// the order of seq; must not block.
     fn hand_on(&self, handed: HandedOn);
     /// Counts how an append of this part was answered: `stored`, `repeated`, or the error code.
     fn count(&self, _outcome: &'static str) {}
 }
 
-/// A stored entry on its way to people.
+/// Stored entries of one sender on their way to people, in the order of seq.
 #[derive(Debug, Clone)]
 pub struct HandedOn {
-    /// Its log.
+    /// Their log.
     pub conversation: ConversationId,
+    /// The entries, at least one.
+    pub entries: Vec<Handed>,
+    /// The room's roster as of these entries; `None` for a direct conversation.
+    pub roster: Option<Arc<Vec<Member>>>,
+}
+
+/// One of them.
+#[derive(Debug, Clone)]
+pub struct Handed {
     /// The entry.
     pub entry: Arc<Entry>,
     /// The socket that sent it and gets no copy.
     pub sender: Option<SocketId>,
-    /// The room's roster as of this entry; `None` for a direct conversation.
-    pub roster: Option<Arc<Vec<Member>>>,
 }
 
 /// Something to be appended.
@@ -179,6 +187,15 @@ impl Lanes {
         let lane = self.shared.shard(conversation).get(conversation).cloned();
         if let Some(lane) = lane {
             lane.note(user, device, seq);
+        }
+    }
+
+    /// The bus says that the log goes up to `seq`: a lane that is behind reads on before its next
+    /// put, which would otherwise be a failed one, and billed.
+    pub fn hear(&self, conversation: &ConversationId, seq: Seq) {
+        let lane = self.shared.shard(conversation).get(conversation).cloned();
+        if let Some(lane) = lane {
+            lane.hear(seq);
         }
     }
 

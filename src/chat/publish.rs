@@ -43,17 +43,17 @@ impl Publishers {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues an envelope.
-    pub fn push(&self, to: &ProcessId, envelope: Arc<Envelope>) -> Pushed {
+    /// Queues envelopes, all of them or none.
+    pub fn push(&self, to: &ProcessId, envelopes: &[Arc<Envelope>]) -> Pushed {
         let mut queues = self.lock();
         let queue = match queues.get_mut(to) {
             Some(queue) => queue,
             None => queues.entry(to.clone()).or_default(),
         };
-        if queue.waiting.len() >= QUEUE_MAX {
+        if queue.waiting.len() + envelopes.len() > QUEUE_MAX {
             return Pushed::Full;
         }
-        queue.waiting.push_back(envelope);
+        queue.waiting.extend(envelopes.iter().cloned());
         if std::mem::replace(&mut queue.under_way, true) { Pushed::Queued } else { Pushed::Drain }
     }
 
@@ -97,14 +97,14 @@ mod tests {
     fn what_comes_during_a_publish_leaves_together() {
         let publishers = Publishers::default();
         let to = ProcessId::parse("ws3").unwrap();
-        let probe = |number| Arc::new(Envelope::Probe { number });
-        assert_eq!(publishers.push(&to, probe(1)), Pushed::Drain);
+        let probe = |number| [Arc::new(Envelope::Probe { number })];
+        assert_eq!(publishers.push(&to, &probe(1)), Pushed::Drain);
         assert_eq!(publishers.next(&to).len(), 1);
-        assert_eq!(publishers.push(&to, probe(2)), Pushed::Queued);
-        assert_eq!(publishers.push(&to, probe(3)), Pushed::Queued);
+        assert_eq!(publishers.push(&to, &probe(2)), Pushed::Queued);
+        assert_eq!(publishers.push(&to, &probe(3)), Pushed::Queued);
         assert_eq!(publishers.next(&to).len(), 2);
         assert!(publishers.next(&to).is_empty());
-        assert_eq!(publishers.push(&to, probe(4)), Pushed::Drain, "idle again");
+        assert_eq!(publishers.push(&to, &probe(4)), Pushed::Drain, "idle again");
     }
 
     #[test]
@@ -112,8 +112,8 @@ mod tests {
         let publishers = Publishers::default();
         let to = ProcessId::parse("ws3").unwrap();
         for number in 0..QUEUE_MAX as u64 {
-            publishers.push(&to, Arc::new(Envelope::Probe { number }));
+            publishers.push(&to, &[Arc::new(Envelope::Probe { number })]);
         }
-        assert_eq!(publishers.push(&to, Arc::new(Envelope::Probe { number: 0 })), Pushed::Full);
+        assert_eq!(publishers.push(&to, &[Arc::new(Envelope::Probe { number: 0 })]), Pushed::Full);
     }
 }

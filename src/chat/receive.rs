@@ -25,6 +25,7 @@ impl Chat {
     fn hear(self: &Arc<Self>, envelope: &Envelope) {
         match envelope {
             Envelope::Entry { conversation, entry, users, via, again, roster } => {
+                self.lanes.hear(conversation, entry.seq);
                 if users.is_empty() {
                     self.hear_room_entry(conversation, entry, via, roster.unwrap_or(u64::MAX));
                 } else {
@@ -87,7 +88,6 @@ impl Chat {
             conversation: conversation.clone(),
             seq: entry.seq,
             n: entry.n,
-            timestamp: entry.timestamp,
             text: texts.of(outbox.who.user == entry.from),
             via: via.clone(),
             again,
@@ -140,7 +140,7 @@ impl Chat {
             receipt,
             server: self.me.id.clone(),
         };
-        self.publish(via, Arc::new(envelope));
+        self.publish(via, envelope);
     }
 
     /// A session's receipt: goes to `via`, or, where the text came from the store, to the sockets
@@ -173,7 +173,7 @@ impl Chat {
                     receipt,
                     server: self.me.id.clone(),
                 };
-                self.publish(via, Arc::new(envelope));
+                self.publish(via, envelope);
             }
             None if receipt == Receipt::Delivered => {
                 let other = conversation.other(&who.user).filter(|other| *other != who.user);
@@ -231,7 +231,7 @@ impl Chat {
     ) {
         let (conversation, by) = (conversation.clone(), by.clone());
         let envelope = Envelope::Status { conversation, seq, by, read: false, users };
-        self.publish(server, Arc::new(envelope));
+        self.publish(server, envelope);
     }
 
     /// Tells people's sockets everywhere how far `by` is, at most once.
@@ -273,7 +273,7 @@ impl Chat {
                 }
             }
             for (server, users) in by_server {
-                chat.publish(&server, Arc::new(envelope(users)));
+                chat.publish(&server, envelope(users));
             }
         };
         let mut telling = Box::pin(telling);

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::Chat;
-use super::lane::{HandedOn, Origin};
+use super::lane::{Handed, HandedOn, Origin};
 use super::pending::{Key, Overdue, Pending};
 use super::publish::{Publishers, Pushed};
 use super::slow::Slow;
@@ -20,8 +20,7 @@ use crate::board::SlowHint;
 use crate::directory::{DirectoryError, SocketEntry};
 use crate::hub::Event;
 use crate::protocol::{
-    ConversationId, ConversationKind, Entry, Envelope, ProcessId, Seq, SocketId, Text, UserId,
-    answer,
+    ConversationId, ConversationKind, Entry, Envelope, ProcessId, Seq, Text, UserId, answer,
 };
 use crate::telemetry::Metrics;
 
@@ -105,22 +104,22 @@ impl Origin for Chat {
 
 impl Chat {
     async fn hand_on_direct(&self, handed: &HandedOn) {
-        let HandedOn { conversation, entry, sender, .. } = handed;
-        let from = &entry.from;
-        let to = entry.to.clone().or_else(|| conversation.other(from)).unwrap_or(from.clone());
+        let Some(newest) = handed.newest() else { return };
+        let (conversation, seq, from) = (&handed.conversation, newest.seq, &newest.from);
+        let to = newest.to.clone().or_else(|| conversation.other(from)).unwrap_or(from.clone());
         let now = Instant::now();
         let theirs = Key { conversation: conversation.clone(), user: Some(to.clone()) };
         let own = Key { conversation: conversation.clone(), user: Some(from.clone()) };
-        if !self.router.pending.open(&theirs, entry.seq, to == *from, now) {
+        if !self.router.pending.open(&theirs, seq, to == *from, now) {
             return self.slow_hint(handed);
         }
-        let texts = Texts::new(conversation, entry);
-        if self.push_local(&to, *sender, conversation, entry, &texts) {
+        let mut texts = Vec::new();
+        if self.push_local(&to, handed, &mut texts) {
             self.router.pending.located(&theirs, std::slice::from_ref(&self.me.id), &[]);
             Metrics::count(&self.metrics.hints, "local");
         }
-        if to != *from && self.push_local(from, *sender, conversation, entry, &texts) {
-            self.router.pending.open(&own, entry.seq, true, now);
+        if to != *from && self.push_local(from, handed, &mut texts) {
+            self.router.pending.open(&own, seq, true, now);
             self.router.pending.located(&own, std::slice::from_ref(&self.me.id), &[]);
         }
         let users = [to.clone(), from.clone()];
@@ -132,7 +131,7 @@ impl Chat {
         let their_servers = self.remote_servers(located.first());
         let own_servers = self.remote_servers(located.get(1));
         self.router.pending.located(&theirs, &their_servers, &own_servers);
-        if !own_servers.is_empty() && self.router.pending.open(&own, entry.seq, true, now) {
+        if !own_servers.is_empty() && self.router.pending.open(&own, seq, true, now) {
             self.router.pending.located(&own, &own_servers, &[]);
         }
         if self.router.pending.close_if_nowhere(&theirs) {
@@ -145,21 +144,21 @@ impl Chat {
             }
         }
         for (server, users) in by_server {
-            self.publish_entry(&server, handed, users);
+            self.publish_entries(&server, handed, &users);
         }
     }
 
     async fn hand_on_room(&self, handed: &HandedOn) {
-        let HandedOn { conversation, entry, sender, roster } = handed;
-        let Some(roster) = roster else { return };
-        let members = || roster.iter().filter(|member| member.may_see(entry.seq));
-        let users: Vec<UserId> = members().map(|member| member.user.clone()).collect();
-        let texts = Texts::new(conversation, entry);
+        let (Some(newest), Some(roster)) = (handed.newest(), &handed.roster) else { return };
+        // One roster and no change of it among the entries: whoever may see one may see all.
+        let members = roster.iter().filter(|member| member.may_see(newest.seq));
+        let users: Vec<UserId> = members.map(|member| member.user.clone()).collect();
+        let mut texts = Vec::new();
         for user in &users {
-            self.push_local(user, *sender, conversation, entry, &texts);
+            self.push_local(user, handed, &mut texts);
         }
-        let key = Key { conversation: conversation.clone(), user: None };
-        if !self.router.pending.open(&key, entry.seq, true, Instant::now()) {
+        let key = Key { conversation: handed.conversation.clone(), user: None };
+        if !self.router.pending.open(&key, newest.seq, true, Instant::now()) {
             return self.slow_hint(handed);
         }
         if users.len() > ROOM_LOCATE_MAX {
@@ -179,7 +178,7 @@ impl Chat {
         self.router.pending.located(&key, &servers, &[]);
         self.router.pending.close_if_nowhere(&key);
         for (server, users) in by_server {
-            self.publish_entry(&server, handed, users);
+            self.publish_entries(&server, handed, &users);
         }
     }
 
@@ -197,34 +196,30 @@ impl Chat {
         self.router.pending.located(key, &servers, &[]);
         self.router.pending.close_if_nowhere(key);
         for server in &servers {
-            self.publish_entry(server, handed, Vec::new());
+            self.publish_entries(server, handed, &[]);
         }
     }
 
-    /// Puts an entry into the outboxes of a person on this server. The sending socket gets none.
-    pub(super) fn push_local(
-        &self,
-        user: &UserId,
-        sender: Option<SocketId>,
-        conversation: &ConversationId,
-        entry: &Entry,
-        texts: &Texts,
-    ) -> bool {
+    /// Puts entries into the outboxes of a person on this server, but for those of the socket's own
+    /// sending. `texts` are encoded when first somebody needs them.
+    fn push_local(&self, user: &UserId, handed: &HandedOn, texts: &mut Vec<Texts>) -> bool {
+        let conversation = &handed.conversation;
         let mut any = false;
         for outbox in self.hub.of(user) {
-            if Some(outbox.who.socket) == sender {
+            let sends_none = |h: &Handed| h.sender != Some(outbox.who.socket);
+            if !handed.entries.iter().any(sends_none) {
                 continue;
             }
+            if texts.is_empty() {
+                texts.extend(handed.entries.iter().map(|h| Texts::new(conversation, &h.entry)));
+            }
             any = true;
-            outbox.push(Event::Text {
-                conversation: conversation.clone(),
-                seq: entry.seq,
-                n: entry.n,
-                timestamp: entry.timestamp,
-                text: texts.of(*user == entry.from),
-                via: self.me.id.clone(),
-                again: false,
-            });
+            for (handed, texts) in handed.entries.iter().zip(&*texts) {
+                if sends_none(handed) {
+                    let (entry, via) = (&handed.entry, &self.me.id);
+                    self.push_entry(&outbox, conversation, entry, texts, via, false);
+                }
+            }
         }
         any
     }
@@ -240,27 +235,35 @@ impl Chat {
         servers
     }
 
-    fn publish_entry(&self, server: &ProcessId, handed: &HandedOn, users: Vec<UserId>) {
-        Metrics::count(&self.metrics.hints, "bus");
+    fn publish_entries(&self, server: &ProcessId, handed: &HandedOn, users: &[UserId]) {
         let version = |roster: &Arc<Vec<crate::store::Member>>| {
             roster.iter().map(|member| member.as_of).max().unwrap_or(0)
         };
-        let envelope = Envelope::Entry {
-            conversation: handed.conversation.clone(),
-            entry: handed.entry.clone(),
-            roster: handed.roster.as_ref().filter(|_| users.is_empty()).map(version),
-            users,
-            via: self.me.id.clone(),
-            again: false,
+        let roster = handed.roster.as_ref().filter(|_| users.is_empty()).map(version);
+        let envelope = |one: &Handed| {
+            Metrics::count(&self.metrics.hints, "bus");
+            Arc::new(Envelope::Entry {
+                conversation: handed.conversation.clone(),
+                entry: one.entry.clone(),
+                roster,
+                users: users.to_vec(),
+                via: self.me.id.clone(),
+                again: false,
+            })
         };
-        self.publish(server, Arc::new(envelope));
+        let envelopes: Vec<_> = handed.entries.iter().map(envelope).collect();
+        self.publish_all(server, &envelopes);
     }
 
     /// Queues an envelope for a server; what can't be handed over goes the slow way.
-    pub(super) fn publish(&self, to: &ProcessId, envelope: Arc<Envelope>) {
-        match self.router.publishers.push(to, envelope.clone()) {
+    pub(super) fn publish(&self, to: &ProcessId, envelope: Envelope) {
+        self.publish_all(to, &[Arc::new(envelope)]);
+    }
+
+    fn publish_all(&self, to: &ProcessId, envelopes: &[Arc<Envelope>]) {
+        match self.router.publishers.push(to, envelopes) {
             Pushed::Queued => {}
-            Pushed::Full => self.undelivered(&envelope),
+            Pushed::Full => envelopes.iter().for_each(|envelope| self.undelivered(envelope)),
             Pushed::Drain => {
                 let (chat, to) = (self.this.clone(), to.clone());
                 let mut draining = Box::pin(async move {
@@ -303,10 +306,11 @@ impl Chat {
 
     /// The slow way for all whom an entry is for.
     fn slow_hint(&self, handed: &HandedOn) {
+        let Some(seq) = handed.newest().map(|entry| entry.seq) else { return };
         let hint = |user: Option<UserId>| SlowHint {
             user,
             conversation: handed.conversation.clone(),
-            seq: handed.entry.seq,
+            seq,
         };
         match handed.conversation.kind() {
             ConversationKind::Room(_) => self.put_on_board(hint(None)),
@@ -382,6 +386,6 @@ impl Chat {
             users: key.user.iter().cloned().collect(),
             via: Some(self.me.id.clone()),
         };
-        self.publish(server, Arc::new(envelope));
+        self.publish(server, envelope);
     }
 }

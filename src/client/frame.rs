@@ -283,7 +283,8 @@ mod tests {
         let conversation = String::from("dm:userA:userB");
         assert_eq!(
             parse(
-                r#"{"type":"sent","ref":"r1","id":"dm:userA:userB/7","conversation":"dm:userA:userB","seq":7,"timestamp":1790000000000}"#
+                r#"{"type":"sent","ref":"r1","id":"dm:userA:userB/7",
+                "conversation":"dm:userA:userB","seq":7,"timestamp":1790000000000}"#
             ),
             ServerFrame::Sent {
                 reference: Some("r1".into()),
@@ -308,7 +309,8 @@ mod tests {
         );
         assert_eq!(
             parse(
-                r#"{"type":"error","code":"unavailable","detail":"d","ref":"r","retryable":true,"retryAfterMs":9}"#
+                r#"{"type":"error","code":"unavailable","detail":"d","ref":"r",
+                "retryable":true,"retryAfterMs":9}"#
             ),
             ServerFrame::Error {
                 code: "unavailable".into(),
@@ -322,12 +324,14 @@ mod tests {
 
     #[test]
     fn entries_of_every_kind_are_read() {
-        let text = r#"{"type":"message","id":"dm:userA:userB/7","conversation":"dm:userA:userB","seq":7,"from":"userA","to":"userB","message":"Hi \"you\"\n","data":{"a":[1]},"timestamp":17}"#;
+        let text = r#"{"type":"message","id":"dm:userA:userB/7","conversation":"dm:userA:userB",
+            "seq":7,"from":"userA","to":"userB","message":"Hi \"you\"\n","data":{"a":[1]},"timestamp":17}"#;
         let ServerFrame::Entry(entry) = parse(text) else { panic!("not an entry") };
         assert_eq!((entry.kind.as_str(), entry.seq, entry.from.as_str()), ("message", 7, "userA"));
         assert_eq!((entry.to.as_deref(), entry.message.as_str()), (Some("userB"), "Hi \"you\"\n"));
         assert_eq!(entry.data, Some(serde_json::json!({"a": [1]})));
-        let text = r#"{"type":"reaction","id":"room:r/2","conversation":"room:r","seq":2,"from":"userA","timestamp":1}"#;
+        let text = r#"{"type":"reaction","id":"room:r/2","conversation":"room:r",
+            "seq":2,"from":"userA","timestamp":1}"#;
         let ServerFrame::Entry(entry) = parse(text) else { panic!("not an entry") };
         assert_eq!((entry.kind.as_str(), entry.message.as_str()), ("reaction", ""));
     }
@@ -335,7 +339,8 @@ mod tests {
     #[test]
     fn the_frames_of_a_connection_are_read() {
         let welcome = parse(
-            r#"{"type":"welcome","userId":"userA","socketId":"00ff","server":"ws1","device":"default","protocol":1,"timestamp":5,"pingMs":25000,"limits":{"messageBytes":16384}}"#,
+            r#"{"type":"welcome","userId":"userA","socketId":"00ff","server":"ws1",
+            "device":"default","protocol":1,"timestamp":5,"pingMs":25000,"limits":{"messageBytes":16384}}"#,
         );
         let ServerFrame::Welcome(welcome) = welcome else { panic!("not a welcome") };
         assert_eq!((welcome.server.as_str(), welcome.ping_ms), ("ws1", 25_000));
@@ -346,7 +351,8 @@ mod tests {
         );
         assert_eq!(
             parse(
-                r#"{"type":"signal","conversation":"dm:userA:userB","from":"userA","data":{"typing":true}}"#
+                r#"{"type":"signal","conversation":"dm:userA:userB",
+                "from":"userA","data":{"typing":true}}"#
             ),
             ServerFrame::Signal {
                 conversation: "dm:userA:userB".into(),

@@ -307,13 +307,15 @@ mod tests {
 
     fn message(seq: u64, from: &str, reference: &str) -> ServerFrame {
         frame(&format!(
-            r#"{{"type":"message","id":"{DM}/{seq}","conversation":"{DM}","seq":{seq},"from":"{from}","to":"userA","message":"m{seq}","ref":"{reference}","timestamp":1}}"#
+            r#"{{"type":"message","id":"{DM}/{seq}","conversation":"{DM}","seq":{seq},
+                "from":"{from}","to":"userA","message":"m{seq}","ref":"{reference}","timestamp":1}}"#
         ))
     }
 
     fn sent(reference: &str, seq: u64) -> ServerFrame {
         frame(&format!(
-            r#"{{"type":"sent","ref":"{reference}","id":"{DM}/{seq}","conversation":"{DM}","seq":{seq},"timestamp":1}}"#
+            r#"{{"type":"sent","ref":"{reference}","id":"{DM}/{seq}",
+                "conversation":"{DM}","seq":{seq},"timestamp":1}}"#
         ))
     }
 
@@ -374,7 +376,8 @@ mod tests {
         let first = state.begin(to_b("one").reference("r1"));
         state.begin(to_b("two").reference("r2"));
         let later = frame(
-            r#"{"type":"error","code":"unavailable","detail":"d","ref":"r1","retryable":true,"retryAfterMs":900}"#,
+            r#"{"type":"error","code":"unavailable","detail":"d","ref":"r1",
+                "retryable":true,"retryAfterMs":900}"#,
         );
         assert_eq!(state.take(later, now), Taken::Later);
         assert_eq!(state.due(), Some(now + Duration::from_millis(900)));

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +25,7 @@ use crate::chat::Chat;
 use crate::hub::{Event, Outbox, Who};
 use crate::protocol::{CloseCode, PING_INTERVAL_MS, SocketId};
 use handshake::Request;
+use socket::{End, Socket, Unstored};
 
 /// A connection whose request head may have been read already.
 #[derive(Debug)]
@@ -114,33 +115,45 @@ impl Gateway {
         let Ok(permit) = self.half_open.clone().try_acquire_owned() else { return };
         let gateway = self.clone();
         self.sockets.spawn(async move {
-            let Accepted { mut stream, read, .. } = accepted;
-            let request = handshake::read(&mut stream, read).await;
-            drop(permit);
-            match request {
-                Some(Request::Open(hello, behind)) if gateway.is_open() => {
-                    let id = &gateway.chat.me.id;
-                    let answered = handshake::accept(&mut stream, &hello, id).await;
-                    if answered.is_ok() {
-                        // Boxed: while a socket is open its task holds only the pointer.
-                        Box::pin(gateway.run(stream, hello, behind)).await;
-                    }
-                }
-                Some(Request::Open(..)) => {
-                    let refusal = handshake::Refusal::new(503, "this server takes no sockets now");
-                    handshake::refuse(stream, &refusal).await;
-                }
-                Some(Request::Refused(refusal)) => handshake::refuse(stream, &refusal).await,
-                Some(Request::Health) => handshake::answer_health(stream, true).await,
-                Some(Request::Ready) => {
-                    handshake::answer_health(stream, gateway.is_open()).await;
-                }
-                None => {}
+            // Boxed apart: what a handshake needs is given back before its socket is open.
+            let open = Box::pin(gateway.clone().shake_hands(accepted, permit)).await;
+            if let Some((socket, entered)) = open {
+                gateway.run(socket, entered).await;
             }
         });
     }
 
-    async fn run(self: Arc<Self>, stream: TcpStream, hello: handshake::Hello, behind: Bytes) {
+    /// Reads the request and answers it; `None` where no socket came of it.
+    async fn shake_hands(
+        self: Arc<Self>,
+        accepted: Accepted,
+        permit: OwnedSemaphorePermit,
+    ) -> Option<(Box<Socket>, Entered)> {
+        let Accepted { mut stream, read, .. } = accepted;
+        let request = handshake::read(&mut stream, read).await;
+        drop(permit);
+        match request? {
+            Request::Open(hello, behind) if self.is_open() => {
+                handshake::accept(&mut stream, &hello, &self.chat.me.id).await.ok()?;
+                return Some(self.enter(stream, &hello, behind).await);
+            }
+            Request::Open(..) => {
+                let refusal = handshake::Refusal::new(503, "this server takes no sockets now");
+                handshake::refuse(stream, &refusal).await;
+            }
+            Request::Refused(refusal) => handshake::refuse(stream, &refusal).await,
+            Request::Health => handshake::answer_health(stream, true).await,
+            Request::Ready => handshake::answer_health(stream, self.is_open()).await,
+        }
+        None
+    }
+
+    async fn enter(
+        &self,
+        stream: TcpStream,
+        hello: &handshake::Hello,
+        behind: Bytes,
+    ) -> (Box<Socket>, Entered) {
         let _ = stream.set_nodelay(true);
         let who = Who {
             user: hello.user.clone(),
@@ -152,12 +165,17 @@ impl Gateway {
             oldest.push(Event::Close(CloseCode::TooManySockets));
         }
         let entered = Entered::new(self.chat.clone(), outbox.clone());
-        let ended = socket::Socket::new(&self.chat, &outbox, stream, &hello, behind);
-        let (name, flush) = match self.abort.run_until_cancelled(ended.run()).await {
-            Some(ended) => ended,
-            None => ("aborted", Vec::new()),
-        };
-        entered.leave(name, flush).await;
+        (Socket::new(&self.chat, &outbox, stream, hello, behind).await, entered)
+    }
+
+    async fn run(&self, mut socket: Box<Socket>, entered: Entered) {
+        let end = self.abort.run_until_cancelled(socket.run()).await;
+        Box::pin(async move {
+            let name = end.as_ref().map_or("aborted", End::name);
+            let unstored = socket.close(end).await;
+            entered.leave(name, unstored).await;
+        })
+        .await;
     }
 
     /// One tick for all sockets: each second a 25th of them is asked to see to its client.
@@ -177,8 +195,6 @@ impl Gateway {
         }
     }
 }
-
-type Flush = Vec<(crate::protocol::ConversationId, crate::store::Raise)>;
 
 /// A socket's place in the hub; leaves it whatever ends the socket's task.
 struct Entered {
@@ -201,12 +217,12 @@ impl Entered {
         self.chat.metrics.sockets.dec();
     }
 
-    async fn leave(mut self, name: &'static str, flush: Flush) {
+    async fn leave(mut self, name: &'static str, unstored: Unstored) {
         crate::telemetry::Metrics::count(&self.chat.metrics.sockets_closed, name);
         self.out();
         // Out of the map first: from here on a sender looks elsewhere, or nowhere.
         self.chat.release(&self.outbox).await;
-        self.chat.store_at_end(&self.outbox.who, flush).await;
+        self.chat.store_at_end(&self.outbox.who, unstored).await;
     }
 }
 

@@ -4,7 +4,10 @@
 //! The task holds no timer and, while it is idle, no buffer but the library's. The session decides;
 //! here are only the select loop, the close handshake and the translation of errors to close codes.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -34,121 +38,133 @@ const READ_BUFFER_BYTES: usize = 1_024;
 const WRITE_BUFFER_BYTES: usize = 16 * 1_024;
 /// How many frames are handled before what came of them is written.
 const FRAMES_A_TURN: usize = 64;
+/// Room for so many frames is kept between two turns.
+const FRAMES_KEPT: usize = 16;
 /// How long the client may take to take what is written.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the close handshake may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
-type Stored = Vec<(crate::protocol::ConversationId, crate::store::Raise)>;
+/// What the store does not know yet when a socket ends.
+pub type Unstored = Vec<(crate::protocol::ConversationId, crate::store::Raise)>;
 
 /// Why the loop ended.
-enum End {
+pub enum End {
     /// The client is gone, or has closed.
     Gone,
     /// Close with this code; `broken` when the library may not write any more.
-    Close { code: CloseCode, broken: bool },
+    Close {
+        /// The code.
+        code: CloseCode,
+        /// The library gave the connection up.
+        broken: bool,
+    },
 }
 
-/// A socket before its first frame.
+impl End {
+    /// The reason's name, for the metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Gone => "client",
+            Self::Close { code, .. } => code.reason(),
+        }
+    }
+}
+
+/// An open socket. Boxed by its owner: the futures of its methods hold only a pointer.
 pub struct Socket {
+    web: WebSocketStream<TcpStream>,
     chat: Arc<Chat>,
     outbox: Arc<Outbox>,
-    stream: TcpStream,
-    behind: Bytes,
     session: Session,
+    work: Option<BoxFuture<'static, Done>>,
+    outputs: Outputs,
+    /// How many of the outputs' frames the library has taken.
+    written: usize,
 }
 
 impl Socket {
     /// A socket whose 101 has left; `behind` came with its request.
-    pub fn new(
+    pub async fn new(
         chat: &Arc<Chat>,
         outbox: &Arc<Outbox>,
         stream: TcpStream,
         hello: &Hello,
         behind: Bytes,
-    ) -> Self {
-        let wish = Wish { acks_app: hello.acks_app, catchup: hello.catchup };
-        let session = Session::new(outbox.who.clone(), chat.me.id.clone(), wish);
-        Self { chat: chat.clone(), outbox: outbox.clone(), stream, behind, session }
-    }
-
-    /// Runs until the socket ends: the reason's name, and the cursors that are to be stored.
-    pub async fn run(self) -> (&'static str, Stored) {
+    ) -> Box<Self> {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(WRITE_BUFFER_BYTES)
             .max_write_buffer_size(4 * 1_024 * 1_024)
             .max_message_size(Some(FRAME_BYTES_MAX))
             .max_frame_size(Some(FRAME_BYTES_MAX));
-        let Self { chat, outbox, stream, behind, session } = self;
-        let web = WebSocketStream::from_partially_read(
-            stream,
-            behind.to_vec(),
-            Role::Server,
-            Some(config),
-        );
-        let mut open = Open { web: web.await, chat, outbox, session, work: None };
-        let end = open.run().await;
-        let name = match &end {
-            End::Gone => "client",
-            End::Close { code, .. } => code.reason(),
-        };
-        open.goodbye(end).await;
-        (name, open.session.finish())
+        let (role, behind) = (Role::Server, behind.to_vec());
+        let web = WebSocketStream::from_partially_read(stream, behind, role, Some(config)).await;
+        let wish = Wish { acks_app: hello.acks_app, catchup: hello.catchup };
+        Box::new(Self {
+            web,
+            chat: chat.clone(),
+            outbox: outbox.clone(),
+            session: Session::new(outbox.who.clone(), chat.me.id.clone(), wish),
+            work: None,
+            outputs: Outputs::default(),
+            written: 0,
+        })
     }
-}
 
-struct Open {
-    web: WebSocketStream<TcpStream>,
-    chat: Arc<Chat>,
-    outbox: Arc<Outbox>,
-    session: Session,
-    work: Option<BoxFuture<'static, Done>>,
-}
-
-impl Open {
-    async fn run(&mut self) -> End {
-        let mut outputs = Outputs::default();
-        self.session.start((self.chat.clock)(), Instant::now(), &mut outputs);
+    /// Runs until the socket ends.
+    pub async fn run(&mut self) -> End {
+        self.session.start((self.chat.clock)(), Instant::now(), &mut self.outputs);
         loop {
-            if let Err(end) = self.give_out(&mut outputs).await {
+            if let Err(end) = self.give_out().await {
                 return end;
             }
             let reading = !self.session.paused();
             let turn = tokio::select! {
                 events = self.outbox.take() => {
-                    let (clock, now) = ((self.chat.clock)(), Instant::now());
-                    for event in events {
-                        self.session.step(Input::Event(event), clock, now, &mut outputs);
-                    }
+                    self.events(events);
                     Ok(())
                 }
-                frame = self.web.next(), if reading => self.frames(frame, &mut outputs),
+                frame = self.web.next(), if reading => self.frames(frame),
                 done = work(&mut self.work) => {
                     self.work = None;
-                    let clock = (self.chat.clock)();
-                    self.session.step(Input::Done(done), clock, Instant::now(), &mut outputs);
+                    self.step(Input::Done(done), Instant::now());
                     Ok(())
                 }
             };
             if let Err(end) = turn {
                 // What was said before the client broke the protocol is still answered.
-                let _ = self.give_out(&mut outputs).await;
+                let _ = self.give_out().await;
                 return end;
             }
         }
     }
 
+    /// Says goodbye and gives the cursors that are still to be stored.
+    pub async fn close(mut self: Box<Self>, end: Option<End>) -> Unstored {
+        if let Some(end) = end {
+            self.goodbye(end).await;
+        }
+        self.session.finish()
+    }
+
+    fn step(&mut self, input: Input<'_>, now: Instant) {
+        self.session.step(input, (self.chat.clock)(), now, &mut self.outputs);
+    }
+
+    fn events(&mut self, events: VecDeque<Event>) {
+        let (clock, now) = ((self.chat.clock)(), Instant::now());
+        for event in events {
+            self.session.step(Input::Event(event), clock, now, &mut self.outputs);
+        }
+    }
+
     /// Handles a frame and all that is there behind it, up to a bound.
-    fn frames(
-        &mut self,
-        first: Option<Result<Message, Error>>,
-        outputs: &mut Outputs,
-    ) -> Result<(), End> {
+    fn frames(&mut self, first: Option<Result<Message, Error>>) -> Result<(), End> {
         let now = Instant::now();
         let mut next = first;
         for _ in 0..FRAMES_A_TURN {
-            self.frame(next, now, outputs)?;
+            self.frame(next, now)?;
             if self.session.paused() {
                 return Ok(());
             }
@@ -157,28 +173,23 @@ impl Open {
                 None => return Ok(()),
             }
         }
-        self.frame(next, now, outputs)
+        self.frame(next, now)
     }
 
-    fn frame(
-        &mut self,
-        frame: Option<Result<Message, Error>>,
-        now: Instant,
-        outputs: &mut Outputs,
-    ) -> Result<(), End> {
+    fn frame(&mut self, frame: Option<Result<Message, Error>>, now: Instant) -> Result<(), End> {
         let close = |code| Err(End::Close { code, broken: true });
         match frame {
             Some(Ok(Message::Text(text))) => {
-                self.session.step(Input::Frame(&text), (self.chat.clock)(), now, outputs);
+                self.step(Input::Frame(&text), now);
                 Ok(())
             }
             Some(Ok(Message::Pong(payload))) => {
-                self.session.step(Input::Pong(&payload), (self.chat.clock)(), now, outputs);
+                self.step(Input::Pong(&payload), now);
                 Ok(())
             }
             // The library answers pings; they show that the client lives, as a pong does.
             Some(Ok(Message::Ping(_))) => {
-                self.session.step(Input::Pong(&[]), (self.chat.clock)(), now, outputs);
+                self.step(Input::Pong(&[]), now);
                 Ok(())
             }
             Some(Ok(Message::Binary(_))) => close(CloseCode::Unsupported),
@@ -187,8 +198,7 @@ impl Open {
             Some(Err(Error::Capacity(_))) => close(CloseCode::TooBig),
             Some(Err(Error::Utf8(_))) => close(CloseCode::NotUtf8),
             Some(Err(Error::Protocol(error))) => {
-                use tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
-                if matches!(error, ResetWithoutClosingHandshake) {
+                if matches!(error, ProtocolError::ResetWithoutClosingHandshake) {
                     return Err(End::Gone);
                 }
                 close(CloseCode::Protocol)
@@ -197,40 +207,62 @@ impl Open {
         }
     }
 
-    /// Writes frames and ping in one flush, starts work, hands effects on.
-    async fn give_out(&mut self, outputs: &mut Outputs) -> Result<(), End> {
-        for effect in outputs.effects.drain(..) {
+    /// Hands effects on, starts work, writes frames and ping in one flush.
+    async fn give_out(&mut self) -> Result<(), End> {
+        let mut effects = std::mem::take(&mut self.outputs.effects);
+        for effect in effects.drain(..) {
             self.hand_on(effect);
         }
-        if let Some(work) = outputs.work.take() {
+        self.outputs.effects = effects;
+        if let Some(work) = self.outputs.work.take() {
             let (chat, outbox) = (self.chat.clone(), self.outbox.clone());
             self.work = Some(async move { catchup::perform(&chat, &outbox, work).await }.boxed());
         }
-        let any = !outputs.frames.is_empty() || outputs.ping.is_some();
-        if any {
-            let web = &mut self.web;
-            let writing = async {
-                for frame in outputs.frames.drain(..) {
-                    let frame = Frame::message(frame, OpCode::Data(Data::Text), true);
-                    web.feed(Message::Frame(frame)).await?;
-                }
-                if let Some(ping) = outputs.ping.take() {
-                    web.feed(Message::Ping(Bytes::copy_from_slice(&ping))).await?;
-                }
-                web.flush().await
-            };
-            match timeout(WRITE_PATIENCE, writing).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(End::Gone),
-                Err(_) => return Err(End::Close { code: CloseCode::Slow, broken: true }),
-            }
-            // One long burst must not keep its buffer for as long as the socket lives.
-            outputs.frames.shrink_to(16);
+        if !self.outputs.frames.is_empty() || self.outputs.ping.is_some() {
+            self.write().await?;
         }
-        match outputs.close.take() {
+        match self.outputs.close.take() {
             Some(code) => Err(End::Close { code, broken: false }),
             None => Ok(()),
         }
+    }
+
+    async fn write(&mut self) -> Result<(), End> {
+        let at_once = poll_fn(|context| Poll::Ready(self.poll_write(context))).await;
+        let written = match at_once {
+            Poll::Ready(written) => Ok(written),
+            // Boxed, and a timer only now: most writes end at once, and idle sockets pay for neither.
+            Poll::Pending => {
+                let rest = poll_fn(|context| self.poll_write(context));
+                Box::pin(timeout(WRITE_PATIENCE, rest)).await
+            }
+        };
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(End::Gone),
+            Err(_) => Err(End::Close { code: CloseCode::Slow, broken: true }),
+        }
+    }
+
+    /// Goes on where the last call stopped.
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        while let Some(text) = self.outputs.frames.get_mut(self.written) {
+            ready!(self.web.poll_ready_unpin(context))?;
+            let frame = Frame::message(std::mem::take(text), OpCode::Data(Data::Text), true);
+            self.written += 1;
+            self.web.start_send_unpin(Message::Frame(frame))?;
+        }
+        if let Some(ping) = self.outputs.ping {
+            ready!(self.web.poll_ready_unpin(context))?;
+            self.outputs.ping = None;
+            self.web.start_send_unpin(Message::Ping(Bytes::copy_from_slice(&ping)))?;
+        }
+        ready!(self.web.poll_flush_unpin(context))?;
+        self.written = 0;
+        self.outputs.frames.clear();
+        // One long burst must not keep its buffer for as long as the socket lives.
+        self.outputs.frames.shrink_to(FRAMES_KEPT);
+        Poll::Ready(Ok(()))
     }
 
     fn hand_on(&self, effect: Effect) {
@@ -243,8 +275,8 @@ impl Open {
             Effect::Received { conversation, seq, via, receipt } => {
                 chat.received(who, &conversation, seq, via.as_ref(), receipt);
             }
-            Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
             Effect::Seen(conversation, seq) => chat.seen(&who.user, &conversation, seq),
+            Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
             Effect::Rest(until) => chat.rest(&self.outbox, until),
             Effect::Signal { target, data, reference } => {
                 let (chat, outbox) = (chat.clone(), self.outbox.clone());

@@ -40,8 +40,6 @@ pub enum Event {
         seq: Seq,
         /// Messages up to here, for `read`.
         n: u64,
-        /// When it was stored.
-        timestamp: Timestamp,
         /// The frame, encoded once for all.
         text: Text,
         /// The process that waits for the receipt.

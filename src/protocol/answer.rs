@@ -242,7 +242,10 @@ mod tests {
         let reference = Ref::parse("r1").unwrap();
         assert_eq!(
             sent(Some(&reference), &conversation, 7, 1_790_000_000_000),
-            r#"{"type":"sent","ref":"r1","id":"dm:userA:userB/7","conversation":"dm:userA:userB","seq":7,"timestamp":1790000000000}"#
+            concat!(
+                r#"{"type":"sent","ref":"r1","id":"dm:userA:userB/7","#,
+                r#""conversation":"dm:userA:userB","seq":7,"timestamp":1790000000000}"#
+            )
         );
         assert_eq!(
             delivered(&conversation, 7, &user("userB")),

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::PROTOCOL_VERSION;
@@ -109,7 +110,8 @@ pub enum Envelope {
 }
 
 /// The one shape of all envelopes in JSON. `data` is raw JSON, which serde can't carry through
-/// tagged or flattened types; so the fields of all kinds stand here side by side, those that a person looks for first.
+/// tagged or flattened types; so the fields of all kinds stand here side by side, those that a
+/// person looks for first.
 #[derive(Default, Serialize, Deserialize)]
 struct Wire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,7 +121,7 @@ struct Wire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     from: Option<UserId>,
     #[serde(rename = "type")]
-    kind_of: String,
+    kind_of: Cow<'static, str>,
     #[serde(default)]
     v: u8,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -164,8 +166,8 @@ struct Wire {
 
 impl From<&Envelope> for Wire {
     fn from(envelope: &Envelope) -> Self {
-        let wire = |kind_of: &str| Self {
-            kind_of: kind_of.to_owned(),
+        let wire = |kind_of: &'static str| Self {
+            kind_of: Cow::Borrowed(kind_of),
             v: PROTOCOL_VERSION,
             ..Self::default()
         };
@@ -229,7 +231,7 @@ impl From<&Envelope> for Wire {
 
 impl Wire {
     fn into_envelope(self) -> Option<Envelope> {
-        Some(match self.kind_of.as_str() {
+        Some(match &*self.kind_of {
             "entry" => Envelope::Entry {
                 conversation: self.conversation?,
                 entry: Arc::new(Entry {

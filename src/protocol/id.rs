@@ -50,7 +50,8 @@ macro_rules! text_id {
             /// Checks the alphabet and the length.
             pub fn parse(text: &str) -> Result<Self, BadId> {
                 let good = !text.is_empty() && text.len() <= $max && text.bytes().all($byte);
-                if good { Ok(Self(text.into())) } else { Err(BadId { what: $what, pattern: $pattern }) }
+                let bad = BadId { what: $what, pattern: $pattern };
+                if good { Ok(Self(text.into())) } else { Err(bad) }
             }
 
             /// The id as it stands on the wire.

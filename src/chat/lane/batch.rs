@@ -9,8 +9,9 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::answer::Answer;
+use super::leaving::Leaving;
 use super::refs::{self, Seen};
-use super::{Append, HandedOn};
+use super::{Append, Handed};
 use crate::chat::ChatError;
 use crate::protocol::{
     ConversationId, DeviceId, Entry, ErrorCode, Kind, Ref, Seq, Timestamp, UserId,
@@ -148,19 +149,10 @@ impl Item {
         }
     }
 
-    /// Answers with an entry that stands and hands it on.
-    fn finish(&mut self, conversation: &ConversationId, stored: Stored) {
-        self.answer.sent(conversation, &stored.entry, stored.repeated);
-        self.hand_on(conversation, stored);
-    }
-
-    fn hand_on(&self, conversation: &ConversationId, stored: Stored) {
-        self.answer.origin.hand_on(HandedOn {
-            conversation: conversation.clone(),
-            entry: stored.entry,
-            sender: self.answer.sender(),
-            roster: stored.roster,
-        });
+    /// Puts an entry that stands for this item among those that leave.
+    fn leave(&self, conversation: &ConversationId, stored: Stored, leaving: &mut Leaving) {
+        let handed = Handed { entry: stored.entry, sender: self.answer.sender() };
+        leaving.push(&self.answer.origin, conversation, stored.roster, handed);
     }
 }
 
@@ -171,11 +163,13 @@ pub(super) struct Batch {
     gone: usize,
     /// How those ended that a later item repeats.
     echoed: HashMap<usize, Result<Stored, ChatError>>,
+    /// What was answered and is yet to be handed on.
+    leaving: Leaving,
 }
 
 impl Batch {
     pub(super) fn new(items: VecDeque<Item>) -> Self {
-        Self { items, gone: 0, echoed: HashMap::new() }
+        Self { items, gone: 0, echoed: HashMap::new(), leaving: Leaving::default() }
     }
 
     /// How many are to be put yet.
@@ -213,9 +207,21 @@ impl Batch {
         }
     }
 
+    /// Whether the front item can be answered.
+    pub(super) fn is_decided(&self) -> bool {
+        self.items.front().is_some_and(|item| !item.is_new())
+    }
+
+    /// Answers by their fates all items that are decided, from the front on, and hands on what
+    /// stands of them. Stops before a send that stood in the log already, to be raised first.
+    pub(super) fn settle(&mut self, conversation: &ConversationId) {
+        while self.pop(conversation) && self.front_repeated().is_none() {}
+        self.leaving.flush();
+    }
+
     /// Answers the front item by its fate; `false` where there is none or it is not decided.
-    pub(super) fn pop(&mut self, conversation: &ConversationId) -> bool {
-        if self.items.front().is_none_or(Item::is_new) {
+    fn pop(&mut self, conversation: &ConversationId) -> bool {
+        if !self.is_decided() {
             return false;
         }
         let Some(mut item) = self.items.pop_front() else { return false };
@@ -236,7 +242,10 @@ impl Batch {
             self.echoed.insert(number, outcome.clone());
         }
         match outcome {
-            Ok(stored) => item.finish(conversation, stored),
+            Ok(stored) => {
+                item.answer.sent(conversation, &stored.entry, stored.repeated);
+                item.leave(conversation, stored, &mut self.leaving);
+            }
             Err(error) => item.answer.refuse(&error),
         }
         true
@@ -253,10 +262,11 @@ impl Batch {
         for mut item in std::mem::take(&mut self.items) {
             item.answer.refuse(error);
             match std::mem::replace(&mut item.fate, Fate::New) {
-                Fate::Stored(stored) => item.hand_on(conversation, stored),
+                Fate::Stored(stored) => item.leave(conversation, stored, &mut self.leaving),
                 Fate::New if keep(&item) => self.items.push_back(item),
                 _ => {}
             }
         }
+        self.leaving.flush();
     }
 }

@@ -38,6 +38,9 @@ pub(super) struct Round<'a> {
 impl Round<'_> {
     /// Works the batch off.
     pub(super) async fn run(&mut self) -> Result<(), ChatError> {
+        if self.lane.heard() > self.log.tail {
+            self.walk().await?;
+        }
         self.look_up().await?;
         loop {
             self.pay().await?;
@@ -67,7 +70,8 @@ impl Round<'_> {
     async fn settle(&mut self) -> Result<(), ChatError> {
         loop {
             self.raise_again().await?;
-            if !self.batch.pop(&self.lane.conversation) {
+            self.batch.settle(&self.lane.conversation);
+            if self.batch.front_repeated().is_none() {
                 return Ok(());
             }
         }
@@ -182,7 +186,9 @@ impl Round<'_> {
             self.patience = Patience::none();
             // What fails is tried again in a moment.
             let _ = self.decide().await;
-            while self.batch.pop(conversation) {}
+            while self.batch.is_decided() {
+                self.batch.settle(conversation);
+            }
             let _ = self.pay().await;
         }
         self.lane.unblock();

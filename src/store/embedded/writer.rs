@@ -140,8 +140,8 @@ impl Thread {
         }
     }
 
-    /// What a failure means. A full disk is rolled back whole and may pass; after anything else that
-    /// touches the disk nothing more is written.
+    /// What a failure means. A full disk is rolled back whole and may pass; after anything else
+    /// that touches the disk nothing more is written.
     fn judge(&mut self, error: &rusqlite::Error) -> StoreError {
         if let Some(broken) = &self.broken {
             return broken.clone();
