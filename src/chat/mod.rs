@@ -158,6 +158,7 @@ pub struct Chat {
     keeper: keeper::Keeper,
     rosters: audience::Rosters,
     rests: rest::Rests,
+    signals: Arc<tokio::sync::Semaphore>,
     this: Weak<Chat>,
 }
 
@@ -179,6 +180,7 @@ impl Chat {
             keeper: keeper::Keeper::default(),
             rosters: audience::Rosters::default(),
             rests: rest::Rests::default(),
+            signals: Arc::new(tokio::sync::Semaphore::new(signal::SIGNALS_MAX)),
             this: this.clone(),
         })
     }
