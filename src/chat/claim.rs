@@ -141,7 +141,7 @@ impl Chat {
                 true => self.end_socket(user, socket),
                 false => {
                     let user = user.clone();
-                    self.publish(&server, Arc::new(Envelope::End { user, socket }));
+                    self.publish(&server, Envelope::End { user, socket });
                 }
             }
         }

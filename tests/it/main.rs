@@ -6,5 +6,7 @@
 mod harness;
 mod raw;
 
+mod admin;
 mod bad;
 mod flows;
+mod protocol;
