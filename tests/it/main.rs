@@ -7,4 +7,5 @@ mod harness;
 mod raw;
 
 mod bad;
+mod cli;
 mod flows;
