@@ -96,7 +96,7 @@ async fn a_fleet_deals_around_a_dead_server() {
     for (how, url) in &urls[2..4] {
         assert_eq!(servers(&dealt(url, &USERS).await), homes, "{how}: every balancer agrees");
     }
-    stack.process("ws2").kill();
+    stack.kill("ws2");
     for (how, url) in &urls {
         // At once, and not only after 3 s: a refused connection goes on to the next.
         let people = dealt(url, &USERS).await;

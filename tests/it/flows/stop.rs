@@ -36,8 +36,7 @@ async fn a_clean_stop(mut stack: Stack) {
     for number in 0..20 {
         idle.push(stack.person(&format!("idle{number}")).await);
     }
-    a.catch_up().await;
-    b.catch_up().await;
+    (a.catch_up().await, b.catch_up().await);
     let send = |n: u64| Send::new(To::User("userB".into()), format!("message {n}")).frame();
     a.write_all((1..=100).map(send).collect()).await;
     stack.process("up").signal("TERM");
@@ -76,11 +75,10 @@ async fn one_server_of_a_fleet() {
     let moving = Lasting::start(&stack.ws(), "userB").await;
     assert_eq!(moving.log().servers, ["ws2"]);
     on_1.catch_up().await;
-    stack.process("ws2").signal("TERM");
+    let status = stack.stop_one("ws2").await;
+    assert_eq!(status.code(), Some(0), "{status}");
     moving.until("it is back", |log| log.servers.len() > 1).await;
     assert_ne!(moving.log().servers[1], "ws2");
-    let status = stack.process("ws2").exited().await;
-    assert_eq!(status.code(), Some(0), "{status}");
     assert_eq!(on_1.say("userB", "Hi").await, 1);
     moving.until("heard", |log| log.texts() == [(1, "Hi".to_owned())]).await;
     on_1.told_delivered(1).await;

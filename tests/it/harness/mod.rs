@@ -14,7 +14,7 @@ pub use process::{Process, command};
 pub use real::{Listening, Redis, dynamodb};
 
 use std::collections::BTreeMap;
-use std::process::Output;
+use std::process::{ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use parlor::client::Api;
@@ -152,7 +152,8 @@ impl Stack {
         }
     }
 
-    fn real_parts(&self) -> Vec<String> {
+    /// The options that name the real parts.
+    pub fn real_parts(&self) -> Vec<String> {
         match &self.redis {
             Some(redis) => [strings(&["--redis", &redis.url()]), self.store_options()].concat(),
             None => Vec::new(),
@@ -162,6 +163,16 @@ impl Stack {
     /// The process of this name: `up`, or `ws1`, `api`, `balancer` of a fleet.
     pub fn process(&mut self, name: &str) -> &mut Process {
         self.processes.get_mut(name).unwrap()
+    }
+
+    /// `kill -9` of a process: what a crash looks like.
+    pub fn kill(&mut self, name: &str) {
+        self.processes.remove(name).unwrap().kill();
+    }
+
+    /// SIGTERM to a process, and its exit status.
+    pub async fn stop_one(&mut self, name: &str) -> ExitStatus {
+        self.processes.remove(name).unwrap().stop().await
     }
 
     /// The WebSocket URL through the balancer.
@@ -219,7 +230,7 @@ impl Stack {
 
     /// Runs a tool of the binary on this stack's data: `table show …`.
     pub async fn parlor(&self, arguments: &[&str]) -> Output {
-        let mut command = command();
+        let mut command = process::command();
         command.args(arguments).args(self.where_it_is());
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
