@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::ApiOptions;
-use crate::api::health::{Health, serve_admin};
+use crate::api::health::Health;
 use crate::board::{BoardRow, Role};
 use crate::chat::lane::Lanes;
 use crate::chat::liveness::{Liveness, RowChange, StartError};
@@ -134,8 +134,8 @@ pub struct Node {
     pub background: CancellationToken,
     /// Listeners and the like: they end with `accepting`.
     pub tasks: TaskTracker,
-    /// Answers until the very end, so that a drain can be watched.
-    admin: Option<JoinHandle<()>>,
+    /// What tells how a stop goes: it ends with `background`.
+    pub watchers: TaskTracker,
     drain: Duration,
 }
 
@@ -150,7 +150,7 @@ impl Node {
             accepting: CancellationToken::new(),
             background: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            admin: None,
+            watchers: TaskTracker::new(),
             drain: Duration::from_secs(drain_seconds),
         }
     }
@@ -231,12 +231,6 @@ impl Node {
         });
     }
 
-    /// Serves health and metrics until the background ends.
-    pub fn serve_admin(&mut self, listener: TcpListener) {
-        let serving = serve_admin(listener, self.health.clone(), self.background.clone());
-        self.admin = Some(tokio::spawn(serving));
-    }
-
     /// Waits until every living process can have read the rows of these parts, then takes sockets.
     pub async fn open(&self) {
         let mut others = false;
@@ -300,8 +294,7 @@ impl Node {
         for part in self.parts.drain(..) {
             let _ = timeout(Duration::from_secs(1), part.keeper).await;
         }
-        if let Some(admin) = self.admin {
-            let _ = timeout(Duration::from_secs(1), admin).await;
-        }
+        self.watchers.close();
+        let _ = timeout(Duration::from_secs(1), self.watchers.wait()).await;
     }
 }

@@ -56,11 +56,12 @@ async fn stop(node: Node, end: End) -> ExitCode {
     }
 }
 
-async fn admin(common: &Common, node: &mut Node) -> Result<Option<SocketAddr>, NodeError> {
+async fn admin(common: &Common, node: &Node) -> Result<Option<SocketAddr>, NodeError> {
     let Some(address) = common.admin_listen else { return Ok(None) };
     let listener = listen(address, common.insecure_dev, "--admin-listen").await?;
     let bound = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
-    node.serve_admin(listener);
+    let (health, end) = (node.health.clone(), node.background.clone());
+    node.watchers.spawn(health::serve_admin(listener, health, end));
     Ok(Some(bound))
 }
 
@@ -115,7 +116,7 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
         lock_held,
     };
     node.start(api, api_metrics).await?;
-    let admin = admin(common, &mut node).await?;
+    let admin = admin(common, &node).await?;
     node.open().await;
     let front_at = front.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
     let addresses = Addresses::of(front_at, &node);
@@ -192,7 +193,7 @@ async fn one_part(
     let (name, lock_held) = (id.to_string(), false);
     let options = PartOptions { id, role, advertise, public_url, listener, lock_held };
     node.start(options, metrics).await?;
-    let admin = admin(common, &mut node).await?;
+    let admin = admin(common, &node).await?;
     node.open().await;
     let address = node.parts.first().map(|part| part.address.to_string());
     let fields = match role {

@@ -29,7 +29,7 @@ use crate::chat::catchup::{self, Done};
 use crate::chat::lane::Reply;
 use crate::chat::session::{Effect, Input, Outputs, Session, Wish};
 use crate::hub::{Event, Outbox};
-use crate::protocol::{CloseCode, ErrorCode, FRAME_BYTES_MAX, answer};
+use crate::protocol::{CloseCode, FRAME_BYTES_MAX};
 use crate::telemetry::Metrics;
 
 /// The library zero-fills its read buffer before every read: small, it grows for long frames.
@@ -279,16 +279,7 @@ impl Socket {
             Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
             Effect::Rest(until) => chat.rest(&self.outbox, until),
             Effect::Signal { target, data, reference } => {
-                let (chat, outbox) = (chat.clone(), self.outbox.clone());
-                tokio::spawn(async move {
-                    if let Err(error) = chat.signal(&outbox.who, &target, data).await {
-                        let code: ErrorCode = error.code;
-                        Metrics::count(&chat.metrics.refused, code.as_str());
-                        let (detail, retry) = (&error.detail, error.retry_after_ms);
-                        let frame = answer::error(code, detail, reference.as_ref(), retry);
-                        outbox.push(Event::Frame(frame));
-                    }
-                });
+                chat.submit_signal(&self.outbox, target, data, reference);
             }
         }
     }

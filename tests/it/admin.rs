@@ -44,10 +44,12 @@ fn parse_metrics(text: &str) -> BTreeMap<String, f64> {
             _ => panic!("{line} is a {kind}"),
         }
         assert!(bare.starts_with("parlor_"), "{line}");
-        for label in labels.split(',') {
-            let (key, value) = label.split_once('=').expect(line);
+        let mut rest = labels;
+        while !rest.is_empty() {
+            let (key, after) = rest.split_once("=\"").expect(line);
             assert!(key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{line}");
-            assert!(value.len() >= 2 && value.starts_with('"') && value.ends_with('"'), "{line}");
+            let (_, after) = after.split_once('"').expect(line);
+            rest = after.strip_prefix(',').unwrap_or(after);
         }
         let value: f64 = value.parse().expect(line);
         assert!(value >= 0.0 && value.is_finite(), "{line}");
@@ -56,7 +58,8 @@ fn parse_metrics(text: &str) -> BTreeMap<String, f64> {
     samples
 }
 
-async fn metrics(address: &str) -> BTreeMap<String, f64> {
+/// What `/metrics` says there.
+pub async fn metrics(address: &str) -> BTreeMap<String, f64> {
     let answer = get(address, "/metrics").await;
     assert_eq!(answer.status, 200);
     assert!(answer.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
@@ -64,7 +67,7 @@ async fn metrics(address: &str) -> BTreeMap<String, f64> {
 }
 
 /// The sum of a family's samples that carry all of these labels.
-fn sum(samples: &BTreeMap<String, f64>, family: &str, labels: &[&str]) -> f64 {
+pub fn sum(samples: &BTreeMap<String, f64>, family: &str, labels: &[&str]) -> f64 {
     let of = |name: &&String| {
         name.strip_prefix(family).is_some_and(|rest| rest.starts_with('{'))
             && labels.iter().all(|label| name.contains(label))
@@ -94,7 +97,8 @@ fn check_histogram(samples: &BTreeMap<String, f64>, family: &str, process: &str)
     assert_eq!(buckets.last().unwrap(), &(f64::INFINITY, count));
 }
 
-async fn start(parts: Parts) -> Option<(Stack, String)> {
+/// A stack with an admin address.
+pub async fn start(parts: Parts) -> Option<(Stack, String)> {
     let admin = free_address();
     let stack = Stack::start_with(parts, &["--admin-listen", &admin]).await?;
     Some((stack, admin))

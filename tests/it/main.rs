@@ -8,5 +8,6 @@ mod raw;
 
 mod admin;
 mod bad;
+mod cli;
 mod flows;
 mod protocol;

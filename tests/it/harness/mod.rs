@@ -152,7 +152,8 @@ impl Stack {
         }
     }
 
-    fn real_parts(&self) -> Vec<String> {
+    /// The options that name the real parts.
+    pub fn real_parts(&self) -> Vec<String> {
         match &self.redis {
             Some(redis) => [strings(&["--redis", &redis.url()]), self.store_options()].concat(),
             None => Vec::new(),
@@ -229,7 +230,7 @@ impl Stack {
 
     /// Runs a tool of the binary on this stack's data: `table show …`.
     pub async fn parlor(&self, arguments: &[&str]) -> Output {
-        let mut command = command();
+        let mut command = process::command();
         command.args(arguments).args(self.where_it_is());
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }

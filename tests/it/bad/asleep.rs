@@ -2,12 +2,13 @@
 //! back", and nothing is lost.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::{Bystanders, resident};
+use crate::admin::{self, metrics, sum};
 use crate::harness::{Parts, Stack};
 use crate::raw::{self, Raw};
 
@@ -26,12 +27,12 @@ fn gather(said: &[Value], heard: &mut BTreeMap<String, Vec<u64>>) {
 /// for both, and everything after they have come back.
 #[tokio::test]
 async fn a_slow_reader_is_closed_and_loses_nothing() {
-    let mut stack = Stack::start(Parts::Embedded).await.unwrap();
+    let (mut stack, admin) = admin::start(Parts::Embedded).await.unwrap();
     let calm = Bystanders::start(&stack).await;
     let pid = stack.process("up").pid();
     let mut never_reads = Raw::ready(&stack.balancer, "userId=never-reads").await;
     let mut never_acks = Raw::ready(&stack.balancer, "userId=never-acks&acks=app").await;
-    let (memory, begun) = (resident(pid), tokio::time::Instant::now());
+    let memory = resident(pid);
     let words = "as long as what people write, more or less. ".repeat(5);
     let frame = |to: &str| {
         let frame = json!({"type": "message", "to": to, "message": words});
@@ -56,11 +57,16 @@ async fn a_slow_reader_is_closed_and_loses_nothing() {
     join_all(sending).await;
     let grown = resident(pid).saturating_sub(memory);
     assert!(grown < 64 << 20, "{grown} bytes more for somebody who does not read");
+    // Nothing is read of the other one before it was closed, so no pong has left.
+    let slow = ["outcome=\"too slow, reconnect and catch up\""];
     never_acks.patience = Duration::from_secs(70);
     let (code, said) = never_acks.closed().await;
     assert_eq!(code, Some(4508), "after {} texts without an ack", said.len());
-    // Nothing of it was read before it was closed, so no pong had left.
-    tokio::time::sleep_until(begun + Duration::from_secs(60)).await;
+    let until = Instant::now() + Duration::from_secs(60);
+    while sum(&metrics(&admin).await, "parlor_sockets_closed_total", &slow) < 2.0 {
+        assert!(Instant::now() < until, "closed within 30 s and a tick");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     let (code, said) = never_reads.closed().await;
     assert!(matches!(code, Some(4508) | None), "{code:?} after {} texts", said.len());
     let mut first = BTreeMap::new();
