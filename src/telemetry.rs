@@ -41,8 +41,6 @@ pub struct Metrics {
     pub sockets_closed: Family<Outcome, Counter>,
     /// Sends, by outcome: `stored`, `repeated`, or an error code.
     pub messages: Family<Outcome, Counter>,
-    /// Texts handed to sockets: `live`, `catchup`.
-    pub texts: Family<Outcome, Counter>,
     /// Texts received by a device (a receipt came back).
     pub received: Counter,
     /// From the store's timestamp to the device's receipt, in seconds.
@@ -73,7 +71,6 @@ impl Metrics {
             sockets_opened: Counter::default(),
             sockets_closed: Family::default(),
             messages: Family::default(),
-            texts: Family::default(),
             received: Counter::default(),
             delivery_seconds: Histogram::new(buckets),
             hints: Family::default(),
@@ -88,7 +85,6 @@ impl Metrics {
         registry.register("sockets_opened", "Sockets opened", m.sockets_opened.clone());
         registry.register("sockets_closed", "Sockets closed, by reason", m.sockets_closed.clone());
         registry.register("messages", "Sends, by outcome", m.messages.clone());
-        registry.register("texts", "Texts handed to sockets", m.texts.clone());
         registry.register("received", "Texts that a device received", m.received.clone());
         registry.register_with_unit(
             "delivery",

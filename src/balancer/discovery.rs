@@ -143,18 +143,17 @@ pub fn follow(backends: Backends, stop: CancellationToken) -> List {
 async fn ask(sender: watch::Sender<Arc<Vec<Arc<Backend>>>>) {
     loop {
         let list = sender.borrow().clone();
-        list.iter().for_each(|backend| backend.well.store(true, Ordering::Relaxed));
         ask_all(&list).await;
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
 
-/// Takes out whoever does not answer. Nobody is put in here: that is the caller's judgement.
+/// Whoever answers is well from now on, and nobody else: one that hangs is not dealt to while its
+/// answer is waited for.
 async fn ask_all(list: &[Arc<Backend>]) {
-    let asking = list.iter().filter(|backend| backend.is_well()).map(|backend| async move {
-        if !health::answers(&backend.address).await {
-            backend.refused();
-        }
+    let asking = list.iter().map(|backend| async move {
+        let answers = health::answers(&backend.address).await;
+        backend.well.store(answers, Ordering::Relaxed);
     });
     futures_util::future::join_all(asking).await;
 }
@@ -171,6 +170,8 @@ struct Seen {
     epoch: Epoch,
     beat: u64,
     moved: Instant,
+    /// By its row it takes sockets; whether it answers is asked then.
+    may: bool,
     backend: Arc<Backend>,
 }
 
@@ -187,8 +188,9 @@ impl Watched {
                 Ok(rows) => {
                     self.judge(rows, Instant::now());
                     // A process that hangs keeps its row for a while, and answers nothing.
-                    ask_all(&self.dealt()).await;
-                    sender.send_replace(Arc::new(self.dealt()));
+                    ask_all(&self.to_ask()).await;
+                    let all = self.seen.iter().map(|seen| seen.backend.clone());
+                    sender.send_replace(Arc::new(all.collect()));
                 }
                 // The store is away for all: the last list is the best there is.
                 Err(error) => tracing::warn!(%error, "the board could not be read"),
@@ -211,10 +213,13 @@ impl Watched {
                 Some(seen) => *seen = Self::first_seen(&row, now),
                 None => self.seen.push(Self::first_seen(&row, now)),
             }
-            if let Some(seen) = self.seen.iter().find(|seen| seen.backend.id == row.id) {
+            if let Some(seen) = self.seen.iter_mut().find(|seen| seen.backend.id == row.id) {
                 let fresh = now.duration_since(seen.moved) < STALE;
                 seen.backend.told.store(row.sockets, Ordering::Relaxed);
-                seen.backend.well.store(row.accepting && fresh, Ordering::Relaxed);
+                seen.may = row.accepting && fresh;
+                if !seen.may {
+                    seen.backend.refused();
+                }
             }
         }
         self.seen.sort_by_key(|a| natural(&a.backend.id));
@@ -223,11 +228,12 @@ impl Watched {
     fn first_seen(row: &BoardRow, now: Instant) -> Seen {
         let public_url = row.public_url.clone();
         let backend = Backend { public_url, ..Backend::new(row.id.clone(), row.address.clone()) };
-        Seen { epoch: row.epoch, beat: row.beat, moved: now, backend: Arc::new(backend) }
+        let (epoch, beat, backend) = (row.epoch, row.beat, Arc::new(backend));
+        Seen { epoch, beat, moved: now, may: false, backend }
     }
 
-    fn dealt(&self) -> Vec<Arc<Backend>> {
-        self.seen.iter().map(|seen| seen.backend.clone()).collect()
+    fn to_ask(&self) -> Vec<Arc<Backend>> {
+        self.seen.iter().filter(|seen| seen.may).map(|seen| seen.backend.clone()).collect()
     }
 }
 
@@ -250,31 +256,41 @@ mod tests {
         }
     }
 
-    fn well(watched: &Watched) -> Vec<String> {
-        let well = watched.dealt().into_iter().filter(|backend| backend.is_well());
-        well.map(|backend| backend.id.to_string()).collect()
+    fn asked(watched: &Watched) -> Vec<String> {
+        watched.to_ask().into_iter().map(|backend| backend.id.to_string()).collect()
     }
 
     #[test]
     fn servers_are_dealt_to_while_their_rows_move() {
         let (mut watched, start) = (Watched::default(), Instant::now());
         watched.judge(vec![row("ws10", 1, 1, true), row("ws2", 1, 1, true)], start);
-        assert_eq!(well(&watched), ["ws2", "ws10"]);
+        assert_eq!(asked(&watched), ["ws2", "ws10"]);
         watched.judge(vec![row("ws10", 1, 2, true), row("ws2", 1, 1, true)], start + STALE);
-        assert_eq!(well(&watched), ["ws10"], "ws2 stands still");
+        assert_eq!(asked(&watched), ["ws10"], "ws2 stands still");
+        assert!(!watched.seen[0].backend.is_well());
         watched.judge(vec![row("ws10", 1, 3, false), row("ws2", 2, 1, true)], start + STALE);
-        assert_eq!(well(&watched), ["ws2"], "ws2 came back, ws10 drains");
+        assert_eq!(asked(&watched), ["ws2"], "ws2 came back, ws10 drains");
         watched.judge(vec![row("ws2", 2, 2, true)], start + STALE);
-        assert_eq!(watched.dealt().len(), 1, "ws10 has left");
+        assert_eq!(watched.seen.len(), 1, "ws10 has left");
     }
 
-    #[test]
-    fn who_refuses_is_passed_over_until_the_next_look() {
+    #[tokio::test]
+    async fn only_an_answer_makes_well_again() {
         let (mut watched, start) = (Watched::default(), Instant::now());
-        watched.judge(vec![row("ws1", 1, 1, true)], start);
-        watched.dealt()[0].refused();
-        assert!(well(&watched).is_empty());
-        watched.judge(vec![row("ws1", 1, 2, true)], start);
-        assert_eq!(well(&watched), ["ws1"]);
+        let mut hanging = row("ws1", 1, 1, true);
+        // Taken by the kernel, and answered by nobody.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        hanging.address = listener.local_addr().unwrap().to_string();
+        for beat in 1..=2 {
+            watched.judge(vec![BoardRow { beat, ..hanging.clone() }], start);
+            watched.seen[0].backend.refused();
+            let list = watched.to_ask();
+            let asking = ask_all(&list);
+            tokio::pin!(asking);
+            let early = tokio::time::timeout(Duration::from_millis(50), &mut asking).await;
+            assert!(early.is_err() && !list[0].is_well(), "not while the answer is waited for");
+            asking.await;
+            assert!(!list[0].is_well());
+        }
     }
 }

@@ -82,8 +82,12 @@ impl Balancer {
     /// The servers to try for this user, the picked one first.
     fn picked(&self, user: &str) -> Vec<Arc<Backend>> {
         let list = self.backends.borrow().clone();
-        let well: Vec<&Backend> =
+        let mut well: Vec<&Backend> =
             list.iter().filter(|backend| backend.is_well()).map(Arc::as_ref).collect();
+        if well.is_empty() {
+            // Nobody answers in time: more likely all are busy than all are gone.
+            well = list.iter().map(Arc::as_ref).collect();
+        }
         let order = self.picker.order(&well, user);
         let shared = |backend: &Backend| list.iter().find(|b| b.id == backend.id).cloned();
         order.into_iter().filter_map(shared).collect()

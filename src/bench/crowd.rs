@@ -44,7 +44,7 @@ impl Crowd {
         let opening = names.iter().enumerate().map(|(index, name)| {
             let mut options = options(target, index, name);
             options.catchup = catchup;
-            open(options)
+            open(target, options)
         });
         let mut opened = stream::iter(opening).buffered(target.common.concurrency.max(1));
         let mut clients = Vec::with_capacity(names.len());
@@ -89,11 +89,20 @@ pub(super) fn options(target: &Target, index: usize, name: &str) -> ClientOption
     options
 }
 
-async fn open(options: ClientOptions) -> anyhow::Result<Client> {
+async fn open(target: &Target, mut options: ClientOptions) -> anyhow::Result<Client> {
+    if target.dials_servers() {
+        options.url = server_of(target, &options.user).await?;
+    }
     let (mut client, _) = Client::open(&options).await?;
     let limit = Duration::from_secs(CAUGHT_UP_SECONDS);
     client.wait_for(limit, |frame| (frame == ServerFrame::CaughtUp).then_some(())).await?;
     Ok(client)
+}
+
+/// Where the balancer sends this user.
+async fn server_of(target: &Target, user: &str) -> anyhow::Result<String> {
+    let answer = target.balancer.get(&format!("/v1/connect?userId={user}")).await?.good()?;
+    Ok(answer["url"].as_str().context("no url in the answer of /v1/connect")?.to_owned())
 }
 
 /// Names that no earlier run has used, so that every log begins at 1.

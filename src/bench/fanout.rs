@@ -65,7 +65,7 @@ struct Heard {
 /// Runs it.
 pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Report> {
     let mut report = Report::new("fanout");
-    let mut watch = Watch::new(&target.pids);
+    let mut watch = Watch::new(&target.processes);
     let names = fresh_names("member", options.members);
     let room = fresh_names("room", 1).concat();
     make(target, &room, &names).await.context("making the room")?;

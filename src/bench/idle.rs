@@ -30,7 +30,7 @@ pub struct Options {
 /// Runs it.
 pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Report> {
     let mut report = Report::new("idle");
-    let mut watch = Watch::new(&target.pids);
+    let mut watch = Watch::new(&target.processes);
     let names = fresh_names("idle", options.users);
     let crowd = Crowd::open(target, &names).await?;
     let users = crowd.clients.len().max(1) as f64;
@@ -65,7 +65,8 @@ pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     watch.mark("after");
     let clients: Vec<_> = stayed.into_iter().flatten().collect();
     let lost = options.users - clients.len();
-    let rows = servers.iter().map(|(server, users)| json!({"server": server, "users": users}));
+    let row = |(server, users)| vec![("server", json!(server)), ("users", json!(users))];
+    let rows = servers.iter().map(row);
     report.table("servers", rows.collect());
     report.table("processes", watch.rows());
     report.figure("users", clients.len());

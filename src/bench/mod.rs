@@ -7,12 +7,14 @@ mod crowd;
 mod fanout;
 mod flow;
 mod idle;
+mod own;
 mod pair;
 mod pairs;
 mod process;
 mod report;
 mod resp;
 mod storm;
+mod talk;
 mod target;
 mod ten_thousand;
 
@@ -39,6 +41,8 @@ pub enum Scenario {
     Pairs(pairs::PairsOptions),
     /// A fixed rate of messages: latency from the moment each was due
     Rate(pairs::RateOptions),
+    /// Pairs that answer each other: latency and write units of a message when nothing is busy
+    Talk(talk::Options),
     /// A room: every message to every member
     Fanout(fanout::Options),
     /// All users lost at once: time until all are back and caught up
@@ -60,6 +64,15 @@ pub struct Common {
     /// Redis: count its `user:*` entries; with --start the servers use it
     #[arg(long, value_name = "URL", env = "PARLOR_BENCH_REDIS")]
     pub redis: Option<String>,
+    /// With --start and --redis: a fleet of processes, balancer, three servers and API, on a new
+    /// table here
+    #[arg(long, value_name = "URL|aws", requires_all = ["start", "redis"],
+          env = "PARLOR_BENCH_DYNAMODB")]
+    pub dynamodb: Option<String>,
+    /// Each user asks the balancer for a server (GET /v1/connect) and dials it; a fleet of the
+    /// run's own is always used so
+    #[arg(long, env = "PARLOR_BENCH_CONNECT")]
+    pub connect: bool,
     /// A server process whose memory and CPU are read, several times
     #[arg(long = "pid", value_name = "PID", env = "PARLOR_BENCH_PID", value_delimiter = ',')]
     pub pids: Vec<u32>,
@@ -80,6 +93,7 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
         Scenario::Idle(options) => idle::run(&target, &options).await,
         Scenario::Pairs(options) => pairs::run_pairs(&target, &options).await,
         Scenario::Rate(options) => pairs::run_rate(&target, &options).await,
+        Scenario::Talk(options) => talk::run(&target, &options).await,
         Scenario::Fanout(options) => fanout::run(&target, &options).await,
         Scenario::Storm(options) => storm::run(&target, &options).await,
     };
@@ -99,6 +113,7 @@ impl Scenario {
             Self::Idle(options) => &options.common,
             Self::Pairs(options) => &options.common,
             Self::Rate(options) => &options.common,
+            Self::Talk(options) => &options.common,
             Self::Fanout(options) => &options.common,
             Self::Storm(options) => &options.common,
         }
@@ -126,6 +141,7 @@ mod tests {
             Scenario::Pairs(options) => pairs::run_pairs(&target, &options).await.unwrap(),
             Scenario::Rate(options) => pairs::run_rate(&target, &options).await.unwrap(),
             Scenario::Storm(options) => storm::run(&target, &options).await.unwrap(),
+            Scenario::Talk(options) => talk::run(&target, &options).await.unwrap(),
             Scenario::Fanout(_) => panic!("the fake server has no rooms"),
         }
     }
@@ -146,6 +162,7 @@ mod tests {
             ["pairs", "--pairs", "3", "--seconds", "1"],
             ["rate", "--rate", "50", "--seconds", "1"],
             ["storm", "--users", "6", "--messages", "3"],
+            ["talk", "--messages", "3", "--pause-ms", "1"],
         ] {
             let report = run(&fake, &arguments).await;
             assert!(report.is_good(), "{report:?}");

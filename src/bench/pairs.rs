@@ -86,7 +86,7 @@ async fn run(
     (pairs, bytes, seconds): (usize, usize, u64),
     pace: impl Fn(usize, Instant) -> Pace,
 ) -> anyhow::Result<Report> {
-    let mut watch = Watch::new(&target.pids);
+    let mut watch = Watch::new(&target.processes);
     let names = fresh_names("pair", pairs * 2);
     let crowd = Crowd::open(target, &names).await?;
     report.decimal("open_seconds", crowd.took.as_secs_f64());
@@ -96,6 +96,7 @@ async fn run(
     let until = from + Duration::from_secs(seconds);
     let own_before = Sample::of(std::process::id()).unwrap_or_default();
     watch.mark("open");
+    let units = target.write_units().await?;
     let mut tasks = JoinSet::new();
     let mut crossing = 0_u64;
     for (index, to) in names.iter().skip(1).step_by(2).enumerate() {
@@ -122,6 +123,10 @@ async fn run(
     report.figure("pairs_on_two_servers", crossing);
     tell(&mut report, &outcomes, seconds);
     cpu(&mut report, &watch, &outcomes);
+    if let (Some(before), Some(after)) = (units, target.write_units().await?) {
+        let messages = outcomes.iter().map(|outcome| outcome.received).sum::<u64>();
+        report.decimal("write_units_per_message", (after - before) / messages.max(1) as f64);
+    }
     report.decimal("bench_cpu_seconds", own.cpu_seconds - own_before.cpu_seconds);
     close(open).await;
     Ok(report)

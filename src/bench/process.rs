@@ -1,6 +1,8 @@
 //! What a process uses, as Linux counts it.
 
-use serde_json::{Value, json};
+use serde_json::json;
+
+use super::report::Row;
 
 /// `USER_HZ`, which is 100 on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -40,27 +42,28 @@ impl Sample {
 /// The same processes at several moments.
 #[derive(Debug)]
 pub(super) struct Watch {
-    pids: Vec<u32>,
+    processes: Vec<(String, u32)>,
     moments: Vec<(&'static str, Vec<Sample>)>,
 }
 
 impl Watch {
     /// Takes the first moment, `before`.
-    pub fn new(pids: &[u32]) -> Self {
-        let mut watch = Self { pids: pids.to_vec(), moments: Vec::new() };
+    pub fn new(processes: &[(String, u32)]) -> Self {
+        let mut watch = Self { processes: processes.to_vec(), moments: Vec::new() };
         watch.mark("before");
         watch
     }
 
     /// Takes another moment.
     pub fn mark(&mut self, name: &'static str) {
-        let samples = self.pids.iter().map(|pid| Sample::of(*pid).unwrap_or_default()).collect();
+        let sample = |(_, pid): &(String, u32)| Sample::of(*pid).unwrap_or_default();
+        let samples = self.processes.iter().map(sample).collect();
         self.moments.push((name, samples));
     }
 
     /// Whether there is anything to watch.
     pub fn is_empty(&self) -> bool {
-        self.pids.is_empty()
+        self.processes.is_empty()
     }
 
     fn total(&self, name: &str) -> Sample {
@@ -85,15 +88,18 @@ impl Watch {
     }
 
     /// A row for each process and moment.
-    pub fn rows(&self) -> Vec<Value> {
+    pub fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
-        for (index, pid) in self.pids.iter().enumerate() {
+        for (index, (process, _)) in self.processes.iter().enumerate() {
             for (name, samples) in &self.moments {
                 let sample = samples.get(index).copied().unwrap_or_default();
-                rows.push(json!({"process": pid, "moment": name,
-                    "rss_mib": tenths(sample.rss_kib as f64 / 1_024.0),
-                    "anon_mib": tenths(sample.anon_kib as f64 / 1_024.0),
-                    "cpu_s": sample.cpu_seconds}));
+                rows.push(vec![
+                    ("process", json!(process)),
+                    ("moment", json!(name)),
+                    ("rss MiB", json!(tenths(sample.rss_kib as f64 / 1_024.0))),
+                    ("anonymous MiB", json!(tenths(sample.anon_kib as f64 / 1_024.0))),
+                    ("CPU s", json!(sample.cpu_seconds)),
+                ]);
             }
         }
         rows

@@ -45,12 +45,15 @@ impl Latency {
     }
 }
 
+/// A row of a table: its cells in the order of the columns.
+pub(super) type Row = Vec<(&'static str, Value)>;
+
 /// The report of a run.
 #[derive(Debug)]
 pub(super) struct Report {
     scenario: &'static str,
     figures: Vec<(&'static str, Value)>,
-    tables: Vec<(&'static str, Vec<Value>)>,
+    tables: Vec<(&'static str, Vec<Row>)>,
     failures: Vec<String>,
 }
 
@@ -76,7 +79,7 @@ impl Report {
     }
 
     /// Rows that all have the same fields.
-    pub fn table(&mut self, name: &'static str, rows: Vec<Value>) {
+    pub fn table(&mut self, name: &'static str, rows: Vec<Row>) {
         if !rows.is_empty() {
             self.tables.push((name, rows));
         }
@@ -120,7 +123,9 @@ impl Report {
             object.insert(name.replace(' ', "_"), value.clone());
         }
         for (name, rows) in &self.tables {
-            object.insert((*name).into(), rows.clone().into());
+            let named = |(name, cell): &(&str, Value)| (name.replace(' ', "_"), cell.clone());
+            let object_of = |row: &Row| Value::Object(row.iter().map(named).collect());
+            object.insert((*name).into(), rows.iter().map(object_of).collect());
         }
         Value::Object(object)
     }
@@ -154,20 +159,21 @@ fn shown(value: &Value) -> String {
     }
 }
 
-fn table(rows: &[Value], out: &mut String) {
-    let Some(first) = rows.first().and_then(Value::as_object) else { return };
-    let width = |name: &String| {
-        let cells = rows.iter().map(|row| shown(&row[name]).len());
+fn table(rows: &[Row], out: &mut String) {
+    let Some(first) = rows.first() else { return };
+    let cell = |row: &Row, column: usize| row.get(column).map(|(_, cell)| shown(cell));
+    let width = |(column, (name, _)): (usize, &(&str, Value))| {
+        let cells = rows.iter().filter_map(|row| Some(cell(row, column)?.len()));
         cells.chain([name.len()]).max().unwrap_or_default()
     };
-    let columns: Vec<(&String, usize)> = first.keys().map(|name| (name, width(name))).collect();
-    for (name, width) in &columns {
+    let widths: Vec<usize> = first.iter().enumerate().map(width).collect();
+    for ((name, _), width) in first.iter().zip(&widths) {
         out.push_str(&format!("  {name:>width$}"));
     }
     out.push('\n');
     for row in rows {
-        for (name, width) in &columns {
-            out.push_str(&format!("  {:>width$}", shown(&row[*name])));
+        for (column, width) in widths.iter().enumerate() {
+            out.push_str(&format!("  {:>width$}", cell(row, column).unwrap_or_default()));
         }
         out.push('\n');
     }
@@ -213,7 +219,7 @@ mod tests {
     #[test]
     fn figures_and_tables_are_readable() {
         let mut report = Report::new("idle");
-        report.table("servers", vec![json!({"server": "ws1", "users": 3_334})]);
+        report.table("servers", vec![vec![("server", json!("ws1")), ("users", json!(3_334))]]);
         let mut latency = Latency::new();
         (1..=100).for_each(|ms| latency.record(Duration::from_millis(ms)));
         report.latency("latency", &latency);

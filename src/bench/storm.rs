@@ -46,7 +46,7 @@ struct Back {
 /// Runs it.
 pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Report> {
     let mut report = Report::new("storm");
-    let mut watch = Watch::new(&target.pids);
+    let mut watch = Watch::new(&target.processes);
     let names = fresh_names("storm", options.users);
     let writer = fresh_names("writer", 1);
     let crowd = Crowd::open(target, &names).await?;

@@ -1,21 +1,8 @@
-//! What is measured: servers that run already, or a `parlor up` of the run's own.
-
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
-
-use anyhow::Context;
-use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+//! What is measured: servers that run already, or processes of the run's own.
 
 use super::Common;
+use super::own::Own;
 use crate::client::Api;
-
-/// How long a start may take.
-const START_SECONDS: u64 = 60;
-/// How long a stop may take; sockets are closed at an even rate.
-const STOP_SECONDS: u64 = 60;
 
 /// Where to connect, and which processes to watch.
 pub(super) struct Target {
@@ -23,83 +10,66 @@ pub(super) struct Target {
     pub url: String,
     /// The Message API.
     pub api: Api,
-    /// The processes of the servers.
-    pub pids: Vec<u32>,
+    /// The balancer's own HTTP.
+    pub balancer: Api,
+    /// The processes of the servers, by name.
+    pub processes: Vec<(String, u32)>,
     /// What was asked for.
     pub common: Common,
-    started: Option<Started>,
-}
-
-struct Started {
-    child: Child,
-    data: PathBuf,
-    /// Held open: whoever writes to a pipe without a reader fails.
-    stdout: Option<Lines<BufReader<ChildStdout>>>,
+    own: Option<Own>,
 }
 
 impl Target {
     /// Starts what is to be started.
     pub async fn new(common: &Common) -> anyhow::Result<Self> {
-        let (url, api) = (common.url.clone(), Api::new(common.api.as_str()));
-        let (pids, common) = (common.pids.clone(), common.clone());
-        let mut target = Self { url, api, pids, common, started: None };
-        if target.common.start {
-            target.start().await?;
-        }
-        Ok(target)
+        let own = match (&common.redis, &common.dynamodb) {
+            _ if !common.start => None,
+            (Some(redis), Some(dynamodb)) => Some(Own::fleet(redis, dynamodb).await?),
+            (redis, _) => Some(Own::up(redis.as_deref()).await?),
+        };
+        let named = |pid: &u32| (pid.to_string(), *pid);
+        let mut processes: Vec<_> = common.pids.iter().map(named).collect();
+        processes.extend(own.iter().flat_map(Own::pids));
+        let (url, api) = match &own {
+            Some(own) => (own.url.clone(), own.api.clone()),
+            None => (common.url.clone(), common.api.clone()),
+        };
+        let (balancer, api) = (balancer(&url), Api::new(api));
+        Ok(Self { url, api, balancer, processes, common: common.clone(), own })
     }
 
     /// Whether the servers are the run's own: fresh, and with nobody else on them.
     pub fn is_own(&self) -> bool {
-        self.started.is_some()
+        self.own.is_some()
     }
 
-    async fn start(&mut self) -> anyhow::Result<()> {
-        let name = format!("parlor-bench-{:016x}", rand::random::<u64>());
-        let data = std::env::temp_dir().join(name);
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["up", "--ready-json", "--balancer-port", "0", "--server-port", "0"]);
-        command.args(["--api-port", "0", "--data"]).arg(&data);
-        if let Some(redis) = &self.common.redis {
-            command.args(["--redis", redis]);
-        }
-        if std::env::var_os("PARLOR_LOG").is_none() {
-            command.env("PARLOR_LOG", "warn");
-        }
-        let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
-        let stdout = child.stdout.take().context("no stdout")?;
-        let pid = child.id();
-        self.started = Some(Started { child, data, stdout: None });
-        let mut lines = BufReader::new(stdout).lines();
-        let limit = Duration::from_secs(START_SECONDS);
-        let line = tokio::time::timeout(limit, lines.next_line()).await;
-        let line = line.context("parlor up is not ready in time")??;
-        let line = line.context("parlor up ended before it was ready")?;
-        let ready: Value = serde_json::from_str(&line).context("not a ready line")?;
-        if let Some(started) = &mut self.started {
-            started.stdout = Some(lines);
-        }
-        let address = |role: &str| ready[role].as_str().map(str::to_owned).context("no address");
-        self.url = format!("ws://{}/ws", address("balancer")?);
-        self.api = Api::new(format!("http://{}", address("api")?));
-        self.pids.extend(pid);
-        Ok(())
+    /// Whether each user asks the balancer for a server and dials it. In a fleet a spliced socket
+    /// would cost the balancer two files, and ten thousand of them more than a process may have.
+    pub fn dials_servers(&self) -> bool {
+        self.common.connect || (self.is_own() && self.common.dynamodb.is_some())
     }
 
-    /// Stops what was started, by SIGTERM; its exit code must be 0.
+    /// The write units used so far, where a fleet of the run's own keeps its store in DynamoDB.
+    pub async fn write_units(&self) -> anyhow::Result<Option<f64>> {
+        match &self.own {
+            Some(own) if self.common.dynamodb.is_some() => own.write_units().await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Stops what was started; its exit code must be 0.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        let Some(mut started) = self.started.take() else { return Ok(()) };
-        if let Some(pid) = started.child.id() {
-            Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
+        match self.own.take() {
+            Some(own) => own.stop().await,
+            None => Ok(()),
         }
-        let limit = Duration::from_secs(STOP_SECONDS);
-        let ended = tokio::time::timeout(limit, started.child.wait()).await;
-        drop(started.stdout);
-        let _ = tokio::fs::remove_dir_all(&started.data).await;
-        let status = ended.context("parlor up does not end")??;
-        anyhow::ensure!(status.success(), "parlor up ended with {status}");
-        Ok(())
     }
+}
+
+/// `ws://HOST:PORT/ws` is `http://HOST:PORT`.
+fn balancer(url: &str) -> Api {
+    let place = url.strip_prefix("ws://").unwrap_or(url);
+    Api::new(format!("http://{}", place.split('/').next().unwrap_or(place)))
 }
 
 #[cfg(test)]
@@ -111,11 +81,14 @@ impl Target {
             api: String::new(),
             start: false,
             redis: None,
-            pids: vec![std::process::id()],
+            dynamodb: None,
+            connect: false,
+            pids: Vec::new(),
             json: true,
             concurrency: 8,
         };
-        let pids = common.pids.clone();
-        Self { url, api: Api::new(""), pids, common, started: None }
+        let processes = vec![("test".to_owned(), std::process::id())];
+        let balancer = balancer(&url);
+        Self { url, api: Api::new(""), balancer, processes, common, own: None }
     }
 }

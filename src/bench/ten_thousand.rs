@@ -9,6 +9,7 @@ use clap::Args;
 use futures_util::{StreamExt, stream};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
+use tokio::sync::Barrier;
 use tokio::time::Instant;
 
 use super::Common;
@@ -91,13 +92,25 @@ impl User {
         }
     }
 
-    async fn run(mut self) -> Self {
+    async fn run(mut self, all_done: Arc<Barrier>) -> Self {
         let limit = self.begun + PATIENCE;
         let ran = tokio::time::timeout_at(limit, self.exchange()).await;
         if let Err(error) = ran.unwrap_or(Err(ClientError::TimedOut(PATIENCE))) {
             self.error.get_or_insert(error.to_string());
         }
-        self
+        // Who stops reading gives no receipts, and others wait for them.
+        let mut open = true;
+        let all_done = all_done.wait();
+        tokio::pin!(all_done);
+        loop {
+            tokio::select! {
+                _ = &mut all_done => return self,
+                text = self.client.next_text(), if open => match text {
+                    Ok(text) => self.heard(&text),
+                    Err(_) => open = false,
+                },
+            }
+        }
     }
 
     async fn exchange(&mut self) -> Result<(), ClientError> {
@@ -152,7 +165,7 @@ impl User {
 /// Runs it.
 pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Report> {
     let mut report = Report::new("ten-thousand");
-    let mut watch = Watch::new(&target.pids);
+    let mut watch = Watch::new(&target.processes);
     let names: Names = (0..options.users).map(|n| format!("{}{n}", options.prefix)).collect();
     let crowd = Crowd::open(target, &names).await?;
     watch.mark("open");
@@ -175,10 +188,10 @@ pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     let bar = progress("messages", options.messages * names.len() as u64);
     let begun = Instant::now();
     let (shared, messages) = (names.clone(), options.messages);
-    let counted = bar.clone();
+    let (counted, all_done) = (bar.clone(), Arc::new(Barrier::new(names.len())));
     let users = each(crowd.clients, move |index, client| {
         let next = shared[(index + 1) % shared.len()].clone();
-        User::new(client, next, messages, begun, counted.clone()).run()
+        User::new(client, next, messages, begun, counted.clone()).run(all_done.clone())
     })
     .await?;
     let took = begun.elapsed();
@@ -218,7 +231,12 @@ fn tell(report: &mut Report, mut users: Vec<User>, took: Duration) -> Vec<Client
         faults.refused += user.messages - user.stored.min(user.messages);
     }
     let rows = servers.iter().map(|(server, [users, sent, received])| {
-        json!({"server": server, "users": users, "sent": sent, "received": received})
+        vec![
+            ("server", json!(server)),
+            ("users", json!(users)),
+            ("sent", json!(sent)),
+            ("received", json!(received)),
+        ]
     });
     report.table("servers", rows.collect());
     report.figure("messages", stored);

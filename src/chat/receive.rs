@@ -25,6 +25,7 @@ impl Chat {
     fn hear(self: &Arc<Self>, envelope: &Envelope) {
         match envelope {
             Envelope::Entry { conversation, entry, users, via, again, roster } => {
+                self.lanes.hear(conversation, entry.seq);
                 if users.is_empty() {
                     self.hear_room_entry(conversation, entry, via, roster.unwrap_or(u64::MAX));
                 } else {
@@ -45,6 +46,7 @@ impl Chat {
                 let frame = answer::signal(conversation, from, data);
                 users.iter().for_each(|user| self.push_frame(user, None, &frame));
             }
+            Envelope::End { user, socket } => self.end_socket(user, *socket),
             Envelope::Probe { number } => self.keeper.hear_probe(*number),
         }
     }

@@ -14,7 +14,7 @@ use super::ClientError;
 /// The longest answer that is read: a page of history is at most about 1 MB of messages.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
-/// A status with its JSON (`null` where the body is not JSON).
+/// A status with its JSON; a body of another kind is a string, none at all is `null`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     /// The HTTP status.
@@ -88,8 +88,7 @@ impl Api {
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body =
             body.map_err(|error| ClientError::Protocol(format!("the answer broke off: {error}")))?;
-        let body = serde_json::from_slice(&body.to_bytes()).unwrap_or(Value::Null);
-        Ok(Answer { status, body })
+        Ok(Answer { status, body: read(&body.to_bytes()) })
     }
 
     /// One page of a conversation's messages, ascending, as this user sees them.
@@ -110,6 +109,14 @@ impl Api {
         }
         self.get(&path).await?.good()
     }
+}
+
+fn read(body: &[u8]) -> Value {
+    let text = || match body {
+        [] => Value::Null,
+        text => String::from_utf8_lossy(text).into(),
+    };
+    serde_json::from_slice(body).unwrap_or_else(|_| text())
 }
 
 /// Percent-encodes all but the unreserved characters.

@@ -1,7 +1,8 @@
 //! What a client has to remember over reconnects: sends without an answer, and what was seen.
 //!
 //! Pure. Invariant (P2): a send keeps its `ref` and its `after` from its first try on, whatever
-//! happens. Invariant (P3): an entry is passed on once, however often it comes.
+//! happens; of a conversation that nothing is known of, only one send is under way, until its
+//! answer says what the `after` of the next ones is. Invariant (P3): an entry is passed on once, however often it comes.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -134,6 +135,9 @@ impl Seen {
 #[derive(Debug)]
 struct Pending {
     send: Send,
+    conversation: String,
+    /// Not to be tried yet: it has no `after`, and another one without is under way.
+    held: bool,
     retry_at: Option<Instant>,
 }
 
@@ -173,17 +177,38 @@ impl Outstanding {
         }
     }
 
-    /// Takes a send: gives it a ref, freezes its `after`, returns its frame.
-    pub fn begin(&mut self, mut send: Send) -> String {
+    /// Takes a send: gives it a ref, freezes its `after`, returns its frame; `None` where it is held
+    /// until [`Outstanding::released`] gives it.
+    pub fn begin(&mut self, mut send: Send) -> Option<String> {
         if send.reference.is_none() {
             send.reference = Some(new_ref());
         }
+        let conversation = self.conversation(&send.to);
         if send.after.is_none() {
-            send.after = self.known.get(&self.conversation(&send.to)).copied();
+            send.after = self.known.get(&conversation).copied();
         }
-        let frame = send.frame();
-        self.unacked.push_back(Pending { send, retry_at: None });
+        let before = || self.unacked.iter().any(|pending| pending.conversation == conversation);
+        let held = send.after.is_none() && before();
+        let frame = (!held).then(|| send.frame());
+        self.unacked.push_back(Pending { send, conversation, held, retry_at: None });
         frame
+    }
+
+    /// The frames that were held and are to be tried now, oldest first. Ask after every frame that
+    /// was taken.
+    pub fn released(&mut self) -> Vec<String> {
+        let mut frames = Vec::new();
+        for at in 0..self.unacked.len() {
+            let Pending { conversation, held: true, .. } = &self.unacked[at] else { continue };
+            let after = self.known.get(conversation).copied();
+            let first = || self.unacked.iter().take(at).all(|p| p.conversation != *conversation);
+            if after.is_some() || first() {
+                let pending = &mut self.unacked[at];
+                (pending.held, pending.send.after) = (false, after);
+                frames.push(pending.send.frame());
+            }
+        }
+        frames
     }
 
     /// The ref of the newest send.
@@ -194,7 +219,8 @@ impl Outstanding {
     /// On a new socket: all frames without an answer, oldest first, as they were.
     pub fn again(&mut self) -> Vec<String> {
         self.unacked.iter_mut().for_each(|pending| pending.retry_at = None);
-        self.unacked.iter().map(|pending| pending.send.frame()).collect()
+        let tried = self.unacked.iter().filter(|pending| !pending.held);
+        tried.map(|pending| pending.send.frame()).collect()
     }
 
     /// When the next refused send may be tried again.
@@ -308,7 +334,8 @@ mod tests {
     fn message(seq: u64, from: &str, reference: &str) -> ServerFrame {
         frame(&format!(
             r#"{{"type":"message","id":"{DM}/{seq}","conversation":"{DM}","seq":{seq},
-                "from":"{from}","to":"userA","message":"m{seq}","ref":"{reference}","timestamp":1}}"#
+                "from":"{from}","to":"userA","message":"m{seq}",
+                "ref":"{reference}","timestamp":1}}"#
         ))
     }
 
@@ -328,10 +355,10 @@ mod tests {
         let mut state = Outstanding::new("userA");
         let now = Instant::now();
         state.take(message(41, "userB", "x"), now);
-        let first = state.begin(to_b("one"));
+        let first = state.begin(to_b("one")).unwrap();
         assert!(first.contains(r#""after":41"#), "{first}");
         state.take(message(42, "userB", "y"), now);
-        let second = state.begin(to_b("two"));
+        let second = state.begin(to_b("two")).unwrap();
         assert!(second.contains(r#""after":42"#), "{second}");
         assert_ne!(first.split("\"ref\":").nth(1), second.split("\"ref\":").nth(1));
         state.take(message(50, "userB", "z"), now);
@@ -341,6 +368,38 @@ mod tests {
         assert!(matches!(taken, Taken::Acked { ref send, seq: 43, .. } if send.message == "one"));
         assert_eq!(state.take(sent(&reference, 43), now), Taken::Nothing);
         assert_eq!(state.again(), [second]);
+    }
+
+    #[test]
+    fn of_an_unknown_conversation_one_send_is_under_way() {
+        let mut state = Outstanding::new("userA");
+        let now = Instant::now();
+        let first = state.begin(to_b("one").reference("r1")).unwrap();
+        assert!(!first.contains("after"), "{first}");
+        assert_eq!(state.begin(to_b("two").reference("r2")), None);
+        assert_eq!(state.begin(to_b("three").reference("r3")), None);
+        let other = Send::new(To::User("userC".into()), "elsewhere");
+        assert!(state.begin(other.reference("c1")).is_some());
+        assert!(state.released().is_empty());
+        assert_eq!(state.again().len(), 2, "what was held was never tried");
+        state.take(sent("r1", 41), now);
+        let released = state.released();
+        assert_eq!(released.len(), 2);
+        assert!(released.iter().all(|frame| frame.contains(r#""after":41"#)), "{released:?}");
+        assert!(released[0].contains("two") && released[1].contains("three"), "{released:?}");
+        assert!(state.released().is_empty() && state.begin(to_b("four")).is_some());
+    }
+
+    #[test]
+    fn a_refused_first_send_lets_the_next_one_go() {
+        let mut state = Outstanding::new("userA");
+        state.begin(to_b("one").reference("r1")).unwrap();
+        assert_eq!(state.begin(to_b("two").reference("r2")), None);
+        assert_eq!(state.begin(to_b("three").reference("r3")), None);
+        let never = r#"{"type":"error","code":"too_large","detail":"d","ref":"r1"}"#;
+        state.take(frame(never), Instant::now());
+        let released = state.released();
+        assert!(released.len() == 1 && released[0].contains("two"), "{released:?}");
     }
 
     #[test]
@@ -361,7 +420,7 @@ mod tests {
     fn ones_own_message_that_comes_back_is_the_answer() {
         let mut state = Outstanding::new("userA");
         let now = Instant::now();
-        state.begin(to_b("one").reference("mine"));
+        state.begin(to_b("one").reference("mine")).unwrap();
         let taken = state.take(message(3, "userA", "mine"), now);
         assert!(matches!(taken, Taken::Acked { seq: 3, .. }));
         assert_eq!(state.take(sent("mine", 3), now), Taken::Nothing);
@@ -373,8 +432,9 @@ mod tests {
     fn retryable_errors_wait_and_others_are_final() {
         let mut state = Outstanding::new("userA");
         let now = Instant::now();
-        let first = state.begin(to_b("one").reference("r1"));
-        state.begin(to_b("two").reference("r2"));
+        state.learn(DM, 7);
+        let first = state.begin(to_b("one").reference("r1")).unwrap();
+        state.begin(to_b("two").reference("r2")).unwrap();
         let later = frame(
             r#"{"type":"error","code":"unavailable","detail":"d","ref":"r1",
                 "retryable":true,"retryAfterMs":900}"#,

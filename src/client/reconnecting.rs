@@ -172,7 +172,7 @@ impl Reconnecting {
         }
         let frame = self.outstanding.begin(Send::new(to, message));
         if let State::Open(open) = &mut self.state {
-            open.write.push_back(frame);
+            open.write.extend(frame);
         }
         self.outstanding.newest_ref().map(str::to_owned)
     }
@@ -254,7 +254,11 @@ impl Reconnecting {
             }
             _ => {}
         }
-        match self.outstanding.take(frame, Instant::now()) {
+        let taken = self.outstanding.take(frame, Instant::now());
+        if let State::Open(open) = &mut self.state {
+            open.write.extend(self.outstanding.released());
+        }
+        match taken {
             Taken::Pass(frame) => self.events.push_back(Event::Frame(frame)),
             Taken::Nothing | Taken::Later => {}
             Taken::Acked { send, conversation, seq } => {

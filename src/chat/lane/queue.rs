@@ -39,6 +39,8 @@ struct Inbox {
     closed: bool,
     used: Instant,
     notes: Vec<Note>,
+    /// How far the log goes, as the bus says: a hint, only good for reading on.
+    heard: Seq,
 }
 
 /// What a lane's task finds when it looks.
@@ -66,6 +68,7 @@ impl Lane {
             closed: false,
             used: Instant::now(),
             notes: Vec::new(),
+            heard: 0,
         };
         Self { conversation, inbox: Mutex::new(inbox), wake: Notify::new(), task: OnceLock::new() }
     }
@@ -180,6 +183,17 @@ impl Lane {
         } else if inbox.notes.len() < NOTES_MAX {
             inbox.notes.push(Note { user: user.clone(), device: device.clone(), seq, at });
         }
+    }
+
+    /// The log is said to go up to `seq`.
+    pub(super) fn hear(&self, seq: Seq) {
+        let mut inbox = lock(&self.inbox);
+        inbox.heard = inbox.heard.max(seq);
+    }
+
+    /// How far the log is said to go; told once, so that what is not there is not looked for again.
+    pub(super) fn heard(&self) -> Seq {
+        std::mem::take(&mut lock(&self.inbox).heard)
     }
 
     /// The cursors of a person that a raise is to carry, each handed out once.

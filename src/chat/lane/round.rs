@@ -38,6 +38,9 @@ pub(super) struct Round<'a> {
 impl Round<'_> {
     /// Works the batch off.
     pub(super) async fn run(&mut self) -> Result<(), ChatError> {
+        if self.lane.heard() > self.log.tail {
+            self.walk().await?;
+        }
         self.look_up().await?;
         loop {
             self.pay().await?;

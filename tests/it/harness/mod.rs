@@ -3,16 +3,18 @@
 //! A [`Stack`] is what a user would have started: `parlor up` on embedded parts, `parlor up` with
 //! Redis and DynamoDB Local, or a fleet of processes. Everything ends when it is dropped.
 
+mod lasting;
 mod people;
 mod process;
 mod real;
 
-pub use people::Person;
-pub use process::Process;
+pub use lasting::Lasting;
+pub use people::{Person, texts};
+pub use process::{Process, command};
 pub use real::{Listening, Redis, dynamodb};
 
 use std::collections::BTreeMap;
-use std::process::Output;
+use std::process::{ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use parlor::client::Api;
@@ -79,11 +81,13 @@ impl Stack {
         Some(stack)
     }
 
-    /// Starts `parlor up`, again after a kill: with the same data and the same real parts.
+    /// Starts `parlor up`, again after a kill: on the same ports (but for those of the servers
+    /// themselves), with the same data and the same real parts.
     pub async fn start_up(&mut self) {
-        let data = self.data.path().join("data");
-        let mut arguments = strings(&["up", "--balancer-port", "0", "--server-port", "0"]);
-        arguments.extend(strings(&["--api-port", "0", "--data", data.to_str().unwrap()]));
+        let data = self.data();
+        let (front, api) = (port(&self.balancer), port(&self.api));
+        let mut arguments = strings(&["up", "--balancer-port", front, "--server-port", "0"]);
+        arguments.extend(strings(&["--api-port", api, "--data", &data]));
         arguments.extend(self.real_parts());
         arguments.extend(self.options.clone());
         let up = Process::start("up", &arguments);
@@ -107,17 +111,25 @@ impl Stack {
         }
         self.api = text(&api.ready().await["api"]);
         self.processes.insert("api".to_owned(), api);
-        self.start_balancer().await;
+        let options = self.options.clone();
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let url = self.add_balancer("balancer", &options).await;
+        self.balancer = url.trim_start_matches("ws://").trim_end_matches("/ws").to_owned();
     }
 
-    async fn start_balancer(&mut self) {
+    /// Starts a balancer of the fleet beside the first, and gives its WebSocket URL. It finds the
+    /// servers on the board, unless the options name them.
+    pub async fn add_balancer(&mut self, name: &str, options: &[&str]) -> String {
         let api = format!("http://{}", self.api);
         let mut arguments = strings(&["balancer", "--listen", "127.0.0.1:0", "--api", &api]);
-        arguments.extend(self.store_options());
-        arguments.extend(self.options.clone());
-        let balancer = Process::start("balancer", &arguments);
-        self.balancer = text(&balancer.ready().await["balancer"]);
-        self.processes.insert("balancer".to_owned(), balancer);
+        if !options.contains(&"--server") {
+            arguments.extend(self.store_options());
+        }
+        arguments.extend(strings(options));
+        let balancer = Process::start(name, &arguments);
+        let address = text(&balancer.ready().await["balancer"]);
+        self.processes.insert(name.to_owned(), balancer);
+        format!("ws://{address}/ws")
     }
 
     fn spawn_server(&self, id: &str) -> Process {
@@ -140,7 +152,8 @@ impl Stack {
         }
     }
 
-    fn real_parts(&self) -> Vec<String> {
+    /// The options that name the real parts.
+    pub fn real_parts(&self) -> Vec<String> {
         match &self.redis {
             Some(redis) => [strings(&["--redis", &redis.url()]), self.store_options()].concat(),
             None => Vec::new(),
@@ -150,6 +163,16 @@ impl Stack {
     /// The process of this name: `up`, or `ws1`, `api`, `balancer` of a fleet.
     pub fn process(&mut self, name: &str) -> &mut Process {
         self.processes.get_mut(name).unwrap()
+    }
+
+    /// `kill -9` of a process: what a crash looks like.
+    pub fn kill(&mut self, name: &str) {
+        self.processes.remove(name).unwrap().kill();
+    }
+
+    /// SIGTERM to a process, and its exit status.
+    pub async fn stop_one(&mut self, name: &str) -> ExitStatus {
+        self.processes.remove(name).unwrap().stop().await
     }
 
     /// The WebSocket URL through the balancer.
@@ -177,14 +200,38 @@ impl Stack {
         Person::connect(&self.ws(), user).await
     }
 
+    /// The data folder of `parlor up`.
+    pub fn data(&self) -> String {
+        self.data.path().join("data").to_str().unwrap().to_owned()
+    }
+
+    /// The options that name this stack's DynamoDB and table, or its data folder.
+    pub fn where_it_is(&self) -> Vec<String> {
+        match &self.redis {
+            Some(_) => self.store_options(),
+            None => strings(&["--data", &self.data()]),
+        }
+    }
+
+    /// What `parlor table show` prints, line by line, each blank a single one.
+    pub async fn shown(&self, conversation: &str) -> Vec<String> {
+        let output = self.parlor(&["table", "show", conversation]).await;
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        text.lines().map(squeezed).collect()
+    }
+
+    /// The items of a partition, read from DynamoDB by its own client; `None` where it is embedded.
+    pub async fn items(&self, partition: &str) -> Option<Vec<real::Item>> {
+        let redis = self.redis.as_ref()?;
+        Some(real::items(redis.dynamodb(), &self.table, partition).await)
+    }
+
     /// Runs a tool of the binary on this stack's data: `table show …`.
     pub async fn parlor(&self, arguments: &[&str]) -> Output {
         let mut command = process::command();
-        command.args(arguments);
-        match &self.redis {
-            Some(_) => command.args(self.store_options()),
-            None => command.arg("--data").arg(self.data.path().join("data")),
-        };
+        command.args(arguments).args(self.where_it_is());
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 
@@ -211,19 +258,33 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
 }
 
+/// The port of an address that was in use before, or 0.
+fn port(address: &str) -> &str {
+    address.rsplit_once(':').map_or("0", |(_, port)| port)
+}
+
 fn addresses(ready: &Value) -> BTreeMap<String, String> {
     let servers = ready["servers"].as_object().unwrap();
     servers.iter().map(|(id, address)| (id.clone(), text(address))).collect()
 }
 
 /// Asks again until `check` gives something.
-pub async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let until = Instant::now() + SOON;
+pub async fn eventually<T>(what: &str, check: impl AsyncFnMut() -> Option<T>) -> T {
+    within(SOON, what, check).await
+}
+
+/// The same with a limit of its own.
+pub async fn within<T>(
+    limit: Duration,
+    what: &str,
+    mut check: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let until = Instant::now() + limit;
     loop {
         if let Some(found) = check().await {
             return found;
         }
-        assert!(Instant::now() < until, "not within {SOON:?}: {what}");
+        assert!(Instant::now() < until, "not within {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -12,7 +12,8 @@ use super::SOON;
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parlor"));
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PARLOR_") {
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("PARLOR_") || name_text.starts_with("AWS_") {
             command.env_remove(name);
         }
     }

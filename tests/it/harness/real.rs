@@ -1,10 +1,16 @@
 //! The real parts: a Redis of the stack's own, and the DynamoDB Local that `./test` started.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::Credentials;
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde_json::Value;
 
 /// The URL of DynamoDB Local; `None` where only quick tests were asked for.
 pub fn dynamodb() -> Option<String> {
@@ -12,6 +18,23 @@ pub fn dynamodb() -> Option<String> {
     let quick = std::env::var_os("PARLOR_TEST_QUICK").is_some();
     assert!(url.is_some() || quick, "PARLOR_TEST_DYNAMODB is not set: run ./test, which starts it");
     url
+}
+
+/// An item as DynamoDB has it.
+pub type Item = HashMap<String, AttributeValue>;
+
+/// The items of a partition, in their order.
+pub async fn items(url: &str, table: &str, partition: &str) -> Vec<Item> {
+    let config = aws_config::defaults(BehaviorVersion::latest())
+        .endpoint_url(url)
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .credentials_provider(Credentials::new("local", "local", None, None, "tests"))
+        .region(Region::new("us-east-1"));
+    let client = aws_sdk_dynamodb::Client::new(&config.load().await);
+    let query = client.query().table_name(table).consistent_read(true);
+    let query = query.key_condition_expression("pk = :pk");
+    let query = query.expression_attribute_values(":pk", AttributeValue::S(partition.to_owned()));
+    query.send().await.unwrap().items.unwrap_or_default()
 }
 
 /// A Redis, killed when dropped.
@@ -65,6 +88,12 @@ impl Redis {
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
+    /// A person's entry of the socket map, as `GET` shows it.
+    pub fn entry(&self, user: &str) -> Option<Value> {
+        let text = self.cli(&["GET", &format!("user:{user}")]);
+        (!text.is_empty()).then(|| serde_json::from_str(&text).unwrap())
+    }
+
     fn client(&self) -> Command {
         let mut command = Command::new("redis-cli");
         command.args(["-p", &self.port.to_string()]);
@@ -75,6 +104,18 @@ impl Redis {
     pub fn listen(&self, arguments: &[&str]) -> Listening {
         let child = self.client().args(arguments).stdout(Stdio::piped()).spawn().unwrap();
         Listening::new(child)
+    }
+
+    /// Waits until all that Redis was asked before has come to somebody who listens: to everything
+    /// by MONITOR, or to the channel `done` among others.
+    pub fn settle(&self, listening: &Listening) {
+        let mark = format!("mark-{:016x}", rand::random::<u64>());
+        let until = Instant::now() + Duration::from_secs(10);
+        while listening.with(&[&mark]).is_empty() {
+            assert!(Instant::now() < until, "redis-cli does not print");
+            self.cli(&["PUBLISH", "done", &mark]);
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// `kill -9`.
@@ -128,9 +169,11 @@ impl Listening {
         self.lines.lock().unwrap().clone()
     }
 
-    /// How many lines contain all of these.
-    pub fn count(&self, parts: &[&str]) -> usize {
-        self.lines().iter().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+    /// The lines that contain all of these.
+    pub fn with(&self, parts: &[&str]) -> Vec<String> {
+        let mut lines = self.lines();
+        lines.retain(|line| parts.iter().all(|part| line.contains(part)));
+        lines
     }
 }
 

@@ -162,8 +162,8 @@ impl Faulty {
         self.always.lock().unwrap().get(&what).copied().unwrap_or(Fault::Pass)
     }
 
-    /// Runs a call as its fault says. The real call runs beside the paused clock, which stands still
-    /// meanwhile.
+    /// Runs a call as its fault says. The real call runs beside the paused clock, which stands
+    /// still meanwhile.
     async fn meet<T: Send + 'static>(
         &self,
         what: What,

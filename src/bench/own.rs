@@ -1,0 +1,172 @@
+//! Processes of a run's own: a `parlor up`, or a fleet on Redis and DynamoDB.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use crate::client::Api;
+
+/// How long a start may take.
+const START_SECONDS: u64 = 60;
+/// How long a stop may take; sockets are closed at an even rate.
+const STOP_SECONDS: u64 = 60;
+const LOOPBACK: &str = "127.0.0.1:0";
+const WRITE_UNITS: &str = "parlor_store_write_units_total";
+const SERVERS: [&str; 3] = ["ws1", "ws2", "ws3"];
+
+/// What was started, in the order of starting.
+#[derive(Default)]
+pub(super) struct Own {
+    roles: Vec<Role>,
+    data: Option<PathBuf>,
+    /// `ws://…/ws` of the balancer.
+    pub url: String,
+    /// `http://…` of the Message API.
+    pub api: String,
+}
+
+struct Role {
+    name: &'static str,
+    child: Child,
+    /// Where its metrics are.
+    admin: Option<Api>,
+    /// Held open: whoever writes to a pipe without a reader fails.
+    stdout: Lines<BufReader<ChildStdout>>,
+}
+
+impl Own {
+    /// One process, with embedded parts where no Redis is given.
+    pub async fn up(redis: Option<&str>) -> anyhow::Result<Self> {
+        let name = format!("parlor-bench-{:016x}", rand::random::<u64>());
+        let data = std::env::temp_dir().join(name);
+        let mut own = Self { data: Some(data.clone()), ..Self::default() };
+        let mut command = command()?;
+        command.args(["up", "--balancer-port", "0", "--server-port", "0", "--api-port", "0"]);
+        command.arg("--data").arg(&data);
+        if let Some(redis) = redis {
+            command.args(["--redis", redis]);
+        }
+        own.spawn("up", command)?;
+        let ready = own.ready("up").await?;
+        own.addresses(&ready["balancer"], &ready["api"])?;
+        Ok(own)
+    }
+
+    /// Three servers, the API and a balancer as processes of their own, on a table of their own.
+    pub async fn fleet(redis: &str, dynamodb: &str) -> anyhow::Result<Self> {
+        let table = format!("parlor-bench-{:016x}", rand::random::<u64>());
+        let store = ["--dynamodb", dynamodb, "--table", &table];
+        let parts = [&["--redis", redis][..], &store].concat();
+        // Made once, or every process would try.
+        let made = command()?.args(["table", "create"]).args(store).output().await?;
+        let said = String::from_utf8_lossy(&made.stderr);
+        anyhow::ensure!(made.status.success(), "parlor table create: {said}");
+        let mut own = Self::default();
+        for id in SERVERS {
+            // A client dials its server itself: `GET /v1/connect` names this address.
+            let port = std::net::TcpListener::bind(LOOPBACK)?.local_addr()?.port();
+            let (listen, url) = (format!("127.0.0.1:{port}"), format!("ws://127.0.0.1:{port}/ws"));
+            let mut server = command()?;
+            server.args(["server", "--id", id, "--listen", &listen, "--public-url", &url]);
+            server.args(&parts);
+            own.spawn(id, server)?;
+        }
+        let mut api = command()?;
+        api.args(["api", "--listen", LOOPBACK]).args(&parts);
+        own.spawn("api", api)?;
+        for id in SERVERS {
+            own.ready(id).await?;
+        }
+        let api = own.ready("api").await?["api"].clone();
+        let mut balancer = command()?;
+        balancer.args(["balancer", "--listen", LOOPBACK]).args(store);
+        own.spawn("balancer", balancer)?;
+        let ready = own.ready("balancer").await?;
+        own.addresses(&ready["balancer"], &api)?;
+        Ok(own)
+    }
+
+    fn addresses(&mut self, balancer: &Value, api: &Value) -> anyhow::Result<()> {
+        self.url = format!("ws://{}/ws", balancer.as_str().context("no balancer")?);
+        self.api = format!("http://{}", api.as_str().context("no Message API")?);
+        Ok(())
+    }
+
+    fn spawn(&mut self, name: &'static str, mut command: Command) -> anyhow::Result<()> {
+        let mut child = command
+            .args(["--admin-listen", LOOPBACK, "--ready-json"])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().context("no stdout")?;
+        let stdout = BufReader::new(stdout).lines();
+        self.roles.push(Role { name, child, admin: None, stdout });
+        Ok(())
+    }
+
+    async fn ready(&mut self, name: &str) -> anyhow::Result<Value> {
+        let role = self.roles.iter_mut().find(|role| role.name == name).context("not started")?;
+        let limit = Duration::from_secs(START_SECONDS);
+        let line = tokio::time::timeout(limit, role.stdout.next_line()).await;
+        let line = line.with_context(|| format!("{name} is not ready in time"))??;
+        let line = line.with_context(|| format!("{name} ended before it was ready"))?;
+        let ready: Value = serde_json::from_str(&line).context("not a ready line")?;
+        role.admin = ready["admin"].as_str().map(|admin| Api::new(format!("http://{admin}")));
+        Ok(ready)
+    }
+
+    /// The write units that all processes have used so far.
+    pub async fn write_units(&self) -> anyhow::Result<f64> {
+        let mut units = 0.0;
+        for admin in self.roles.iter().filter_map(|role| role.admin.as_ref()) {
+            let page = admin.get("/metrics").await?.good()?;
+            let lines = page.as_str().context("metrics are text")?.lines();
+            let counted = lines.filter(|line| line.starts_with(WRITE_UNITS));
+            let numbers = counted.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            units += numbers.sum::<f64>();
+        }
+        Ok(units)
+    }
+
+    /// The processes by name.
+    pub fn pids(&self) -> impl Iterator<Item = (String, u32)> {
+        self.roles.iter().filter_map(|role| Some((role.name.to_owned(), role.child.id()?)))
+    }
+
+    /// Stops everything by SIGTERM, last to first; every exit code must be 0.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        let mut ended = Ok(());
+        for role in self.roles.into_iter().rev() {
+            let name = role.name;
+            ended = ended.and(end(role).await.with_context(|| format!("stopping {name}")));
+        }
+        if let Some(data) = self.data {
+            let _ = tokio::fs::remove_dir_all(data).await;
+        }
+        ended
+    }
+}
+
+async fn end(mut role: Role) -> anyhow::Result<()> {
+    if let Some(pid) = role.child.id() {
+        Command::new("kill").args(["-TERM", &pid.to_string()]).status().await?;
+    }
+    let limit = Duration::from_secs(STOP_SECONDS);
+    let status = tokio::time::timeout(limit, role.child.wait()).await.context("no end")??;
+    anyhow::ensure!(status.success(), "it ended with {status}");
+    Ok(())
+}
+
+/// This very binary, quiet unless the caller's settings say otherwise.
+fn command() -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    if std::env::var_os("PARLOR_LOG").is_none() {
+        command.env("PARLOR_LOG", "warn");
+    }
+    command.kill_on_drop(true);
+    Ok(command)
+}

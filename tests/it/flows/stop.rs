@@ -1,0 +1,91 @@
+//! SIGTERM: every client is told to reconnect and closed with 1012, entries are released, exit 0.
+
+use parlor::client::{ClientError, Send, ServerFrame, To};
+
+use crate::harness::{Lasting, Parts, Person, SOON, Stack, eventually, on_both};
+
+on_both!(a_clean_stop);
+
+/// `reconnect`, then 1012; what came before is given back.
+async fn sent_away(person: &mut Person) -> Vec<ServerFrame> {
+    let (mut before, mut told) = (Vec::new(), false);
+    loop {
+        match person.text_within(SOON).await {
+            Ok(text) => match ServerFrame::parse(&text).unwrap() {
+                ServerFrame::Reconnect { after_ms } => {
+                    assert!(after_ms < 10_000, "{after_ms}");
+                    told = true;
+                }
+                frame => before.push(frame),
+            },
+            Err(ClientError::Closed { code, .. }) => {
+                assert!(told, "{}: `reconnect` comes before the close", person.user);
+                assert_eq!(code, Some(1012), "{}", person.user);
+                return before;
+            }
+            Err(error) => panic!("{}: {error}", person.user),
+        }
+    }
+}
+
+/// In the middle of a burst: each send has its answer or none, and what was acked stands.
+async fn a_clean_stop(mut stack: Stack) {
+    let mut a = stack.at("ws1", "userA").await;
+    let mut b = stack.at("ws2", "userB").await;
+    let mut idle = Vec::new();
+    for number in 0..20 {
+        idle.push(stack.person(&format!("idle{number}")).await);
+    }
+    (a.catch_up().await, b.catch_up().await);
+    let send = |n: u64| Send::new(To::User("userB".into()), format!("message {n}")).frame();
+    a.write_all((1..=100).map(send).collect()).await;
+    stack.process("up").signal("TERM");
+    let answers = sent_away(&mut a).await;
+    let sent = answers.iter().filter(|frame| matches!(frame, ServerFrame::Sent { .. })).count();
+    let heard = crate::harness::texts(&sent_away(&mut b).await);
+    for person in &mut idle {
+        sent_away(person).await;
+    }
+    let status = stack.process("up").exited().await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    if let Some(redis) = &stack.redis {
+        assert_eq!(redis.cli(&["KEYS", "user:*"]), "", "entries are released");
+        let rows = stack.items("BOARD").await.unwrap();
+        assert!(rows.is_empty(), "board rows are removed: {rows:?}");
+    }
+    stack.start_up().await;
+    let log = stack.history("userA", "dm:userA:userB").await;
+    assert!(log.len() >= sent, "{sent} acked, {} stand", log.len());
+    let mut b = stack.at("ws3", "userB").await;
+    let mut all = heard;
+    all.extend(crate::harness::texts(&b.catch_up().await));
+    all.dedup();
+    let stored = log.iter().map(|entry| {
+        (entry["seq"].as_u64().unwrap(), entry["message"].as_str().unwrap().to_owned())
+    });
+    assert_eq!(all, stored.collect::<Vec<_>>(), "what was not heard before comes after");
+    stack.stop().await;
+}
+
+/// One server of a fleet: its clients come back elsewhere at once, the others notice nothing.
+#[tokio::test]
+async fn one_server_of_a_fleet() {
+    let Some(mut stack) = Stack::start(Parts::Fleet).await else { return };
+    let mut on_1 = stack.person("u1").await;
+    let moving = Lasting::start(&stack.ws(), "userB").await;
+    assert_eq!(moving.log().servers, ["ws2"]);
+    on_1.catch_up().await;
+    let status = stack.stop_one("ws2").await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    moving.until("it is back", |log| log.servers.len() > 1).await;
+    assert_ne!(moving.log().servers[1], "ws2");
+    assert_eq!(on_1.say("userB", "Hi").await, 1);
+    moving.until("heard", |log| log.texts() == [(1, "Hi".to_owned())]).await;
+    on_1.told_delivered(1).await;
+    let gone = async || {
+        let servers = stack.http().get("/v1/servers?userId=u1").await.unwrap().body.to_string();
+        (!servers.contains("ws2") && servers.contains("ws3")).then_some(())
+    };
+    eventually("the board shows ws1 and ws3", gone).await;
+    stack.stop().await;
+}
