@@ -11,7 +11,9 @@ async fn all_send_and_receive(mut stack: Stack) {
     if let Some(redis) = &stack.redis {
         arguments.extend(["--redis".to_owned(), redis.url()]);
     }
-    run(stack, arguments, 1).await;
+    // One process of an unoptimised build speaks to DynamoDB for all: fewer where it does.
+    let users = if stack.redis.is_some() { 90 } else { 300 };
+    run(stack, arguments, 1, users).await;
 }
 
 #[tokio::test]
@@ -22,33 +24,35 @@ async fn a_fleet() {
         let pid = stack.process(server).pid().to_string();
         arguments.extend(["--pid".to_owned(), pid]);
     }
-    run(stack, arguments, 3).await;
+    run(stack, arguments, 3, 300).await;
 }
 
-async fn run(stack: Stack, arguments: Vec<String>, processes: usize) {
+async fn run(stack: Stack, arguments: Vec<String>, processes: usize, users: u64) {
     let (url, api) = (stack.ws(), format!("http://{}", stack.api));
     let mut command = crate::harness::command();
-    command.args(["bench", "ten-thousand", "--users", "300", "--history", "all", "--json"]);
+    command.args(["bench", "ten-thousand", "--history", "all", "--json"]);
+    command.args(["--users", &users.to_string()]);
     command.args(["--url", &url, "--api", &api]).args(arguments);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     assert_eq!(output.status.code(), Some(0), "{report:#}\n{stderr}");
-    let server = |id: &str| json!({"server": id, "users": 100, "sent": 100, "received": 100});
+    let third = users / 3;
+    let server = |id: &str| json!({"server": id, "users": third, "sent": third, "received": third});
     assert_eq!(report["servers"], json!([server("ws1"), server("ws2"), server("ws3")]));
-    for (figure, count) in [("users", 300), ("messages", 300), ("histories_read", 300)] {
-        assert_eq!(report[figure], count, "{figure}");
+    for figure in ["users", "messages", "histories_read"] {
+        assert_eq!(report[figure], users, "{figure}");
     }
     for fault in ["missing", "doubled", "refused"] {
         assert_eq!(report[fault], 0, "{fault} in {report:#}");
     }
     if stack.redis.is_some() {
-        assert_eq!(report["redis_entries"], 300);
+        assert_eq!(report["redis_entries"], users);
     }
     let rows = report["processes"].as_array().unwrap();
     assert_eq!(rows.len() % processes, 0, "memory and CPU of each process: {rows:?}");
     assert!(!rows.is_empty());
     // For people it is a table and a line for each phase.
-    assert!(stderr.contains("messages: 300"), "{stderr}");
+    assert!(stderr.contains(&format!("messages: {users}")), "{stderr}");
     stack.stop().await;
 }
