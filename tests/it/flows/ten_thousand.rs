@@ -2,21 +2,23 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Parts, Stack, on_both};
+use crate::harness::{Parts, Stack};
 
-on_both!(all_send_and_receive);
+#[tokio::test]
+async fn embedded() {
+    all_send_and_receive(Stack::start(Parts::Embedded).await.unwrap()).await;
+}
 
-async fn all_send_and_receive(mut stack: Stack) {
-    let mut arguments = vec!["--pid".to_owned(), stack.process("up").pid().to_string()];
-    if let Some(redis) = &stack.redis {
-        arguments.extend(["--redis".to_owned(), redis.url()]);
-    }
-    // One process of an unoptimised build speaks to DynamoDB for all: fewer where it does.
-    let users = if stack.redis.is_some() { 90 } else { 300 };
-    run(stack, arguments, 1, users).await;
+/// An unoptimised build and DynamoDB Local need two idle cores for this.
+#[tokio::test]
+#[ignore = "long: ./test full"]
+async fn real() {
+    let Some(stack) = Stack::start(Parts::Real).await else { return };
+    all_send_and_receive(stack).await;
 }
 
 #[tokio::test]
+#[ignore = "long: ./test full"]
 async fn a_fleet() {
     let Some(mut stack) = Stack::start(Parts::Fleet).await else { return };
     let mut arguments = vec!["--redis".to_owned(), stack.redis.as_ref().unwrap().url()];
@@ -24,10 +26,19 @@ async fn a_fleet() {
         let pid = stack.process(server).pid().to_string();
         arguments.extend(["--pid".to_owned(), pid]);
     }
-    run(stack, arguments, 3, 300).await;
+    run(stack, arguments, 3).await;
 }
 
-async fn run(stack: Stack, arguments: Vec<String>, processes: usize, users: u64) {
+async fn all_send_and_receive(mut stack: Stack) {
+    let mut arguments = vec!["--pid".to_owned(), stack.process("up").pid().to_string()];
+    if let Some(redis) = &stack.redis {
+        arguments.extend(["--redis".to_owned(), redis.url()]);
+    }
+    run(stack, arguments, 1).await;
+}
+
+async fn run(stack: Stack, arguments: Vec<String>, processes: usize) {
+    let users = 300_u64;
     let (url, api) = (stack.ws(), format!("http://{}", stack.api));
     let mut command = crate::harness::command();
     command.args(["bench", "ten-thousand", "--history", "all", "--json"]);
