@@ -187,6 +187,7 @@ impl Node {
             metrics,
             clock: chat::wall_clock(),
         });
+        self.watch(&chat);
         let bus = self.wired.bus.subscribe(&id).await;
         let bus = bus.map_err(|error| NodeError::Failed(error.to_string()))?;
         let keeper = tokio::spawn({
@@ -214,6 +215,20 @@ impl Node {
         };
         self.parts.push(Part { chat, address, door, gateway, keeper });
         Ok(())
+    }
+
+    /// Trouble that a part has with what all share is told by `/readyz`.
+    fn watch(&self, chat: &Arc<Chat>) {
+        let (deaf, mute) = (chat.clone(), chat.clone());
+        self.health.watch("redis", move || {
+            let id = &deaf.me.id;
+            deaf.is_deaf().then(|| format!("{id} can't reach it: delivery goes the slow way"))
+        });
+        self.health.watch("store", move || {
+            let id = &mute.me.id;
+            let mute = !mute.liveness.may_append();
+            mute.then(|| format!("the board row of {id} was not written for 10 s: no appends"))
+        });
     }
 
     /// Waits until every living process can have read the rows of these parts, then takes sockets.

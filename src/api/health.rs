@@ -48,11 +48,14 @@ struct Told {
     shared: BTreeMap<&'static str, String>,
 }
 
+/// Says what is wrong now, if anything is.
+type Watch = Box<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// What a process says of itself. It begins as `starting`.
-#[derive(Debug)]
 pub struct Health {
     metrics: Vec<Arc<Metrics>>,
     state: Mutex<Told>,
+    watched: Mutex<Vec<(&'static str, Watch)>>,
 }
 
 impl Health {
@@ -60,7 +63,7 @@ impl Health {
     pub fn new(metrics: Vec<Arc<Metrics>>) -> Arc<Self> {
         let (local, shared) = (BTreeMap::new(), BTreeMap::new());
         let state = Mutex::new(Told { stage: Stage::Starting, local, shared });
-        Arc::new(Self { metrics, state })
+        Arc::new(Self { metrics, state, watched: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {
@@ -87,14 +90,28 @@ impl Health {
         set(&mut self.lock().shared, part, trouble);
     }
 
+    /// Shared trouble that is asked for whenever somebody wants to know.
+    pub fn watch(
+        &self,
+        part: &'static str,
+        trouble: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.push((part, Box::new(trouble)));
+    }
+
     fn readiness(&self) -> (bool, serde_json::Value) {
+        let mut shared = self.lock().shared.clone();
+        for (part, trouble) in &*self.watched.lock().unwrap_or_else(PoisonError::into_inner) {
+            shared.extend(trouble().map(|trouble| (*part, trouble)));
+        }
         let state = self.lock();
         let ready = state.stage == Stage::Ready && state.local.is_empty();
         let body = json!({
             "ready": ready,
             "stage": state.stage.as_str(),
             "local": state.local,
-            "shared": state.shared,
+            "shared": shared,
         });
         (ready, body)
     }
@@ -150,6 +167,12 @@ mod tests {
         let (ready, body) = health.readiness();
         assert!(ready);
         assert_eq!(body["shared"]["store"], "no answer");
+        health.watch("redis", || Some("no answer either".into()));
+        health.watch("disk", || None);
+        let (ready, body) = health.readiness();
+        assert!(ready);
+        let expected = json!({"redis": "no answer either", "store": "no answer"});
+        assert_eq!(body["shared"], expected);
         health.local("disk", Some("full".into()));
         assert!(!health.readiness().0);
         health.local("disk", None);

@@ -43,7 +43,10 @@ impl Board for EmbeddedBoard {
         if !free {
             return Ok(Beat::Taken);
         }
-        state.rows.insert(row.id.clone(), row.clone());
+        let late = |stands: &BoardRow| stands.epoch == row.epoch && stands.beat > row.beat;
+        if !state.rows.get(&row.id).is_some_and(late) {
+            state.rows.insert(row.id.clone(), row.clone());
+        }
         Ok(Beat::Written)
     }
 
@@ -72,6 +75,7 @@ impl Board for EmbeddedBoard {
         let ttl = Duration::from_secs(HINT_TTL_SECONDS);
         items.retain(|(other, put, _)| *other != number && put.elapsed() < ttl);
         items.push((number, Instant::now(), hints.to_vec()));
+        items.sort_by_key(|(number, ..)| *number);
         Ok(())
     }
 
@@ -81,5 +85,28 @@ impl Board for EmbeddedBoard {
         let newer = || items.iter().filter(|(number, ..)| *number > after);
         let highest = newer().map(|(number, ..)| *number).max().unwrap_or(after);
         Ok((highest, newer().flat_map(|(.., hints)| hints.clone()).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::contract;
+    use super::*;
+    use crate::protocol::ConversationId;
+
+    #[tokio::test]
+    async fn passes_the_contract() {
+        contract::all(&EmbeddedBoard::default()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hints_end_and_leave_the_memory() {
+        let (board, id) = (EmbeddedBoard::default(), ProcessId::parse("ws1").unwrap());
+        let conversation = ConversationId::parse("room:general").unwrap();
+        let hint = |seq| SlowHint { user: None, conversation: conversation.clone(), seq };
+        board.put_hints(&id, 1, &[hint(1)]).await.unwrap();
+        tokio::time::advance(Duration::from_secs(HINT_TTL_SECONDS)).await;
+        board.put_hints(&id, 2, &[hint(2)]).await.unwrap();
+        assert_eq!(board.hints(&id, 0).await, Ok((2, vec![hint(2)])));
     }
 }

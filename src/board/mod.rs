@@ -86,20 +86,22 @@ pub enum Beat {
 #[async_trait]
 pub trait Board: Send + Sync + 'static {
     /// Writes the row where none stands, where it is of the same epoch, or where it is exactly the
-    /// row `replacing` (epoch and beat).
+    /// row `replacing` (epoch and beat). A beat that comes late, after a higher one of the same
+    /// life, is `Written` and does not set the row back.
     async fn beat(
         &self,
         row: &BoardRow,
         replacing: Option<(Epoch, u64)>,
     ) -> Result<Beat, StoreError>;
 
-    /// All rows, in one Query.
+    /// All rows in the order of their names, in one Query.
     async fn read(&self) -> Result<Vec<BoardRow>, StoreError>;
 
     /// Removes the row, if it is of this epoch.
     async fn remove(&self, id: &ProcessId, epoch: Epoch) -> Result<(), StoreError>;
 
-    /// Writes item `number` of this process's hints, at most [`HINTS_PER_ITEM_MAX`].
+    /// Writes item `number` of this process's hints, at most [`HINTS_PER_ITEM_MAX`]; an item of
+    /// that number gives way. Items outlive the row by [`HINT_TTL_SECONDS`].
     async fn put_hints(
         &self,
         id: &ProcessId,
@@ -107,6 +109,7 @@ pub trait Board: Send + Sync + 'static {
         hints: &[SlowHint],
     ) -> Result<(), StoreError>;
 
-    /// The hints of a process in items above `after`, with the number of the highest item read.
+    /// The hints of a process in items above `after`, in the order of the numbers, with the number
+    /// of the highest item read (`after` where there is none).
     async fn hints(&self, id: &ProcessId, after: u64) -> Result<(u64, Vec<SlowHint>), StoreError>;
 }

@@ -94,7 +94,7 @@ pub enum Done {
 /// stays open, and catching up takes longer.
 pub async fn perform(chat: &Arc<Chat>, outbox: &Arc<Outbox>, work: Work) -> Done {
     if let Work::Enter { .. } = work {
-        chat.claim(outbox).await;
+        chat.enter(outbox).await;
     }
     loop {
         match chat.try_work(outbox, &work).await {
@@ -300,3 +300,6 @@ impl Chat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

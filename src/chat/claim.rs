@@ -14,7 +14,7 @@ use futures_util::stream;
 use super::Chat;
 use crate::directory::SocketEntry;
 use crate::hub::{Event, Outbox};
-use crate::protocol::SocketId;
+use crate::protocol::{CloseCode, Envelope, SOCKETS_PER_USER_MAX, SocketId, UserId};
 
 /// How many claims are under way at once when many are repeated.
 const CLAIMS_AT_ONCE: usize = 64;
@@ -121,9 +121,44 @@ impl Claims {
 }
 
 impl Chat {
-    /// Claims the map entry of a socket, once. A claim that fails is repeated in the background
-    /// until it holds; the socket then gets `Event::Reread`.
-    pub async fn claim(self: &Arc<Self>, outbox: &Arc<Outbox>) -> bool {
+    /// Claims the map entry of a new socket. The person's oldest is ended if there are now too many
+    /// of them; the hub does the same for one server, and while the map does not answer.
+    pub async fn enter(self: &Arc<Self>, outbox: &Arc<Outbox>) {
+        let count = self.claim(outbox).await;
+        if count.is_some_and(|count| count > SOCKETS_PER_USER_MAX) {
+            self.end_oldest(&outbox.who.user).await;
+        }
+    }
+
+    /// Ends the sockets of a person beyond the newest 16, wherever they are.
+    async fn end_oldest(self: &Arc<Self>, user: &UserId) {
+        let Ok(located) = self.directory.locate(std::slice::from_ref(user)).await else { return };
+        let view = self.liveness.view();
+        let lives = |entry: &SocketEntry| view.is_alive(&entry.server, entry.epoch);
+        let living = located.into_iter().flatten().filter(lives);
+        for SocketEntry { server, socket_id: socket, .. } in living.skip(SOCKETS_PER_USER_MAX) {
+            match server == self.me.id {
+                true => self.end_socket(user, socket),
+                false => {
+                    let user = user.clone();
+                    self.publish(&server, Envelope::End { user, socket });
+                }
+            }
+        }
+    }
+
+    /// Ends a socket of this server. One that is gone already leaves no entry behind.
+    pub(super) fn end_socket(self: &Arc<Self>, user: &UserId, socket: SocketId) {
+        match self.hub.of(user).iter().find(|outbox| outbox.who.socket == socket) {
+            Some(outbox) => outbox.push(Event::Close(CloseCode::TooManySockets)),
+            None => self.remove_ghosts(user),
+        }
+    }
+
+    /// Claims the map entry of a socket, once, and gives how many the person has there now. A claim
+    /// that fails is repeated in the background until it holds; the socket then gets
+    /// `Event::Reread`.
+    pub(super) async fn claim(self: &Arc<Self>, outbox: &Arc<Outbox>) -> Option<usize> {
         let number = self.claims.begin(outbox);
         let entry = SocketEntry {
             socket_id: outbox.who.socket,
@@ -133,14 +168,14 @@ impl Chat {
             claim: number,
         };
         match self.directory.claim(&outbox.who.user, &entry, &[]).await {
-            Ok(()) => {
+            Ok(count) => {
                 self.claims.holds(outbox.who.socket, number);
-                true
+                Some(count)
             }
             Err(error) => {
                 tracing::debug!(%error, "a claim is repeated");
                 self.redis_failed();
-                false
+                None
             }
         }
     }
@@ -171,7 +206,7 @@ impl Chat {
     async fn claim_again(self: &Arc<Self>, outboxes: Vec<Arc<Outbox>>) {
         let again = |outbox: Arc<Outbox>| async move {
             let open = || self.hub.of(&outbox.who.user).iter().any(|o| Arc::ptr_eq(o, &outbox));
-            if open() && self.claim(&outbox).await {
+            if open() && self.claim(&outbox).await.is_some() {
                 outbox.push(Event::Reread);
             }
             if !open() {

@@ -45,6 +45,8 @@ pub(super) struct Inbox {
     sees: VecDeque<(ConversationId, Seq)>,
     receipts: Receipts,
     working: bool,
+    /// A send of this socket was not answered when the last work was done.
+    sending: bool,
     reread: bool,
     resting: bool,
 }
@@ -62,6 +64,7 @@ impl Inbox {
             sees: VecDeque::new(),
             receipts: Receipts::new(wish.acks_app),
             working: false,
+            sending: false,
             reread: false,
             resting: false,
         }

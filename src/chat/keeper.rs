@@ -116,7 +116,8 @@ impl Chat {
     }
 
     /// Claims all again and reads all mailboxes again: after a gap of the bus, after Redis was
-    /// emptied or failed over, after a pause. One run at a time.
+    /// emptied or failed over, after a pause. What asks for it before a run begins shares that run;
+    /// what asks later has another, since the first may have passed it by.
     pub(super) fn start_over(self: &Arc<Self>, why: &'static str) {
         if self.keeper.starting_over.swap(true, Ordering::Relaxed) {
             return;
@@ -261,3 +262,6 @@ impl Chat {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! appended without an own beat of the last 10 s**, so a process that others hold for dead does not
 //! go on as if it lived.
 
+mod place;
 mod watched;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use place::take_place;
 use watched::Watched;
 
 use super::Identity;
@@ -319,35 +321,5 @@ impl Events {
     }
 }
 
-/// Writes the first row, once the name is free.
-async fn take_place(
-    board: &dyn Board,
-    mut row: BoardRow,
-    lock_held: bool,
-) -> Result<BoardRow, StartError> {
-    row.beat = 1;
-    // Items of an earlier life may still stand: numbers by the clock are above all of theirs.
-    row.hints = row.hints.max(super::wall_clock()());
-    let stands = |rows: Vec<BoardRow>, id: &ProcessId| rows.into_iter().find(|r| r.id == *id);
-    let Some(old) = stands(board.read().await?, &row.id) else {
-        return match board.beat(&row, None).await? {
-            Beat::Written => Ok(row),
-            Beat::Taken => Err(StartError::InUse(row.id)),
-        };
-    };
-    let deadline = Instant::now() + TAKE_OVER_AFTER;
-    while !lock_held && Instant::now() < deadline {
-        sleep(Duration::from_millis(500)).await;
-        match stands(board.read().await?, &row.id) {
-            None => break,
-            Some(now) if (now.epoch, now.beat) != (old.epoch, old.beat) => {
-                return Err(StartError::InUse(row.id));
-            }
-            Some(_) => {}
-        }
-    }
-    match board.beat(&row, Some((old.epoch, old.beat))).await? {
-        Beat::Written => Ok(row),
-        Beat::Taken => Err(StartError::InUse(row.id)),
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,8 @@ pub mod signal;
 pub mod history;
 pub mod conversations;
 pub mod presence;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::{Arc, Weak};
 
@@ -158,6 +160,7 @@ pub struct Chat {
     keeper: keeper::Keeper,
     rosters: audience::Rosters,
     rests: rest::Rests,
+    signals: Arc<tokio::sync::Semaphore>,
     this: Weak<Chat>,
 }
 
@@ -179,6 +182,7 @@ impl Chat {
             keeper: keeper::Keeper::default(),
             rosters: audience::Rosters::default(),
             rests: rest::Rests::default(),
+            signals: Arc::new(tokio::sync::Semaphore::new(signal::SIGNALS_MAX)),
             this: this.clone(),
         })
     }

@@ -163,7 +163,9 @@ impl Pending {
             record.since = now;
             record.tries = 0;
         }
-        if record.servers.iter().all(|(_, has)| *has >= record.last) {
+        // Without servers it is being located: a receipt of something older ends nothing.
+        let all_have = record.servers.iter().all(|(_, has)| *has >= record.last);
+        if all_have && !record.servers.is_empty() {
             records.remove(key);
         }
         confirmed
@@ -315,5 +317,31 @@ mod tests {
         pending.located(&key(), &[server("ws2")], &[]);
         assert_eq!(pending.confirm(&key(), &server("ws2"), 1, true, now), Confirmed::default());
         assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_late_receipt_does_not_end_what_is_not_located_yet() {
+        let (pending, now) = (Pending::default(), Instant::now());
+        pending.open(&key(), 8, false, now);
+        // A second device's receipt of an earlier entry, while this one is being located.
+        assert!(pending.confirm(&key(), &server("ws2"), 7, true, now).tell.is_some());
+        assert_eq!(pending.len(), 1);
+        pending.located(&key(), &[server("ws2")], &[]);
+        assert_eq!(pending.overdue(now + PATIENCE).len(), 1, "it is still waited for");
+        pending.confirm(&key(), &server("ws2"), 8, true, now);
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn records_are_bounded() {
+        let (pending, now) = (Pending::default(), Instant::now());
+        let key = |i: usize| Key {
+            conversation: ConversationId::parse(&format!("room:{i}")).unwrap(),
+            user: None,
+        };
+        assert!((0..RECORDS_MAX).all(|i| pending.open(&key(i), 1, false, now)));
+        assert!(!pending.open(&key(RECORDS_MAX), 1, false, now), "it takes the slow way");
+        assert!(pending.open(&key(7), 2, false, now), "one that is open stays in use");
+        assert_eq!(pending.len(), RECORDS_MAX);
     }
 }

@@ -58,7 +58,7 @@ pub(super) struct Position {
     pub loaded: bool,
     /// Everything up to here was written, or is not for this socket.
     pub sent: Seq,
-    /// The highest seq that was really written as a text.
+    /// The highest seq that was written as a text, or told as missed: what needs a receipt.
     pub last_text: Seq,
     /// Everything up to here has been received, as a receipt proved.
     pub received: Seq,
@@ -86,6 +86,8 @@ pub(super) struct Position {
     pub catching: bool,
     /// A write of the cursor is queued or under way.
     pub storing: bool,
+    /// How many reads in a row stopped at an entry that may be this socket's own.
+    pub doubts: u8,
 }
 
 impl Position {
@@ -108,6 +110,7 @@ impl Position {
             wanted: false,
             catching: false,
             storing: false,
+            doubts: 0,
         }
     }
 

@@ -46,6 +46,7 @@ impl Chat {
                 let frame = answer::signal(conversation, from, data);
                 users.iter().for_each(|user| self.push_frame(user, None, &frame));
             }
+            Envelope::End { user, socket } => self.end_socket(user, *socket),
             Envelope::Probe { number } => self.keeper.hear_probe(*number),
         }
     }

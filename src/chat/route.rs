@@ -130,6 +130,10 @@ impl Chat {
         };
         let their_servers = self.remote_servers(located.first());
         let own_servers = self.remote_servers(located.get(1));
+        if !their_servers.is_empty() {
+            // A receipt of a socket here may have come first, and ended the record.
+            self.router.pending.open(&theirs, seq, to == *from, now);
+        }
         self.router.pending.located(&theirs, &their_servers, &own_servers);
         if !own_servers.is_empty() && self.router.pending.open(&own, seq, true, now) {
             self.router.pending.located(&own, &own_servers, &[]);
@@ -389,3 +393,6 @@ impl Chat {
         self.publish(server, envelope);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,8 +13,8 @@ use super::catchup::{Done, Work};
 use super::inbox::Inbox;
 use crate::hub::{Event, Who};
 use crate::protocol::{
-    BadFrame, ClientFrame, CloseCode, ConversationId, ErrorCode, ProcessId, Receipt, Ref,
-    SendFrame, Seq, Target, Text, Timestamp, answer,
+    ClientFrame, CloseCode, ConversationId, ErrorCode, ProcessId, Receipt, Ref, SendFrame, Seq,
+    Target, Text, Timestamp, answer,
 };
 use crate::store::Raise;
 
@@ -131,7 +131,7 @@ impl Session {
                 self.alive = true;
                 match ClientFrame::parse(text) {
                     Ok(frame) => self.frame(frame, clock, now, out),
-                    Err(bad) => refuse(&bad, out),
+                    Err(bad) => refuse(bad.code, &bad.detail, bad.reference.as_ref(), out),
                 }
             }
             Input::Pong(payload) => {
@@ -139,7 +139,7 @@ impl Session {
                 self.inbox.pong(payload, now, out);
             }
             Input::Event(event) => self.event(event, now, out),
-            Input::Done(done) => self.inbox.done(done, now, out),
+            Input::Done(done) => self.inbox.done(done, self.sends > 0, now, out),
         }
         self.inbox.next_work(now, out);
     }
@@ -163,8 +163,7 @@ impl Session {
                 if !mine(&conversation) =>
             {
                 let detail = super::ChatError::not_found("conversation").detail;
-                let reference = reference.as_ref();
-                out.frames.push(answer::error(ErrorCode::NotFound, &detail, reference, None));
+                refuse(ErrorCode::NotFound, &detail, reference.as_ref(), out);
             }
             ClientFrame::Ack { conversation, seq, .. } => {
                 self.inbox.ack(&conversation, seq, now, out);
@@ -178,8 +177,7 @@ impl Session {
             }
             ClientFrame::Auth { reference, .. } => {
                 let detail = "tokens are not in use: userId in the URL names you";
-                let reference = reference.as_ref();
-                out.frames.push(answer::error(ErrorCode::BadRequest, detail, reference, None));
+                refuse(ErrorCode::BadRequest, detail, reference.as_ref(), out);
             }
         }
     }
@@ -223,7 +221,10 @@ impl Session {
     }
 }
 
-fn refuse(bad: &BadFrame, out: &mut Outputs) {
-    out.effects.push(Effect::Refused(bad.code));
-    out.frames.push(answer::error(bad.code, &bad.detail, bad.reference.as_ref(), None));
+fn refuse(code: ErrorCode, detail: &str, reference: Option<&Ref>, out: &mut Outputs) {
+    out.effects.push(Effect::Refused(code));
+    out.frames.push(answer::error(code, detail, reference, None));
 }
+
+#[cfg(test)]
+mod tests;

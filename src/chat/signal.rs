@@ -6,14 +6,47 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::{Chat, ChatError};
-use crate::hub::Who;
-use crate::protocol::{ConversationKind, Envelope, Target, UserId, answer};
+use crate::hub::{Event, Outbox, Who};
+use crate::protocol::{ConversationKind, Envelope, ErrorCode, Ref, Target, UserId, answer};
 use crate::store::{Record, RecordPart};
+use crate::telemetry::Metrics;
+
+/// How many signals of one server may be under way; a store that does not answer holds those of
+/// rooms.
+pub const SIGNALS_MAX: usize = 1_024;
 
 impl Chat {
+    /// Hands a signal on without waiting for it; only a refusal is answered.
+    pub fn submit_signal(
+        self: &Arc<Self>,
+        outbox: &Arc<Outbox>,
+        target: Target,
+        data: Arc<RawValue>,
+        reference: Option<Ref>,
+    ) {
+        let (chat, outbox) = (self.clone(), outbox.clone());
+        let permit = self.signals.clone().try_acquire_owned();
+        let refuse = move |chat: &Self, outbox: &Outbox, error: &ChatError| {
+            Metrics::count(&chat.metrics.refused, error.code.as_str());
+            let retry = error.retry_after_ms;
+            let frame = answer::error(error.code, &error.detail, reference.as_ref(), retry);
+            outbox.push(Event::Frame(frame));
+        };
+        let Ok(permit) = permit else {
+            let detail = "too many signals are under way, send fewer";
+            return refuse(self, &outbox, &ChatError::new(ErrorCode::RateLimited, detail));
+        };
+        tokio::spawn(async move {
+            let _permit = permit;
+            if let Err(error) = chat.signal(&outbox.who, &target, data).await {
+                refuse(&chat, &outbox, &error);
+            }
+        });
+    }
+
     /// Hands a signal to everybody else in the conversation, and to the sender's other sockets.
     /// Who has no part in the conversation is told that there is none (P9).
-    pub async fn signal(
+    async fn signal(
         self: &Arc<Self>,
         who: &Who,
         target: &Target,

@@ -110,4 +110,24 @@ mod tests {
         assert_eq!(slow.take(), vec![hint(7)]);
         assert!(slow.is_empty());
     }
+
+    #[test]
+    fn hints_that_wait_are_bounded() {
+        let slow = Slow::default();
+        let hint = |i: usize, seq| SlowHint {
+            user: None,
+            conversation: ConversationId::parse(&format!("room:{i}")).unwrap(),
+            seq,
+        };
+        (0..WAITING_MAX + 9).for_each(|i| slow.put(hint(i, 1)));
+        slow.put(hint(7, 2));
+        let mut taken = Vec::new();
+        while !slow.is_empty() {
+            let some = slow.take();
+            assert!(some.len() <= WRITE_MAX);
+            taken.extend(some);
+        }
+        assert_eq!(taken.len(), WAITING_MAX);
+        assert!(taken.contains(&hint(7, 2)), "one that waits already still rises");
+    }
 }

@@ -325,7 +325,8 @@ mod tests {
     #[test]
     fn entries_of_every_kind_are_read() {
         let text = r#"{"type":"message","id":"dm:userA:userB/7","conversation":"dm:userA:userB",
-            "seq":7,"from":"userA","to":"userB","message":"Hi \"you\"\n","data":{"a":[1]},"timestamp":17}"#;
+            "seq":7,"from":"userA","to":"userB","message":"Hi \"you\"\n",
+            "data":{"a":[1]},"timestamp":17}"#;
         let ServerFrame::Entry(entry) = parse(text) else { panic!("not an entry") };
         assert_eq!((entry.kind.as_str(), entry.seq, entry.from.as_str()), ("message", 7, "userA"));
         assert_eq!((entry.to.as_deref(), entry.message.as_str()), (Some("userB"), "Hi \"you\"\n"));
@@ -340,7 +341,8 @@ mod tests {
     fn the_frames_of_a_connection_are_read() {
         let welcome = parse(
             r#"{"type":"welcome","userId":"userA","socketId":"00ff","server":"ws1",
-            "device":"default","protocol":1,"timestamp":5,"pingMs":25000,"limits":{"messageBytes":16384}}"#,
+            "device":"default","protocol":1,"timestamp":5,"pingMs":25000,
+            "limits":{"messageBytes":16384}}"#,
         );
         let ServerFrame::Welcome(welcome) = welcome else { panic!("not a welcome") };
         assert_eq!((welcome.server.as_str(), welcome.ping_ms), ("ws1", 25_000));

@@ -334,7 +334,8 @@ mod tests {
     fn message(seq: u64, from: &str, reference: &str) -> ServerFrame {
         frame(&format!(
             r#"{{"type":"message","id":"{DM}/{seq}","conversation":"{DM}","seq":{seq},
-                "from":"{from}","to":"userA","message":"m{seq}","ref":"{reference}","timestamp":1}}"#
+                "from":"{from}","to":"userA","message":"m{seq}",
+                "ref":"{reference}","timestamp":1}}"#
         ))
     }
 

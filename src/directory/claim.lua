@@ -1,8 +1,8 @@
 -- Puts a socket first in a person's entry. KEYS[1]: the entry. ARGV: the socket's JSON, its id,
 -- the TTL in seconds, how many sockets are kept, then pairs (socket, claim) to drop.
--- Answers 1 where what stood there was not an entry.
+-- Answers how many sockets stand there now, 0 where what stood there was not an entry.
 local raw = redis.pcall('GET', KEYS[1])
-local damaged, others = 0, {}
+local damaged, others = false, {}
 if raw then
   local read, old = pcall(cjson.decode, type(raw) == 'string' and raw or '')
   if read and type(old) == 'table' and old.socketId then
@@ -27,7 +27,7 @@ if raw then
       end
     end
   else
-    damaged = 1
+    damaged = true
   end
 end
 local text = ARGV[1]
@@ -35,4 +35,4 @@ if #others > 0 then
   text = string.sub(text, 1, -2) .. ',"others":[' .. table.concat(others, ',') .. ']}'
 end
 redis.call('SET', KEYS[1], text, 'EX', ARGV[3])
-return damaged
+return damaged and 0 or #others + 1

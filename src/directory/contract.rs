@@ -139,7 +139,8 @@ async fn sockets_are_bounded_and_the_newest_stay(map: &dyn Directory) {
     let user = user();
     let many = SOCKETS_KEPT_MAX as u64 + 5;
     for claim in 1..=many {
-        map.claim(&user, &entry(u128::from(claim), claim), &[]).await.unwrap();
+        let count = map.claim(&user, &entry(u128::from(claim), claim), &[]).await.unwrap();
+        assert_eq!(count, SOCKETS_KEPT_MAX.min(claim as usize));
     }
     let kept = sockets(map, &user).await;
     assert_eq!(kept.len(), SOCKETS_KEPT_MAX);

@@ -75,7 +75,7 @@ impl Directory for EmbeddedDirectory {
         user: &UserId,
         entry: &SocketEntry,
         dead: &[(SocketId, u64)],
-    ) -> Result<(), DirectoryError> {
+    ) -> Result<usize, DirectoryError> {
         let now = Instant::now();
         let mut shard = self.shard(user);
         shard.purge(now);
@@ -88,8 +88,9 @@ impl Directory for EmbeddedDirectory {
             let kept = person.sockets.iter().filter(stays).take(SOCKETS_KEPT_MAX - 1);
             sockets.extend(kept.cloned());
         }
+        let count = sockets.len();
         shard.people.insert(user.clone(), Person { sockets, ends: end_of(now) });
-        Ok(())
+        Ok(count)
     }
 
     async fn release(

@@ -70,12 +70,13 @@ mod claim_text {
 pub trait Directory: Send + Sync + 'static {
     /// Puts `entry` first among the person's sockets, in place of an older claim of the same
     /// socket, and drops the pairs in `dead` (sockets of servers that the caller judged dead).
+    /// Gives how many sockets of the person stand there now.
     async fn claim(
         &self,
         user: &UserId,
         entry: &SocketEntry,
         dead: &[(SocketId, u64)],
-    ) -> Result<(), DirectoryError>;
+    ) -> Result<usize, DirectoryError>;
 
     /// Removes exactly this claim of this socket; a newer claim stays.
     async fn release(

@@ -185,7 +185,7 @@ impl Directory for RedisDirectory {
         user: &UserId,
         entry: &SocketEntry,
         dead: &[(SocketId, u64)],
-    ) -> Result<(), DirectoryError> {
+    ) -> Result<usize, DirectoryError> {
         let text = serde_json::to_string(entry).map_err(|e| DirectoryError(e.to_string()))?;
         let mut invocation = self.claim.key(self.key(user));
         invocation.arg(text).arg(entry.socket_id.to_string());
@@ -193,11 +193,12 @@ impl Directory for RedisDirectory {
         for (socket, claim) in dead {
             invocation.arg(socket.to_string()).arg(claim.to_string());
         }
-        if self.in_turn("claim", entry.socket_id, invocation).await? == 1 {
+        let count = self.in_turn("claim", entry.socket_id, invocation).await?;
+        if count == 0 {
             tracing::warn!(%user, "the socket map held a damaged entry, now replaced");
             self.link.count("claim", "malformed");
         }
-        Ok(())
+        Ok(usize::try_from(count).unwrap_or(1).max(1))
     }
 
     async fn release(

@@ -29,7 +29,7 @@ use crate::chat::catchup::{self, Done};
 use crate::chat::lane::Reply;
 use crate::chat::session::{Effect, Input, Outputs, Session, Wish};
 use crate::hub::{Event, Outbox};
-use crate::protocol::{CloseCode, ErrorCode, FRAME_BYTES_MAX, answer};
+use crate::protocol::{CloseCode, FRAME_BYTES_MAX};
 use crate::telemetry::Metrics;
 
 /// The library zero-fills its read buffer before every read: small, it grows for long frames.
@@ -231,7 +231,7 @@ impl Socket {
         let at_once = poll_fn(|context| Poll::Ready(self.poll_write(context))).await;
         let written = match at_once {
             Poll::Ready(written) => Ok(written),
-            // Boxed, and a timer only now: most writes end at once, and idle sockets pay for neither.
+            // Boxed, and a timer only now: most writes end at once, idle sockets pay for neither.
             Poll::Pending => {
                 let rest = poll_fn(|context| self.poll_write(context));
                 Box::pin(timeout(WRITE_PATIENCE, rest)).await
@@ -279,15 +279,7 @@ impl Socket {
             Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
             Effect::Rest(until) => chat.rest(&self.outbox, until),
             Effect::Signal { target, data, reference } => {
-                let (chat, outbox) = (chat.clone(), self.outbox.clone());
-                tokio::spawn(async move {
-                    if let Err(error) = chat.signal(&outbox.who, &target, data).await {
-                        let code: ErrorCode = error.code;
-                        let (detail, retry) = (&error.detail, error.retry_after_ms);
-                        let frame = answer::error(code, detail, reference.as_ref(), retry);
-                        outbox.push(Event::Frame(frame));
-                    }
-                });
+                chat.submit_signal(&self.outbox, target, data, reference);
             }
         }
     }

@@ -173,3 +173,59 @@ impl Outbox {
         queue.bytes = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outbox() -> Outbox {
+        let (user, device) = (UserId::parse("a").unwrap(), DeviceId::plain());
+        Outbox::new(Who { user, device, socket: SocketId(1) })
+    }
+
+    fn frame(bytes: usize) -> Event {
+        Event::Frame(Text::from(vec![b'x'; bytes]))
+    }
+
+    fn rereads(events: &VecDeque<Event>) -> usize {
+        events.iter().filter(|event| matches!(event, Event::Reread)).count()
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_becomes_one_reread() {
+        for (bytes, fit) in [(10, EVENTS_MAX), (BYTES_MAX / 4, 4)] {
+            let outbox = outbox();
+            (0..fit + 5).for_each(|_| outbox.push(frame(bytes)));
+            let events = outbox.take().await;
+            assert_eq!((events.len(), rereads(&events)), (fit + 1, 1));
+            outbox.push(frame(bytes));
+            let events = outbox.take().await;
+            assert_eq!((events.len(), rereads(&events)), (1, 0), "there is room again");
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_are_kept_in_a_full_queue() {
+        let outbox = outbox();
+        (0..EVENTS_MAX + 1).for_each(|_| outbox.push(frame(1)));
+        outbox.push(Event::Refused(Text::from_static(b"{}")));
+        outbox.push(Event::Close(CloseCode::Restart));
+        let events = outbox.take().await;
+        assert_eq!(events.len(), EVENTS_MAX + 3);
+        assert!(matches!(events[EVENTS_MAX], Event::Refused(_)));
+        assert!(matches!(events[EVENTS_MAX + 1], Event::Close(CloseCode::Restart)));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_waits_is_woken_and_a_closed_queue_takes_nothing() {
+        let outbox = std::sync::Arc::new(outbox());
+        let reader = outbox.clone();
+        let reading = tokio::spawn(async move { reader.take().await.len() });
+        tokio::task::yield_now().await;
+        outbox.push(Event::Tick);
+        assert_eq!(reading.await.unwrap(), 1);
+        outbox.close();
+        outbox.push(Event::Tick);
+        assert_eq!(outbox.lock().events.len(), 0);
+    }
+}

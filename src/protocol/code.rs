@@ -1,9 +1,8 @@
 //! Every error code and close code that Parlor says, each with its rule for clients.
 //!
 //! The one table for people is `docs/protocol.md`; a test holds the two together. Codes 4000–4499
-//! mean "stop", codes
-//! 4500–4999 "back off with full jitter and reconnect"; below 4000 they are those of RFC 6455
-//! §7.4.1.
+//! mean "stop", codes 4500–4999 "back off with full jitter and reconnect"; below 4000 they are
+//! those of RFC 6455 §7.4.1.
 
 /// Why a command or request was refused. The same names stand in `error` frames and in HTTP
 /// problems.

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::PROTOCOL_VERSION;
-use super::id::{ConversationId, DeviceId, ProcessId, Ref, UserId};
+use super::id::{ConversationId, DeviceId, ProcessId, Ref, SocketId, UserId};
 use super::message::{Entry, Kind, Seq, Timestamp};
 
 /// How far one person has an entry, as a server tells the server that handed it on.
@@ -95,6 +95,13 @@ pub enum Envelope {
         /// Whose sockets it is for; nobody named: all members of the room on this server.
         users: Vec<UserId>,
     },
+    /// A person has too many sockets, and this is the oldest: close it with 4001.
+    End {
+        /// Whose.
+        user: UserId,
+        /// Which.
+        socket: SocketId,
+    },
     /// A message to oneself, to see that the subscription delivers.
     Probe {
         /// Which probe.
@@ -153,6 +160,8 @@ struct Wire {
     read: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     number: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    socket: Option<SocketId>,
 }
 
 impl From<&Envelope> for Wire {
@@ -212,6 +221,9 @@ impl From<&Envelope> for Wire {
                 users,
                 ..wire("signal")
             },
+            Envelope::End { user, socket } => {
+                Self { user: Some(user), socket: Some(socket), ..wire("end") }
+            }
             Envelope::Probe { number } => Self { number: Some(number), ..wire("probe") },
         }
     }
@@ -266,6 +278,7 @@ impl Wire {
                 data: self.data?,
                 users: self.users,
             },
+            "end" => Envelope::End { user: self.user?, socket: self.socket? },
             "probe" => Envelope::Probe { number: self.number? },
             _ => return None,
         })
@@ -352,8 +365,9 @@ mod tests {
                 seq: 1,
                 by: user.clone(),
                 read: true,
-                users: vec![user],
+                users: vec![user.clone()],
             },
+            Envelope::End { user, socket: SocketId(7) },
             Envelope::Probe { number: 3 },
         ];
         for envelope in all {

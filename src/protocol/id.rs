@@ -1,15 +1,17 @@
 //! Names of people, devices, conversations, sockets and processes.
 //!
 //! Every id is checked once, where it enters (a frame, a URL, an item of the store), and is cheap
-//! to clone from
-//! there on. The alphabets keep ids free of the separators that Redis keys, DynamoDB keys and URLs
-//! are built with,
-//! so that no id can reach into another's key.
+//! to clone from there on. The alphabets keep ids free of the separators that Redis keys, DynamoDB
+//! keys and URLs are built with, so that no id can reach into another's key.
+
+mod conversation;
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use conversation::{ConversationId, ConversationKind};
 
 /// Longest user or room id, in bytes.
 pub const USER_ID_BYTES_MAX: usize = 128;
@@ -130,8 +132,7 @@ impl DeviceId {
 
 impl Ref {
     /// A ref that the server made for a send that had none, so that its own put can be told from
-    /// another's after a
-    /// time-out. It is stored, never shown.
+    /// another's after a time-out. It is stored, never shown.
     pub fn made_by_server(unique: u128) -> Self {
         Self(format!("~{unique:032x}").into())
     }
@@ -139,106 +140,6 @@ impl Ref {
     /// Whether a client gave this ref.
     pub fn is_clients(&self) -> bool {
         !self.0.starts_with('~')
-    }
-}
-
-/// What a conversation is, with the ids that its name is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ConversationKind {
-    /// Two people, sorted bytewise; the same one twice is a note to oneself.
-    Direct(UserId, UserId),
-    /// A room of any size.
-    Room(RoomId),
-}
-
-/// `dm:{a}:{b}` with the two users sorted bytewise, or `room:{id}`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConversationId(Arc<str>);
-
-impl ConversationId {
-    /// The direct conversation of two people, whoever writes first.
-    pub fn direct(a: &UserId, b: &UserId) -> Self {
-        let (first, second) = if a.as_str() <= b.as_str() { (a, b) } else { (b, a) };
-        Self(format!("dm:{first}:{second}").into())
-    }
-
-    /// The conversation of a room.
-    pub fn room(room: &RoomId) -> Self {
-        Self(format!("room:{room}").into())
-    }
-
-    /// Checks form and order; `dm:b:a` is refused, since it would be a second log of the same pair.
-    pub fn parse(text: &str) -> Result<Self, BadId> {
-        let bad = BadId { what: "a conversation", pattern: "dm:{a}:{b} (sorted) or room:{id}" };
-        if let Some(room) = text.strip_prefix("room:") {
-            return RoomId::parse(room).map(|_| Self(text.into())).map_err(|_| bad);
-        }
-        let (a, b) =
-            text.strip_prefix("dm:").and_then(|pair| pair.split_once(':')).ok_or(bad.clone())?;
-        let users = UserId::parse(a).is_ok() && UserId::parse(b).is_ok();
-        if users && a <= b { Ok(Self(text.into())) } else { Err(bad) }
-    }
-
-    /// The id as it stands on the wire and in keys.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether this is a room.
-    pub fn is_room(&self) -> bool {
-        self.0.starts_with("room:")
-    }
-
-    /// The parts that the name is made of.
-    pub fn kind(&self) -> ConversationKind {
-        if let Some(room) = self.0.strip_prefix("room:") {
-            return ConversationKind::Room(RoomId(room.into()));
-        }
-        let pair = self.0.strip_prefix("dm:").and_then(|pair| pair.split_once(':'));
-        let (a, b) = pair.unwrap_or_default();
-        ConversationKind::Direct(UserId(a.into()), UserId(b.into()))
-    }
-
-    /// The other one of a direct conversation (oneself in a note to oneself); `None` for a room or
-    /// a stranger.
-    pub fn other(&self, user: &UserId) -> Option<UserId> {
-        match self.kind() {
-            ConversationKind::Direct(a, b) if a == *user => Some(b),
-            ConversationKind::Direct(a, b) if b == *user => Some(a),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for ConversationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for ConversationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
-    }
-}
-
-impl std::str::FromStr for ConversationId {
-    type Err = BadId;
-    fn from_str(text: &str) -> Result<Self, BadId> {
-        Self::parse(text)
-    }
-}
-
-impl Serialize for ConversationId {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for ConversationId {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
     }
 }
 
@@ -286,16 +187,6 @@ hex_id!(Epoch, u64, "{:016x}");
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_direct_conversation_has_one_name() {
-        let (a, b) = (UserId::parse("userA").unwrap(), UserId::parse("userB").unwrap());
-        assert_eq!(ConversationId::direct(&a, &b), ConversationId::direct(&b, &a));
-        assert_eq!(ConversationId::direct(&b, &a).as_str(), "dm:userA:userB");
-        assert!(ConversationId::parse("dm:userB:userA").is_err());
-        assert_eq!(ConversationId::direct(&a, &b).other(&a), Some(b));
-        assert_eq!(ConversationId::direct(&a, &a).other(&a), Some(a));
-    }
 
     #[test]
     fn ids_refuse_what_could_reach_into_a_key() {

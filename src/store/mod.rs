@@ -1,9 +1,8 @@
 //! Port: the truth. Logs of conversations, mailbox rows of people, and the few records beside them.
 //!
 //! Adapters: `embedded` (SQLite, one process), `dynamodb` (one table, any number of processes).
-//! `contract` is the suite that both pass. The model is `design` in words: a conversation is a
-//! dense
-//! log of entries; a mailbox row says how far a person may have, has received and has seen it.
+//! `contract` is the suite that both pass. The model: a conversation is a dense log of entries; a
+//! mailbox row says how far a person may have, has received and has seen it.
 //!
 //! **Guarantees of every adapter.** A call that returned `Ok` is durable: it survives the death of
 //! this process (and, for DynamoDB, of any machine). Reads are strongly consistent unless a read
@@ -104,7 +103,7 @@ pub struct Row {
     pub read: Seq,
     /// `n` of the entry at `read`.
     pub read_n: u64,
-    /// How far each device has received; a device without one stands at its start.
+    /// How far each device has received, in any order; a device without one stands at its start.
     pub cursors: Vec<(DeviceId, Seq)>,
 }
 
@@ -264,7 +263,7 @@ pub trait Store: Send + Sync + 'static {
         entries: &[Entry],
     ) -> Result<usize, StoreError>;
 
-    /// Reads a page of a log, strongly consistent.
+    /// Reads a page of a log, strongly consistent; empty where there is no such log.
     async fn log(
         &self,
         conversation: &ConversationId,
@@ -283,9 +282,10 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a mailbox, page by page, or one row of it.
     async fn mailbox(&self, user: &UserId, part: MailboxPart) -> Result<MailboxPage, StoreError>;
 
-    /// Writes a record; `false` where the rule of its kind kept what stands there.
+    /// Writes a record; `false` where the rule of its kind kept what stands there. Of many that
+    /// write at once each is judged by what stands when its turn comes.
     async fn write(&self, record: Record) -> Result<bool, StoreError>;
 
-    /// Reads records.
+    /// Reads records: the head before the members, chunks in the order of their numbers.
     async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError>;
 }

@@ -6,6 +6,8 @@
 mod harness;
 mod raw;
 
+mod admin;
 mod bad;
 mod cli;
 mod flows;
+mod protocol;

@@ -107,6 +107,8 @@ impl Answer {
 
 /// One TCP connection.
 pub struct Raw {
+    /// How long the server may say nothing while something is expected.
+    pub patience: Duration,
     stream: TcpStream,
     read: Vec<u8>,
 }
@@ -115,7 +117,7 @@ impl Raw {
     pub async fn dial(address: &str) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, read: Vec::new() }
+        Self { patience: SOON * 2, stream, read: Vec::new() }
     }
 
     /// A socket of this user whose `welcome` was read.
@@ -141,17 +143,13 @@ impl Raw {
         let _ = timeout(SOON, self.stream.write_all(bytes)).await.expect("the server reads");
     }
 
-    /// Tells the server that nothing more comes.
-    pub async fn end(&mut self) {
-        let _ = self.stream.shutdown().await;
-    }
-
     pub async fn text(&mut self, json: &str) {
         self.write(&text(json)).await;
     }
 
     /// Reads more; false at the end of the connection.
-    async fn more(&mut self, limit: Duration) -> bool {
+    async fn more(&mut self) -> bool {
+        let limit = self.patience;
         let read = timeout(limit, self.stream.read_buf(&mut self.read)).await;
         let read = read.unwrap_or_else(|_| panic!("nothing within {limit:?}: {:?}", self.read));
         read.is_ok_and(|count| count > 0)
@@ -172,7 +170,7 @@ impl Raw {
                 self.read.drain(..length);
                 return Some(Answer { status, headers, body: Vec::new() });
             }
-            if !self.more(SOON * 2).await {
+            if !self.more().await {
                 assert!(self.read.is_empty(), "cut in its head: {:?}", self.read);
                 return None;
             }
@@ -184,7 +182,7 @@ impl Raw {
         let mut answer = self.head().await?;
         let length = answer.header("content-length").map(|length| length.parse().unwrap());
         while length.is_none_or(|length: usize| self.read.len() < length) {
-            if !self.more(SOON * 2).await {
+            if !self.more().await {
                 break;
             }
         }
@@ -197,28 +195,13 @@ impl Raw {
     /// The next frame as it came; `None` at the end of the connection.
     pub async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         loop {
-            if let Some(frame) = self.whole_frame() {
+            if let Some(frame) = whole_frame(&mut self.read) {
                 return Some(frame);
             }
-            if !self.more(SOON * 2).await {
+            if !self.more().await {
                 return None;
             }
         }
-    }
-
-    fn whole_frame(&mut self) -> Option<(u8, Vec<u8>)> {
-        let [first, second, ..] = *self.read.as_slice() else { return None };
-        assert_eq!(first & 0xf0, 0x80, "servers send whole frames without reserved bits");
-        assert_eq!(second & 0x80, 0, "servers don't mask");
-        let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-        let (head, length) = match second {
-            126 => (4, number(self.read.get(2..4)?)),
-            127 => (10, number(self.read.get(2..10)?)),
-            short => (2, usize::from(short)),
-        };
-        let payload = self.read.get(head..head + length)?.to_vec();
-        self.read.drain(..head + length);
-        Some((first & 0x0f, payload))
     }
 
     /// The next text as JSON, pings answered; `None` once the socket has ended.
@@ -262,12 +245,43 @@ impl Raw {
                 Err(code) => {
                     if let Some(code) = code {
                         self.write(&Frame::new(CLOSE, &code.to_be_bytes()).bytes()).await;
-                        while self.more(SOON).await {}
+                        while self.more().await {}
                     }
                     return (code, texts);
                 }
             }
         }
+    }
+
+    /// Writes all of it while reading, until `enough` texts have come that are wanted.
+    pub async fn flood(
+        &mut self,
+        bytes: &[u8],
+        enough: usize,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Vec<Value> {
+        let (mut reader, mut writer) = self.stream.split();
+        let mut texts = Vec::with_capacity(enough);
+        let reading = async {
+            while texts.len() < enough {
+                let Some((opcode, payload)) = whole_frame(&mut self.read) else {
+                    let read = timeout(SOON * 2, reader.read_buf(&mut self.read)).await;
+                    let count = read.unwrap_or_else(|_| panic!("{} only", texts.len())).unwrap();
+                    assert!(count > 0, "closed after {}", texts.len());
+                    continue;
+                };
+                if opcode == TEXT {
+                    let text = serde_json::from_slice(&payload).unwrap();
+                    if wanted(&text) {
+                        texts.push(text);
+                    }
+                } else {
+                    assert!([PING, PONG].contains(&opcode), "{opcode} after {}", texts.len());
+                }
+            }
+        };
+        tokio::join!(reading, async { writer.write_all(bytes).await.unwrap() });
+        texts
     }
 
     /// Whether the socket still answers.
@@ -280,6 +294,21 @@ impl Raw {
         }
         false
     }
+}
+
+fn whole_frame(read: &mut Vec<u8>) -> Option<(u8, Vec<u8>)> {
+    let [first, second, ..] = *read.as_slice() else { return None };
+    assert_eq!(first & 0xf0, 0x80, "servers send whole frames without reserved bits");
+    assert_eq!(second & 0x80, 0, "servers don't mask");
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+    let (head, length) = match second {
+        126 => (4, number(read.get(2..4)?)),
+        127 => (10, number(read.get(2..10)?)),
+        short => (2, usize::from(short)),
+    };
+    let payload = read.get(head..head + length)?.to_vec();
+    read.drain(..head + length);
+    Some((first & 0x0f, payload))
 }
 
 /// One request on a connection of its own, byte for byte.

@@ -1,5 +1,5 @@
 //! `/openapi.json` held against the answers: every documented path, method and status is provoked,
-//! and every body has the documented shape, no field more.
+//! every body has the documented shape, no field more, and every documented field is seen once.
 
 use std::collections::BTreeSet;
 
@@ -13,11 +13,34 @@ use super::world::{Answer, World};
 use crate::protocol::{ConversationId, DeviceId, Entry, Kind, REF_REACH_ENTRIES, UserId};
 use crate::store::Store;
 
-/// Checks `value` against the part of JSON Schema that the document uses.
-fn check(document: &Value, schema: &Value, value: &Value, at: &str) {
+/// What the document uses of JSON Schema; anything else would go unchecked.
+const KEYWORDS: [&str; 9] = [
+    "$ref",
+    "default",
+    "description",
+    "format",
+    "items",
+    "minimum",
+    "properties",
+    "required",
+    "type",
+];
+
+/// Fields of named schemas, like `Message.seq`.
+type Fields = BTreeSet<String>;
+
+/// Checks `value` against a schema, and notes the fields that it has.
+fn check(document: &Value, schema: &Value, value: &Value, at: &str, seen: &mut Fields) {
     if let Some(name) = schema["$ref"].as_str() {
         let found = document.pointer(name.trim_start_matches('#')).expect(name);
-        return check(document, found, value, at);
+        let name = name.rsplit('/').next().unwrap();
+        for field in value.as_object().into_iter().flat_map(|object| object.keys()) {
+            seen.insert(format!("{name}.{field}"));
+        }
+        return check(document, found, value, at, seen);
+    }
+    for keyword in schema.as_object().expect(at).keys() {
+        assert!(KEYWORDS.contains(&keyword.as_str()), "{at}: {keyword} is not checked here");
     }
     let types: Vec<&str> = match &schema["type"] {
         Value::String(kind) => vec![kind],
@@ -38,7 +61,7 @@ fn check(document: &Value, schema: &Value, value: &Value, at: &str) {
         assert!(value.as_f64().is_none_or(|number| number >= minimum), "{at}: {value}");
     }
     for (index, item) in value.as_array().into_iter().flatten().enumerate() {
-        check(document, &schema["items"], item, &format!("{at}[{index}]"));
+        check(document, &schema["items"], item, &format!("{at}[{index}]"), seen);
     }
     let (Some(object), Some(known)) = (value.as_object(), schema["properties"].as_object()) else {
         return;
@@ -49,7 +72,7 @@ fn check(document: &Value, schema: &Value, value: &Value, at: &str) {
     }
     for (name, value) in object {
         let schema = known.get(name).unwrap_or_else(|| panic!("{at}.{name} is not documented"));
-        check(document, schema, value, &format!("{at}.{name}"));
+        check(document, schema, value, &format!("{at}.{name}"), seen);
     }
 }
 
@@ -58,6 +81,7 @@ type Triple = (String, String, String);
 struct Contract {
     document: Value,
     seen: BTreeSet<Triple>,
+    fields: Fields,
 }
 
 impl Contract {
@@ -73,6 +97,24 @@ impl Contract {
         all
     }
 
+    /// All fields of all schemas.
+    fn documented_fields(&self) -> Fields {
+        let schemas = self.document["components"]["schemas"].as_object().unwrap();
+        let fields = schemas.iter().flat_map(|(name, schema)| {
+            let fields = schema["properties"].as_object().into_iter().flatten();
+            fields.map(move |(field, _)| format!("{name}.{field}"))
+        });
+        fields.collect()
+    }
+
+    /// A body that the API takes is one that the document describes.
+    #[track_caller]
+    fn hold_body(&mut self, path: &str, body: &Value) {
+        let media = &self.document["paths"][path]["post"]["requestBody"]["content"];
+        let schema = &media["application/json"]["schema"];
+        check(&self.document, schema, body, path, &mut self.fields);
+    }
+
     #[track_caller]
     fn hold(&mut self, method: &str, path: &str, status: u16, answer: &Answer) {
         let at = format!("{method} {path} {status}");
@@ -81,7 +123,7 @@ impl Contract {
         let content = response["content"].as_object().unwrap_or_else(|| panic!("{at}: {response}"));
         let media = answer.headers["content-type"].to_str().unwrap();
         let schema = content.get(media).unwrap_or_else(|| panic!("{at}: {media} in {content:?}"));
-        check(&self.document, &schema["schema"], &answer.json, &at);
+        check(&self.document, &schema["schema"], &answer.json, &at, &mut self.fields);
         if media == "application/problem+json" {
             assert_eq!(answer.json["status"], status);
         }
@@ -120,7 +162,9 @@ async fn reading(world: &World, contract: &mut Contract) {
 
 async fn sending(world: &World, contract: &mut Contract) {
     let target = "/v1/messages?userId=userA";
-    let hi = json!({"from": "userA", "to": "userB", "message": "Hi", "data": {"a": [1]}});
+    let hi = json!({"from": "userA", "to": "userB", "message": "Hi", "data": {"a": [1]},
+        "after": 0});
+    contract.hold_body(MESSAGES, &hi);
     let first = world.post(target, Some("k1"), &hi).await;
     contract.hold("post", MESSAGES, 201, &first);
     assert_eq!(first.json["ref"], "k1");
@@ -139,6 +183,7 @@ async fn sending(world: &World, contract: &mut Contract) {
     contract.hold("post", MESSAGES, 403, &world.post(target, None, &foreign).await);
     for conversation in ["dm:x:y", "room:nowhere"] {
         let body = json!({"conversation": conversation, "message": "Hi"});
+        contract.hold_body(MESSAGES, &body);
         contract.hold("post", MESSAGES, 404, &world.post(target, None, &body).await);
     }
     let long = json!({"to": "userB", "message": "x".repeat(20_000)});
@@ -175,7 +220,10 @@ async fn expired(world: &World, contract: &mut Contract) {
 
 async fn rooms(world: &World, contract: &mut Contract) {
     let target = "/v1/rooms?userId=userA";
-    let body = json!({"room": "r", "title": "Room", "members": ["userB", "userB"]});
+    let body = json!({"room": "r", "title": "Room", "members": ["userB", "userB"],
+        "public": false});
+    contract.hold_body(ROOMS, &body);
+    contract.hold_body(ROOMS, &json!({}));
     let made = world.post(target, None, &body).await;
     contract.hold("post", ROOMS, 201, &made);
     assert_eq!(made.json["conversation"], "room:r");
@@ -233,13 +281,14 @@ async fn every_documented_answer_is_given_and_has_its_shape() {
     let world = World::new().await;
     let document = world.get("/openapi.json").await.json;
     assert_eq!(document["openapi"].as_str().map(|version| &version[..3]), Some("3.1"));
-    let mut contract = Contract { document, seen: BTreeSet::new() };
+    let mut contract = Contract { document, seen: BTreeSet::new(), fields: Fields::new() };
     sending(&world, &mut contract).await;
     expired(&world, &mut contract).await;
     rooms(&world, &mut contract).await;
     reading(&world, &mut contract).await;
     crowded(&world, &mut contract).await;
     assert_eq!(contract.seen, contract.documented());
+    assert_eq!(contract.fields, contract.documented_fields());
 }
 
 /// What is documented is routed, and what is routed is documented.

@@ -128,7 +128,7 @@ impl Directory for SwitchedDirectory {
         user: &UserId,
         entry: &SocketEntry,
         dead: &[(SocketId, u64)],
-    ) -> Result<(), DirectoryError> {
+    ) -> Result<usize, DirectoryError> {
         self.switch.directory().await?;
         self.directory.claim(user, entry, dead).await
     }

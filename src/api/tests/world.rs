@@ -31,7 +31,7 @@ fn board_row(id: &str, role: Role) -> BoardRow {
         beat: 1,
         role,
         address: "127.0.0.1:3001".into(),
-        public_url: None,
+        public_url: (role == Role::Server).then(|| "wss://ws1.example.com/ws".to_owned()),
         sockets: 0,
         accepting: true,
         hints: 0,

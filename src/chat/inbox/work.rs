@@ -7,17 +7,19 @@ use crate::chat::catchup::{Done, Waiting, Work};
 use crate::chat::position::Queued;
 use crate::chat::receipt::Item;
 use crate::chat::session::{Effect, Outputs};
-use crate::protocol::{ConversationId, Entry, Seq, answer};
+use crate::protocol::{ConversationId, Entry, Seq, Text, answer};
 
 /// The most entries of one read.
 const READ_MAX: u32 = 128;
+/// How often a read waits for the answer that tells whose an entry is: about a second.
+const DOUBTS_MAX: u8 = 50;
 /// The most cursors in one piece of work.
 const STORE_MAX: usize = 16;
 
 impl Inbox {
-    /// Takes what came of work.
-    pub fn done(&mut self, done: Done, now: Instant, out: &mut Outputs) {
-        self.working = false;
+    /// Takes what came of work. `sending`: some send of this socket is not answered yet.
+    pub fn done(&mut self, done: Done, sending: bool, now: Instant, out: &mut Outputs) {
+        (self.working, self.sending) = (false, sending);
         match done {
             Done::Mailbox(waiting) => self.mailbox(waiting, now, out),
             Done::Loaded(conversation, cursor) => {
@@ -68,22 +70,40 @@ impl Inbox {
             if !position.loaded {
                 position.load(cursor);
             }
-            if first && start > position.sent {
-                let missed = answer::missed(&conversation, position.sent + 1, start);
-                position.pass(start, None);
-                position.prove(0, now);
-                out.frames.push(missed);
-            }
+            let skips = first && start > position.sent;
             position.wanted = true;
             position.catching |= first;
             if position.queued == Queued::No {
                 position.queued = Queued::Read;
-                self.queue.push_back(conversation);
+                self.queue.push_back(conversation.clone());
+            }
+            if skips {
+                self.tell_missed(&conversation, start, now, out);
             }
         }
         // What was heard during the read is compared with what it showed.
         let heard: Vec<_> = self.positions.keys().cloned().collect();
         heard.iter().for_each(|conversation| self.advance(conversation, now, out));
+    }
+
+    /// Older texts are left out up to `start`. Told is not received: it is told again unless a
+    /// receipt proves it. A client that acknowledges by itself does so with a text behind it.
+    fn tell_missed(
+        &mut self,
+        conversation: &ConversationId,
+        start: Seq,
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        let position = self.position(conversation, now);
+        let missed = answer::missed(conversation, position.sent + 1, start);
+        position.pass(start, None);
+        position.last_text = start;
+        if !self.wish.acks_app {
+            let (conversation, bytes) = (conversation.clone(), size(&missed));
+            self.receipts.push(Item { conversation, seq: start, bytes, tell: false }, now);
+        }
+        out.frames.push(missed);
     }
 
     fn page(
@@ -96,7 +116,7 @@ impl Inbox {
     ) {
         let Some(position) = self.positions.get_mut(conversation) else { return };
         position.queued = Queued::No;
-        let mut whole = !more;
+        let (mut whole, mut doubtful) = (!more, false);
         for (seq, entry) in entries {
             if seq <= position.sent {
                 continue;
@@ -106,22 +126,28 @@ impl Inbox {
                 break;
             }
             let own = position.is_own(seq);
+            let maybe = |e: &Entry| e.from == self.user && e.device == self.device && self.sending;
+            doubtful = !own && entry.as_ref().is_some_and(maybe) && position.doubts < DOUBTS_MAX;
+            if doubtful {
+                // Stored by this very socket, perhaps, with its answer on the way: that tells.
+                break;
+            }
             let n = entry.as_ref().map(|entry| entry.n);
             if let Some(entry) = entry.filter(|_| !own) {
                 let text = answer::entry(conversation, &entry, entry.from == self.user);
-                let item = Item {
-                    conversation: conversation.clone(),
-                    seq,
-                    bytes: u32::try_from(text.len()).unwrap_or(u32::MAX),
-                    tell: entry.from != self.user,
-                };
+                let (conversation, bytes) = (conversation.clone(), size(&text));
+                let item = Item { conversation, seq, bytes, tell: entry.from != self.user };
                 out.frames.push(text);
                 self.receipts.push(item, now);
                 position.last_text = seq;
             }
             position.pass(seq, n);
         }
-        if whole {
+        position.doubts = if doubtful { position.doubts + 1 } else { 0 };
+        if doubtful {
+            (position.wanted, position.queued) = (true, Queued::Gap);
+            self.queue.push_back(conversation.clone());
+        } else if whole {
             position.wanted = false;
             if !position.marked {
                 // The end of the log is here, whatever a hint said.
@@ -210,4 +236,8 @@ impl Inbox {
         }
         None
     }
+}
+
+fn size(text: &Text) -> u32 {
+    u32::try_from(text.len()).unwrap_or(u32::MAX)
 }

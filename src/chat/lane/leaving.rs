@@ -1,8 +1,9 @@
 //! Answered entries on their way out of a lane: those that go the same way are handed on together,
 //! so that a burst is located once and published once.
 //!
-//! **Invariant.** Entries of one hand-over have one sender, one roster and one origin; a change of
-//! the roster goes alone, since whom it is for differs from what follows it (P9).
+//! **Invariant.** Entries of one hand-over have one sender, one roster and one origin, and their
+//! seqs rise; a change of the roster goes alone, since whom it is for differs from what follows it
+//! (P9).
 
 use std::sync::Arc;
 
@@ -60,6 +61,8 @@ impl HandedOn {
         let goes_along = |handed: &Handed| {
             handed.entry.kind == Kind::Message && handed.entry.from == next.entry.from
         };
-        same_roster && goes_along(next) && self.entries.iter().all(goes_along)
+        // A send that stands twice in a batch has the seq of the first: it goes behind by itself.
+        let rises = self.newest().is_some_and(|newest| newest.seq < next.entry.seq);
+        rises && same_roster && goes_along(next) && self.entries.iter().all(goes_along)
     }
 }

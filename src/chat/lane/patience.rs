@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 const PAUSE_MS_FIRST: u64 = 50;
 const PAUSE_MS_MAX: u64 = 1_000;
 
-/// What is left of a batch's patience. Success renews it.
+/// What is left of a batch's patience. A put that succeeded renews it.
 #[derive(Debug)]
 pub(super) struct Patience {
     limit: Duration,
@@ -31,7 +31,7 @@ impl Patience {
         Self { limit: Duration::ZERO, until: None, tries: 0 }
     }
 
-    /// A call succeeded.
+    /// A put succeeded.
     pub(super) fn renew(&mut self) {
         self.until = None;
         self.tries = 0;

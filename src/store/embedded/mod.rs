@@ -3,7 +3,8 @@
 //! One writer thread takes all that has queued up into one transaction and answers each call after
 //! the commit (`writer`); reads run beside it on connections of their own (`log`, `mailbox` and
 //! `records` have the SQL). WAL and `synchronous=FULL`: a commit that returned survives the process
-//! and a power cut, as far as the disk keeps what it has acknowledged. Every row carries a crc32 that is checked on read.
+//! and a power cut, as far as the disk keeps what it has acknowledged. Every row carries a crc32
+//! that is checked on read.
 
 mod lock;
 mod tables;

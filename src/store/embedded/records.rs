@@ -32,9 +32,11 @@ pub fn write(connection: &Connection, record: &Record) -> rusqlite::Result<bool>
         Record::Device(user, device) => {
             let (pk, sk) = (user_pk(user), format!("D#{}", device.device));
             let known: Option<DeviceItem> = stands(connection, &pk, &sk)?;
-            let first_seen = known.as_ref().map_or(device.first_seen, |d| d.first_seen);
-            let last_seen = known.map_or(0, |d| d.last_seen).max(device.last_seen);
-            put(connection, &pk, &sk, &DeviceItem { first_seen, last_seen })?;
+            if known.as_ref().is_some_and(|known| known.last_seen >= device.last_seen) {
+                return Ok(false);
+            }
+            let first_seen = known.map_or(device.first_seen, |known| known.first_seen);
+            put(connection, &pk, &sk, &DeviceItem { first_seen, last_seen: device.last_seen })?;
         }
         Record::ForgetDevice(user, device) => {
             let delete = "DELETE FROM items WHERE pk = ?1 AND sk = ?2";

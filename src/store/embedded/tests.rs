@@ -1,3 +1,5 @@
+//! What is the embedded store's own: one process a folder, damage, full disks, kill -9.
+
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -6,6 +8,7 @@ use tempfile::tempdir;
 
 use super::*;
 use crate::protocol::{DeviceId, Kind, Seq};
+use crate::store::contract;
 
 fn conversation() -> ConversationId {
     ConversationId::parse("dm:a:b").unwrap()
@@ -24,6 +27,19 @@ fn entry(seq: Seq) -> Entry {
         timestamp: 1,
         n: seq,
     }
+}
+
+#[tokio::test]
+async fn a_folder_passes_the_contract() {
+    let folder = tempdir().unwrap();
+    let store = EmbeddedStore::open(folder.path()).unwrap();
+    contract::all(&*store).await;
+    assert!(store.check().await.unwrap().is_empty(), "nothing of it is damaged");
+}
+
+#[tokio::test]
+async fn memory_passes_the_contract() {
+    contract::all(&*EmbeddedStore::in_memory().unwrap()).await;
 }
 
 #[test]

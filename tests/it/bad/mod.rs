@@ -4,13 +4,13 @@
 //! library would refuse to send goes out through `raw`. Letters and numbers like B10 are the rows
 //! of the corpus that the cases were taken from.
 
+mod asleep;
 mod away;
 mod engine;
 mod flood;
 mod frames;
 mod handshake;
 mod http;
-mod slow;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

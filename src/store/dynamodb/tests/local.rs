@@ -5,13 +5,11 @@ use std::sync::Arc;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::{calls, dm, endpoint, entry, fresh, user};
-use crate::protocol::{ConversationId, DeviceId};
+use crate::protocol::DeviceId;
 use crate::store::dynamodb::items::{Item, number, text};
 use crate::store::dynamodb::table::{self, Made};
 use crate::store::dynamodb::{DynamoStore, Link};
-use crate::store::{
-    Device, LogRange, MailboxPart, Order, Raise, Record, RecordPart, Store, StoreError,
-};
+use crate::store::{Device, LogRange, MailboxPart, Order, Raise, Record, Store, StoreError};
 use crate::telemetry::Metrics;
 
 /// All items of a table.
@@ -116,64 +114,16 @@ async fn the_items_are_those_of_the_data_model() {
 }
 
 #[tokio::test]
-async fn a_log_is_read_past_a_megabyte_without_holes() {
+async fn a_page_that_ends_at_the_ranges_own_end_has_no_more() {
     let Some(url) = endpoint() else { return };
     let (store, _) = fresh(&url).await;
-    let body = "é".repeat(8 * 1024);
-    for seq in 1..=150 {
-        assert_eq!(store.append(&dm(), &[entry(seq, &body)]).await, Ok(1));
+    for seq in 1..=6 {
+        assert_eq!(store.append(&dm(), &[entry(seq, "Hi")]).await, Ok(1));
     }
-    for order in [Order::Ascending, Order::Descending] {
-        let (mut seqs, mut after, mut before, mut pages) = (vec![], 0, None, 0);
-        loop {
-            let range = LogRange { after, before, order, limit: 500 };
-            let page = store.log(&dm(), range).await.unwrap();
-            pages += 1;
-            assert!(!page.entries.is_empty());
-            seqs.extend(page.entries.iter().map(|e| e.seq));
-            match order {
-                Order::Ascending => after = *seqs.last().unwrap(),
-                Order::Descending => before = seqs.last().copied(),
-            }
-            if !page.more {
-                break;
-            }
-        }
-        assert_eq!(pages, 3, "2.4 MB at 1 MB a page");
-        if order == Order::Descending {
-            seqs.reverse();
-        }
-        assert_eq!(seqs, (1..=150).collect::<Vec<_>>());
-    }
-    let log = dm();
-    let page = |range| store.log(&log, range);
-    assert!(page(LogRange::following(140, 5)).await.unwrap().more);
-    let newest = page(LogRange::newest(5)).await.unwrap();
-    assert!(newest.more && newest.entries[0].seq == 150);
-    // The last key is the range's own end: nothing can follow.
+    // DynamoDB gives a last key at a limit, also where nothing can follow it.
     let range = LogRange { after: 3, before: Some(6), order: Order::Ascending, limit: 2 };
-    let between = page(range).await.unwrap();
+    let between = store.log(&dm(), range).await.unwrap();
     assert_eq!((between.entries.len(), between.more), (2, false));
-}
-
-#[tokio::test]
-async fn members_and_heads_are_no_entries() {
-    let Some(url) = endpoint() else { return };
-    let (store, _) = fresh(&url).await;
-    let room = ConversationId::parse("room:general").unwrap();
-    let member = crate::store::Member {
-        user: user("userA"),
-        role: "owner".to_owned(),
-        spans: vec![crate::store::Span { after: 0, until: None }],
-        as_of: 1,
-    };
-    store.write(Record::Member(room.clone(), member.clone())).await.unwrap();
-    let mut room_entry = entry(1, "Hi");
-    room_entry.to = None;
-    store.append(&room, &[room_entry.clone()]).await.unwrap();
-    assert_eq!(store.log(&room, LogRange::newest(9)).await.unwrap().entries, [room_entry]);
-    let records = store.records(RecordPart::Member(room.clone(), user("userA"))).await.unwrap();
-    assert_eq!(records, [Record::Member(room, member)]);
 }
 
 #[tokio::test]

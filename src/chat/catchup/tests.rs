@@ -1,0 +1,91 @@
+//! Claim before catch-up (I5): sender or receiver sees the other.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::chat::testing::{Part, user};
+use crate::directory::Directory;
+use crate::hub::Event;
+use crate::protocol::{DeviceId, Kind};
+use crate::store::Store;
+
+fn dm() -> ConversationId {
+    ConversationId::direct(&user("a"), &user("b"))
+}
+
+async fn enter(part: &Part, outbox: &Arc<Outbox>) -> Vec<ConversationId> {
+    match perform(&part.chat, outbox, Work::Enter { catchup: None }).await {
+        Done::Mailbox(waiting) => waiting.into_iter().map(|w| w.conversation).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn put(part: &Part, seq: Seq) {
+    let entry = Entry {
+        seq,
+        kind: Kind::Message,
+        from: user("b"),
+        to: Some(user("a")),
+        message: Some("Hi".into()),
+        data: None,
+        reference: None,
+        device: DeviceId::plain(),
+        timestamp: 1,
+        n: seq,
+    };
+    let raise = Raise { last: Some(seq), ..Raise::default() };
+    part.ports.raise(&user("a"), &dm(), &raise).await.unwrap();
+    assert_eq!(part.ports.append(&dm(), &[entry]).await, Ok(1));
+}
+
+#[tokio::test]
+async fn the_mailbox_is_read_after_the_claim() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    enter(&part, &outbox).await;
+    assert_eq!(part.ports.trace(), ["claim", "mailbox"]);
+    perform(&part.chat, &outbox, Work::Reread).await;
+    assert_eq!(part.ports.trace(), ["mailbox"], "claimed once");
+}
+
+#[tokio::test]
+async fn a_claim_that_failed_is_repeated_and_then_the_mailbox_is_read_again() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    part.ports.redis_away.store(true, Ordering::Relaxed);
+    put(&part, 1).await;
+    assert_eq!(enter(&part, &outbox).await, [dm()], "Redis away: it catches up all the same");
+    assert_eq!(part.ports.trace(), ["claim", "mailbox"]);
+    part.chat.repeat_claims().await;
+    assert_eq!(part.ports.trace(), ["claim"], "it fails again");
+    part.ports.redis_away.store(false, Ordering::Relaxed);
+    part.chat.repeat_claims().await;
+    part.chat.repeat_claims().await;
+    assert_eq!(part.ports.trace(), ["claim"], "it holds");
+    let events = outbox.take().await;
+    assert!(matches!(events.as_slices().0, [Event::Reread]), "{events:?}");
+    let located = part.ports.locate(&[user("a")]).await.unwrap();
+    assert_eq!(located[0].len(), 1);
+    assert_eq!(located[0][0].socket_id, outbox.who.socket);
+}
+
+#[tokio::test]
+async fn whatever_the_interleaving_one_sees_the_other() {
+    let (mut found, mut read) = (0, 0);
+    for _ in 0..300 {
+        let part = Part::new().await;
+        part.ports.dawdles.store(true, Ordering::Relaxed);
+        let outbox = part.enter("a", "default");
+        let sends = async {
+            put(&part, 1).await;
+            // Persist before locate (I4).
+            part.ports.locate(&[user("a")]).await.unwrap()[0].len()
+        };
+        let (located, waiting) = tokio::join!(sends, enter(&part, &outbox));
+        assert!(located == 1 || waiting == [dm()], "neither saw the other");
+        found += located;
+        read += waiting.len();
+    }
+    assert!(found > 10 && read > 10, "both orders came: {found} found, {read} read");
+}

@@ -1,0 +1,234 @@
+//! What the background does when the board or Redis has something to tell. Time is paused.
+
+use std::collections::VecDeque;
+
+use futures_util::FutureExt;
+
+use super::*;
+use crate::board::{Board, SlowHint};
+use crate::bus::{Bus, Heard};
+use crate::chat::testing::{Part, user};
+use crate::directory::{Directory, SocketEntry};
+use crate::hub::Outbox;
+use crate::protocol::{ConversationId, ProcessId, SocketId};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A part with its background and a claimed socket of `a`.
+struct Kept {
+    part: Part,
+    board: mpsc::Sender<BoardEvent>,
+    keeping: tokio::task::JoinHandle<bool>,
+    outbox: Arc<Outbox>,
+}
+
+impl Kept {
+    async fn new() -> Self {
+        let part = Part::new().await;
+        let bus = part.ports.subscribe(&part.chat.me.id).await.unwrap();
+        Self::hearing(part, bus).await
+    }
+
+    async fn hearing(part: Part, bus: Subscription) -> Self {
+        let outbox = part.enter("a", "default");
+        assert!(part.chat.claim(&outbox).await.is_some());
+        let (board, events) = mpsc::channel(8);
+        let (chat, stop) = (part.chat.clone(), part.stop.clone());
+        let keeping = tokio::spawn(async move { chat.keep(events, bus, stop).await });
+        sleep(SECOND / 10).await;
+        part.ports.trace();
+        Self { part, board, keeping, outbox }
+    }
+
+    /// What the board tells.
+    async fn tell(&self, event: BoardEvent) {
+        self.board.send(event).await.unwrap();
+        sleep(SECOND / 10).await;
+    }
+
+    /// How often the session was asked to read its mailbox again; nothing else was said.
+    fn rereads(&self) -> usize {
+        rereads(&self.outbox)
+    }
+
+    async fn claimed(&self) -> bool {
+        !self.part.ports.locate(&[user("a")]).await.unwrap()[0].is_empty()
+    }
+}
+
+fn events(outbox: &Outbox) -> VecDeque<Event> {
+    outbox.take().now_or_never().unwrap_or_default()
+}
+
+fn rereads(outbox: &Outbox) -> usize {
+    let events = events(outbox);
+    assert!(events.iter().all(|event| matches!(event, Event::Reread)), "{events:?}");
+    events.len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_death_mailboxes_are_read_at_once_and_20_s_later() {
+    let kept = Kept::new().await;
+    kept.tell(BoardEvent::Death(ProcessId::parse("ws2").unwrap())).await;
+    assert_eq!(kept.rereads(), 1);
+    sleep(SECOND_READ_AFTER - SECOND).await;
+    assert_eq!(kept.rereads(), 0);
+    sleep(2 * SECOND).await;
+    assert_eq!(kept.rereads(), 1);
+    sleep(60 * SECOND).await;
+    assert_eq!(kept.rereads(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_mailboxes_are_read_at_a_bounded_rate() {
+    let kept = Kept::new().await;
+    let outboxes: Vec<_> =
+        (0..950).map(|i| kept.part.enter(&format!("user-{i}"), "default")).collect();
+    kept.board.send(BoardEvent::ReadAgain).await.unwrap();
+    sleep(SECOND / 5 + SECOND / 100).await;
+    let asked: usize = outboxes.iter().map(|outbox| rereads(outbox)).sum();
+    assert!((300..=600).contains(&asked), "{asked} after a fifth of a second");
+    sleep(SECOND).await;
+    let asked = asked + outboxes.iter().map(|outbox| rereads(outbox)).sum::<usize>();
+    assert_eq!(asked, 950, "each once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn hints_of_the_board_come_to_whom_they_are_for() {
+    let kept = Kept::new().await;
+    let stranger = kept.part.enter("c", "default");
+    let conversation = ConversationId::direct(&user("a"), &user("b"));
+    let hint =
+        |name| SlowHint { user: Some(user(name)), conversation: conversation.clone(), seq: 7 };
+    kept.tell(BoardEvent::Hints(vec![hint("a"), hint("b")])).await;
+    let events = events(&kept.outbox);
+    assert!(matches!(&events.as_slices().0, [Event::Hint { seq: 7, via: None, .. }]), "{events:?}");
+    assert_eq!(rereads(&stranger), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_was_late_claims_all_again_and_reads_again() {
+    let kept = Kept::new().await;
+    kept.tell(BoardEvent::Revived).await;
+    assert_eq!(kept.part.ports.trace(), ["claim"]);
+    // Once by the claim that holds, once with all.
+    assert_eq!(kept.rereads(), 2);
+    assert!(kept.claimed().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_of_the_bus_starts_over() {
+    let part = Part::new().await;
+    let (bus, heard) = mpsc::channel(8);
+    let kept = Kept::hearing(part, heard).await;
+    bus.send(Heard::Gap).await.unwrap();
+    sleep(SECOND / 10).await;
+    assert_eq!(kept.part.ports.trace(), ["claim"]);
+    assert!(kept.rereads() >= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_life_ends_the_part_and_a_stop_does_too() {
+    let kept = Kept::new().await;
+    kept.tell(BoardEvent::Taken).await;
+    assert!(timeout(SECOND, kept.keeping).await.unwrap().unwrap(), "close all and exit");
+    assert!(kept.part.stop.is_cancelled());
+
+    let kept = Kept::new().await;
+    kept.part.stop.cancel();
+    assert!(!timeout(SECOND, kept.keeping).await.unwrap().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_without_redis_says_deaf_and_reads_what_it_could_not_hear() {
+    let kept = Kept::new().await;
+    kept.part.ports.redis_away.store(true, Ordering::Relaxed);
+    kept.part.chat.redis_failed();
+    let late = kept.part.enter("a", "phone");
+    assert!(kept.part.chat.claim(&late).await.is_none());
+    sleep(5 * SECOND).await;
+    assert!(kept.part.chat.is_deaf());
+    assert!(kept.part.board.read().await.unwrap()[0].deaf, "the others put hints on the board");
+    sleep(10 * SECOND).await;
+    assert!(rereads(&late) >= 2, "its claim does not hold: it reads every few seconds");
+    assert_eq!(kept.rereads(), 0, "this one's holds");
+
+    kept.part.ports.redis_away.store(false, Ordering::Relaxed);
+    kept.part.ports.trace();
+    sleep(6 * SECOND).await;
+    assert!(!kept.part.chat.is_deaf() && !kept.part.board.read().await.unwrap()[0].deaf);
+    assert!(kept.rereads() >= 1 && rereads(&late) >= 1, "all are claimed and read again");
+    assert_eq!(kept.part.ports.locate(&[user("a")]).await.unwrap()[0].len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_failed_call_is_not_deafness() {
+    let kept = Kept::new().await;
+    kept.part.chat.redis_failed();
+    sleep(30 * SECOND).await;
+    assert!(!kept.part.chat.is_deaf());
+    assert_eq!(kept.rereads(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_hears_nothing_is_deaf() {
+    let kept = Kept::new().await;
+    kept.part.ports.bus_loses.store(true, Ordering::Relaxed);
+    sleep(2 * PROBE_INTERVAL + 4 * PROBE_PATIENCE).await;
+    assert!(kept.part.chat.is_deaf(), "every call succeeds, and nothing comes back");
+    kept.part.ports.bus_loses.store(false, Ordering::Relaxed);
+    sleep(6 * SECOND).await;
+    assert!(!kept.part.chat.is_deaf());
+    assert!(kept.rereads() >= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_redis_is_claimed_all_again() {
+    let kept = Kept::new().await;
+    kept.part.ports.instance.store(2, Ordering::Relaxed);
+    sleep(2 * PROBE_INTERVAL).await;
+    assert_eq!(kept.part.ports.trace(), ["claim"]);
+    assert!(kept.rereads() >= 1);
+    sleep(4 * PROBE_INTERVAL).await;
+    assert_eq!(kept.part.ports.trace(), Vec::<String>::new(), "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_is_missing_is_found_by_the_sweep() {
+    let kept = Kept::new().await;
+    let entry = kept.part.ports.locate(&[user("a")]).await.unwrap()[0][0].clone();
+    kept.part.ports.release(&user("a"), entry.socket_id, entry.claim).await.unwrap();
+    assert!(!kept.claimed().await);
+    sleep(2 * SECOND).await;
+    assert!(kept.claimed().await);
+    assert_eq!(kept.rereads(), 1, "what came meanwhile is read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ghost_of_this_server_is_removed_and_nobody_elses() {
+    let kept = Kept::new().await;
+    let mine = kept.part.ports.locate(&[user("a")]).await.unwrap()[0][0].clone();
+    let ghost = SocketEntry { socket_id: SocketId(1), claim: 99, ..mine.clone() };
+    let theirs = SocketEntry {
+        socket_id: SocketId(2),
+        server: ProcessId::parse("ws2").unwrap(),
+        ..mine.clone()
+    };
+    for entry in [&ghost, &theirs] {
+        kept.part.ports.claim(&user("a"), entry, &[]).await.unwrap();
+    }
+    kept.part.chat.remove_ghosts(&user("a"));
+    sleep(SECOND).await;
+    let mut left = kept.part.ports.locate(&[user("a")]).await.unwrap().remove(0);
+    left.sort_by_key(|entry| entry.claim);
+    assert!(left.contains(&mine) && left.contains(&theirs) && left.len() == 2, "{left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_belt_reads_every_mailbox_once_an_hour() {
+    let kept = Kept::new().await;
+    sleep(BELT - 5 * SECOND).await;
+    assert_eq!(kept.rereads(), 0);
+    sleep(10 * SECOND).await;
+    assert_eq!(kept.rereads(), 1);
+}

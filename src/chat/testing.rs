@@ -1,0 +1,253 @@
+//! A part on embedded parts that a test can watch, slow down and take away.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::lane::Lanes;
+use super::liveness::Liveness;
+use super::{Chat, Parts};
+use crate::board::embedded::EmbeddedBoard;
+use crate::board::{BoardRow, Role};
+use crate::bus::embedded::EmbeddedBus;
+use crate::bus::{Bus, BusError, Subscription};
+use crate::directory::embedded::EmbeddedDirectory;
+use crate::directory::{Directory, DirectoryError, SocketEntry};
+use crate::hub::{Outbox, Who};
+use crate::protocol::*;
+use crate::store::embedded::EmbeddedStore;
+use crate::store::*;
+use crate::telemetry::Metrics;
+
+/// A person.
+pub fn user(name: &str) -> UserId {
+    UserId::parse(name).unwrap()
+}
+
+/// A server's row.
+pub fn board_row(id: &str, epoch: u64) -> BoardRow {
+    BoardRow {
+        id: ProcessId::parse(id).unwrap(),
+        epoch: Epoch(epoch),
+        beat: 1,
+        role: Role::Server,
+        address: "127.0.0.1:3001".to_owned(),
+        public_url: None,
+        sockets: 0,
+        accepting: true,
+        hints: 0,
+        deaf: false,
+    }
+}
+
+/// A new socket of a person.
+pub fn socket(name: &str, device: &str) -> Arc<Outbox> {
+    let (user, device) = (user(name), DeviceId::parse(device).unwrap());
+    Arc::new(Outbox::new(Who { user, device, socket: SocketId(rand::random()) }))
+}
+
+/// Store, map and bus behind one switch for each, with a trace of the calls.
+pub struct Ports {
+    store: Arc<EmbeddedStore>,
+    map: EmbeddedDirectory,
+    bus: EmbeddedBus,
+    trace: Mutex<Vec<String>>,
+    /// Neither map nor bus answer, as when Redis is away.
+    pub redis_away: AtomicBool,
+    /// What is published is taken and goes nowhere.
+    pub bus_loses: AtomicBool,
+    /// Which Redis answers.
+    pub instance: AtomicU64,
+    /// How long a call of the map takes.
+    pub map_takes_ms: AtomicU64,
+    /// Calls let others go first at random.
+    pub dawdles: AtomicBool,
+}
+
+impl Ports {
+    fn note(&self, line: &str) {
+        self.trace.lock().unwrap().push(line.to_owned());
+    }
+
+    /// The calls since the last look.
+    pub fn trace(&self) -> Vec<String> {
+        std::mem::take(&mut *self.trace.lock().unwrap())
+    }
+
+    async fn dawdle(&self) {
+        if self.dawdles.load(Ordering::Relaxed) {
+            for _ in 0..rand::random_range(0..4) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn map(&self) -> Result<&EmbeddedDirectory, DirectoryError> {
+        self.dawdle().await;
+        let takes = self.map_takes_ms.load(Ordering::Relaxed);
+        if takes > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(takes)).await;
+        }
+        match self.redis_away.load(Ordering::Relaxed) {
+            true => Err(DirectoryError("away".to_owned())),
+            false => Ok(&self.map),
+        }
+    }
+}
+
+/// See the module.
+pub struct Part {
+    /// The part.
+    pub chat: Arc<Chat>,
+    /// What it stands on.
+    pub ports: Arc<Ports>,
+    /// Its board.
+    pub board: Arc<EmbeddedBoard>,
+    /// Ends it.
+    pub stop: CancellationToken,
+}
+
+impl Part {
+    /// A part named ws1.
+    pub async fn new() -> Self {
+        let ports = Arc::new(Ports {
+            store: EmbeddedStore::in_memory().unwrap(),
+            map: EmbeddedDirectory::default(),
+            bus: EmbeddedBus::default(),
+            trace: Mutex::default(),
+            redis_away: AtomicBool::new(false),
+            bus_loses: AtomicBool::new(false),
+            instance: AtomicU64::new(1),
+            map_takes_ms: AtomicU64::new(0),
+            dawdles: AtomicBool::new(false),
+        });
+        let (board, stop) = (Arc::new(EmbeddedBoard::default()), CancellationToken::new());
+        let row = board_row("ws1", 7);
+        let (liveness, _) = Liveness::start(board.clone(), row, true, stop.clone()).await.unwrap();
+        let time = AtomicU64::new(1_790_000_000_000);
+        let chat = Chat::new(Parts {
+            store: ports.clone(),
+            directory: ports.clone(),
+            bus: ports.clone(),
+            lanes: Lanes::new(ports.clone()),
+            liveness,
+            metrics: Arc::new(Metrics::new("ws1")),
+            clock: Arc::new(move || time.fetch_add(1, Ordering::SeqCst)),
+        });
+        Self { chat, ports, board, stop }
+    }
+
+    /// Opens a socket on this server, unclaimed.
+    pub fn enter(&self, name: &str, device: &str) -> Arc<Outbox> {
+        let outbox = socket(name, device);
+        self.chat.hub.enter(outbox.clone());
+        outbox
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+#[async_trait]
+impl Bus for Ports {
+    async fn publish(&self, to: &ProcessId, batch: &[Arc<Envelope>]) -> Result<(), BusError> {
+        if self.redis_away.load(Ordering::Relaxed) {
+            return Err(BusError("away".to_owned()));
+        }
+        match self.bus_loses.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => self.bus.publish(to, batch).await,
+        }
+    }
+
+    async fn subscribe(&self, me: &ProcessId) -> Result<Subscription, BusError> {
+        self.bus.subscribe(me).await
+    }
+}
+
+#[async_trait]
+impl Directory for Ports {
+    async fn claim(
+        &self,
+        user: &UserId,
+        entry: &SocketEntry,
+        dead: &[(SocketId, u64)],
+    ) -> Result<usize, DirectoryError> {
+        self.note("claim");
+        self.map().await?.claim(user, entry, dead).await
+    }
+
+    async fn release(
+        &self,
+        user: &UserId,
+        socket: SocketId,
+        claim: u64,
+    ) -> Result<(), DirectoryError> {
+        self.note("release");
+        self.map().await?.release(user, socket, claim).await
+    }
+
+    async fn locate(&self, users: &[UserId]) -> Result<Vec<Vec<SocketEntry>>, DirectoryError> {
+        self.map().await?.locate(users).await
+    }
+
+    async fn extend(
+        &self,
+        user: &UserId,
+        socket: SocketId,
+        claim: u64,
+    ) -> Result<bool, DirectoryError> {
+        self.map().await?.extend(user, socket, claim).await
+    }
+
+    async fn instance(&self) -> Result<String, DirectoryError> {
+        self.map().await?;
+        Ok(self.instance.load(Ordering::Relaxed).to_string())
+    }
+}
+
+#[async_trait]
+impl Store for Ports {
+    async fn append(&self, log: &ConversationId, entries: &[Entry]) -> Result<usize, StoreError> {
+        self.dawdle().await;
+        self.store.append(log, entries).await
+    }
+
+    async fn log(&self, log: &ConversationId, range: LogRange) -> Result<LogPage, StoreError> {
+        self.dawdle().await;
+        self.store.log(log, range).await
+    }
+
+    async fn raise(
+        &self,
+        user: &UserId,
+        log: &ConversationId,
+        raise: &Raise,
+    ) -> Result<(), StoreError> {
+        self.dawdle().await;
+        self.store.raise(user, log, raise).await
+    }
+
+    async fn mailbox(&self, user: &UserId, part: MailboxPart) -> Result<MailboxPage, StoreError> {
+        if let MailboxPart::Page { .. } = part {
+            self.note("mailbox");
+        }
+        self.dawdle().await;
+        self.store.mailbox(user, part).await
+    }
+
+    async fn write(&self, record: Record) -> Result<bool, StoreError> {
+        self.dawdle().await;
+        self.store.write(record).await
+    }
+
+    async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError> {
+        self.dawdle().await;
+        self.store.records(part).await
+    }
+}

@@ -1,0 +1,77 @@
+//! What `parlor up` says of itself once it accepts: to a script, and to a person.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::config::Up;
+use crate::node::{Node, Part};
+use crate::protocol::ProcessId;
+
+/// Where the parts of one process listen.
+pub(super) struct Addresses {
+    front: SocketAddr,
+    servers: Vec<(ProcessId, SocketAddr)>,
+    api: Option<SocketAddr>,
+}
+
+impl Addresses {
+    pub fn of(front: SocketAddr, node: &Node) -> Self {
+        let named = |part: &Part| (part.chat.me.id.clone(), part.address);
+        let (servers, api): (Vec<_>, Vec<_>) =
+            node.parts.iter().partition(|part| part.door.is_some());
+        let api = api.first().map(|part| part.address);
+        Self { front, servers: servers.into_iter().map(named).collect(), api }
+    }
+
+    pub fn api_url(&self) -> String {
+        self.api.map(|api| format!("http://{api}")).unwrap_or_default()
+    }
+
+    /// The line of `--ready-json`.
+    pub fn ready_json(&self) -> serde_json::Value {
+        let servers: serde_json::Map<_, _> = self
+            .servers
+            .iter()
+            .map(|(id, address)| (id.to_string(), json!(address.to_string())))
+            .collect();
+        json!({"ready": true, "balancer": self.front.to_string(), "servers": servers,
+               "api": self.api.map(|api| api.to_string())})
+    }
+
+    /// What a person reads who has just started it.
+    pub fn banner(&self, options: &Up) -> String {
+        let kept = match (&options.parts.dynamodb, options.memory) {
+            (Some(dynamodb), _) => format!("DynamoDB ({dynamodb}), table {}", options.parts.table),
+            (None, true) => "memory: gone at exit".to_owned(),
+            (None, false) => options.data.display().to_string(),
+        };
+        let servers: Vec<_> = self.servers.iter().map(|(id, at)| format!("{id} {at}")).collect();
+        let front = format!("{}:{}", host(self.front), self.front.port());
+        let api = self.api.map(|api| format!("{}:{}", host(api), api.port())).unwrap_or_default();
+        let port = self.front.port();
+        let url = match port {
+            8080 => String::new(),
+            _ => format!(" --url ws://{front}/ws"),
+        };
+        format!(
+            "\n  Parlor is up.\n\n    page       http://{front}/\n    \
+             WebSocket  ws://{front}/ws\n    servers    {}\n    \
+             API        http://{api}/openapi.json\n    kept in    {kept}\n\n  \
+             Three things to try:\n\n    1. open http://{front}/ : two people, side by side\n    \
+             2. parlor chat --as userA --to userB{url}   (and the other way round)\n    \
+             3. npx wscat -c 'ws://{front}/ws?userId=userA'\n       \
+             then type  {{\"type\":\"message\",\"to\":\"userB\",\"message\":\"Hi\"}}\n\n  \
+             ctrl-C stops it cleanly.\n",
+            servers.join("  ")
+        )
+    }
+}
+
+fn host(address: SocketAddr) -> String {
+    match address.ip() {
+        ip if ip.is_loopback() => "localhost".to_owned(),
+        std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+        ip => ip.to_string(),
+    }
+}
