@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// How long a server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a server may take to answer: with the time between two looks less than 3 s.
+const PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// Whether `GET /readyz` on the server's own port is answered with 200.
 pub async fn answers(address: &str) -> bool {

@@ -22,18 +22,15 @@ async fn history(stack: &Stack, a: &str, b: &str) -> Vec<(u64, String)> {
 #[tokio::test]
 async fn its_users_go_on_elsewhere() {
     let Some(mut stack) = Stack::start(Parts::Fleet).await else { return };
-    let _on_ws1 = stack.person("u1").await;
     let a = Lasting::start(&stack.ws(), "userA").await;
-    let _on_ws3 = stack.person("u3").await;
-    let _on_ws1 = stack.person("u4").await;
-    let b = Lasting::start(&stack.ws(), "userB").await;
-    assert_eq!((a.log().servers[0].as_str(), b.log().servers[0].as_str()), ("ws2", "ws2"));
-    let lost = stack.at("ws2", "userC").await;
+    let dying = a.log().servers[0].clone();
+    let b = on(&stack, &dying).await;
+    let lost = stack.at(&dying, "userC").await;
     for number in 1..=300 {
         a.say("userB", &format!("message {number}")).await;
         if number == 100 {
             a.until("some are acked", |log| log.sent.len() >= 20).await;
-            stack.kill("ws2");
+            stack.kill(&dying);
         }
     }
     a.until("all are acked", |log| log.sent.len() == 300).await;
@@ -48,19 +45,31 @@ async fn its_users_go_on_elsewhere() {
     for talker in [&a, &b] {
         let log = talker.log();
         assert!(log.failed.is_empty(), "{:?}", log.failed);
-        assert!(log.servers.len() > 1 && log.servers[1] != "ws2", "{:?}", log.servers);
+        assert!(log.servers.len() > 1 && log.servers[1] != dying, "{:?}", log.servers);
     }
     drop(lost);
-    not_believed(&stack).await;
+    let alive: Vec<String> = stack.servers.keys().filter(|id| **id != dying).cloned().collect();
+    not_believed(&stack, &dying, &alive).await;
     stack.stop().await;
 }
 
-/// userC was on ws2, and the entry still says so: it is not believed.
-async fn not_believed(stack: &Stack) {
+/// userB on this server too, as the balancer deals.
+async fn on(stack: &Stack, server: &str) -> Lasting {
+    loop {
+        let b = Lasting::start(&stack.ws(), "userB").await;
+        let it_is = b.log().servers[0] == server;
+        if it_is {
+            return b;
+        }
+    }
+}
+
+/// userC was on the dead server, and the entry still says so: it is not believed.
+async fn not_believed(stack: &Stack, dead: &str, alive: &[String]) {
     let redis = stack.redis.as_ref().unwrap();
     let stale = redis.entry("userC").unwrap();
-    assert_eq!(stale["server"], "ws2", "nobody removes another's entry");
-    let mut a = stack.at("ws1", "userA2").await;
+    assert_eq!(stale["server"], dead, "nobody removes another's entry");
+    let mut a = stack.at(&alive[0], "userA2").await;
     assert_eq!(a.say("userC", "one").await, 1);
     let offline = async || {
         let answer = stack.http().get("/v1/users/userC/presence?userId=u1").await.unwrap();
@@ -72,11 +81,11 @@ async fn not_believed(stack: &Stack) {
     let two = [(1, "one".to_owned()), (2, "two".to_owned())];
     let sent = stack.history("userA2", "dm:userA2:userC").await;
     assert!(sent.iter().all(|message| message["status"] == "sent"), "{sent:?}");
-    let mut c = stack.at("ws3", "userC").await;
+    let mut c = stack.at(&alive[1], "userC").await;
     assert_eq!(texts(&c.catch_up().await), two);
     a.told_delivered(2).await;
     let entry = redis.entry("userC").unwrap();
-    assert_eq!(entry["server"], "ws3", "the newest stands first");
+    assert_eq!(entry["server"], alive[1].as_str(), "the newest stands first");
     assert_eq!(a.say("userC", "three").await, 3);
     assert_eq!(c.hear().await, (3, "three".to_owned()));
 }

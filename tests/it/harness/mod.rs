@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::process::{ExitStatus, Output};
 use std::time::{Duration, Instant};
 
-use parlor::client::Api;
+use parlor::client::{Api, ClientError};
 use serde_json::Value;
 
 /// How long anything that should happen may take; generous, since machines are busy.
@@ -230,15 +230,21 @@ impl Stack {
 
     /// Runs a tool of the binary on this stack's data: `table show …`.
     pub async fn parlor(&self, arguments: &[&str]) -> Output {
-        let mut command = process::command();
+        let mut command = command();
         command.args(arguments).args(self.where_it_is());
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 
-    /// One page of history, as this user sees it.
+    /// One page of history, as this user sees it; asked again while the store is too busy.
     pub async fn history(&self, user: &str, conversation: &str) -> Vec<Value> {
-        let page = self.http().history(user, conversation, None, 500).await.unwrap();
-        page["messages"].as_array().unwrap().clone()
+        let page = eventually("a page of history", async || {
+            match self.http().history(user, conversation, None, 500).await {
+                Ok(page) => Some(page),
+                Err(ClientError::Refused { status: 503, .. }) => None,
+                Err(error) => panic!("{error}"),
+            }
+        });
+        page.await["messages"].as_array().unwrap().clone()
     }
 
     /// Stops everything by SIGTERM, servers last to first; all must exit with 0.
