@@ -158,7 +158,7 @@ impl Chat {
     /// Claims the map entry of a socket, once, and gives how many the person has there now. A claim
     /// that fails is repeated in the background until it holds; the socket then gets
     /// `Event::Reread`.
-    async fn claim(self: &Arc<Self>, outbox: &Arc<Outbox>) -> Option<usize> {
+    pub(super) async fn claim(self: &Arc<Self>, outbox: &Arc<Outbox>) -> Option<usize> {
         let number = self.claims.begin(outbox);
         let entry = SocketEntry {
             socket_id: outbox.who.socket,

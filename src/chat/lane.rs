@@ -59,8 +59,8 @@ pub enum Reply {
 pub trait Origin: Send + Sync + 'static {
     /// Whether the part's own board row was written in the last 10 s; if not, nothing is appended.
     fn may_append(&self) -> bool;
-    /// Takes over stored entries: locates, delivers, keeps the hint until it is confirmed. Called in
-    /// the order of seq; must not block.
+    /// Takes over stored entries: locates, delivers, keeps the hint until it is confirmed. Called
+    /// in the order of seq; must not block.
     fn hand_on(&self, handed: HandedOn);
     /// Counts how an append of this part was answered: `stored`, `repeated`, or the error code.
     fn count(&self, _outcome: &'static str) {}

@@ -177,7 +177,7 @@ impl Directory for Ports {
         user: &UserId,
         entry: &SocketEntry,
         dead: &[(SocketId, u64)],
-    ) -> Result<(), DirectoryError> {
+    ) -> Result<usize, DirectoryError> {
         self.note("claim");
         self.map().await?.claim(user, entry, dead).await
     }

@@ -121,7 +121,8 @@ async fn stands_in_the_table(stack: &Stack, timestamp: u64) {
 async fn second_message(stack: Stack) {
     let mut a = stack.at("ws1", "userA").await;
     let mut b = stack.at("ws3", "userB").await;
-    (a.catch_up().await, b.catch_up().await);
+    a.catch_up().await;
+    b.catch_up().await;
     assert_eq!(told(&mut a).await, as_told(1));
     let connections = |redis: &Redis| {
         let info = redis.cli(&["INFO", "clients"]);
@@ -153,7 +154,8 @@ async fn second_message(stack: Stack) {
 async fn same_server(stack: Stack) {
     let mut a = stack.at("ws1", "userA").await;
     let mut b = stack.at("ws1", "userB").await;
-    (a.catch_up().await, b.catch_up().await);
+    a.catch_up().await;
+    b.catch_up().await;
     let seen = stack.redis.as_ref().map(Seen::start);
     assert_eq!(told(&mut a).await, as_told(1));
     assert_eq!(b.hear().await, (1, "Hi".to_owned()));

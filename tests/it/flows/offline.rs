@@ -19,7 +19,8 @@ async fn statuses(stack: &Stack) -> Vec<String> {
 async fn offline_and_back_online(stack: Stack) {
     let mut a = stack.at("ws1", "userA").await;
     let mut b = stack.at("ws2", "userB").await;
-    (a.catch_up().await, b.catch_up().await);
+    a.catch_up().await;
+    b.catch_up().await;
     b.leave().await;
     if let Some(redis) = &stack.redis {
         let gone = async || (redis.cli(&["EXISTS", "user:userB"]) == "0").then_some(());

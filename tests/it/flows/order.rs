@@ -13,7 +13,8 @@ async fn a_burst_keeps_its_order(stack: Stack) {
     const BURST: u64 = 200;
     let mut a = stack.at("ws1", "userA").await;
     let mut b = stack.at("ws3", "userB").await;
-    (a.catch_up().await, b.catch_up().await);
+    a.catch_up().await;
+    b.catch_up().await;
     let send = |number: u64| {
         let send = Send::new(To::User("userB".into()), format!("message {number}"));
         send.reference(format!("ref-{number}")).frame()

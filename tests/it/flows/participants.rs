@@ -10,7 +10,8 @@ on_both!(a_stranger_sees_nothing);
 async fn a_stranger_sees_nothing(stack: Stack) {
     let mut a = stack.at("ws1", "userA").await;
     let mut c = stack.at("ws1", "userC").await;
-    (a.catch_up().await, c.catch_up().await);
+    a.catch_up().await;
+    c.catch_up().await;
     assert_eq!(a.say("userB", "between us").await, 1);
     let room = json!({"room": "ours", "members": ["userB"]});
     stack.http().post("/v1/rooms?userId=userA", &room).await.unwrap().good().unwrap();

@@ -23,7 +23,8 @@ async fn a_fleet() {
 async fn redis_is_a_hint(mut stack: Stack) {
     let mut a = stack.at("ws1", "userA").await;
     let mut b = stack.at("ws3", "userB").await;
-    (a.catch_up().await, b.catch_up().await);
+    a.catch_up().await;
+    b.catch_up().await;
     assert_eq!(a.say("userB", "before").await, 1);
     assert_eq!(b.hear().await, (1, "before".to_owned()));
     stack.redis.as_mut().unwrap().kill();

@@ -36,7 +36,8 @@ async fn a_clean_stop(mut stack: Stack) {
     for number in 0..20 {
         idle.push(stack.person(&format!("idle{number}")).await);
     }
-    (a.catch_up().await, b.catch_up().await);
+    a.catch_up().await;
+    b.catch_up().await;
     let send = |n: u64| Send::new(To::User("userB".into()), format!("message {n}")).frame();
     a.write_all((1..=100).map(send).collect()).await;
     stack.process("up").signal("TERM");
