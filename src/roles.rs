@@ -60,11 +60,8 @@ async fn admin(common: &Common, node: &Node) -> Result<Option<SocketAddr>, NodeE
     let Some(address) = common.admin_listen else { return Ok(None) };
     let listener = listen(address, common.insecure_dev, "--admin-listen").await?;
     let bound = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
-    node.watchers.spawn(health::serve_admin(
-        listener,
-        node.health.clone(),
-        node.background.clone(),
-    ));
+    let (health, end) = (node.health.clone(), node.background.clone());
+    node.watchers.spawn(health::serve_admin(listener, health, end));
     Ok(Some(bound))
 }
 

@@ -13,7 +13,7 @@ use crate::telemetry::Metrics;
 
 /// How many signals of one server may be under way; a store that does not answer holds those of
 /// rooms.
-pub(super) const SIGNALS_MAX: usize = 1_024;
+pub const SIGNALS_MAX: usize = 1_024;
 
 impl Chat {
     /// Hands a signal on without waiting for it; only a refusal is answered.

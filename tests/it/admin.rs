@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use parlor::client::ServerFrame;
 use serde_json::{Value, json};
 
 use crate::harness::{Parts, Process, SOON, Stack, eventually, on_both};
@@ -124,7 +125,8 @@ async fn counters_move_with_what_happens(stack: Stack) {
         tokio::join!(a.told_delivered(seq), b.hears_nothing(200));
     }
     a.write("hello").await;
-    a.error().await;
+    let is_error = |frame: ServerFrame| matches!(frame, ServerFrame::Error { .. }).then_some(());
+    a.wait_for("an error", SOON, is_error).await;
     let refused = get(&stack.api, "/v1/users/a/presence").await;
     assert_eq!(refused.status, 400);
     let after = eventually("the receipts are counted", async || {

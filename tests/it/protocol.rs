@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use parlor::chat::lane::Bounds;
 use parlor::chat::session::SENDS_MAX;
+use parlor::chat::signal::SIGNALS_MAX;
 use parlor::client::ServerFrame;
 use parlor::gateway::handshake::{HEAD_BYTES_MAX, HEAD_PATIENCE};
 use parlor::protocol::*;
@@ -181,6 +182,7 @@ fn the_close_codes_are_those_of_the_code() {
 #[test]
 fn the_limits_are_those_of_the_code() {
     let kib = |bytes: usize| format!("{} KiB", bytes / 1_024);
+    let thousands = |number: usize| format!("{},{:03}", number / 1_000, number % 1_000);
     let (bounds, sockets) = (Bounds::default(), SOCKETS_PER_USER_MAX);
     assert_eq!((sockets, SIGNAL_BYTES_MAX), (DEVICES_PER_USER_MAX, DATA_BYTES_MAX));
     assert_eq!(parlor::balancer::head::HEAD_BYTES_MAX, HEAD_BYTES_MAX);
@@ -199,13 +201,9 @@ fn the_limits_are_those_of_the_code() {
         ("sockets, devices of a person", format!("{sockets} each")),
         (
             "appends that wait for one conversation",
-            format!(
-                "{},{:03} or {} MiB",
-                bounds.appends / 1_000,
-                bounds.appends % 1_000,
-                bounds.bytes >> 20
-            ),
+            format!("{} or {} MiB", thousands(bounds.appends), bounds.bytes >> 20),
         ),
+        ("signals under way on one server", thousands(SIGNALS_MAX)),
     ];
     let told: Vec<_> =
         table("Limits").into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
@@ -214,11 +212,7 @@ fn the_limits_are_those_of_the_code() {
     let inline = [
         format!("1 to {} of `[A-Za-z0-9_.:+=/~-]`", id::REF_BYTES_MAX),
         format!("last {REF_WINDOW_ENTRIES} entries are searched"),
-        format!(
-            "up to {},{:03}, then `ref_expired`",
-            REF_REACH_ENTRIES / 1_000,
-            REF_REACH_ENTRIES % 1_000
-        ),
+        format!("up to {}, then `ref_expired`", thousands(REF_REACH_ENTRIES as usize)),
         format!("[A-Za-z0-9_.@\\|+=~-]{{1,{}}}", id::USER_ID_BYTES_MAX),
         format!("[A-Za-z0-9_-]{{1,{}}}", id::DEVICE_ID_BYTES_MAX),
     ];

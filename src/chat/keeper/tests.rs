@@ -145,7 +145,7 @@ async fn a_part_without_redis_says_deaf_and_reads_what_it_could_not_hear() {
     kept.part.ports.redis_away.store(true, Ordering::Relaxed);
     kept.part.chat.redis_failed();
     let late = kept.part.enter("a", "phone");
-    assert!(!kept.part.chat.claim(&late).await.is_some());
+    assert!(kept.part.chat.claim(&late).await.is_none());
     sleep(5 * SECOND).await;
     assert!(kept.part.chat.is_deaf());
     assert!(kept.part.board.read().await.unwrap()[0].deaf, "the others put hints on the board");

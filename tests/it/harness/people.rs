@@ -117,7 +117,7 @@ impl Person {
     }
 
     /// Reads on until a frame for which `wanted` gives something; the others are dropped.
-    async fn wait_for<T>(
+    pub async fn wait_for<T>(
         &mut self,
         what: &str,
         limit: Duration,
