@@ -4,9 +4,9 @@ use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::DynamoStore;
+use super::fields::as_number;
 use super::items::{
-    ITEM_VERSION, Item, as_number, cursor_name, number, read_device, read_row, row_sk, text,
-    user_pk,
+    ITEM_VERSION, Item, cursor_name, number, read_device, read_row, row_sk, text, user_pk,
 };
 use super::retry::{Call, Failure};
 use crate::protocol::{ConversationId, UserId};

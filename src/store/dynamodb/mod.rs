@@ -4,8 +4,10 @@
 //! `retry`, `log`, `mailbox` and `records` are the port's methods, `table` makes and checks the
 //! table. Invariant: every write is conditional, only rises, or may be repeated without harm.
 
+mod target;
 mod client;
 mod items;
+mod fields;
 mod log;
 mod mailbox;
 mod records;
@@ -18,9 +20,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-pub use client::{BadTarget, Link};
-pub(crate) use items::{Fields, Item, item, number, text};
+pub use client::Link;
+pub(crate) use fields::Fields;
+pub(crate) use items::{Item, item, number, text};
 pub(crate) use retry::{Call, Failure};
+pub use target::BadTarget;
 
 use crate::protocol::{ConversationId, Entry, UserId};
 use crate::store::{

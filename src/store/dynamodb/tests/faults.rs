@@ -183,7 +183,7 @@ async fn a_slow_store_takes_a_bounded_number_of_connections() {
     let proxy = Proxy::start(&url).await;
     let (store, _) = fresh(&proxy.url).await;
     let board = DynamoBoard::new(store.link());
-    proxy.plan("PutItem", [Fault::Hang; 1_000]);
+    proxy.plan("PutItem", [Fault::Swallow; 3_000]);
     let sends = (0..3 * REQUESTS_MAX).map(|i| {
         let log = ConversationId::parse(&format!("room:{i}")).unwrap();
         let store = &store;
@@ -198,7 +198,7 @@ async fn a_slow_store_takes_a_bounded_number_of_connections() {
     };
     let (errors, (seen, read)) = tokio::join!(futures_util::future::join_all(sends), watch);
     // On a busy machine some have been tried twice by then, but unbounded they all had come.
-    assert!(seen < 2 * REQUESTS_MAX, "{seen}");
+    assert!(seen <= 2 * REQUESTS_MAX, "{seen}");
     // Behind two rounds of waiting sends it would take two attempts' time.
     assert!(read < Duration::from_millis(1_500), "the board waits for nobody: {read:?}");
     let unknown = |e: &&Result<usize, StoreError>| matches!(e, Err(StoreError::Unknown(_)));

@@ -19,6 +19,8 @@ pub enum Fault {
     DropAnswer,
     /// Forwarded and applied, but the answer never comes.
     Hang,
+    /// Neither forwarded nor answered.
+    Swallow,
 }
 
 /// The proxy: faults are used up in order by requests of the operation that they were set for,
@@ -85,11 +87,12 @@ async fn serve(mut client: TcpStream, upstream: String, plan: Arc<Mutex<Plan>>) 
         let answer = match fault {
             Some(Fault::Throttle) => error(400, "ProvisionedThroughputExceededException"),
             Some(Fault::Error500) => error(500, "InternalServerError"),
+            Some(Fault::Swallow) => Vec::new(),
             None | Some(Fault::DropAnswer | Fault::Hang) => forward(&upstream, &request).await,
         };
         match fault {
             Some(Fault::DropAnswer) => return,
-            Some(Fault::Hang) => tokio::time::sleep(Duration::from_secs(30)).await,
+            Some(Fault::Hang | Fault::Swallow) => tokio::time::sleep(Duration::from_secs(30)).await,
             _ => {}
         }
         if client.write_all(&answer).await.is_err() {

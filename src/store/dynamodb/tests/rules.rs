@@ -4,7 +4,7 @@ use super::{dm, endpoint, fresh, user};
 use crate::board::dynamodb::DynamoBoard;
 use crate::board::{Beat, Board, BoardRow, HINT_TTL_SECONDS, Role, SlowHint};
 use crate::protocol::{Epoch, ProcessId};
-use crate::store::dynamodb::items::as_number;
+use crate::store::dynamodb::fields::as_number;
 
 #[tokio::test]
 async fn the_store_passes_the_contract() {

@@ -1,0 +1,113 @@
+//! Which DynamoDB is meant, and whether it can be: `aws`, or a URL like that of DynamoDB Local.
+
+use std::net::IpAddr;
+
+use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::Credentials;
+
+/// A configuration that can't work, in a sentence that says what would.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadTarget(pub String);
+
+/// As DynamoDB wants it.
+pub fn check_table_name(name: &str) -> Result<(), BadTarget> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    if (3..=255).contains(&name.len()) && name.bytes().all(good) {
+        return Ok(());
+    }
+    let form = "3 to 255 letters, digits, `_`, `-` and `.`";
+    Err(BadTarget(format!("--table must be {form}, not {name:?}")))
+}
+
+/// What `--dynamodb` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// AWS, by the ordinary credential and region chain.
+    Aws,
+    /// Another endpoint; on the loopback it is DynamoDB Local.
+    Url { url: String, loopback: bool },
+}
+
+impl Target {
+    /// `aws` or a URL.
+    pub fn parse(text: &str) -> Result<Self, BadTarget> {
+        if text == "aws" {
+            return Ok(Self::Aws);
+        }
+        let bad = || {
+            let form = "`aws` or a URL like http://127.0.0.1:8000";
+            BadTarget(format!("--dynamodb must be {form}, not {text:?}"))
+        };
+        let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+        let authority = rest.and_then(|rest| rest.split('/').next()).ok_or_else(bad)?;
+        let host = match authority.strip_prefix('[') {
+            Some(v6) => v6.split(']').next().unwrap_or_default(),
+            None => authority.split(':').next().unwrap_or_default(),
+        };
+        if host.is_empty() || authority.contains('@') || authority.contains(char::is_whitespace) {
+            return Err(bad());
+        }
+        let loopback =
+            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        Ok(Self::Url { url: text.to_owned(), loopback })
+    }
+
+    /// Whether it is DynamoDB Local.
+    pub fn is_loopback(&self) -> bool {
+        matches!(self, Self::Url { loopback: true, .. })
+    }
+
+    /// The configuration for it.
+    pub async fn load(&self) -> aws_config::SdkConfig {
+        let mut loader = aws_config::defaults(BehaviorVersion::latest());
+        if let Self::Url { url, loopback } = self {
+            loader = loader.endpoint_url(url);
+            if url.starts_with("http://") {
+                // No certificates to load, and no proxy between this machine and itself.
+                loader = loader.http_client(aws_smithy_http_client::Builder::new().build_http());
+            }
+            if *loopback {
+                let set = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+                let (key, secret) = (set("AWS_ACCESS_KEY_ID"), set("AWS_SECRET_ACCESS_KEY"));
+                let region = set("AWS_REGION").or_else(|| set("AWS_DEFAULT_REGION"));
+                let (key, secret) = key.zip(secret).unwrap_or(("local".into(), "local".into()));
+                let made_up = Credentials::new(key, secret, None, None, "DynamoDB Local");
+                loader = loader
+                    .credentials_provider(made_up)
+                    .region(Region::new(region.unwrap_or_else(|| "us-east-1".to_owned())));
+            }
+        }
+        loader.load().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_a_name_that_dynamodb_takes() {
+        assert!(check_table_name("parlor-v2_a.b").is_ok());
+        for bad in ["", "t1", "a b c", "tâble", &"a".repeat(256)] {
+            assert!(check_table_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_aws_or_a_url() {
+        let local = |text| Target::parse(text).map(|t| t.is_loopback());
+        assert_eq!(Target::parse("aws"), Ok(Target::Aws));
+        assert_eq!(local("http://127.0.0.1:8000"), Ok(true));
+        assert_eq!(local("http://localhost:8000/"), Ok(true));
+        assert_eq!(local("http://[::1]:8000"), Ok(true));
+        assert_eq!(local("http://dynamodb:8000"), Ok(false));
+        assert_eq!(local("https://vpce-1.dynamodb.eu-west-1.vpce.amazonaws.com"), Ok(false));
+        for bad in ["", "AWS", "127.0.0.1:8000", "http://", "ftp://x", "http://a b", "http://u@h"] {
+            assert!(
+                Target::parse(bad).is_err_and(|e| e.0.contains("http://127.0.0.1:8000")),
+                "{bad}"
+            );
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! A mailbox: one row per conversation of a person, which only rises, and the person's devices.
+
+use crate::protocol::{ConversationId, DeviceId, Seq, Timestamp};
+
+/// A person's row for one conversation. 0 means "nothing yet" in every field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Which conversation.
+    pub conversation: ConversationId,
+    /// Upper bound of the log for recipients: no put at seq k before this durably says ≥ k.
+    pub last: Seq,
+    /// The highest seq that some device of the person has received.
+    pub delivered: Seq,
+    /// The highest seq that the person has seen.
+    pub read: Seq,
+    /// `n` of the entry at `read`.
+    pub read_n: u64,
+    /// How far each device has received, in any order; a device without one stands at its start.
+    pub cursors: Vec<(DeviceId, Seq)>,
+}
+
+/// What a row is to be raised to; `None` leaves a value as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Raise {
+    /// See [`Row::last`].
+    pub last: Option<Seq>,
+    /// See [`Row::delivered`].
+    pub delivered: Option<Seq>,
+    /// See [`Row::read`] and [`Row::read_n`]: the two rise together.
+    pub read: Option<(Seq, u64)>,
+    /// See [`Row::cursors`].
+    pub cursors: Vec<(DeviceId, Seq)>,
+}
+
+/// A device that the person has used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its name.
+    pub device: DeviceId,
+    /// When it was first seen.
+    pub first_seen: Timestamp,
+    /// When it was last seen.
+    pub last_seen: Timestamp,
+}
+
+/// Which part of a mailbox to read.
+#[derive(Debug, Clone)]
+pub enum MailboxPart {
+    /// Rows by conversation, then the devices. One Query where the mailbox fits a page of 1 MB.
+    Page {
+        /// The `next` of the page before.
+        after: Option<String>,
+        /// Strongly consistent; `false` only where an hour-old belt reads.
+        consistent: bool,
+    },
+    /// One row.
+    Row(ConversationId),
+    /// The devices alone.
+    Devices,
+}
+
+/// A page of a mailbox.
+#[derive(Debug, Clone, Default)]
+pub struct MailboxPage {
+    /// Rows, in the order of the conversations' names.
+    pub rows: Vec<Row>,
+    /// Devices, in the order of their names.
+    pub devices: Vec<Device>,
+    /// Pass this as `after` for what follows; `None` at the end.
+    pub next: Option<String>,
+}
