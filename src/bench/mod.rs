@@ -13,6 +13,7 @@ mod pairs;
 mod process;
 mod report;
 mod resp;
+mod ring;
 mod storm;
 mod talk;
 mod target;

@@ -7,24 +7,20 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::{StreamExt, stream};
-use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use tokio::sync::Barrier;
 use tokio::time::Instant;
 
 use super::Common;
 use super::crowd::{Crowd, Names, close, each};
-use super::flow::{self, Faults, Flow};
+use super::flow::{self, Faults};
 use super::process::Watch;
 use super::report::{Latency, Report, progress};
 use super::resp;
+use super::ring::{Ring, User};
 use super::target::Target;
-use crate::client::{Client, ClientError, Fields};
+use crate::client::Client;
 use crate::protocol::{ConversationId, UserId};
 
-/// How long all of one user's messages may take.
-const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
-const TEXT_BYTES: usize = 64;
 /// How many pages of history are asked for at a time.
 const HISTORY_CONCURRENCY: usize = 32;
 const PAGE: u32 = 500;
@@ -39,8 +35,12 @@ pub struct Options {
     /// Messages from each user to the next
     #[arg(long, default_value_t = 1, env = "PARLOR_BENCH_MESSAGES")]
     pub messages: u64,
+    /// How many users have messages under way at a time; DynamoDB Local takes some 3,000 calls a
+    /// second, so ask for 500 there
+    #[arg(long, default_value_t = 10_000, env = "PARLOR_BENCH_AT_ONCE")]
+    pub at_once: usize,
     /// Of how many conversations the history is read: a number, or `all`
-    #[arg(long, default_value = "200", env = "PARLOR_BENCH_HISTORY",
+    #[arg(long, default_value = "all", env = "PARLOR_BENCH_HISTORY",
           value_parser = history_sample)]
     pub history: usize,
     /// What stands before a user's number; other users, other conversations
@@ -55,110 +55,6 @@ fn history_sample(text: &str) -> Result<usize, String> {
     match text {
         "all" => Ok(usize::MAX),
         number => number.parse().map_err(|_| "a number, or `all`".to_owned()),
-    }
-}
-
-/// One user's part, and how it went.
-struct User {
-    client: Client,
-    next: String,
-    messages: u64,
-    begun: Instant,
-    bar: ProgressBar,
-    flow: Flow,
-    stored: u64,
-    stored_seq: u64,
-    delivered_seq: u64,
-    latency: Latency,
-    refused: u64,
-    error: Option<String>,
-}
-
-impl User {
-    fn new(client: Client, next: String, messages: u64, begun: Instant, bar: ProgressBar) -> Self {
-        Self {
-            client,
-            next,
-            messages,
-            begun,
-            bar,
-            flow: Flow::default(),
-            stored: 0,
-            stored_seq: 0,
-            delivered_seq: 0,
-            latency: Latency::new(),
-            refused: 0,
-            error: None,
-        }
-    }
-
-    async fn run(mut self, all_done: Arc<Barrier>) -> Self {
-        let limit = self.begun + PATIENCE;
-        let ran = tokio::time::timeout_at(limit, self.exchange()).await;
-        if let Err(error) = ran.unwrap_or(Err(ClientError::TimedOut(PATIENCE))) {
-            self.error.get_or_insert(error.to_string());
-        }
-        // Who stops reading gives no receipts, and others wait for them.
-        let mut open = true;
-        let all_done = all_done.wait();
-        tokio::pin!(all_done);
-        loop {
-            tokio::select! {
-                _ = &mut all_done => return self,
-                text = self.client.next_text(), if open => match text {
-                    Ok(text) => self.heard(&text),
-                    Err(_) => open = false,
-                },
-            }
-        }
-    }
-
-    async fn exchange(&mut self) -> Result<(), ClientError> {
-        for number in 1..=self.messages {
-            let reference: u128 = rand::random();
-            let (to, text) = (&self.next, flow::text(number, TEXT_BYTES));
-            let frame = format!(
-                r#"{{"type":"message","to":"{to}","message":"{text}","ref":"{reference:032x}"}}"#
-            );
-            self.client.feed_text(frame).await?;
-        }
-        self.client.flush().await?;
-        while !self.is_done() {
-            let text = self.client.next_text().await?;
-            self.heard(&text);
-        }
-        Ok(())
-    }
-
-    fn is_done(&self) -> bool {
-        self.stored + self.refused == self.messages
-            && self.flow.count() >= self.messages
-            && self.delivered_seq >= self.stored_seq
-    }
-
-    fn heard(&mut self, text: &str) {
-        let Ok(frame) = Fields::parse(text) else { return };
-        match frame.kind.as_ref() {
-            "sent" => {
-                self.stored += 1;
-                self.stored_seq = frame.seq;
-            }
-            "delivered" => self.delivered_seq = self.delivered_seq.max(frame.seq),
-            "error" => {
-                self.refused += 1;
-                self.error.get_or_insert(format!("{}: {}", frame.code, frame.detail));
-            }
-            "message" => match flow::number(&frame.message) {
-                Some(number) => {
-                    if self.flow.received(frame.seq, number) {
-                        self.latency.record(self.begun.elapsed());
-                        self.bar.inc(1);
-                    }
-                }
-                None => self.flow.faults.foreign += 1,
-            },
-            _ => {}
-        }
     }
 }
 
@@ -187,18 +83,18 @@ pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     }
     let bar = progress("messages", options.messages * names.len() as u64);
     let begun = Instant::now();
+    let ring = Ring::new(names.len(), options.messages, options.at_once, bar.clone());
     let (shared, messages) = (names.clone(), options.messages);
-    let (counted, all_done) = (bar.clone(), Arc::new(Barrier::new(names.len())));
     let users = each(crowd.clients, move |index, client| {
         let next = shared[(index + 1) % shared.len()].clone();
-        User::new(client, next, messages, begun, counted.clone()).run(all_done.clone())
+        User::new(ring.clone(), index, client, next).run()
     })
     .await?;
     let took = begun.elapsed();
     bar.finish_and_clear();
     watch.mark("after");
     report.table("processes", watch.rows());
-    let users = tell(&mut report, users, took);
+    let users = tell(&mut report, users, messages, took);
     history(&mut report, target, &names, options).await?;
     close(users).await;
     Ok(report)
@@ -213,10 +109,10 @@ fn check_spread(report: &mut Report, target: &Target, servers: &BTreeMap<String,
 }
 
 /// The table and the totals; gives the sockets back.
-fn tell(report: &mut Report, mut users: Vec<User>, took: Duration) -> Vec<Client> {
+fn tell(report: &mut Report, mut users: Vec<User>, messages: u64, took: Duration) -> Vec<Client> {
     let mut servers: BTreeMap<String, [u64; 3]> = BTreeMap::new();
     let (mut latency, mut faults) = (Latency::new(), Faults::default());
-    let (mut stored, mut undelivered, mut repeats) = (0, 0, 0);
+    let (mut stored, mut undelivered, mut repeats, mut retried) = (0, 0, 0, 0);
     for user in &mut users {
         let server = user.client.server().unwrap_or("?").to_owned();
         let row = servers.entry(server).or_default();
@@ -227,8 +123,9 @@ fn tell(report: &mut Report, mut users: Vec<User>, took: Duration) -> Vec<Client
         repeats += user.flow.repeats;
         undelivered += u64::from(user.delivered_seq < user.stored_seq);
         latency.add(&user.latency);
-        faults.add(user.flow.close(user.messages));
-        faults.refused += user.messages - user.stored.min(user.messages);
+        retried += user.retried;
+        faults.add(user.flow.close(messages));
+        faults.refused += messages - user.stored.min(messages);
     }
     let rows = servers.iter().map(|(server, [users, sent, received])| {
         vec![
@@ -242,7 +139,8 @@ fn tell(report: &mut Report, mut users: Vec<User>, took: Duration) -> Vec<Client
     report.figure("messages", stored);
     report.decimal("exchange_seconds", took.as_secs_f64());
     report.decimal("messages_per_second", stored as f64 / took.as_secs_f64());
-    report.latency("all_sent_at_once_to_received", &latency);
+    report.latency("send_to_received", &latency);
+    report.figure("sends_tried_again", retried);
     report.figure("repeats_on_the_wire", repeats);
     report.faults(faults);
     if undelivered > 0 {
