@@ -2,7 +2,8 @@
 //!
 //! Pure. Invariant (P2): a send keeps its `ref` and its `after` from its first try on, whatever
 //! happens; of a conversation that nothing is known of, only one send is under way, until its
-//! answer says what the `after` of the next ones is. Invariant (P3): an entry is passed on once, however often it comes.
+//! answer says what the `after` of the next ones is. Invariant (P3): an entry is passed on once,
+//! however often it comes.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -177,8 +178,8 @@ impl Outstanding {
         }
     }
 
-    /// Takes a send: gives it a ref, freezes its `after`, returns its frame; `None` where it is held
-    /// until [`Outstanding::released`] gives it.
+    /// Takes a send: gives it a ref, freezes its `after`, returns its frame; `None` where it is
+    /// held until [`Outstanding::released`] gives it.
     pub fn begin(&mut self, mut send: Send) -> Option<String> {
         if send.reference.is_none() {
             send.reference = Some(new_ref());
