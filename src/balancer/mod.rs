@@ -82,12 +82,8 @@ impl Balancer {
     /// The servers to try for this user, the picked one first.
     fn picked(&self, user: &str) -> Vec<Arc<Backend>> {
         let list = self.backends.borrow().clone();
-        let mut well: Vec<&Backend> =
+        let well: Vec<&Backend> =
             list.iter().filter(|backend| backend.is_well()).map(Arc::as_ref).collect();
-        if well.is_empty() {
-            // Nobody answers in time: more likely all are busy than all are gone.
-            well = list.iter().map(Arc::as_ref).collect();
-        }
         let order = self.picker.order(&well, user);
         let shared = |backend: &Backend| list.iter().find(|b| b.id == backend.id).cloned();
         order.into_iter().filter_map(shared).collect()
@@ -140,7 +136,12 @@ impl Balancer {
 
     async fn deal(&self, stream: TcpStream, peer: SocketAddr, read: Bytes, user: &str) {
         let mut accepted = Accepted { stream, peer, read };
-        for backend in self.picked(user) {
+        let mut picked = self.picked(user);
+        if picked.is_empty() {
+            // Nobody answers in time: more likely all are busy than all are gone.
+            picked = self.backends.borrow().to_vec();
+        }
+        for backend in picked {
             if let Some(door) = &backend.door {
                 // Counted by the server in its own metrics; here only the dealing counts.
                 match door.try_send(accepted) {

@@ -2,8 +2,8 @@
 //!
 //! Pure. Invariant (P2): a send keeps its `ref` and its `after` from its first try on, whatever
 //! happens; of a conversation that nothing is known of, only one send is under way, until its
-//! answer says what the `after` of the next ones is. Invariant (P3): an entry is
-//! passed on once, however often it comes.
+//! answer says what the `after` of the next ones is. Invariant (P3): an entry is passed on once,
+//! however often it comes.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;

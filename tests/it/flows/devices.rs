@@ -51,8 +51,7 @@ async fn every_device_hears_it(stack: Stack) {
     stack.stop().await;
 }
 
-/// What one device has received is still offered to the other; a new one starts where the person
-/// is.
+/// What one device has is still offered to the other; a new one starts where the person is.
 async fn each_device_has_its_own_cursor(stack: Stack) {
     let mut a = stack.at("ws1", "userA").await;
     let phone = device(&stack, "ws2", "userB", "phone").await;

@@ -133,11 +133,14 @@ async fn what_it_had_stored_is_found() {
     stack.stop().await;
 }
 
-/// The seq of the first answer.
+/// The seq of the first answer of that conversation.
 async fn first_acked(person: &mut Person) -> u64 {
     loop {
-        if let ServerFrame::Sent { seq, .. } = person.next().await {
-            return seq;
+        match person.next().await {
+            ServerFrame::Sent { seq, conversation, .. } if conversation == "dm:userA:userB" => {
+                return seq;
+            }
+            _ => {}
         }
     }
 }
