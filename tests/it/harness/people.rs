@@ -19,6 +19,8 @@ const TEXTS_AHEAD: usize = 4_096;
 pub struct Person {
     /// The server that holds the socket.
     pub server: String,
+    /// The socket's id.
+    pub socket: String,
     /// The person.
     pub user: String,
     orders: mpsc::Sender<Order>,
@@ -84,8 +86,8 @@ impl Person {
         let (orders, taken) = mpsc::channel(16);
         let (heard, texts) = mpsc::channel(TEXTS_AHEAD);
         let task = tokio::spawn(attend(client, taken, heard));
-        let (server, user) = (welcome.server, welcome.user);
-        Ok(Self { server, user, orders, texts, task })
+        let (server, socket, user) = (welcome.server, welcome.socket, welcome.user);
+        Ok(Self { server, socket, user, orders, texts, task })
     }
 
     /// Writes one text, good or bad.
