@@ -7,9 +7,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::time::Instant;
 
 use super::Chat;
 use crate::directory::SocketEntry;
@@ -20,6 +22,8 @@ use crate::protocol::{CloseCode, Envelope, SOCKETS_PER_USER_MAX, SocketId, UserI
 const CLAIMS_AT_ONCE: usize = 64;
 /// Every entry is swept once in so many seconds; entries live three times as long.
 const SWEEP_SECONDS: usize = 1_200;
+/// How long a fresh look at the board may take.
+const VIEW_PATIENCE: Duration = Duration::from_secs(5);
 /// The fewest entries swept a second.
 const SWEEP_MIN: usize = 16;
 
@@ -121,30 +125,53 @@ impl Claims {
 }
 
 impl Chat {
-    /// Claims the map entry of a new socket. The person's oldest is ended if there are now too many
-    /// of them; the hub does the same for one server, and while the map does not answer.
+    /// Claims the map entry of a new socket, and sees to the person's others if there are any.
     pub async fn enter(self: &Arc<Self>, outbox: &Arc<Outbox>) {
-        let count = self.claim(outbox).await;
-        if count.is_some_and(|count| count > SOCKETS_PER_USER_MAX) {
-            self.end_oldest(&outbox.who.user).await;
+        if self.claim(outbox).await.is_some_and(|count| count > 1) {
+            self.see_to_others(outbox).await;
         }
     }
 
-    /// Ends the sockets of a person beyond the newest 16, wherever they are.
-    async fn end_oldest(self: &Arc<Self>, user: &UserId) {
+    /// Ends the sockets of a person beyond the newest 16, wherever they are (the hub does the same
+    /// for one server, and while the map does not answer); drops those of dead servers.
+    async fn see_to_others(self: &Arc<Self>, outbox: &Arc<Outbox>) {
+        let user = &outbox.who.user;
         let Ok(located) = self.directory.locate(std::slice::from_ref(user)).await else { return };
+        let entries: Vec<SocketEntry> = located.into_iter().flatten().collect();
         let view = self.liveness.view();
-        let lives = |entry: &SocketEntry| view.is_alive(&entry.server, entry.epoch);
-        let living = located.into_iter().flatten().filter(lives);
-        for SocketEntry { server, socket_id: socket, .. } in living.skip(SOCKETS_PER_USER_MAX) {
-            match server == self.me.id {
-                true => self.end_socket(user, socket),
-                false => {
-                    let user = user.clone();
-                    self.publish(&server, Envelope::End { user, socket });
-                }
+        let lives = |entry: &&SocketEntry| view.is_alive(&entry.server, entry.epoch);
+        if !entries.iter().all(|entry| lives(&entry)) {
+            self.drop_dead(outbox.clone());
+        }
+        for entry in entries.iter().filter(lives).skip(SOCKETS_PER_USER_MAX) {
+            let (user, socket) = (user.clone(), entry.socket_id);
+            match entry.server == self.me.id {
+                true => self.end_socket(&user, socket),
+                false => self.publish(&entry.server, Envelope::End { user, socket }),
             }
         }
+    }
+
+    /// Claims once more and drops what stands there of dead servers, as a board read judges that
+    /// begins only now: a server that was away for a moment may have claimed again since.
+    fn drop_dead(self: &Arc<Self>, outbox: Arc<Outbox>) {
+        let Some(permit) = self.router.permit() else { return };
+        let chat = self.clone();
+        tokio::spawn(async move {
+            let user = &outbox.who.user;
+            let located = chat.directory.locate(std::slice::from_ref(user)).await;
+            let view = chat.liveness.view_after(Instant::now(), VIEW_PATIENCE).await;
+            if let (Ok(located), Some(view)) = (located, view) {
+                let entries = located.into_iter().flatten();
+                let dead = entries.filter(|entry| !view.is_alive(&entry.server, entry.epoch));
+                let dead: Vec<_> = dead.map(|entry| (entry.socket_id, entry.claim)).collect();
+                if chat.is_open(&outbox) && !dead.is_empty() {
+                    chat.claim_dropping(&outbox, &dead).await;
+                    chat.release_if_closed(&outbox).await;
+                }
+            }
+            drop(permit);
+        });
     }
 
     /// Ends a socket of this server. One that is gone already leaves no entry behind.
@@ -159,6 +186,14 @@ impl Chat {
     /// that fails is repeated in the background until it holds; the socket then gets
     /// `Event::Reread`.
     pub(super) async fn claim(self: &Arc<Self>, outbox: &Arc<Outbox>) -> Option<usize> {
+        self.claim_dropping(outbox, &[]).await
+    }
+
+    async fn claim_dropping(
+        self: &Arc<Self>,
+        outbox: &Arc<Outbox>,
+        dead: &[(SocketId, u64)],
+    ) -> Option<usize> {
         let number = self.claims.begin(outbox);
         let entry = SocketEntry {
             socket_id: outbox.who.socket,
@@ -167,7 +202,7 @@ impl Chat {
             device: outbox.who.device.clone(),
             claim: number,
         };
-        match self.directory.claim(&outbox.who.user, &entry, &[]).await {
+        match self.directory.claim(&outbox.who.user, &entry, dead).await {
             Ok(count) => {
                 self.claims.holds(outbox.who.socket, number);
                 Some(count)
@@ -205,16 +240,23 @@ impl Chat {
 
     async fn claim_again(self: &Arc<Self>, outboxes: Vec<Arc<Outbox>>) {
         let again = |outbox: Arc<Outbox>| async move {
-            let open = || self.hub.of(&outbox.who.user).iter().any(|o| Arc::ptr_eq(o, &outbox));
-            if open() && self.claim(&outbox).await.is_some() {
+            if self.is_open(&outbox) && self.claim(&outbox).await.is_some() {
                 outbox.push(Event::Reread);
             }
-            if !open() {
-                // It closed meanwhile, and its own release may have come before this claim.
-                self.release(&outbox).await;
-            }
+            self.release_if_closed(&outbox).await;
         };
         stream::iter(outboxes).for_each_concurrent(CLAIMS_AT_ONCE, again).await;
+    }
+
+    fn is_open(&self, outbox: &Arc<Outbox>) -> bool {
+        self.hub.of(&outbox.who.user).iter().any(|known| Arc::ptr_eq(known, outbox))
+    }
+
+    /// A socket may close while it is claimed, and its own release come before that claim.
+    async fn release_if_closed(self: &Arc<Self>, outbox: &Arc<Outbox>) {
+        if !self.is_open(outbox) {
+            self.release(outbox).await;
+        }
     }
 
     pub(super) fn unclaimed(&self) -> Vec<Arc<Outbox>> {

@@ -146,6 +146,9 @@ impl Chat {
             twice_a_second.tick().await;
             self.retry_overdue().await;
             self.repeat_claims().await;
+            if !self.keeper.is_deaf() {
+                self.tell_untold().await;
+            }
             let sockets = u32::try_from(self.metrics.sockets.get()).unwrap_or(0);
             self.liveness.set(RowChange::Sockets(sockets), false);
         }

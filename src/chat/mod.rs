@@ -10,6 +10,7 @@ pub mod lane;
 pub mod pending;
 pub mod publish;
 pub mod route;
+mod again;
 pub mod slow;
 pub mod audience;
 pub mod receive;
@@ -17,6 +18,7 @@ pub mod session;
 mod inbox;
 mod position;
 mod receipt;
+mod status;
 mod device;
 pub mod catchup;
 pub mod claim;
@@ -160,6 +162,7 @@ pub struct Chat {
     keeper: keeper::Keeper,
     rosters: audience::Rosters,
     rests: rest::Rests,
+    untold: status::Untold,
     signals: Arc<tokio::sync::Semaphore>,
     this: Weak<Chat>,
 }
@@ -182,6 +185,7 @@ impl Chat {
             keeper: keeper::Keeper::default(),
             rosters: audience::Rosters::default(),
             rests: rest::Rests::default(),
+            untold: status::Untold::default(),
             signals: Arc::new(tokio::sync::Semaphore::new(signal::SIGNALS_MAX)),
             this: this.clone(),
         })

@@ -10,7 +10,7 @@ use super::route::Texts;
 use crate::bus::Heard;
 use crate::hub::{Event, Outbox, Who};
 use crate::protocol::{
-    ConversationId, DeviceId, Entry, Envelope, ProcessId, Receipt, Seq, Text, UserId, answer,
+    ConversationId, DeviceId, Entry, Envelope, ProcessId, Receipt, Seq, UserId, answer,
 };
 
 impl Chat {
@@ -217,101 +217,6 @@ impl Chat {
             self.push_status(std::slice::from_ref(&sender), &key.conversation, seq, user, false);
             for server in servers {
                 self.publish_status(&server, vec![sender.clone()], &key.conversation, seq, user);
-            }
-        }
-    }
-
-    fn publish_status(
-        &self,
-        server: &ProcessId,
-        users: Vec<UserId>,
-        conversation: &ConversationId,
-        seq: Seq,
-        by: &UserId,
-    ) {
-        let (conversation, by) = (conversation.clone(), by.clone());
-        let envelope = Envelope::Status { conversation, seq, by, read: false, users };
-        self.publish(server, envelope);
-    }
-
-    /// Tells people's sockets everywhere how far `by` is, at most once.
-    pub(super) fn tell_status(
-        self: &Arc<Self>,
-        users: Vec<UserId>,
-        conversation: &ConversationId,
-        seq: Seq,
-        by: &UserId,
-        read: bool,
-    ) {
-        if users.is_empty() {
-            return;
-        }
-        self.push_status(&users, conversation, seq, by, read);
-        let (conversation, by) = (conversation.clone(), by.clone());
-        self.publish_to_sockets_of(users, move |users| Envelope::Status {
-            conversation: conversation.clone(),
-            seq,
-            by: by.clone(),
-            read,
-            users,
-        });
-    }
-
-    /// Locates people and publishes one envelope to each other server that holds some of them.
-    pub(super) fn publish_to_sockets_of(
-        self: &Arc<Self>,
-        users: Vec<UserId>,
-        envelope: impl Fn(Vec<UserId>) -> Envelope + Send + 'static,
-    ) {
-        let chat = self.clone();
-        let telling = async move {
-            let Ok(located) = chat.directory.locate(&users).await else { return };
-            let mut by_server = std::collections::BTreeMap::<ProcessId, Vec<UserId>>::new();
-            for (user, entries) in users.iter().zip(&located) {
-                for server in chat.remote_servers(Some(entries)) {
-                    by_server.entry(server).or_default().push(user.clone());
-                }
-            }
-            for (server, users) in by_server {
-                chat.publish(&server, envelope(users));
-            }
-        };
-        let mut telling = Box::pin(telling);
-        if futures_util::FutureExt::now_or_never(&mut telling).is_none() {
-            tokio::spawn(telling);
-        }
-    }
-
-    /// Tells the other participant's sockets, and the person's own, that `user` has seen `seq`.
-    pub fn seen(self: &Arc<Self>, user: &UserId, conversation: &ConversationId, seq: Seq) {
-        let mut users = vec![user.clone()];
-        users.extend(conversation.other(user).filter(|other| other != user));
-        self.tell_status(users, conversation, seq, user, true);
-    }
-
-    fn push_status(
-        &self,
-        users: &[UserId],
-        conversation: &ConversationId,
-        seq: Seq,
-        by: &UserId,
-        read: bool,
-    ) {
-        let encode = if read { answer::read } else { answer::delivered };
-        let frame = encode(conversation, seq, by);
-        users.iter().for_each(|user| self.push_frame(user, None, &frame));
-    }
-
-    /// Puts a frame into all outboxes of a person here, but for one socket's.
-    pub(super) fn push_frame(
-        &self,
-        user: &UserId,
-        but: Option<crate::protocol::SocketId>,
-        frame: &Text,
-    ) {
-        for outbox in self.hub.of(user) {
-            if Some(outbox.who.socket) != but {
-                outbox.push(Event::Frame(frame.clone()));
             }
         }
     }

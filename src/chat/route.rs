@@ -9,18 +9,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::Chat;
 use super::lane::{Handed, HandedOn, Origin};
-use super::pending::{Key, Overdue, Pending};
+use super::pending::{Key, Pending};
 use super::publish::{Publishers, Pushed};
 use super::slow::Slow;
 use crate::board::SlowHint;
 use crate::directory::{DirectoryError, SocketEntry};
-use crate::hub::Event;
 use crate::protocol::{
-    ConversationId, ConversationKind, Entry, Envelope, ProcessId, Seq, Text, UserId, answer,
+    ConversationId, ConversationKind, Entry, Envelope, ProcessId, Text, UserId, answer,
 };
 use crate::telemetry::Metrics;
 
@@ -39,7 +39,14 @@ pub struct Router {
     pub publishers: Publishers,
     /// What waits for the board.
     pub slow: Slow,
-    handing: Arc<tokio::sync::Semaphore>,
+    handing: Arc<Semaphore>,
+}
+
+impl Router {
+    /// Leave to wait for the directory beside the caller; `None` when too many do.
+    pub fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.handing.clone().try_acquire_owned().ok()
+    }
 }
 
 impl Default for Router {
@@ -48,7 +55,7 @@ impl Default for Router {
             pending: Pending::default(),
             publishers: Publishers::default(),
             slow: Slow::default(),
-            handing: Arc::new(tokio::sync::Semaphore::new(HANDING_MAX)),
+            handing: Arc::new(Semaphore::new(HANDING_MAX)),
         }
     }
 }
@@ -85,9 +92,7 @@ impl Origin for Chat {
             // Who can't hear the bus looks at the board, whether the map shows him or not.
             chat.slow_hint(&handed);
         }
-        let Ok(permit) = chat.router.handing.clone().try_acquire_owned() else {
-            return chat.slow_hint(&handed);
-        };
+        let Some(permit) = chat.router.permit() else { return chat.slow_hint(&handed) };
         let mut handing = Box::pin(async move {
             match &handed.roster {
                 None => chat.hand_on_direct(&handed).await,
@@ -285,13 +290,13 @@ impl Chat {
         }
     }
 
-    /// The bus did not take it. Entries and hints go the slow way; receipts, statuses and signals
-    /// may be lost: a lost receipt only means that the hint is tried again.
+    /// The bus did not take it. Entries and hints go the slow way, statuses wait for Redis, signals
+    /// may be lost.
     fn undelivered(&self, envelope: &Envelope) {
         let (conversation, seq, users) = match envelope {
             Envelope::Entry { conversation, entry, users, .. } => (conversation, entry.seq, users),
             Envelope::Hint { conversation, seq, users, .. } => (conversation, *seq, users),
-            _ => return,
+            _ => return self.keep_untold(envelope),
         };
         let hint =
             |user: Option<UserId>| SlowHint { user, conversation: conversation.clone(), seq };
@@ -331,66 +336,6 @@ impl Chat {
         Metrics::count(&self.metrics.hints, "board");
         self.hear_slow_hint(&hint);
         self.router.slow.put(hint);
-    }
-
-    /// Tries hints again that have waited too long; run by `keeper` twice a second.
-    pub(super) async fn retry_overdue(&self) {
-        for overdue in self.router.pending.overdue(Instant::now()) {
-            Metrics::count(&self.metrics.hints, "again");
-            let Overdue { key, seq, last_try, handed_at } = overdue;
-            if last_try {
-                let Key { conversation, user } = key;
-                self.put_on_board(SlowHint { user, conversation, seq });
-            } else {
-                self.hand_on_again(&key, seq, handed_at).await;
-            }
-        }
-    }
-
-    /// Locates anew and sends the bare hint: the receiving session reads the text from the store.
-    pub(super) async fn hand_on_again(&self, key: &Key, seq: Seq, handed_at: Instant) {
-        let Some(user) = &key.user else {
-            // A room's servers are asked again as a whole, each living one.
-            let view = self.liveness.view();
-            let servers: Vec<_> = view.alive.iter().map(|row| row.id.clone()).collect();
-            if self.router.pending.relocated(key, &servers) {
-                servers.iter().for_each(|server| self.publish_hint(server, key, seq));
-            }
-            return;
-        };
-        let Ok(located) = self.directory.locate(std::slice::from_ref(user)).await else {
-            self.router.pending.close(key);
-            let conversation = key.conversation.clone();
-            return self.put_on_board(SlowHint { user: Some(user.clone()), conversation, seq });
-        };
-        let view = self.liveness.view();
-        let judged = view.begun > handed_at;
-        let counts = |e: &&SocketEntry| !judged || view.is_alive(&e.server, e.epoch);
-        let entries: Vec<SocketEntry> = located.iter().flatten().filter(counts).cloned().collect();
-        let mut servers = self.remote_servers(Some(&entries));
-        let local = self.hub.of(user);
-        for outbox in &local {
-            let (conversation, via) = (key.conversation.clone(), Some(self.me.id.clone()));
-            outbox.push(Event::Hint { conversation, seq, via });
-        }
-        if !local.is_empty() {
-            servers.push(self.me.id.clone());
-        }
-        if self.router.pending.relocated(key, &servers) {
-            for server in servers.iter().filter(|server| **server != self.me.id) {
-                self.publish_hint(server, key, seq);
-            }
-        }
-    }
-
-    fn publish_hint(&self, server: &ProcessId, key: &Key, seq: Seq) {
-        let envelope = Envelope::Hint {
-            conversation: key.conversation.clone(),
-            seq,
-            users: key.user.iter().cloned().collect(),
-            via: Some(self.me.id.clone()),
-        };
-        self.publish(server, envelope);
     }
 }
 

@@ -70,13 +70,15 @@ impl Chat {
         }
         let frame = answer::signal(&conversation, &who.user, &data);
         users.iter().for_each(|user| self.push_frame(user, Some(who.socket), &frame));
-        let from = who.user.clone();
-        self.publish_to_sockets_of(users, move |users| Envelope::Signal {
+        let (from, conversation) = (&who.user, &conversation);
+        let envelope = |users| Envelope::Signal {
             conversation: conversation.clone(),
             from: from.clone(),
             data: data.clone(),
             users,
-        });
+        };
+        // At most once: while Redis does not answer, signals are lost.
+        let _ = self.publish_to_sockets_of(&users, envelope).await;
         Ok(())
     }
 }
