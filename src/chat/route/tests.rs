@@ -12,6 +12,7 @@ use crate::chat::lane::Handed;
 use crate::chat::liveness::BoardEvent;
 use crate::chat::testing::{Part, board_row, user};
 use crate::directory::Directory;
+use crate::hub::Event;
 use crate::protocol::Seq;
 use crate::protocol::{DeviceId, Epoch, Kind, Receipt, SocketId};
 
