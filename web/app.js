@@ -193,8 +193,7 @@ class Pane {
     const last = this.#log.lastOf((entry) => entry.from !== this.me);
     const looking = document.hasFocus() && this.#root.contains(document.activeElement);
     if (!looking || last <= this.#readUpTo) return;
-    this.#readUpTo = last;
-    this.#parlor.read(this.conversation, last);
+    if (this.#parlor.read(this.conversation, last)) this.#readUpTo = last;
   }
 
   #sayTyping() {
