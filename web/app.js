@@ -31,6 +31,7 @@ class Pane {
     this.#log = new Log(this.#part(".log"), {
       older: () => this.#older(),
       retry: (text) => this.#say(text),
+      edit: (text) => this.#edit(text),
     });
     this.#listen();
   }
@@ -108,6 +109,14 @@ class Pane {
   #fit(text) {
     text.style.height = "auto";
     text.style.height = `${text.scrollHeight + 2}px`;
+  }
+
+  /** Back into the box, before what has been begun there. */
+  #edit(words) {
+    const text = this.#part("textarea");
+    text.value = [words, text.value].filter(Boolean).join("\n");
+    this.#fit(text);
+    text.focus();
   }
 
   #say(text) {

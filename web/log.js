@@ -34,7 +34,10 @@ export class Log {
   #loading = false;
   #atEnd = true;
 
-  /** @param {{older: () => Promise<void>, retry: (text: string) => void}} actions */
+  /**
+   * @param {{older: () => Promise<void>, retry: (text: string) => void,
+   *   edit: (text: string) => void}} actions
+   */
   constructor(box, actions) {
     this.#box = box;
     this.#do = actions;
@@ -92,7 +95,7 @@ export class Log {
   failed({ ref, code, detail }) {
     const pending = this.#pending.get(ref);
     if (!pending) return;
-    pending.problem = detail ?? code;
+    [pending.problem, pending.tooLong] = [detail ?? code, code === "too_large"];
     this.#draw(false);
   }
 
@@ -198,11 +201,13 @@ export class Log {
   #mark(meta, entry) {
     if (entry.problem) {
       meta.append(element("span", "mark failed", `not sent: ${entry.problem}`));
-      const again = element("button", "", "Send again");
+      const [does, words] = entry.tooLong ? ["edit", "Edit"] : ["retry", "Send again"];
+      const again = element("button", "", words);
       again.type = "button";
       again.addEventListener("click", () => {
         this.#pending.delete(entry.ref);
-        this.#do.retry(entry.message);
+        this.#draw(false);
+        this.#do[does](entry.message);
       });
       meta.append(again);
       return;

@@ -160,7 +160,7 @@ export class Parlor extends EventTarget {
     const frame = { type: "message", ...this.#address(target), message, ref };
     if (data !== undefined) frame.data = data;
     if (new TextEncoder().encode(JSON.stringify(frame)).length > FRAME_BYTES_MAX) {
-      const detail = "the message is too long";
+      const detail = "it is too long";
       queueMicrotask(() => this.#emit("failed", { ref, code: "too_large", detail }));
       return ref;
     }
