@@ -57,10 +57,6 @@ export class Log {
     return this.#entries.size ? Math.min(...this.#entries.keys()) : 0;
   }
 
-  get #last() {
-    return this.#entries.size ? Math.max(...this.#entries.keys()) : 0;
-  }
-
   /** The highest seq of the entries that match. */
   lastOf(matches) {
     return Math.max(0, ...[...this.#entries.values()].filter(matches).map((entry) => entry.seq));
@@ -119,8 +115,12 @@ export class Log {
   /** The newest page; what is shown and does not reach up to it goes, so that no hole is shown. */
   newest({ messages, hasMore }) {
     const begins = messages[0]?.seq ?? 0;
-    if (begins > this.#last + 1) this.#entries.clear();
-    if (this.#entries.size === 0 || begins <= this.first) this.#hasOlder = hasMore;
+    let whole = begins;
+    while (this.#entries.has(whole - 1)) whole -= 1;
+    const beyond = [...this.#entries.keys()].filter((seq) => seq < whole);
+    beyond.forEach((seq) => this.#entries.delete(seq));
+    const isFirst = this.#entries.size === 0 || begins <= this.first;
+    if (isFirst || beyond.length > 0) this.#hasOlder = hasMore;
     this.add(messages);
     this.#box.querySelector(".empty").hidden = this.#entries.size + this.#pending.size > 0;
   }
