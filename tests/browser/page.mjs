@@ -1,5 +1,5 @@
 // The page, walked in a real browser as two people would: connect, write each way, see the marks,
-// come back after a reload and after the death of every server.
+// come back after a reload and after the death of every server. Its files come from the binary.
 //
 //   node tests/browser/page.mjs target/debug/parlor [FOLDER]
 //
@@ -141,6 +141,9 @@ async function walk(page, address) {
     await bothSee(HTML);
     await bothShowAll();
   });
+  await step("what was not pushed leaves no hole", async () => {
+    assert.deepEqual(await page.evaluate(shownAroundHole), ["8", "9", "10", "11"]);
+  });
   await step("every server dies, and comes back", async () => {
     await kill();
     await left.root.locator('[data-state="waiting"]').waitFor();
@@ -172,6 +175,18 @@ async function walk(page, address) {
     await right.sees("I am Carol");
     await left.mark("delivered");
   });
+}
+
+/** On the page: 1 to 3 were there, 4 to 7 missed, 8 to 10 pushed, then comes the newest page. */
+async function shownAroundHole() {
+  const { Log } = await import("/log.js");
+  const log = document.querySelector(".log").cloneNode(true);
+  const said = (seq) => ({ type: "message", seq, from: "userB", message: `${seq}`, timestamp: 1 });
+  const shown = new Log(log, {});
+  shown.clear("userA", "userB");
+  shown.add([1, 2, 3, 8, 9, 10].map(said));
+  shown.newest({ messages: [9, 10, 11].map(said), hasMore: true });
+  return [...log.querySelectorAll(".text")].map((text) => text.textContent);
 }
 
 async function step(name, run) {
