@@ -31,6 +31,7 @@ class Pane {
     this.#log = new Log(this.#part(".log"), {
       older: () => this.#older(),
       retry: (text) => this.#say(text),
+      edit: (text) => this.#edit(text),
     });
     this.#listen();
   }
@@ -108,6 +109,14 @@ class Pane {
   #fit(text) {
     text.style.height = "auto";
     text.style.height = `${text.scrollHeight + 2}px`;
+  }
+
+  /** Back into the box, before what has been begun there. */
+  #edit(words) {
+    const text = this.#part("textarea");
+    text.value = [words, text.value].filter(Boolean).join("\n");
+    this.#fit(text);
+    text.focus();
   }
 
   #say(text) {
@@ -193,8 +202,7 @@ class Pane {
     const last = this.#log.lastOf((entry) => entry.from !== this.me);
     const looking = document.hasFocus() && this.#root.contains(document.activeElement);
     if (!looking || last <= this.#readUpTo) return;
-    this.#readUpTo = last;
-    this.#parlor.read(this.conversation, last);
+    if (this.#parlor.read(this.conversation, last)) this.#readUpTo = last;
   }
 
   #sayTyping() {

@@ -34,7 +34,10 @@ export class Log {
   #loading = false;
   #atEnd = true;
 
-  /** @param {{older: () => Promise<void>, retry: (text: string) => void}} actions */
+  /**
+   * @param {{older: () => Promise<void>, retry: (text: string) => void,
+   *   edit: (text: string) => void}} actions
+   */
   constructor(box, actions) {
     this.#box = box;
     this.#do = actions;
@@ -52,10 +55,6 @@ export class Log {
   /** The lowest seq that is shown. */
   get first() {
     return this.#entries.size ? Math.min(...this.#entries.keys()) : 0;
-  }
-
-  get #last() {
-    return this.#entries.size ? Math.max(...this.#entries.keys()) : 0;
   }
 
   /** The highest seq of the entries that match. */
@@ -92,7 +91,7 @@ export class Log {
   failed({ ref, code, detail }) {
     const pending = this.#pending.get(ref);
     if (!pending) return;
-    pending.problem = detail ?? code;
+    [pending.problem, pending.tooLong] = [detail ?? code, code === "too_large"];
     this.#draw(false);
   }
 
@@ -116,8 +115,12 @@ export class Log {
   /** The newest page; what is shown and does not reach up to it goes, so that no hole is shown. */
   newest({ messages, hasMore }) {
     const begins = messages[0]?.seq ?? 0;
-    if (begins > this.#last + 1) this.#entries.clear();
-    if (this.#entries.size === 0 || begins <= this.first) this.#hasOlder = hasMore;
+    let whole = begins;
+    while (this.#entries.has(whole - 1)) whole -= 1;
+    const beyond = [...this.#entries.keys()].filter((seq) => seq < whole);
+    beyond.forEach((seq) => this.#entries.delete(seq));
+    const isFirst = this.#entries.size === 0 || begins <= this.first;
+    if (isFirst || beyond.length > 0) this.#hasOlder = hasMore;
     this.add(messages);
     this.#box.querySelector(".empty").hidden = this.#entries.size + this.#pending.size > 0;
   }
@@ -198,11 +201,13 @@ export class Log {
   #mark(meta, entry) {
     if (entry.problem) {
       meta.append(element("span", "mark failed", `not sent: ${entry.problem}`));
-      const again = element("button", "", "Send again");
+      const [does, words] = entry.tooLong ? ["edit", "Edit"] : ["retry", "Send again"];
+      const again = element("button", "", words);
       again.type = "button";
       again.addEventListener("click", () => {
         this.#pending.delete(entry.ref);
-        this.#do.retry(entry.message);
+        this.#draw(false);
+        this.#do[does](entry.message);
       });
       meta.append(again);
       return;

@@ -3,11 +3,17 @@
 // It keeps a conversation going over many sockets. A send keeps its `ref` and its `after` from the
 // first try until the store has it, so that trying again never makes a second message; an entry is
 // passed on once, however often it is offered.
+//
+// Of a conversation that nothing is known of, one send is under way, without `after`; its answer
+// says what the `after` of the next ones is. It is not 0: past 1,000 entries that is refused.
 
 const FIRST_WAIT_MS = 250;
 const LONGEST_WAIT_MS = 10_000;
 const PONG_WAIT_MS = 10_000;
+const RETRY_MS = 500;
 const UNACKED_MAX = 1_000;
+// Under the 64 KiB at which a server closes the socket, with room for the `after` to come.
+const FRAME_BYTES_MAX = 65_000;
 const SEEN_MAX = 2_000;
 
 /** `dm:{a}:{b}`, sorted as the server sorts: ids are ASCII, so by code unit. */
@@ -44,6 +50,61 @@ class Seen {
   }
 }
 
+/** The sends without an answer, oldest first. */
+class Unanswered {
+  #sends = new Map();
+  #known = new Map();
+
+  get size() {
+    return this.#sends.size;
+  }
+
+  get conversations() {
+    return new Set([...this.#sends.values()].map((send) => send.conversation));
+  }
+
+  /** Undefined where no such send waits. */
+  conversationOf(ref) {
+    return this.#sends.get(ref)?.conversation;
+  }
+
+  add(conversation, frame) {
+    this.#sends.set(frame.ref, { conversation, frame, tried: false, underWay: false });
+  }
+
+  /** Whether it was there. */
+  delete(ref) {
+    return this.#sends.delete(ref);
+  }
+
+  learn(conversation, seq) {
+    this.#known.set(conversation, Math.max(seq, this.#known.get(conversation) ?? 0));
+  }
+
+  /** It is to be written once more. */
+  again(ref) {
+    this.#sends.get(ref).underWay = false;
+  }
+
+  /** The socket is gone: all of them are. */
+  allAgain() {
+    this.#sends.forEach((send) => (send.underWay = false));
+  }
+
+  /** The frames of a conversation to be written now, in order; `after` is set at the first try. */
+  take(conversation) {
+    const all = [...this.#sends.values()].filter((send) => send.conversation === conversation);
+    const known = this.#known.get(conversation);
+    const free = all.filter((send, at) => send.tried || known !== undefined || at === 0);
+    const taken = free.filter((send) => !send.underWay);
+    for (const send of taken) {
+      if (!send.tried && known !== undefined) send.frame.after = known;
+      send.tried = send.underWay = true;
+    }
+    return taken.map((send) => send.frame);
+  }
+}
+
 /**
  * Events (all `CustomEvent`, what there is to know in `detail`):
  * `state` {state: "connecting" | "open" | "waiting" | "stopped", server, retryMs, reason},
@@ -60,9 +121,9 @@ export class Parlor extends EventTarget {
   #attempt = 0;
   #comeBackAt = 0;
   #closed = false;
-  #unacked = new Map();
+  #unacked = new Unanswered();
+  #paused = new Map();
   #seen = new Map();
-  #known = new Map();
   #wake = () => this.#now();
 
   /** @param {{user: string, device?: string, token?: string, catchup?: number, origin?: string}} options */
@@ -92,22 +153,26 @@ export class Parlor extends EventTarget {
     this.#socket = null;
   }
 
-  /** Sends a message, online or not; returns its ref, or null if too many wait. */
+  /** Sends a message, online or not, in order; returns its ref, or null if too many wait. */
   send(target, message, data) {
     if (this.#unacked.size >= UNACKED_MAX) return null;
     const ref = randomRef();
     const frame = { type: "message", ...this.#address(target), message, ref };
     if (data !== undefined) frame.data = data;
-    const known = this.#known.get(conversationOf(this.user, target));
-    if (known !== undefined) frame.after = known;
-    this.#unacked.set(ref, frame);
-    this.#write(frame);
+    if (new TextEncoder().encode(JSON.stringify(frame)).length > FRAME_BYTES_MAX) {
+      const detail = "it is too long";
+      queueMicrotask(() => this.#emit("failed", { ref, code: "too_large", detail }));
+      return ref;
+    }
+    const conversation = conversationOf(this.user, target);
+    this.#unacked.add(conversation, frame);
+    this.#flush(conversation);
     return ref;
   }
 
-  /** Says that everything up to `seq` has been seen by the person. */
+  /** Says that everything up to `seq` has been seen by the person; false where offline. */
   read(conversation, seq) {
-    this.#write({ type: "read", conversation, seq });
+    return this.#write({ type: "read", conversation, seq });
   }
 
   /** Sends something that is never stored, like `{typing: true}`. */
@@ -117,7 +182,8 @@ export class Parlor extends EventTarget {
 
   /** Says how far a conversation goes: the `after` of later sends. */
   learn(conversation, seq) {
-    this.#known.set(conversation, Math.max(seq, this.#known.get(conversation) ?? 0));
+    this.#unacked.learn(conversation, seq);
+    this.#flush(conversation);
   }
 
   /** A page of history, ascending: `{messages, hasMore, floor}`. */
@@ -168,6 +234,9 @@ export class Parlor extends EventTarget {
 
   #lost(code, reason) {
     this.#socket = null;
+    this.#unacked.allAgain();
+    this.#paused.forEach((timer) => clearTimeout(timer));
+    this.#paused.clear();
     clearInterval(this.#pulse);
     clearTimeout(this.#timer);
     if (this.#closed) return;
@@ -184,8 +253,19 @@ export class Parlor extends EventTarget {
     this.#timer = setTimeout(() => this.#now(), retryMs);
   }
 
+  get #online() {
+    return this.#socket?.readyState === WebSocket.OPEN;
+  }
+
   #write(frame) {
-    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(frame));
+    if (!this.#online) return false;
+    this.#socket.send(JSON.stringify(frame));
+    return true;
+  }
+
+  #flush(conversation) {
+    if (!this.#online || this.#paused.has(conversation)) return;
+    this.#unacked.take(conversation).forEach((frame) => this.#write(frame));
   }
 
   #opened(welcome) {
@@ -202,7 +282,7 @@ export class Parlor extends EventTarget {
         this.#write({ type: "ping" });
       }
     }, 5_000);
-    this.#unacked.forEach((frame) => this.#write(frame));
+    this.#unacked.conversations.forEach((conversation) => this.#flush(conversation));
     this.#emit("state", { state: "open", server: welcome.server });
   }
 
@@ -240,27 +320,39 @@ export class Parlor extends EventTarget {
   }
 
   #acked({ ref, conversation, seq, timestamp }) {
+    const waited = this.#unacked.delete(ref);
     this.learn(conversation, seq);
     this.#isNew(conversation, seq);
-    if (this.#unacked.delete(ref)) this.#emit("sent", { ref, conversation, seq, timestamp });
+    if (waited) this.#emit("sent", { ref, conversation, seq, timestamp });
   }
 
   #refused({ ref, code, detail, retryable, retryAfterMs }) {
-    const frame = this.#unacked.get(ref);
-    if (!frame) return this.#emit("problem", { code, detail });
+    const conversation = this.#unacked.conversationOf(ref);
+    if (!conversation) return this.#emit("problem", { code, detail });
     if (retryable) {
-      const again = () => this.#unacked.has(ref) && this.#write(frame);
-      setTimeout(again, retryAfterMs ?? 500);
-      return undefined;
+      this.#unacked.again(ref);
+      return this.#pause(conversation, retryAfterMs ?? RETRY_MS);
     }
     this.#unacked.delete(ref);
+    this.#flush(conversation);
     return this.#emit("failed", { ref, code, detail });
+  }
+
+  /** What comes behind a refused send waits with it, so that they stay in order. */
+  #pause(conversation, ms) {
+    clearTimeout(this.#paused.get(conversation));
+    const over = () => {
+      this.#paused.delete(conversation);
+      this.#flush(conversation);
+    };
+    this.#paused.set(conversation, setTimeout(over, ms));
   }
 
   #entry(frame) {
     this.learn(frame.conversation, frame.seq);
     // One's own message that comes back in catch-up is the answer that was lost.
-    if (frame.from === this.user && this.#unacked.has(frame.ref)) return this.#acked(frame);
+    const mine = frame.from === this.user && this.#unacked.conversationOf(frame.ref);
+    if (mine) return this.#acked(frame);
     if (this.#isNew(frame.conversation, frame.seq)) this.#emit("entry", frame);
     return undefined;
   }

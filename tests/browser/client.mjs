@@ -1,0 +1,147 @@
+// web/parlor.js against a WebSocket that is played by hand: what leaves, in which order, with
+// which `after`. It needs nothing but Node: node tests/browser/client.mjs
+
+import assert from "node:assert/strict";
+
+const DM = "dm:userA:userB";
+
+/** The newest one is `Socket.last`; what was written stands in `sends`. */
+class Socket {
+  static OPEN = 1;
+  static last = null;
+  readyState = 1;
+  sends = [];
+
+  constructor() {
+    Socket.last = this;
+  }
+
+  send(text) {
+    const frame = JSON.parse(text);
+    if (frame.type === "message") this.sends.push(frame);
+  }
+
+  close() {}
+
+  hear(frame) {
+    this.onmessage({ data: JSON.stringify(frame) });
+  }
+
+  welcome() {
+    this.hear({ type: "welcome", server: "ws1", pingMs: 25_000 });
+  }
+
+  sent({ ref }, seq) {
+    this.hear({ type: "sent", ref, conversation: DM, seq, timestamp: 1 });
+  }
+
+  refuse({ ref }, more) {
+    this.hear({ type: "error", code: "unavailable", detail: "d", ref, ...more });
+  }
+
+  /** What was written since the last look, as [text, after]. */
+  take() {
+    return this.sends.splice(0).map(({ message, after }) => [message, after]);
+  }
+}
+
+Object.assign(globalThis, {
+  WebSocket: Socket,
+  location: { origin: "http://localhost" },
+  addEventListener: () => {},
+  removeEventListener: () => {},
+});
+globalThis.CustomEvent ??= class extends Event {
+  constructor(name, { detail }) {
+    super(name);
+    this.detail = detail;
+  }
+};
+const { Parlor } = await import("../../web/parlor.js");
+
+const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** The next socket that is dialled. */
+async function another(before) {
+  while (Socket.last === before) await wait(10);
+  Socket.last.welcome();
+  return Socket.last;
+}
+
+async function check(name, run) {
+  const events = [];
+  const parlor = new Parlor({ user: "userA" });
+  for (const kind of ["sent", "failed", "entry"]) {
+    parlor.addEventListener(kind, ({ detail }) => events.push([kind, detail]));
+  }
+  parlor.connect();
+  Socket.last.welcome();
+  await run({ parlor, socket: Socket.last, events });
+  parlor.close();
+  console.log(`ok: ${name}`);
+}
+
+await check("of an unknown conversation one send is under way", async ({ parlor, socket }) => {
+  ["one", "two", "three"].forEach((text) => parlor.send("userB", text));
+  parlor.send("userC", "elsewhere");
+  const [first] = socket.sends;
+  assert.deepEqual(socket.take(), [["one", undefined], ["elsewhere", undefined]]);
+  socket.sent(first, 41);
+  assert.deepEqual(socket.take(), [["two", 41], ["three", 41]]);
+  parlor.send("userB", "four");
+  assert.deepEqual(socket.take(), [["four", 41]]);
+});
+
+await check("a refused first send lets the next one go", async ({ parlor, socket, events }) => {
+  ["one", "two", "three"].forEach((text) => parlor.send("userB", text));
+  socket.refuse(socket.sends[0], { code: "too_large", retryable: false });
+  assert.deepEqual(socket.take(), [["one", undefined], ["two", undefined]]);
+  assert.deepEqual(events.map(([kind, { code }]) => [kind, code]), [["failed", "too_large"]]);
+});
+
+await check("what is repeated keeps its after and its order", async ({ parlor, socket }) => {
+  parlor.learn(DM, 7);
+  parlor.send("userB", "one");
+  parlor.learn(DM, 9);
+  parlor.send("userB", "two");
+  const refs = socket.sends.map(({ ref }) => ref);
+  assert.deepEqual(socket.take(), [["one", 7], ["two", 9]]);
+  parlor.learn(DM, 20);
+  socket.readyState = 3;
+  socket.onclose({ code: 1006, reason: "" });
+  parlor.send("userB", "three");
+  const next = await another(socket);
+  assert.deepEqual(next.sends.slice(0, 2).map(({ ref }) => ref), refs);
+  assert.deepEqual(next.take(), [["one", 7], ["two", 9], ["three", 20]]);
+});
+
+await check("who is refused for now is not overtaken", async ({ parlor, socket }) => {
+  parlor.learn(DM, 7);
+  parlor.send("userB", "one");
+  parlor.send("userB", "two");
+  const [one, two] = socket.sends;
+  socket.take();
+  socket.refuse(two, { retryable: true, retryAfterMs: 20 });
+  socket.refuse(one, { retryable: true, retryAfterMs: 60 });
+  parlor.send("userB", "three");
+  await wait(40);
+  assert.deepEqual(socket.take(), []);
+  await wait(60);
+  assert.deepEqual(socket.take(), [["one", 7], ["two", 7], ["three", 7]]);
+});
+
+await check("a lost answer comes back as an entry", async ({ parlor, socket, events }) => {
+  const ref = parlor.send("userB", "one");
+  const entry = { type: "message", id: `${DM}/3`, conversation: DM, seq: 3, from: "userA", ref };
+  socket.hear(entry);
+  socket.hear(entry);
+  socket.sent({ ref }, 3);
+  assert.deepEqual(events.map(([kind, { seq }]) => [kind, seq]), [["sent", 3]]);
+});
+
+await check("what no frame can hold fails at once", async ({ parlor, socket, events }) => {
+  parlor.send("userB", "x".repeat(70_000));
+  await wait(0);
+  assert.deepEqual(socket.take(), []);
+  assert.deepEqual(events.map(([kind, { code }]) => [kind, code]), [["failed", "too_large"]]);
+});

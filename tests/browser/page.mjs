@@ -1,0 +1,237 @@
+// The page, walked in a real browser as two people would: connect, write each way, see the marks,
+// come back after a reload and after the death of every server. Its files come from the binary.
+//
+//   node tests/browser/page.mjs target/debug/parlor [FOLDER]
+//
+// `./test` runs it, and puts playwright-core into .tools/browser. The browser is
+// /usr/bin/chromium, or what PARLOR_TEST_CHROMIUM names. On failure it leaves failed.png in FOLDER,
+// where one is given.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+
+const WAIT_MS = 20_000;
+const WHOLE_MS_MAX = 180_000;
+const BROWSER_ARGS = [
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+const HTML = "<img src=x onerror=alert(1)><b>not bold</b>";
+
+const [binary, shots] = process.argv.slice(2);
+if (!binary) {
+  console.error("usage: node tests/browser/page.mjs BINARY [FOLDER]");
+  process.exit(2);
+}
+const require = createRequire(new URL("../../.tools/browser/package.json", import.meta.url));
+const { chromium } = require("playwright-core");
+const work = mkdtempSync(join(tmpdir(), "parlor-page-"));
+
+// ------------------------------------------------------------------------------- the one process
+
+let parlor = null;
+
+/** Starts everything; `port` is the balancer's, 0 for a free one. Returns its address. */
+function up(port) {
+  const ports = ["--balancer-port", port, "--server-port", "0", "--api-port", "0"];
+  const args = ["up", "--data", join(work, "data"), "--ready-json", ...ports];
+  parlor = spawn(binary, args, { stdio: ["ignore", "pipe", "inherit"], env: quietly() });
+  return new Promise((ready, failed) => {
+    parlor.once("error", failed);
+    parlor.once("exit", (code) => failed(new Error(`parlor ended with ${code}`)));
+    createInterface({ input: parlor.stdout }).once("line", (line) => {
+      ready(JSON.parse(line).balancer);
+    });
+  });
+}
+
+/** Its options come from the line above alone. */
+function quietly() {
+  const kept = Object.entries(process.env).filter(([name]) => !name.startsWith("PARLOR_"));
+  return { ...Object.fromEntries(kept), RUST_LOG: "error" };
+}
+
+/** As `kill -9`. */
+function kill() {
+  if (!parlor || parlor.exitCode !== null || parlor.signalCode !== null) return undefined;
+  const gone = new Promise((resolve) => parlor.once("exit", resolve));
+  parlor.kill("SIGKILL");
+  return gone;
+}
+
+// -------------------------------------------------------------------------------------- the walk
+
+/** One person's half of the page. */
+class Half {
+  constructor(page, at) {
+    this.root = page.locator(".pane").nth(at);
+  }
+
+  async connected() {
+    await this.root.locator('[data-state="open"]').waitFor();
+  }
+
+  async say(text) {
+    await this.root.locator("textarea").fill(text);
+    await this.root.locator("textarea").press("Enter");
+  }
+
+  async sees(text) {
+    await this.root.locator(".text").getByText(text, { exact: true }).waitFor();
+  }
+
+  /** Waits until the newest message of one's own has come this far. */
+  async mark(words) {
+    await this.root.locator(".mine").last().locator(`.mark.${words}`).waitFor();
+  }
+
+  async texts() {
+    return this.root.locator(".text").allTextContents();
+  }
+}
+
+async function walk(page, address) {
+  const [port] = address.split(":").slice(-1);
+  const [left, right] = [new Half(page, 0), new Half(page, 1)];
+  const said = [];
+  const bothSee = async (what) => {
+    await left.sees(what);
+    await right.sees(what);
+  };
+  const bothShowAll = async () => {
+    assert.deepEqual(await left.texts(), said);
+    assert.deepEqual(await right.texts(), said);
+  };
+
+  await step("both connect", async () => {
+    await page.goto(`http://${address}/`);
+    await left.connected();
+    await right.connected();
+    await left.root.getByText("Say hello to userB").waitFor();
+  });
+  await step("a message each way, with its marks", async () => {
+    said.push("Hi", "Hello");
+    await left.say("Hi");
+    await right.sees("Hi");
+    await left.mark("delivered");
+    await right.say("Hello");
+    await left.sees("Hello");
+    await left.mark("read");
+    await bothShowAll();
+  });
+  await step("what looks like HTML is text", async () => {
+    said.push(HTML);
+    await left.say(HTML);
+    await bothSee(HTML);
+    assert.equal(await page.locator(".log img, .log b").count(), 0);
+  });
+  await step("a reload shows the history", async () => {
+    await page.reload();
+    await left.connected();
+    await bothSee(HTML);
+    await bothShowAll();
+  });
+  await step("what was not pushed leaves no hole", async () => {
+    assert.deepEqual(await page.evaluate(shownAroundHole), ["8", "9", "10", "11"]);
+  });
+  await step("every server dies, and comes back", async () => {
+    await kill();
+    await left.root.locator('[data-state="waiting"]').waitFor();
+    await left.say("Said in between");
+    await left.root.locator(".mark.pending").waitFor();
+    await up(port);
+    await left.connected();
+    await right.connected();
+    await right.sees("Said in between");
+    await left.mark("delivered");
+    await right.say("And on it goes");
+    await left.sees("And on it goes");
+    said.push("Said in between", "And on it goes");
+    await bothShowAll();
+  });
+  await step("nothing is doubled in the history", async () => {
+    const path = "/v1/conversations/dm:userA:userB/messages?userId=userA";
+    const { messages } = await (await fetch(`http://${address}${path}`)).json();
+    assert.deepEqual(messages.map(({ message }) => message), said);
+    assert.deepEqual(messages.map(({ seq }) => seq), said.map((_, at) => at + 1));
+  });
+  await step("another name, another conversation", async () => {
+    const name = left.root.locator(".as");
+    await name.fill("carol");
+    await name.press("Enter");
+    await left.root.getByText("Say hello to userB").waitFor();
+    assert.equal(await right.root.locator(".to").inputValue(), "carol");
+    await left.say("I am Carol");
+    await right.sees("I am Carol");
+    await left.mark("delivered");
+  });
+}
+
+/** On the page: 1 to 3 were there, 4 to 7 missed, 8 to 10 pushed, then comes the newest page. */
+async function shownAroundHole() {
+  const { Log } = await import("/log.js");
+  const log = document.querySelector(".log").cloneNode(true);
+  const said = (seq) => ({ type: "message", seq, from: "userB", message: `${seq}`, timestamp: 1 });
+  const shown = new Log(log, {});
+  shown.clear("userA", "userB");
+  shown.add([1, 2, 3, 8, 9, 10].map(said));
+  shown.newest({ messages: [9, 10, 11].map(said), hasMore: true });
+  return [...log.querySelectorAll(".text")].map((text) => text.textContent);
+}
+
+async function step(name, run) {
+  await run();
+  console.log(`ok: ${name}`);
+}
+
+// --------------------------------------------------------------------------------- start and end
+
+const late = setTimeout(() => {
+  console.error(`it did not end within ${WHOLE_MS_MAX / 1_000} s`);
+  parlor?.kill("SIGKILL");
+  process.exit(1);
+}, WHOLE_MS_MAX);
+
+let browser = null;
+const problems = [];
+try {
+  const address = await up("0");
+  browser = await chromium.launchPersistentContext(join(work, "browser"), {
+    executablePath: process.env.PARLOR_TEST_CHROMIUM ?? "/usr/bin/chromium",
+    headless: true,
+    args: BROWSER_ARGS,
+  });
+  browser.setDefaultTimeout(WAIT_MS);
+  const page = browser.pages()[0] ?? (await browser.newPage());
+  page.on("pageerror", (error) => problems.push(error.message));
+  page.on("dialog", (dialog) => {
+    problems.push(`a dialog: ${dialog.message()}`);
+    dialog.dismiss();
+  });
+  try {
+    await walk(page, address);
+    assert.deepEqual(problems, []);
+  } catch (error) {
+    if (shots) await page.screenshot({ path: join(shots, "failed.png") });
+    throw error;
+  }
+} catch (error) {
+  console.error(error);
+  problems.forEach((problem) => console.error(`on the page: ${problem}`));
+  process.exitCode = 1;
+} finally {
+  clearTimeout(late);
+  await browser?.close();
+  await kill();
+  rmSync(work, { recursive: true, force: true });
+}
