@@ -85,6 +85,31 @@ async fn a_flipped_bit_is_never_shown() {
 }
 
 #[tokio::test]
+async fn a_damaged_row_stops_only_what_depends_on_it() {
+    let folder = tempdir().unwrap();
+    let store = EmbeddedStore::open(folder.path()).unwrap();
+    let (a, b) = (UserId::parse("a").unwrap(), UserId::parse("b").unwrap());
+    let to = |last| Raise { last: Some(last), ..Raise::default() };
+    store.raise(&b, &conversation(), &to(2)).await.unwrap();
+    let connection = Connection::open(folder.path().join(FILE)).unwrap();
+    connection.execute_batch("UPDATE items SET crc = crc + 1").unwrap();
+    let (log, first, one, three) = (conversation(), [entry(1)], to(1), to(3));
+    let (damaged, put, raised) = tokio::join!(
+        store.raise(&b, &log, &three),
+        store.append(&log, &first),
+        store.raise(&a, &log, &one),
+    );
+    assert_eq!(damaged, Err(StoreError::Damaged("U#b C#dm:a:b".to_owned())));
+    assert_eq!((put, raised), (Ok(1), Ok(())), "others of its transaction go on");
+    assert_eq!(store.append(&conversation(), &[entry(2)]).await, Ok(1), "and so do later ones");
+    assert_eq!(store.check().await.unwrap(), ["item U#b C#dm:a:b"], "it is not overwritten");
+    connection.execute_batch("UPDATE items SET crc = 'x' WHERE pk = 'U#b'").unwrap();
+    let damaged = store.raise(&b, &conversation(), &to(3)).await;
+    assert!(matches!(damaged, Err(StoreError::Damaged(_))), "{damaged:?}");
+    assert_eq!(store.append(&conversation(), &[entry(3)]).await, Ok(1));
+}
+
+#[tokio::test]
 async fn a_reader_of_a_running_stores_folder_sees_what_was_acked() {
     let folder = tempdir().unwrap();
     let store = EmbeddedStore::open(folder.path()).unwrap();

@@ -100,8 +100,18 @@ impl Thread {
                     Ok(())
                 }
             };
-            if let Err(error) = done {
-                failed = Some(self.judge(&error));
+            match done {
+                Ok(()) => {}
+                Err(error) => match damaged(&error) {
+                    // A job reads before it writes, so this one has written nothing: the others
+                    // of the transaction go on.
+                    Some(damaged) => {
+                        if let Some(answer) = answers.pop() {
+                            answer(Err(damaged));
+                        }
+                    }
+                    None => failed = Some(self.judge(&error)),
+                },
             }
         }
         if failed.is_none()
@@ -162,6 +172,21 @@ impl Thread {
         let refusal = format!("writes have stopped after a failure, restart parlor: {error}");
         self.broken = Some(StoreError::Refused(refusal));
         failed
+    }
+}
+
+/// What a write depends on can't be read back: a matter of that row, and not of the disk.
+fn damaged(error: &rusqlite::Error) -> Option<StoreError> {
+    use rusqlite::Error;
+    match error {
+        Error::FromSqlConversionFailure(_, _, source) => {
+            let known = source.downcast_ref::<StoreError>().cloned();
+            Some(known.unwrap_or_else(|| StoreError::Damaged(error.to_string())))
+        }
+        Error::InvalidColumnType(..) | Error::IntegralValueOutOfRange(..) => {
+            Some(StoreError::Damaged(error.to_string()))
+        }
+        _ => None,
     }
 }
 
