@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,7 +27,11 @@ use crate::protocol::{Epoch, ProcessId};
 use crate::telemetry::Metrics;
 use crate::wiring::{Wired, WiringError};
 
-/// What a stop may take beyond the drain, before the process gives up waiting.
+/// What the finishing of work may take beyond the drain, before the process gives up waiting.
+const FINISH_GRACE: Duration = Duration::from_secs(3);
+/// Until when, beyond the drain, the board rows are to be gone.
+const LEAVE_GRACE: Duration = Duration::from_millis(4_500);
+/// What a stop may take beyond the drain altogether.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long other processes may need to read a new row: sockets are taken only then.
 const ROW_IS_READ: Duration = Duration::from_secs(3);
@@ -261,9 +266,15 @@ impl Node {
         let _ = futures_util::future::select_all(keepers).await;
     }
 
-    /// The clean stop. Ends within the drain and 5 s.
+    /// Sends nobody away in good order: for a stop that can't wait.
+    pub fn hurry(&mut self) {
+        self.drain = Duration::ZERO;
+    }
+
+    /// The clean stop. Ends within the drain and 5 s, whoever does not answer.
     pub async fn stop(mut self) {
-        let limit = Instant::now() + self.drain + STOP_GRACE;
+        let drained = Instant::now() + self.drain;
+        let limit = drained + FINISH_GRACE;
         self.health.draining();
         for part in &self.parts {
             part.chat.liveness.set(RowChange::Accepting(false), true);
@@ -273,7 +284,7 @@ impl Node {
             let drain = self.drain;
             async move { gateway.drain(drain).await }
         });
-        let _ = timeout(limit - Instant::now(), futures_util::future::join_all(drains)).await;
+        let _ = timeout_at(limit, join_all(drains)).await;
         self.tasks.close();
         let settle = async {
             self.tasks.wait().await;
@@ -284,17 +295,21 @@ impl Node {
                 let _ = timeout(Duration::from_secs(2), part.chat.hints_settled()).await;
             }
         };
-        if timeout(limit.saturating_duration_since(Instant::now()), settle).await.is_err() {
+        if timeout_at(limit, settle).await.is_err() {
             tracing::warn!("stopped before everything was finished");
         }
-        for part in &self.parts {
-            part.chat.liveness.leave().await;
+        let leaving = self.parts.iter().map(|part| part.chat.liveness.leave());
+        if timeout_at(drained + LEAVE_GRACE, join_all(leaving)).await.is_err() {
+            tracing::warn!("the store does not answer: board rows stay until seen not to move");
         }
         self.background.cancel();
-        for part in self.parts.drain(..) {
-            let _ = timeout(Duration::from_secs(1), part.keeper).await;
-        }
+        // One that is taken has ended already, and a finished task must not be polled again.
+        let keepers = self.parts.drain(..).map(|part| part.keeper).filter(|k| !k.is_finished());
+        let _ = timeout_at(drained + STOP_GRACE, join_all(keepers)).await;
         self.watchers.close();
-        let _ = timeout(Duration::from_secs(1), self.watchers.wait()).await;
+        let _ = timeout_at(drained + STOP_GRACE, self.watchers.wait()).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,10 +44,13 @@ async fn until_stopped(node: &mut Node) -> Result<End, NodeError> {
     })
 }
 
-async fn stop(node: Node, end: End) -> ExitCode {
+async fn stop(mut node: Node, end: End) -> ExitCode {
     match end {
         End::Signal => tracing::info!("stopping"),
-        End::Taken => tracing::error!("another process took this name on the board: stopping"),
+        End::Taken => {
+            tracing::error!("another process took this name on the board: stopping");
+            node.hurry();
+        }
     }
     node.stop().await;
     match end {
