@@ -92,7 +92,7 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     }
     let api = listen(port(options.api_port), common.insecure_dev, "--api-port").await?;
     let wired = wiring::wire(&options.parts, data, &metrics).await?;
-    let lock_held = wired.lock.is_some();
+    let lock_held = wired.rows_are_past;
     let part = |name: String| (name.clone(), Arc::new(Metrics::new(&name)));
     let names: Vec<_> = (1..=options.servers).map(|number| part(format!("ws{number}"))).collect();
     let api_metrics = Arc::new(Metrics::new("api"));

@@ -44,6 +44,7 @@ fn node(board: Arc<dyn Board>, drain_seconds: u64) -> Node {
         directory: Arc::new(EmbeddedDirectory::default()),
         bus: Arc::new(EmbeddedBus::default()),
         lock: None,
+        rows_are_past: false,
     };
     Node::new(wired, Health::new(Vec::new()), drain_seconds)
 }
