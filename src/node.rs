@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select_all, try_join_all};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -21,7 +21,7 @@ use crate::api::health::Health;
 use crate::board::{BoardRow, Role};
 use crate::chat::lane::Lanes;
 use crate::chat::liveness::{Liveness, RowChange, StartError};
-use crate::chat::{self, Chat};
+use crate::chat::{self, Chat, Identity};
 use crate::gateway::{Accepted, DOOR_MAX, Door, Gateway};
 use crate::protocol::{Epoch, ProcessId};
 use crate::telemetry::Metrics;
@@ -133,6 +133,8 @@ pub struct Node {
     pub health: Arc<Health>,
     /// Its parts, in the order of starting.
     pub parts: Vec<Part>,
+    /// Whose rows may stand on the board although there is no such part: their start was cut short.
+    starting: Vec<Identity>,
     /// Ends what takes new work: listeners, the API, the balancer.
     pub accepting: CancellationToken,
     /// Ends what finishes work: lanes' parts, keepers, beats.
@@ -152,6 +154,7 @@ impl Node {
             wired,
             health,
             parts: Vec::new(),
+            starting: Vec::new(),
             accepting: CancellationToken::new(),
             background: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -160,17 +163,38 @@ impl Node {
         }
     }
 
-    /// Starts a part: its row, its channel, its background, its sockets or its HTTP.
+    /// Starts parts side by side, since each may have to wait until its name is seen to be free.
+    /// May be dropped half-way: [`Node::stop`] then removes what stands already.
     pub async fn start(
         &mut self,
-        options: PartOptions,
-        metrics: Arc<Metrics>,
+        parts: Vec<(PartOptions, Arc<Metrics>)>,
     ) -> Result<(), NodeError> {
+        let identity = |(options, _): &(PartOptions, _)| Identity {
+            id: options.id.clone(),
+            epoch: Epoch(rand::random()),
+        };
+        self.starting = parts.iter().map(identity).collect();
+        let epochs = self.starting.iter().map(|me| me.epoch);
+        let starts = parts.into_iter().zip(epochs);
+        let starts = starts.map(|((options, metrics), epoch)| self.part(options, epoch, metrics));
+        let parts = try_join_all(starts).await?;
+        self.parts.extend(parts);
+        self.starting.clear();
+        Ok(())
+    }
+
+    /// Starts a part: its row, its channel, its background, its sockets or its HTTP.
+    async fn part(
+        &self,
+        options: PartOptions,
+        epoch: Epoch,
+        metrics: Arc<Metrics>,
+    ) -> Result<Part, NodeError> {
         let PartOptions { id, role, advertise, public_url, listener, lock_held } = options;
         let address = listener.local_addr().map_err(|e| NodeError::Failed(e.to_string()))?;
         let row = BoardRow {
             id: id.clone(),
-            epoch: Epoch(rand::random()),
+            epoch,
             beat: 0,
             role,
             address: advertise.unwrap_or_else(|| address.to_string()),
@@ -218,8 +242,7 @@ impl Node {
                 (None, None)
             }
         };
-        self.parts.push(Part { chat, address, door, gateway, keeper });
-        Ok(())
+        Ok(Part { chat, address, door, gateway, keeper })
     }
 
     /// Trouble that a part has with what all share is told by `/readyz`.
@@ -263,7 +286,7 @@ impl Node {
         if keepers.is_empty() {
             return std::future::pending().await;
         }
-        let _ = futures_util::future::select_all(keepers).await;
+        let _ = select_all(keepers).await;
     }
 
     /// Sends nobody away in good order: for a stop that can't wait.
@@ -303,6 +326,9 @@ impl Node {
             tracing::warn!("the store does not answer: board rows stay until seen not to move");
         }
         self.background.cancel();
+        // After their beats have ended, or one of these would write the row again.
+        let cut_short = self.starting.iter().map(|me| self.wired.board.remove(&me.id, me.epoch));
+        let _ = timeout_at(drained + LEAVE_GRACE, join_all(cut_short)).await;
         // One that is taken has ended already, and a finished task must not be polled again.
         let keepers = self.parts.drain(..).map(|part| part.keeper).filter(|k| !k.is_finished());
         let _ = timeout_at(drained + STOP_GRACE, join_all(keepers)).await;
