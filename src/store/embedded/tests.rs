@@ -169,6 +169,27 @@ async fn after_a_write_of_unknown_outcome_nothing_more_is_written() {
     assert!(matches!(second, Err(StoreError::Refused(_))), "{second:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_does_not_answer_is_waited_for_3_s() {
+    let store = EmbeddedStore::in_memory().unwrap();
+    // The writer's thread stands still until `go_on` is dropped; time passes for us alone.
+    let (go_on, stands) = std::sync::mpsc::sync_channel::<()>(1);
+    let stand = move |_: &Connection| {
+        let _ = stands.recv();
+    };
+    store.send(Job::Read(Box::new(stand))).await.unwrap();
+    let begun = Instant::now();
+    let put = store.append(&conversation(), &[entry(1)]).await;
+    assert!(matches!(put, Err(StoreError::Unknown(_))), "{put:?}");
+    assert!(begun.elapsed() <= Duration::from_millis(CALL_MS_MAX + 10), "{:?}", begun.elapsed());
+    let read = store.log(&conversation(), LogRange::newest(1)).await;
+    assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+    drop(go_on);
+    tokio::time::resume();
+    let late = store.log(&conversation(), LogRange::newest(1)).await.unwrap();
+    assert_eq!(late.entries, [entry(1)], "what was unknown was done yet");
+}
+
 /// The child of the next test: appends and prints each acked seq until it is killed.
 #[tokio::test]
 async fn child_that_appends_until_killed() {

@@ -5,15 +5,12 @@
 //! store refuses all writes until the process is restarted**: a second fsync that succeeds says
 //! nothing about the pages that the first one lost.
 
-use std::time::Duration;
-
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 
 use super::{log, mailbox, records};
 use crate::protocol::{ConversationId, UserId};
-use crate::store::{CALL_MS_MAX, Raise, Record, StoreError};
+use crate::store::{Raise, Record, StoreError};
 
 /// The most calls in one transaction.
 const BATCH_MAX: usize = 512;
@@ -47,11 +44,9 @@ impl Writer {
         Self { jobs }
     }
 
-    /// Queues a job; waits for room, but not for ever.
+    /// Queues a job; waits for room. A caller that goes away meanwhile has queued nothing.
     pub async fn send(&self, job: Job) -> Result<(), StoreError> {
-        let full = |_| StoreError::Unavailable("too many writes wait for the disk".to_owned());
-        let limit = Duration::from_millis(CALL_MS_MAX);
-        let sent = timeout(limit, self.jobs.send(job)).await.map_err(full)?;
+        let sent = self.jobs.send(job).await;
         sent.map_err(|_| StoreError::Unavailable("the writer ended".to_owned()))
     }
 }
