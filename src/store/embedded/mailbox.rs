@@ -88,7 +88,7 @@ pub fn mailbox(
         MailboxPart::Devices => ("D#".to_owned(), "D~"),
     };
     let mut page = MailboxPage::default();
-    let items = scan(connection, &pk, &after, until, PAGE_MAX)?;
+    let items = scan(connection, &pk, &after, until, Some(PAGE_MAX))?;
     for (sk, body, stored) in items.rows {
         if let Some(name) = sk.strip_prefix("C#") {
             let conversation = parse::<ConversationId>(name, &pk, &sk)?;

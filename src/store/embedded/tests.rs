@@ -190,6 +190,24 @@ async fn a_disk_that_does_not_answer_is_waited_for_3_s() {
     assert_eq!(late.entries, [entry(1)], "what was unknown was done yet");
 }
 
+#[tokio::test]
+async fn long_lists_of_records_are_read_whole() {
+    let store = EmbeddedStore::in_memory().unwrap();
+    let (user, device) = (UserId::parse("a").unwrap(), DeviceId::parse("phone").unwrap());
+    let name = |n| ConversationId::parse(&format!("room:{}{n}", "x".repeat(100))).unwrap();
+    let starts: Vec<_> = (0..1_000).map(|n| (name(n), 1)).collect();
+    let chunk = |chunk| {
+        let (user, device, starts) = (user.clone(), device.clone(), starts.clone());
+        Record::Starts { user, device, chunk, starts }
+    };
+    // About 110 KB each.
+    let all: Vec<Record> = (0..20).map(chunk).collect();
+    for record in &all {
+        assert_eq!(Store::write(&*store, record.clone()).await, Ok(true));
+    }
+    assert_eq!(store.records(RecordPart::Starts(user, device)).await, Ok(all));
+}
+
 /// The child of the next test: appends and prints each acked seq until it is killed.
 #[tokio::test]
 async fn child_that_appends_until_killed() {
