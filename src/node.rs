@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{join_all, select_all, try_join_all};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,13 +21,17 @@ use crate::api::health::Health;
 use crate::board::{BoardRow, Role};
 use crate::chat::lane::Lanes;
 use crate::chat::liveness::{Liveness, RowChange, StartError};
-use crate::chat::{self, Chat};
+use crate::chat::{self, Chat, Identity};
 use crate::gateway::{Accepted, DOOR_MAX, Door, Gateway};
 use crate::protocol::{Epoch, ProcessId};
 use crate::telemetry::Metrics;
 use crate::wiring::{Wired, WiringError};
 
-/// What a stop may take beyond the drain, before the process gives up waiting.
+/// What the finishing of work may take beyond the drain, before the process gives up waiting.
+const FINISH_GRACE: Duration = Duration::from_secs(3);
+/// Until when, beyond the drain, the board rows are to be gone.
+const LEAVE_GRACE: Duration = Duration::from_millis(4_500);
+/// What a stop may take beyond the drain altogether.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long other processes may need to read a new row: sockets are taken only then.
 const ROW_IS_READ: Duration = Duration::from_secs(3);
@@ -128,6 +133,8 @@ pub struct Node {
     pub health: Arc<Health>,
     /// Its parts, in the order of starting.
     pub parts: Vec<Part>,
+    /// Whose rows may stand on the board although there is no such part: their start was cut short.
+    starting: Vec<Identity>,
     /// Ends what takes new work: listeners, the API, the balancer.
     pub accepting: CancellationToken,
     /// Ends what finishes work: lanes' parts, keepers, beats.
@@ -147,6 +154,7 @@ impl Node {
             wired,
             health,
             parts: Vec::new(),
+            starting: Vec::new(),
             accepting: CancellationToken::new(),
             background: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -155,17 +163,38 @@ impl Node {
         }
     }
 
-    /// Starts a part: its row, its channel, its background, its sockets or its HTTP.
+    /// Starts parts side by side, since each may have to wait until its name is seen to be free.
+    /// May be dropped half-way: [`Node::stop`] then removes what stands already.
     pub async fn start(
         &mut self,
-        options: PartOptions,
-        metrics: Arc<Metrics>,
+        parts: Vec<(PartOptions, Arc<Metrics>)>,
     ) -> Result<(), NodeError> {
+        let identity = |(options, _): &(PartOptions, _)| Identity {
+            id: options.id.clone(),
+            epoch: Epoch(rand::random()),
+        };
+        self.starting = parts.iter().map(identity).collect();
+        let epochs = self.starting.iter().map(|me| me.epoch);
+        let starts = parts.into_iter().zip(epochs);
+        let starts = starts.map(|((options, metrics), epoch)| self.part(options, epoch, metrics));
+        let parts = try_join_all(starts).await?;
+        self.parts.extend(parts);
+        self.starting.clear();
+        Ok(())
+    }
+
+    /// Starts a part: its row, its channel, its background, its sockets or its HTTP.
+    async fn part(
+        &self,
+        options: PartOptions,
+        epoch: Epoch,
+        metrics: Arc<Metrics>,
+    ) -> Result<Part, NodeError> {
         let PartOptions { id, role, advertise, public_url, listener, lock_held } = options;
         let address = listener.local_addr().map_err(|e| NodeError::Failed(e.to_string()))?;
         let row = BoardRow {
             id: id.clone(),
-            epoch: Epoch(rand::random()),
+            epoch,
             beat: 0,
             role,
             address: advertise.unwrap_or_else(|| address.to_string()),
@@ -213,8 +242,7 @@ impl Node {
                 (None, None)
             }
         };
-        self.parts.push(Part { chat, address, door, gateway, keeper });
-        Ok(())
+        Ok(Part { chat, address, door, gateway, keeper })
     }
 
     /// Trouble that a part has with what all share is told by `/readyz`.
@@ -258,12 +286,18 @@ impl Node {
         if keepers.is_empty() {
             return std::future::pending().await;
         }
-        let _ = futures_util::future::select_all(keepers).await;
+        let _ = select_all(keepers).await;
     }
 
-    /// The clean stop. Ends within the drain and 5 s.
+    /// Sends nobody away in good order: for a stop that can't wait.
+    pub fn hurry(&mut self) {
+        self.drain = Duration::ZERO;
+    }
+
+    /// The clean stop. Ends within the drain and 5 s, whoever does not answer.
     pub async fn stop(mut self) {
-        let limit = Instant::now() + self.drain + STOP_GRACE;
+        let drained = Instant::now() + self.drain;
+        let limit = drained + FINISH_GRACE;
         self.health.draining();
         for part in &self.parts {
             part.chat.liveness.set(RowChange::Accepting(false), true);
@@ -273,7 +307,7 @@ impl Node {
             let drain = self.drain;
             async move { gateway.drain(drain).await }
         });
-        let _ = timeout(limit - Instant::now(), futures_util::future::join_all(drains)).await;
+        let _ = timeout_at(limit, join_all(drains)).await;
         self.tasks.close();
         let settle = async {
             self.tasks.wait().await;
@@ -284,17 +318,24 @@ impl Node {
                 let _ = timeout(Duration::from_secs(2), part.chat.hints_settled()).await;
             }
         };
-        if timeout(limit.saturating_duration_since(Instant::now()), settle).await.is_err() {
+        if timeout_at(limit, settle).await.is_err() {
             tracing::warn!("stopped before everything was finished");
         }
-        for part in &self.parts {
-            part.chat.liveness.leave().await;
+        let leaving = self.parts.iter().map(|part| part.chat.liveness.leave());
+        if timeout_at(drained + LEAVE_GRACE, join_all(leaving)).await.is_err() {
+            tracing::warn!("the store does not answer: board rows stay until seen not to move");
         }
         self.background.cancel();
-        for part in self.parts.drain(..) {
-            let _ = timeout(Duration::from_secs(1), part.keeper).await;
-        }
+        // After their beats have ended, or one of these would write the row again.
+        let cut_short = self.starting.iter().map(|me| self.wired.board.remove(&me.id, me.epoch));
+        let _ = timeout_at(drained + LEAVE_GRACE, join_all(cut_short)).await;
+        // One that is taken has ended already, and a finished task must not be polled again.
+        let keepers = self.parts.drain(..).map(|part| part.keeper).filter(|k| !k.is_finished());
+        let _ = timeout_at(drained + STOP_GRACE, join_all(keepers)).await;
         self.watchers.close();
-        let _ = timeout(Duration::from_secs(1), self.watchers.wait()).await;
+        let _ = timeout_at(drained + STOP_GRACE, self.watchers.wait()).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

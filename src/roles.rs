@@ -36,24 +36,53 @@ enum End {
     Taken,
 }
 
-async fn until_stopped(node: &mut Node) -> Result<End, NodeError> {
-    let mut signals = Signals::new()?;
-    Ok(tokio::select! {
+async fn until_stopped(node: &mut Node, signals: &mut Signals) -> End {
+    tokio::select! {
         () = signals.stop() => End::Signal,
         () = node.taken() => End::Taken,
-    })
+    }
 }
 
-async fn stop(node: Node, end: End) -> ExitCode {
+/// Starts all parts and takes sockets, and gives where the admin's listener is. `None`: stopped
+/// before that; whatever ended the start, nothing of it stays.
+async fn start(
+    node: &mut Node,
+    parts: Vec<(PartOptions, Arc<Metrics>)>,
+    common: &Common,
+    signals: &mut Signals,
+) -> Result<Option<Option<SocketAddr>>, NodeError> {
+    let starting = async {
+        node.start(parts).await?;
+        let admin = admin(common, node).await?;
+        node.open().await;
+        Ok(admin)
+    };
+    tokio::select! {
+        started = starting => started.map(Some),
+        () = signals.stop() => Ok(None),
+    }
+}
+
+async fn stop(mut node: Node, end: End) -> ExitCode {
     match end {
         End::Signal => tracing::info!("stopping"),
-        End::Taken => tracing::error!("another process took this name on the board: stopping"),
+        End::Taken => {
+            tracing::error!("another process took this name on the board: stopping");
+            node.hurry();
+        }
     }
     node.stop().await;
     match end {
         End::Signal => ExitCode::SUCCESS,
         End::Taken => ExitCode::FAILURE,
     }
+}
+
+/// After a start that failed half-way.
+async fn given_up(mut node: Node, error: NodeError) -> NodeError {
+    node.hurry();
+    node.stop().await;
+    error
 }
 
 async fn admin(common: &Common, node: &Node) -> Result<Option<SocketAddr>, NodeError> {
@@ -76,6 +105,7 @@ fn ready(common: &Common, mut fields: serde_json::Value, admin: Option<SocketAdd
 
 /// `parlor up`: everything in one process.
 pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
+    let mut signals = Signals::new()?;
     let common = &options.common;
     let metrics = Arc::new(Metrics::new("up"));
     let data = if options.memory { Data::Memory } else { Data::Folder(&options.data) };
@@ -88,14 +118,18 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
         listeners.push(listen(port(own), common.insecure_dev, "--server-port").await?);
     }
     let api = listen(port(options.api_port), common.insecure_dev, "--api-port").await?;
-    let wired = wiring::wire(&options.parts, data, &metrics).await?;
-    let lock_held = wired.lock.is_some();
+    let wired = tokio::select! {
+        wired = wiring::wire(&options.parts, data, &metrics) => wired?,
+        () = signals.stop() => return Ok(ExitCode::SUCCESS),
+    };
+    let lock_held = wired.rows_are_past;
     let part = |name: String| (name.clone(), Arc::new(Metrics::new(&name)));
     let names: Vec<_> = (1..=options.servers).map(|number| part(format!("ws{number}"))).collect();
     let api_metrics = Arc::new(Metrics::new("api"));
     let all = names.iter().map(|(_, metrics)| metrics).chain([&api_metrics, &metrics]);
     let health = Health::new(all.cloned().collect());
     let mut node = Node::new(wired, health, common.drain_seconds);
+    let mut parts = Vec::new();
     for ((name, metrics), listener) in names.into_iter().zip(listeners) {
         let options = PartOptions {
             id: process_id(&name)?,
@@ -105,7 +139,7 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
             listener,
             lock_held,
         };
-        node.start(options, metrics).await?;
+        parts.push((options, metrics));
     }
     let api = PartOptions {
         id: process_id("api")?,
@@ -115,9 +149,12 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
         listener: api,
         lock_held,
     };
-    node.start(api, api_metrics).await?;
-    let admin = admin(common, &node).await?;
-    node.open().await;
+    parts.push((api, api_metrics));
+    let admin = match start(&mut node, parts, common, &mut signals).await {
+        Ok(Some(admin)) => admin,
+        Ok(None) => return Ok(stop(node, End::Signal).await),
+        Err(error) => return Err(given_up(node, error).await),
+    };
     let front_at = front.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
     let addresses = Addresses::of(front_at, &node);
     let doors = node.parts.iter().filter_map(|part| {
@@ -131,7 +168,7 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     if !common.ready_json {
         println!("{}", addresses.banner(&options));
     }
-    let end = until_stopped(&mut node).await?;
+    let end = until_stopped(&mut node, &mut signals).await;
     Ok(stop(node, end).await)
 }
 
@@ -180,40 +217,51 @@ async fn one_part(
     parts: &crate::config::Parts,
     common: &Common,
 ) -> Result<ExitCode, NodeError> {
+    let mut signals = Signals::new()?;
     if parts.redis.is_none() {
         let text = "give --redis URL: servers of a fleet find each other's sockets there";
         return Err(NodeError::Usage(text.to_owned()));
     }
     let listener = listen(part.listen, common.insecure_dev, "--listen").await?;
     let metrics = Arc::new(Metrics::new(part.id.as_str()));
-    let wired = wiring::wire(parts, Data::None, &metrics).await?;
+    let wired = tokio::select! {
+        wired = wiring::wire(parts, Data::None, &metrics) => wired?,
+        () = signals.stop() => return Ok(ExitCode::SUCCESS),
+    };
     let health = Health::new(vec![metrics.clone()]);
     let mut node = Node::new(wired, health, common.drain_seconds);
     let PartSettings { id, role, advertise, public_url, .. } = part;
     let (name, lock_held) = (id.to_string(), false);
     let options = PartOptions { id, role, advertise, public_url, listener, lock_held };
-    node.start(options, metrics).await?;
-    let admin = admin(common, &node).await?;
-    node.open().await;
+    let admin = match start(&mut node, vec![(options, metrics)], common, &mut signals).await {
+        Ok(Some(admin)) => admin,
+        Ok(None) => return Ok(stop(node, End::Signal).await),
+        Err(error) => return Err(given_up(node, error).await),
+    };
     let address = node.parts.first().map(|part| part.address.to_string());
     let fields = match role {
         Role::Server => json!({"ready": true, "servers": {name: address}}),
         Role::Api => json!({"ready": true, "api": address}),
     };
     ready(common, fields, admin);
-    let end = until_stopped(&mut node).await?;
+    let end = until_stopped(&mut node, &mut signals).await;
     Ok(stop(node, end).await)
 }
 
 /// `parlor balancer`: deals connections to servers in other processes.
 pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
+    let mut signals = Signals::new()?;
     let common = &options.common;
     let listener = listen(options.listen, common.insecure_dev, "--listen").await?;
     let address = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
     let metrics = Arc::new(Metrics::new("balancer"));
     let backends = match &options.dynamodb {
         Some(target) if options.servers.is_empty() => {
-            Backends::Board(wiring::board(target, &options.table, &metrics).await?)
+            let board = tokio::select! {
+                board = wiring::board(target, &options.table, &metrics) => board?,
+                () = signals.stop() => return Ok(ExitCode::SUCCESS),
+            };
+            Backends::Board(board)
         }
         _ => Backends::Named(options.servers.clone()),
     };
@@ -232,7 +280,6 @@ pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
     };
     let running = tokio::spawn(balancer.clone().run(listener, stop.clone()));
     let known = balancer.servers_known();
-    let mut signals = Signals::new()?;
     tokio::select! {
         () = known => {}
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
@@ -251,7 +298,8 @@ pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// SIGTERM and ctrl-C.
+/// SIGTERM and ctrl-C. Caught from the first line of a role on: a stop in the middle of a start is
+/// a clean one too.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -42,6 +42,9 @@ pub struct Wired {
     pub bus: Arc<dyn Bus>,
     /// Proves that no other process uses the data folder; held until exit.
     pub lock: Option<FolderLock>,
+    /// The lock proves that rows on the board are of an earlier run: the folder is their truth.
+    /// Where DynamoDB keeps them, rows may be of a living process with another folder.
+    pub rows_are_past: bool,
 }
 
 /// Why the parts can't be had.
@@ -70,14 +73,15 @@ pub async fn wire(
     data: Data<'_>,
     metrics: &Arc<Metrics>,
 ) -> Result<Wired, WiringError> {
-    // Taken for its proof even where DynamoDB keeps the messages.
+    // Taken even where DynamoDB keeps the messages: one process a folder, whatever it keeps there.
     let lock = match data {
         Data::Folder(folder) => Some(FolderLock::take(folder)?),
         Data::Memory | Data::None => None,
     };
     let (store, board) = durable(parts, data, metrics).await?;
     let (directory, bus) = hints(parts, metrics).await?;
-    Ok(Wired { store, board, directory, bus, lock })
+    let rows_are_past = lock.is_some() && parts.dynamodb.is_none();
+    Ok(Wired { store, board, directory, bus, lock, rows_are_past })
 }
 
 async fn durable(

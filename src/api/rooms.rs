@@ -78,7 +78,7 @@ pub(super) struct Room {
     created: u64,
 }
 
-/// Makes a room; the creator joins first, then those named.
+/// Makes a room; the creator joins first, then those named. May be repeated with its id.
 #[utoipa::path(
     post, path = "/v1/rooms", tag = "rooms",
     request_body = NewRoomBody,

@@ -79,7 +79,7 @@ fn connect(balancer: &Balancer, request: &Request<Incoming>) -> Response<Full<By
         let text = "userId is missing or bad: /v1/connect?userId=userA";
         return problem(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, text);
     }
-    let Some(backend) = balancer.picked(&user).into_iter().next() else {
+    let Some(backend) = balancer.named(&user) else {
         let text = "no server takes sockets now";
         return problem(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, text);
     };

@@ -89,6 +89,19 @@ impl Balancer {
         order.into_iter().filter_map(shared).collect()
     }
 
+    /// Whom a client that asks is to dial: the server picked where it can be dialled itself. Else
+    /// the client comes back to this balancer and takes its turn then.
+    fn named(&self, user: &str) -> Option<Arc<Backend>> {
+        let list = self.backends.borrow().clone();
+        let well: Vec<&Backend> =
+            list.iter().filter(|backend| backend.is_well()).map(Arc::as_ref).collect();
+        let next = self.picker.peek(&well, user)?;
+        if next.public_url.is_some() {
+            return self.picked(user).into_iter().next();
+        }
+        list.iter().find(|backend| backend.id == next.id).cloned()
+    }
+
     /// Waits until the connections that go through here have ended.
     pub async fn finished(&self) {
         self.tasks.close();
@@ -278,8 +291,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_page_and_connect_are_answered_here() {
-        let (one, _stop) = server("ws1").await;
-        let front = balancer(Backends::Named(vec![one]), None).await;
+        let ((one, _one), (two, _two)) = (server("ws1").await, server("ws2").await);
+        let front = balancer(Backends::Named(vec![one, two]), None).await;
         let get = |path: &str| {
             format!("GET {path} HTTP/1.1\r\nHost: chat.test\r\nConnection: close\r\n\r\n")
         };
@@ -288,6 +301,8 @@ mod tests {
         assert!(page.contains("content-security-policy: default-src 'self'"));
         let connect = request(front, &get("/v1/connect?userId=userA")).await;
         assert!(connect.ends_with(r#"{"server":"ws1","url":"ws://chat.test/ws"}"#), "{connect}");
+        // It names this balancer, and the turn is left for the connection that follows.
+        assert_eq!(exchange(front, UPGRADE, 3).await, "ws1");
         for (path, status) in
             [("/v1/connect?userId=a%20b", 400), ("/../Cargo.toml", 404), ("/v1/servers", 404)]
         {

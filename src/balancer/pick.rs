@@ -21,13 +21,23 @@ impl Picker {
     /// The backends in the order in which they are to be tried; the first is the one picked.
     /// `backends` stand in the order of their names, so that a fresh balancer deals ws1, ws2, ….
     pub fn order<'a>(&self, backends: &[&'a Backend], user: &str) -> Vec<&'a Backend> {
+        self.order_at(self.next.fetch_add(1, Ordering::Relaxed), backends, user)
+    }
+
+    /// The same without taking the turn: who would be picked now.
+    pub fn peek<'a>(&self, backends: &[&'a Backend], user: &str) -> Option<&'a Backend> {
+        let turn = self.next.load(Ordering::Relaxed);
+        self.order_at(turn, backends, user).into_iter().next()
+    }
+
+    fn order_at<'a>(&self, turn: usize, backends: &[&'a Backend], user: &str) -> Vec<&'a Backend> {
         let mut order = backends.to_vec();
         if order.is_empty() {
             return order;
         }
         match self.pick {
             Pick::RoundRobin => {
-                let first = self.next.fetch_add(1, Ordering::Relaxed) % order.len();
+                let first = turn % order.len();
                 order.rotate_left(first);
             }
             // The sort is stable: equal ones keep the order of their names.

@@ -30,7 +30,8 @@ pub struct NewRoom {
 }
 
 impl Chat {
-    /// Makes a room; the creator joins first. An id that is taken is `bad_request`.
+    /// Makes a room; the creator joins first. An id that is taken is `bad_request`. Repeated by its
+    /// creator with the same fields it makes good what the first try left undone.
     pub async fn create_room(
         self: &Arc<Self>,
         caller: &UserId,
@@ -48,9 +49,7 @@ impl Chat {
             public: room.public,
             created: (self.clock)(),
         };
-        if !self.store.write(Record::Head(conversation.clone(), head.clone())).await? {
-            return Err(ChatError::new(ErrorCode::BadRequest, "that room id is taken"));
-        }
+        let head = self.found_room(&conversation, head).await?;
         self.change(caller, &conversation, Kind::Joined, caller).await?;
         for members in room.members.chunks(JOINS_MAX) {
             let others = members.iter().filter(|member| *member != caller);
@@ -62,6 +61,24 @@ impl Chat {
             }
         }
         Ok((conversation, head))
+    }
+
+    /// Writes the head, or takes the one that stands for it where it is of an earlier try.
+    async fn found_room(
+        &self,
+        conversation: &ConversationId,
+        head: Head,
+    ) -> Result<Head, ChatError> {
+        let taken = || ChatError::new(ErrorCode::BadRequest, "that room id is taken");
+        if self.store.write(Record::Head(conversation.clone(), head.clone())).await? {
+            return Ok(head);
+        }
+        let creator = head.creator.clone().ok_or_else(taken)?;
+        let part = RecordPart::Member(conversation.clone(), creator);
+        let (stands, _) =
+            roster::from_records(self.store.records(part).await?).ok_or_else(taken)?;
+        let asked = Head { floor: stands.floor, created: stands.created, ..head };
+        if stands == asked { Ok(stands) } else { Err(taken()) }
     }
 
     /// `user` joins: the creator's right, or anybody's own where the room is public. Repeating it

@@ -23,7 +23,7 @@ if raw then
         others[#others + 1] = '{"socketId":' .. cjson.encode(one.socketId)
           .. ',"server":' .. cjson.encode(one.server) .. ',"epoch":' .. cjson.encode(one.epoch)
           .. ',"device":' .. cjson.encode(one.device) .. ',"claim":' .. cjson.encode(one.claim)
-          .. '}'
+          .. ',"v":1}'
       end
     end
   else

@@ -24,12 +24,23 @@ const TURNS: usize = 1_024;
 /// Said for the instance where the rights don't allow `INFO`.
 const UNKNOWN_INSTANCE: &str = "unknown";
 
+/// The version that every entry carries, last; the scripts write it too.
+const ENTRY_VERSION: u32 = 1;
+
+/// An entry as it is written.
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(flatten)]
+    entry: &'a SocketEntry,
+    v: u32,
+}
+
 /// What stands under a key.
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Person {
     #[serde(flatten)]
     newest: SocketEntry,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     others: Vec<SocketEntry>,
 }
 
@@ -186,7 +197,8 @@ impl Directory for RedisDirectory {
         entry: &SocketEntry,
         dead: &[(SocketId, u64)],
     ) -> Result<usize, DirectoryError> {
-        let text = serde_json::to_string(entry).map_err(|e| DirectoryError(e.to_string()))?;
+        let written = Written { entry, v: ENTRY_VERSION };
+        let text = serde_json::to_string(&written).map_err(|e| DirectoryError(e.to_string()))?;
         let mut invocation = self.claim.key(self.key(user));
         invocation.arg(text).arg(entry.socket_id.to_string());
         invocation.arg(ENTRY_TTL_SECONDS).arg(SOCKETS_KEPT_MAX);
@@ -292,7 +304,7 @@ mod tests {
         let user = UserId::parse("userB").unwrap();
         map.claim(&user, &entry(1, 7), &[]).await.unwrap();
         let first = "{\"socketId\":\"00000000000000000000000000000001\",\"server\":\"ws3\",\
-                     \"epoch\":\"feedbeef01234567\",\"device\":\"default\",\"claim\":\"7\"";
+                     \"epoch\":\"feedbeef01234567\",\"device\":\"default\",\"claim\":\"7\",\"v\":1";
         assert_eq!(server.cli(&["GET", "user:userB"]).trim(), format!("{first}}}"));
         map.claim(&user, &entry(2, u64::MAX), &[]).await.unwrap();
         let second = first

@@ -20,6 +20,7 @@ for _, one in ipairs(all) do
     kept[#kept + 1] = '{"socketId":' .. cjson.encode(one.socketId)
       .. ',"server":' .. cjson.encode(one.server) .. ',"epoch":' .. cjson.encode(one.epoch)
       .. ',"device":' .. cjson.encode(one.device) .. ',"claim":' .. cjson.encode(one.claim)
+      .. ',"v":1'
   end
 end
 if found == 0 then return 0 end

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::Gateway;
-use crate::hub::Event;
+use crate::hub::{Event, Outbox};
 use crate::protocol::CloseCode;
 
 /// The fewest sockets a second: a handful is not kept waiting.
@@ -14,6 +14,12 @@ const RATE_MIN: u64 = 200;
 const STEP: Duration = Duration::from_millis(50);
 /// How long a client may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// The client waits a random part of a second, so that those of one step come apart.
+pub(super) fn send_away(outbox: &Outbox) {
+    outbox.push(Event::Reconnect(rand::random_range(0..1_000)));
+    outbox.push(Event::Close(CloseCode::Restart));
+}
 
 impl Gateway {
     /// Takes no more sockets, tells every client to reconnect and closes with 1012, spread evenly
@@ -31,9 +37,7 @@ impl Gateway {
             if due > Instant::now() + STEP {
                 sleep_until(due).await;
             }
-            // The client waits a random part of a second, so that those of one step come apart.
-            outbox.push(Event::Reconnect(rand::random_range(0..1_000)));
-            outbox.push(Event::Close(CloseCode::Restart));
+            send_away(outbox);
         }
         self.sockets.close();
         let left = limit.saturating_sub(begun.elapsed()).max(GOODBYE);

@@ -164,6 +164,11 @@ impl Gateway {
         if let Some(oldest) = self.chat.hub.enter(outbox.clone()) {
             oldest.push(Event::Close(CloseCode::TooManySockets));
         }
+        // A drain that began since the handshake may have looked through the hub before this: it
+        // closes the door first and looks then, so that one of the two sees to this socket.
+        if !self.is_open() {
+            drain::send_away(&outbox);
+        }
         let entered = Entered::new(self.chat.clone(), outbox.clone());
         (Socket::new(&self.chat, &outbox, stream, hello, behind).await, entered)
     }
@@ -238,3 +243,6 @@ impl Drop for Entered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,10 @@
 //! A mailbox: one row per conversation of a person, which only rises, and the person's devices.
 
-use crate::protocol::{ConversationId, DeviceId, Seq, Timestamp};
+use crate::protocol::{ConversationId, DEVICES_PER_USER_MAX, DeviceId, Seq, Timestamp};
+
+/// The most cursors that a row keeps: twice the devices that a person may have, so that only those
+/// of forgotten ones are ever beyond it.
+pub const CURSORS_MAX: usize = 2 * DEVICES_PER_USER_MAX;
 
 /// A person's row for one conversation. 0 means "nothing yet" in every field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +20,10 @@ pub struct Row {
     /// `n` of the entry at `read`.
     pub read_n: u64,
     /// How far each device has received, in any order; a device without one stands at its start.
+    ///
+    /// A row outlives the devices in it. When a raise brings a device that is new to a row and it
+    /// then holds more than [`CURSORS_MAX`], the lowest cursors of devices that are not registered
+    /// are dropped, but for those that were raised just now.
     pub cursors: Vec<(DeviceId, Seq)>,
 }
 
@@ -68,4 +76,22 @@ pub struct MailboxPage {
     pub devices: Vec<Device>,
     /// Pass this as `after` for what follows; `None` at the end.
     pub next: Option<String>,
+}
+
+/// Which cursors a row has to give up after this raise; see [`Row::cursors`].
+pub fn cursors_beyond(
+    cursors: &[(DeviceId, Seq)],
+    registered: &[DeviceId],
+    raise: &Raise,
+) -> Vec<(DeviceId, Seq)> {
+    let beyond = cursors.len().saturating_sub(CURSORS_MAX);
+    let raised = |device| raise.cursors.iter().any(|(raised, _)| raised == device);
+    let mut forgotten: Vec<_> = cursors
+        .iter()
+        .filter(|(device, _)| !registered.contains(device) && !raised(device))
+        .cloned()
+        .collect();
+    forgotten.sort_by_key(|(_, seq)| *seq);
+    forgotten.truncate(beyond);
+    forgotten
 }

@@ -6,7 +6,8 @@
 //!
 //! **Guarantees of every adapter.** A call that returned `Ok` is durable: it survives the death of
 //! this process (and, for DynamoDB, of any machine). Reads are strongly consistent unless a read
-//! says otherwise: they see every write that returned before they began. Nothing is lowered, ever.
+//! says otherwise: they see every write that returned before they began. Nothing is lowered, ever
+//! (cursors of forgotten devices may go, see [`Row::cursors`]).
 //! A call ends within [`CALL_MS_MAX`]; adapters retry by themselves only what can't do harm when it
 //! was applied already.
 
@@ -22,7 +23,7 @@ use async_trait::async_trait;
 use crate::protocol::{ConversationId, Entry, UserId};
 
 pub use log::{LogPage, LogRange, Order};
-pub use mailbox::{Device, MailboxPage, MailboxPart, Raise, Row};
+pub use mailbox::{CURSORS_MAX, Device, MailboxPage, MailboxPart, Raise, Row};
 pub use record::{Head, Member, Record, RecordPart, Span};
 
 /// The longest that a store call takes, retries included, in milliseconds.

@@ -121,6 +121,30 @@ async fn a_data_folder_in_use_is_said() {
     stack.stop().await;
 }
 
+/// Its names stand on the board of that table, and its lock is on another folder: the one that
+/// lives is left alone, the one that was killed is followed.
+#[tokio::test]
+async fn a_table_in_use_by_another_up_is_said() {
+    let Some(mut stack) = Stack::start(Parts::Real).await else { return };
+    let mut a = stack.at("ws1", "userA").await;
+    let folder = tempfile::tempdir().unwrap();
+    let ports = ["--balancer-port", "0", "--server-port", "0", "--api-port", "0"];
+    let data = ["--data", folder.path().to_str().unwrap()];
+    let parts = stack.real_parts();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    refused(&[&["up"][..], &ports, &data, &parts].concat(), &["in use"]).await;
+    assert_eq!(a.say("userB", "Hi").await, 1);
+    stack.kill("up");
+    stack.start_up().await;
+    let mut b = stack.at("ws2", "userB").await;
+    assert_eq!(crate::harness::texts(&b.catch_up().await), [(1, "Hi".to_owned())]);
+    let begun = std::time::Instant::now();
+    assert_eq!(stack.stop_one("up").await.code(), Some(0));
+    stack.start_up().await;
+    assert!(begun.elapsed().as_secs() < 6, "at once after a clean stop: {:?}", begun.elapsed());
+    stack.stop().await;
+}
+
 #[tokio::test]
 async fn bad_usage_is_exit_2() {
     for (arguments, says) in [

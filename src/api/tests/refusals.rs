@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::super::health::{Health, serve_admin};
 use super::super::{ApiOptions, serve};
 use super::switched::Trouble;
-use super::world::World;
+use super::world::{World, user};
+use crate::protocol::ConversationId;
+use crate::store::{Head, Record, Store};
 
 const HISTORY: &str = "/v1/conversations/dm:userA:userB/messages?userId=userA";
 
@@ -306,4 +308,27 @@ async fn the_admin_address_tells_health_and_metrics() {
     assert!(get("/nowhere").await.contains("application/problem+json"));
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(5), serving).await.expect("stops").unwrap();
+}
+
+/// A first try may end between the head and the joins: its creator makes good for it.
+#[tokio::test]
+async fn the_making_of_a_room_may_be_repeated() {
+    let world = World::new().await;
+    let conversation = ConversationId::parse("room:half").unwrap();
+    let (creator, title) = (Some(user("userA")), Some("Half".to_owned()));
+    let head = Head { floor: 0, title, creator, public: false, created: 5 };
+    world.store.write(Record::Head(conversation, head)).await.unwrap();
+    let body = json!({"room": "half", "title": "Half", "members": ["userB"]});
+    for _ in 0..2 {
+        let made = world.post("/v1/rooms?userId=userA", None, &body).await;
+        assert_eq!(made.status, 201, "{}", made.json);
+        assert_eq!(made.json["created"], 5);
+    }
+    let page = world.get("/v1/conversations/room:half/messages?userId=userA").await;
+    let joined = page.json["messages"].as_array().unwrap();
+    assert_eq!(joined.len(), 2, "{joined:?}");
+    assert!(joined.iter().all(|entry| entry["type"] == "joined"), "{joined:?}");
+    let other = json!({"room": "half", "title": "Whole"});
+    world.post("/v1/rooms?userId=userA", None, &other).await.problem(400, "bad_request");
+    world.post("/v1/rooms?userId=userB", None, &body).await.problem(400, "bad_request");
 }

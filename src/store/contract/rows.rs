@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::{device, dm, room, similar_people, somebody};
 use crate::protocol::{ConversationId, DEVICES_PER_USER_MAX, DeviceId, RoomId, Seq, UserId};
-use crate::store::{Device, MailboxPart, PAGE_MAX, Raise, Record, Row, Store};
+use crate::store::{CURSORS_MAX, Device, MailboxPart, PAGE_MAX, Raise, Record, Row, Store};
 
 pub(super) async fn all(store: &dyn Store) {
     a_row_is_made_by_its_first_raise(store).await;
@@ -17,6 +17,7 @@ pub(super) async fn all(store: &dyn Store) {
     a_mailbox_is_read_page_by_page_in_order(store).await;
     mailboxes_are_kept_apart(store).await;
     a_row_holds_a_cursor_for_every_device(store).await;
+    a_row_outlives_its_devices(store).await;
     a_read_sees_every_raise_that_returned(store).await;
 }
 
@@ -271,6 +272,29 @@ async fn a_row_holds_a_cursor_for_every_device(store: &dyn Store) {
     let row = row(store, &user, &log).await.unwrap();
     assert_eq!((row.last, row.delivered, row.read, row.read_n), (9, 0, 0, 0));
     assert_eq!(row.cursors, cursors);
+}
+
+/// Random device names: the row keeps the registered, the newest and the highest.
+async fn a_row_outlives_its_devices(store: &dyn Store) {
+    let (user, log, phone) = (somebody(""), room(), device("phone"));
+    let registered = Device { device: phone.clone(), first_seen: 1, last_seen: 1 };
+    store.write(Record::Device(user.clone(), registered)).await.unwrap();
+    let cursor = |device: &DeviceId, seq| Raise { cursors: vec![(device.clone(), seq)], ..last(9) };
+    store.raise(&user, &log, &cursor(&phone, 1)).await.unwrap();
+    for number in 0..CURSORS_MAX as Seq + 8 {
+        let other = device(&format!("r{number}"));
+        store.raise(&user, &log, &cursor(&other, 2 + number)).await.unwrap();
+        let row = row(store, &user, &log).await.unwrap();
+        assert!(row.cursors.len() <= CURSORS_MAX, "{}", row.cursors.len());
+        assert!(row.cursors.contains(&(phone.clone(), 1)), "the lowest, but registered");
+        assert!(row.cursors.contains(&(other, 2 + number)));
+    }
+    let newcomer = device("newcomer");
+    store.raise(&user, &log, &cursor(&newcomer, 1)).await.unwrap();
+    let row = row(store, &user, &log).await.unwrap();
+    assert_eq!((row.last, row.cursors.len()), (9, CURSORS_MAX));
+    assert!(row.cursors.contains(&(newcomer, 1)), "what was raised just now stays");
+    assert!(row.cursors.contains(&(phone, 1)));
 }
 
 async fn a_read_sees_every_raise_that_returned(store: &dyn Store) {

@@ -134,11 +134,15 @@ impl Link {
         Ok(())
     }
 
-    /// Sends an UpdateItem.
-    pub async fn update(&self, call: &Call, up: UpdateItemFluentBuilder) -> Result<(), Failure> {
+    /// Sends an UpdateItem; gives the attributes that it asked to be shown.
+    pub async fn update(
+        &self,
+        call: &Call,
+        up: UpdateItemFluentBuilder,
+    ) -> Result<Option<Item>, Failure> {
         let answer = self.run(call, || up.clone().send()).await?;
         self.wrote(answer.consumed_capacity());
-        Ok(())
+        Ok(answer.attributes)
     }
 
     /// Sends a DeleteItem.

@@ -19,7 +19,7 @@ pub type Item = HashMap<String, AttributeValue>;
 /// The version that every item carries.
 pub const ITEM_VERSION: u64 = 1;
 /// What precedes a device's name in a row.
-const CURSOR_PREFIX: &str = "c.";
+pub const CURSOR_PREFIX: &str = "c.";
 
 /// The partition of a conversation: its log, members and head.
 pub fn conversation_pk(conversation: &ConversationId) -> String {

@@ -1,16 +1,19 @@
 //! A person's partition: rows are raised by one conditional update, and read page by page.
 
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use tokio::time::timeout;
 
 use super::DynamoStore;
 use super::fields::as_number;
 use super::items::{
-    ITEM_VERSION, Item, cursor_name, number, read_device, read_row, row_sk, text, user_pk,
+    CURSOR_PREFIX, ITEM_VERSION, Item, cursor_name, number, read_device, read_row, row_sk, text,
+    user_pk,
 };
 use super::retry::{Call, Failure};
 use crate::protocol::{ConversationId, UserId};
-use crate::store::{MailboxPage, MailboxPart, PAGE_MAX, Raise, StoreError};
+use crate::store::mailbox::cursors_beyond;
+use crate::store::{CURSORS_MAX, MailboxPage, MailboxPart, PAGE_MAX, Raise, StoreError};
 
 /// A value of a row that is to rise, with what is set along with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,8 +89,18 @@ impl DynamoStore {
         let mut rising = rises(raise);
         while !rising.is_empty() {
             let update = self.link.update_item(user_pk(user), row_sk(conversation));
-            let old = match self.link.update(&call, set_all(update, &rising)).await {
-                Ok(()) => return Ok(()),
+            // What stood there costs nothing to be shown: a device that is new to the row is not.
+            let update = set_all(update, &rising).return_values(ReturnValue::UpdatedOld);
+            let old = match self.link.update(&call, update).await {
+                Ok(before) => {
+                    let before = before.unwrap_or_default();
+                    let cursor = |rise: &&Rise| rise.name.starts_with(CURSOR_PREFIX);
+                    if rising.iter().filter(cursor).any(|rise| !before.contains_key(&rise.name)) {
+                        let dropping = self.drop_cursors(user, conversation, raise);
+                        let _ = timeout(call.left(), dropping).await;
+                    }
+                    return Ok(());
+                }
                 Err(Failure::Store(error)) => return Err(error),
                 Err(Failure::Condition { old, .. }) => old.unwrap_or_default(),
             };
@@ -105,6 +118,50 @@ impl DynamoStore {
             rising = kept;
         }
         Ok(())
+    }
+
+    /// After a device that is new to a row: whether it holds too many by now. The raise is done
+    /// whatever comes of this; what could not be dropped goes with the next new device.
+    async fn drop_cursors(&self, user: &UserId, conversation: &ConversationId, raise: &Raise) {
+        if let Err(error) = self.try_drop_cursors(user, conversation, raise).await {
+            tracing::debug!(%error, "cursors of forgotten devices stay");
+        }
+    }
+
+    async fn try_drop_cursors(
+        &self,
+        user: &UserId,
+        conversation: &ConversationId,
+        raise: &Raise,
+    ) -> Result<(), StoreError> {
+        let row = self.mailbox_part(user, MailboxPart::Row(conversation.clone())).await?;
+        let cursors = row.rows.into_iter().next().map(|row| row.cursors).unwrap_or_default();
+        if cursors.len() <= CURSORS_MAX {
+            return Ok(());
+        }
+        let page = self.mailbox_part(user, MailboxPart::Devices).await?;
+        let registered: Vec<_> = page.devices.into_iter().map(|device| device.device).collect();
+        let gone = cursors_beyond(&cursors, &registered, raise);
+        let mut update = self.link.update_item(user_pk(user), row_sk(conversation));
+        let (mut names, mut stand) = (Vec::new(), Vec::new());
+        for (i, (device, seq)) in gone.iter().enumerate() {
+            names.push(format!("#n{i}"));
+            stand.push(format!("#n{i} = :n{i}"));
+            update = update
+                .expression_attribute_names(format!("#n{i}"), cursor_name(device))
+                .expression_attribute_values(format!(":n{i}"), number(*seq));
+        }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        // One that has risen meanwhile is of a device that is back.
+        let update = update
+            .update_expression(format!("REMOVE {}", names.join(", ")))
+            .condition_expression(stand.join(" AND "));
+        match self.link.update(&Call::write("drop_cursors"), update).await {
+            Ok(_) | Err(Failure::Condition { .. }) => Ok(()),
+            Err(Failure::Store(error)) => Err(error),
+        }
     }
 
     /// Reads what was asked for.

@@ -71,7 +71,7 @@ impl DynamoStore {
             .expression_attribute_values(":last", number(device.last_seen))
             .expression_attribute_values(":v", number(ITEM_VERSION));
         match self.link.update(&Call::write("device"), update).await {
-            Ok(()) => Ok(true),
+            Ok(_) => Ok(true),
             Err(Failure::Condition { old, doubtful }) => {
                 let held = old.and_then(|mut old| old.remove("lastSeen"));
                 Ok(doubtful && held == Some(number(device.last_seen)))

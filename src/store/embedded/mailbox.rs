@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::tables::{conversation_pk, decode, get, parse, put, read_error, scan, stands, user_pk};
 use crate::protocol::{ConversationId, DeviceId, Seq, Timestamp, UserId};
-use crate::store::{Device, MailboxPage, MailboxPart, PAGE_MAX, Raise, Row, StoreError};
+use crate::store::mailbox::cursors_beyond;
+use crate::store::{
+    CURSORS_MAX, Device, MailboxPage, MailboxPart, PAGE_MAX, Raise, Row, StoreError,
+};
 
 /// A mailbox row's values; its key is the item's.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -57,6 +60,7 @@ pub fn raise(
     {
         row.read_n = n;
     }
+    let known = row.cursors.len();
     for (device, seq) in &raise.cursors {
         match row.cursors.iter_mut().find(|(known, _)| known == device) {
             Some((_, cursor)) => {
@@ -68,7 +72,21 @@ pub fn raise(
             }
         }
     }
+    if row.cursors.len() > known.max(CURSORS_MAX) {
+        let gone = cursors_beyond(&row.cursors, &devices(connection, &pk)?, raise);
+        row.cursors.retain(|cursor| !gone.contains(cursor));
+    }
     if rose { put(connection, &pk, &sk, &row) } else { Ok(()) }
+}
+
+/// The devices of a person, by their keys alone.
+fn devices(connection: &Connection, pk: &str) -> rusqlite::Result<Vec<DeviceId>> {
+    let sql = "SELECT sk FROM items WHERE pk = ?1 AND sk > 'D#' AND sk < 'D~'";
+    let mut statement = connection.prepare_cached(sql)?;
+    let names = statement.query_map([pk], |row| row.get::<_, String>(0))?;
+    let names = names.collect::<rusqlite::Result<Vec<_>>>()?;
+    let device = |sk: String| DeviceId::parse(sk.strip_prefix("D#")?).ok();
+    Ok(names.into_iter().filter_map(device).collect())
 }
 
 /// See `Store::mailbox`.
@@ -88,7 +106,7 @@ pub fn mailbox(
         MailboxPart::Devices => ("D#".to_owned(), "D~"),
     };
     let mut page = MailboxPage::default();
-    let items = scan(connection, &pk, &after, until, PAGE_MAX)?;
+    let items = scan(connection, &pk, &after, until, Some(PAGE_MAX))?;
     for (sk, body, stored) in items.rows {
         if let Some(name) = sk.strip_prefix("C#") {
             let conversation = parse::<ConversationId>(name, &pk, &sk)?;

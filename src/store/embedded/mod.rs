@@ -18,16 +18,19 @@ mod tests;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 
 pub use lock::FolderLock;
 use writer::{Job, Writer};
 
 use super::{
-    LogPage, LogRange, MailboxPage, MailboxPart, Raise, Record, RecordPart, Store, StoreError,
+    CALL_MS_MAX, LogPage, LogRange, MailboxPage, MailboxPart, Raise, Record, RecordPart, Store,
+    StoreError,
 };
 use crate::protocol::{ConversationId, Entry, UserId};
 
@@ -114,7 +117,7 @@ impl EmbeddedStore {
 
     /// Every damaged row, by table; empty when all is well.
     pub async fn check(&self) -> Result<Vec<String>, StoreError> {
-        self.read(tables::check).await
+        self.read_for_long(tables::check).await
     }
 
     async fn send(&self, job: Job) -> Result<(), StoreError> {
@@ -124,7 +127,17 @@ impl EmbeddedStore {
         }
     }
 
+    /// A read that ends within [`CALL_MS_MAX`]; one that is late goes on by itself, for nobody.
     async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let limit = Duration::from_millis(CALL_MS_MAX);
+        let late = |_| StoreError::Unavailable("the disk took too long".to_owned());
+        timeout(limit, self.read_for_long(read)).await.map_err(late)?
+    }
+
+    async fn read_for_long<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -155,10 +168,14 @@ impl EmbeddedStore {
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
     ) -> Result<T, StoreError> {
+        let limit = Instant::now() + Duration::from_millis(CALL_MS_MAX);
         let (reply, answer) = oneshot::channel();
-        self.send(job(reply)).await?;
-        let unknown = |_| StoreError::Unknown("the writer ended".to_owned());
-        answer.await.map_err(unknown)?
+        let full = |_| StoreError::Unavailable("too many writes wait for the disk".to_owned());
+        timeout_at(limit, self.send(job(reply))).await.map_err(full)??;
+        // Queued: from here on it may be done yet, whatever is answered.
+        let late = |_| StoreError::Unknown("the disk took too long".to_owned());
+        let ended = |_| StoreError::Unknown("the writer ended".to_owned());
+        timeout_at(limit, answer).await.map_err(late)?.map_err(ended)?
     }
 }
 

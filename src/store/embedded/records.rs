@@ -75,7 +75,7 @@ pub fn records(connection: &Connection, part: RecordPart) -> Result<Vec<Record>,
     let (conversation, members) = match part {
         RecordPart::Starts(user, device) => {
             let pk = starts_pk(&user, &device);
-            for (sk, body, stored) in scan(connection, &pk, "", "~", usize::MAX)?.rows {
+            for (sk, body, stored) in scan(connection, &pk, "", "~", None)?.rows {
                 let starts = decode(&pk, sk.as_bytes(), &body, stored)?;
                 let chunk = parse(&sk, &pk, &sk)?;
                 let (user, device) = (user.clone(), device.clone());
@@ -107,7 +107,7 @@ pub fn records(connection: &Connection, part: RecordPart) -> Result<Vec<Record>,
             }
         }
         None => {
-            for (sk, body, stored) in scan(connection, &pk, "U#", "U~", usize::MAX)?.rows {
+            for (sk, body, stored) in scan(connection, &pk, "U#", "U~", None)?.rows {
                 records.push(member(&sk, decode(&pk, sk.as_bytes(), &body, stored)?)?);
             }
         }

@@ -153,20 +153,20 @@ pub struct Scan {
     pub more: bool,
 }
 
-/// Items of one partition, strictly between two keys.
+/// Items of one partition, strictly between two keys: a page of at most `limit` and 1 MB, or all.
 pub fn scan(
     connection: &Connection,
     pk: &str,
     after: &str,
     until: &str,
-    limit: usize,
+    limit: Option<usize>,
 ) -> Result<Scan, StoreError> {
     let sql = "SELECT sk, body, crc FROM items WHERE pk = ?1 AND sk > ?2 AND sk < ?3 ORDER BY sk";
     let mut statement = connection.prepare_cached(sql).map_err(read_error)?;
     let mut rows = statement.query(params![pk, after, until]).map_err(read_error)?;
     let (mut scan, mut bytes) = (Scan { rows: Vec::new(), more: false }, 0);
     while let Some(row) = rows.next().map_err(read_error)? {
-        if scan.rows.len() == limit || bytes > PAGE_BYTES_MAX {
+        if limit.is_some_and(|limit| scan.rows.len() == limit || bytes > PAGE_BYTES_MAX) {
             scan.more = true;
             break;
         }

@@ -85,6 +85,31 @@ async fn a_flipped_bit_is_never_shown() {
 }
 
 #[tokio::test]
+async fn a_damaged_row_stops_only_what_depends_on_it() {
+    let folder = tempdir().unwrap();
+    let store = EmbeddedStore::open(folder.path()).unwrap();
+    let (a, b) = (UserId::parse("a").unwrap(), UserId::parse("b").unwrap());
+    let to = |last| Raise { last: Some(last), ..Raise::default() };
+    store.raise(&b, &conversation(), &to(2)).await.unwrap();
+    let connection = Connection::open(folder.path().join(FILE)).unwrap();
+    connection.execute_batch("UPDATE items SET crc = crc + 1").unwrap();
+    let (log, first, one, three) = (conversation(), [entry(1)], to(1), to(3));
+    let (damaged, put, raised) = tokio::join!(
+        store.raise(&b, &log, &three),
+        store.append(&log, &first),
+        store.raise(&a, &log, &one),
+    );
+    assert_eq!(damaged, Err(StoreError::Damaged("U#b C#dm:a:b".to_owned())));
+    assert_eq!((put, raised), (Ok(1), Ok(())), "others of its transaction go on");
+    assert_eq!(store.append(&conversation(), &[entry(2)]).await, Ok(1), "and so do later ones");
+    assert_eq!(store.check().await.unwrap(), ["item U#b C#dm:a:b"], "it is not overwritten");
+    connection.execute_batch("UPDATE items SET crc = 'x' WHERE pk = 'U#b'").unwrap();
+    let damaged = store.raise(&b, &conversation(), &to(3)).await;
+    assert!(matches!(damaged, Err(StoreError::Damaged(_))), "{damaged:?}");
+    assert_eq!(store.append(&conversation(), &[entry(3)]).await, Ok(1));
+}
+
+#[tokio::test]
 async fn a_reader_of_a_running_stores_folder_sees_what_was_acked() {
     let folder = tempdir().unwrap();
     let store = EmbeddedStore::open(folder.path()).unwrap();
@@ -142,6 +167,45 @@ async fn after_a_write_of_unknown_outcome_nothing_more_is_written() {
     store.send(Job::Read(Box::new(back))).await.unwrap();
     let second = store.append(&conversation(), &[entry(2)]).await;
     assert!(matches!(second, Err(StoreError::Refused(_))), "{second:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_does_not_answer_is_waited_for_3_s() {
+    let store = EmbeddedStore::in_memory().unwrap();
+    // The writer's thread stands still until `go_on` is dropped; time passes for us alone.
+    let (go_on, stands) = std::sync::mpsc::sync_channel::<()>(1);
+    let stand = move |_: &Connection| {
+        let _ = stands.recv();
+    };
+    store.send(Job::Read(Box::new(stand))).await.unwrap();
+    let begun = Instant::now();
+    let put = store.append(&conversation(), &[entry(1)]).await;
+    assert!(matches!(put, Err(StoreError::Unknown(_))), "{put:?}");
+    assert!(begun.elapsed() <= Duration::from_millis(CALL_MS_MAX + 10), "{:?}", begun.elapsed());
+    let read = store.log(&conversation(), LogRange::newest(1)).await;
+    assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+    drop(go_on);
+    tokio::time::resume();
+    let late = store.log(&conversation(), LogRange::newest(1)).await.unwrap();
+    assert_eq!(late.entries, [entry(1)], "what was unknown was done yet");
+}
+
+#[tokio::test]
+async fn long_lists_of_records_are_read_whole() {
+    let store = EmbeddedStore::in_memory().unwrap();
+    let (user, device) = (UserId::parse("a").unwrap(), DeviceId::parse("phone").unwrap());
+    let name = |n| ConversationId::parse(&format!("room:{}{n}", "x".repeat(100))).unwrap();
+    let starts: Vec<_> = (0..1_000).map(|n| (name(n), 1)).collect();
+    let chunk = |chunk| {
+        let (user, device, starts) = (user.clone(), device.clone(), starts.clone());
+        Record::Starts { user, device, chunk, starts }
+    };
+    // About 110 KB each.
+    let all: Vec<Record> = (0..20).map(chunk).collect();
+    for record in &all {
+        assert_eq!(Store::write(&*store, record.clone()).await, Ok(true));
+    }
+    assert_eq!(store.records(RecordPart::Starts(user, device)).await, Ok(all));
 }
 
 /// The child of the next test: appends and prints each acked seq until it is killed.

@@ -5,15 +5,12 @@
 //! store refuses all writes until the process is restarted**: a second fsync that succeeds says
 //! nothing about the pages that the first one lost.
 
-use std::time::Duration;
-
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 
 use super::{log, mailbox, records};
 use crate::protocol::{ConversationId, UserId};
-use crate::store::{CALL_MS_MAX, Raise, Record, StoreError};
+use crate::store::{Raise, Record, StoreError};
 
 /// The most calls in one transaction.
 const BATCH_MAX: usize = 512;
@@ -47,11 +44,9 @@ impl Writer {
         Self { jobs }
     }
 
-    /// Queues a job; waits for room, but not for ever.
+    /// Queues a job; waits for room. A caller that goes away meanwhile has queued nothing.
     pub async fn send(&self, job: Job) -> Result<(), StoreError> {
-        let full = |_| StoreError::Unavailable("too many writes wait for the disk".to_owned());
-        let limit = Duration::from_millis(CALL_MS_MAX);
-        let sent = timeout(limit, self.jobs.send(job)).await.map_err(full)?;
+        let sent = self.jobs.send(job).await;
         sent.map_err(|_| StoreError::Unavailable("the writer ended".to_owned()))
     }
 }
@@ -100,8 +95,18 @@ impl Thread {
                     Ok(())
                 }
             };
-            if let Err(error) = done {
-                failed = Some(self.judge(&error));
+            match done {
+                Ok(()) => {}
+                Err(error) => match damaged(&error) {
+                    // A job reads before it writes, so this one has written nothing: the others
+                    // of the transaction go on.
+                    Some(damaged) => {
+                        if let Some(answer) = answers.pop() {
+                            answer(Err(damaged));
+                        }
+                    }
+                    None => failed = Some(self.judge(&error)),
+                },
             }
         }
         if failed.is_none()
@@ -162,6 +167,21 @@ impl Thread {
         let refusal = format!("writes have stopped after a failure, restart parlor: {error}");
         self.broken = Some(StoreError::Refused(refusal));
         failed
+    }
+}
+
+/// What a write depends on can't be read back: a matter of that row, and not of the disk.
+fn damaged(error: &rusqlite::Error) -> Option<StoreError> {
+    use rusqlite::Error;
+    match error {
+        Error::FromSqlConversionFailure(_, _, source) => {
+            let known = source.downcast_ref::<StoreError>().cloned();
+            Some(known.unwrap_or_else(|| StoreError::Damaged(error.to_string())))
+        }
+        Error::InvalidColumnType(..) | Error::IntegralValueOutOfRange(..) => {
+            Some(StoreError::Damaged(error.to_string()))
+        }
+        _ => None,
     }
 }
 

@@ -24,7 +24,7 @@ async fn connect(stack: Stack) {
         assert_eq!(entry["server"], "ws1");
         let server = entry.as_object().unwrap();
         let fields: Vec<_> = server.keys().map(String::as_str).collect();
-        assert_eq!(fields, ["claim", "device", "epoch", "server", "socketId"]);
+        assert_eq!(fields, ["claim", "device", "epoch", "server", "socketId", "v"]);
     }
     stack.stop().await;
 }

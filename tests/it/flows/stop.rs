@@ -2,7 +2,7 @@
 
 use parlor::client::{ClientError, Send, ServerFrame, To};
 
-use crate::harness::{Lasting, Parts, Person, SOON, Stack, eventually, on_both};
+use crate::harness::{Lasting, Parts, Person, Process, SOON, Stack, eventually, on_both};
 
 on_both!(a_clean_stop);
 
@@ -88,5 +88,24 @@ async fn one_server_of_a_fleet() {
         (!servers.contains("ws2") && servers.contains("ws3")).then_some(())
     };
     eventually("the board shows ws1 and ws3", gone).await;
+    stack.stop().await;
+}
+
+/// Before it takes sockets: it ends with 0, and nothing of it stays on the board.
+#[tokio::test]
+async fn in_the_middle_of_a_start() {
+    let Some(stack) = Stack::start(Parts::Fleet).await else { return };
+    let own = ["server", "--listen", "127.0.0.1:0", "--id", "ws4"].map(str::to_owned);
+    let mut server = Process::start("ws4", &[&own[..], &stack.real_parts()].concat());
+    let stands = async || {
+        let rows = stack.items("BOARD").await.unwrap();
+        rows.iter().any(|row| row["sk"].as_s().unwrap() == "ws4")
+    };
+    // The others get 3 s to read its row before it takes sockets.
+    eventually("its row stands", async || stands().await.then_some(())).await;
+    server.signal("TERM");
+    let status = server.exited().await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(!stands().await, "its row is removed");
     stack.stop().await;
 }
