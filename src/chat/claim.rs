@@ -4,7 +4,7 @@
 //! claim failed it is repeated until it holds, and the mailbox is read again then. **Release only
 //! your own**: a release names the claim, so the late goodbye of an old claim removes nothing new.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,13 +32,26 @@ struct Claim {
     outbox: Arc<Outbox>,
     number: u64,
     holds: bool,
+    /// Where it stands in the sweep.
+    place: u64,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     claims: HashMap<SocketId, Claim>,
-    sweep: VecDeque<SocketId>,
+    /// Every claim at its place, next one first: what ends leaves at once, so that churn neither
+    /// fills this nor delays the living past the end of their entries.
+    sweep: BTreeMap<u64, SocketId>,
+    last_place: u64,
     unclaimed: usize,
+}
+
+impl Table {
+    fn put_last(&mut self, socket: SocketId) -> u64 {
+        self.last_place += 1;
+        self.sweep.insert(self.last_place, socket);
+        self.last_place
+    }
 }
 
 /// The claims of this server's sockets.
@@ -60,16 +73,17 @@ impl Claims {
 
     fn begin(&self, outbox: &Arc<Outbox>) -> u64 {
         let number = self.number();
-        let mut table = self.lock();
-        let claim = Claim { outbox: outbox.clone(), number, holds: false };
-        match table.claims.insert(outbox.who.socket, claim) {
-            Some(old) if !old.holds => {}
-            Some(_) => table.unclaimed += 1,
-            None => {
-                table.unclaimed += 1;
-                table.sweep.push_back(outbox.who.socket);
-            }
+        let (socket, mut guard) = (outbox.who.socket, self.lock());
+        let table = &mut *guard;
+        if let Some(claim) = table.claims.get_mut(&socket) {
+            table.unclaimed += usize::from(claim.holds);
+            (claim.number, claim.holds) = (number, false);
+            return number;
         }
+        table.unclaimed += 1;
+        let place = table.put_last(socket);
+        let claim = Claim { outbox: outbox.clone(), number, holds: false, place };
+        table.claims.insert(socket, claim);
         number
     }
 
@@ -87,6 +101,7 @@ impl Claims {
     fn end(&self, socket: SocketId) -> Option<u64> {
         let mut table = self.lock();
         let claim = table.claims.remove(&socket)?;
+        table.sweep.remove(&claim.place);
         if !claim.holds {
             table.unclaimed -= 1;
         }
@@ -106,18 +121,19 @@ impl Claims {
         self.lock().claims.values().map(|claim| claim.outbox.clone()).collect()
     }
 
-    /// The next ones to sweep; those that ended leave the round here.
+    /// The next ones to sweep; they go to the end of the round.
     fn round(&self) -> Vec<(Arc<Outbox>, u64)> {
-        let mut table = self.lock();
+        let mut guard = self.lock();
+        let table = &mut *guard;
         let count = SWEEP_MIN.max(table.claims.len() / SWEEP_SECONDS).min(table.sweep.len());
         let mut round = Vec::with_capacity(count);
         for _ in 0..count {
-            let Some(socket) = table.sweep.pop_front() else { break };
-            if let Some(claim) = table.claims.get(&socket) {
-                if claim.holds {
-                    round.push((claim.outbox.clone(), claim.number));
-                }
-                table.sweep.push_back(socket);
+            let Some((_, socket)) = table.sweep.pop_first() else { break };
+            let place = table.put_last(socket);
+            let Some(claim) = table.claims.get_mut(&socket) else { continue };
+            claim.place = place;
+            if claim.holds {
+                round.push((claim.outbox.clone(), claim.number));
             }
         }
         round
@@ -315,5 +331,23 @@ mod tests {
         seen.dedup_by_key(|(outbox, _)| outbox.who.socket);
         assert_eq!(seen.len(), 39);
         assert_eq!(claims.lock().sweep.len(), 39);
+    }
+
+    #[test]
+    fn churn_neither_fills_the_sweep_nor_delays_who_stays() {
+        let claims = Claims::default();
+        let enter = |socket| {
+            let number = claims.begin(&outbox(socket));
+            claims.holds(SocketId(socket), number);
+        };
+        (0..SWEEP_MIN as u128).for_each(enter);
+        for second in 1..100 {
+            for visitor in second * 1_000..second * 1_000 + 500 {
+                enter(visitor);
+                claims.end(SocketId(visitor));
+            }
+            assert_eq!(claims.round().len(), SWEEP_MIN, "all who stay, every second");
+            assert_eq!(claims.lock().sweep.len(), SWEEP_MIN);
+        }
     }
 }
