@@ -31,8 +31,8 @@ impl Chat {
             // A room's servers are asked again as a whole, each living one.
             let view = self.liveness.view();
             let servers: Vec<_> = view.alive.iter().map(|row| row.id.clone()).collect();
-            if self.router.pending.relocated(key, &servers) {
-                servers.iter().for_each(|server| self.publish_hint(server, key, seq));
+            for server in self.router.pending.relocated(key, servers) {
+                self.publish_hint(&server, key, seq);
             }
             return;
         };
@@ -54,10 +54,9 @@ impl Chat {
         if !local.is_empty() {
             servers.push(self.me.id.clone());
         }
-        if self.router.pending.relocated(key, &servers) {
-            for server in servers.iter().filter(|server| **server != self.me.id) {
-                self.publish_hint(server, key, seq);
-            }
+        let asked = self.router.pending.relocated(key, servers);
+        for server in asked.iter().filter(|server| **server != self.me.id) {
+            self.publish_hint(server, key, seq);
         }
     }
 

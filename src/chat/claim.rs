@@ -23,7 +23,7 @@ const CLAIMS_AT_ONCE: usize = 64;
 /// Every entry is swept once in so many seconds; entries live three times as long.
 const SWEEP_SECONDS: usize = 1_200;
 /// How long a fresh look at the board may take.
-const VIEW_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const VIEW_PATIENCE: Duration = Duration::from_secs(5);
 /// The fewest entries swept a second.
 const SWEEP_MIN: usize = 16;
 

@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Chat;
+use super::claim::VIEW_PATIENCE;
 use super::liveness::{BoardEvent, RowChange};
 use crate::bus::Subscription;
+use crate::directory::SocketEntry;
 use crate::hub::Event;
 use crate::protocol::{Envelope, UserId};
 
@@ -247,18 +249,28 @@ impl Chat {
         }
     }
 
-    /// Removes map entries that name this server for a person who has no socket here.
+    /// Removes map entries that name this server for a person who has no socket here; those of an
+    /// earlier life under the same name too, once a board read shows that it is over.
     pub(super) fn remove_ghosts(self: &Arc<Self>, user: &UserId) {
+        let Some(permit) = self.router.permit() else { return };
         let (chat, user) = (self.clone(), user.clone());
         tokio::spawn(async move {
+            let _permit = permit;
             let Ok(located) = chat.directory.locate(std::slice::from_ref(&user)).await else {
                 return;
             };
+            let mine = |entry: &SocketEntry| entry.server == chat.me.id;
+            let mut ghosts: Vec<_> = located.into_iter().flatten().filter(mine).collect();
+            if ghosts.iter().any(|entry| entry.epoch != chat.me.epoch) {
+                let view = chat.liveness.view_after(Instant::now(), VIEW_PATIENCE).await;
+                let over = |e: &SocketEntry| {
+                    view.as_ref().is_some_and(|v| !v.is_alive(&e.server, e.epoch))
+                };
+                ghosts.retain(|entry| entry.epoch == chat.me.epoch || over(entry));
+            }
             let here = chat.hub.of(&user);
-            for entry in located.into_iter().flatten() {
-                let mine = entry.server == chat.me.id && entry.epoch == chat.me.epoch;
-                let open = here.iter().any(|outbox| outbox.who.socket == entry.socket_id);
-                if mine && !open {
+            for entry in ghosts {
+                if !here.iter().any(|outbox| outbox.who.socket == entry.socket_id) {
                     let _ = chat.directory.release(&user, entry.socket_id, entry.claim).await;
                 }
             }

@@ -193,9 +193,9 @@ impl Chat {
     ) {
         let now = Instant::now();
         if receipt == Receipt::Gone {
-            if self.router.pending.gone(key, server) {
+            if let Some((seq, handed_at)) = self.router.pending.gone(key, server, seq) {
                 let (chat, key) = (self.clone(), key.clone());
-                tokio::spawn(async move { chat.hand_on_again(&key, seq, now).await });
+                tokio::spawn(async move { chat.hand_on_again(&key, seq, handed_at).await });
             }
             return;
         }

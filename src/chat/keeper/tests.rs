@@ -8,9 +8,9 @@ use super::*;
 use crate::board::{Board, SlowHint};
 use crate::bus::{Bus, Heard};
 use crate::chat::testing::{Part, user};
-use crate::directory::{Directory, SocketEntry};
+use crate::directory::Directory;
 use crate::hub::Outbox;
-use crate::protocol::{ConversationId, ProcessId, SocketId};
+use crate::protocol::{ConversationId, Epoch, ProcessId, SocketId};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -209,12 +209,13 @@ async fn a_ghost_of_this_server_is_removed_and_nobody_elses() {
     let kept = Kept::new().await;
     let mine = kept.part.ports.locate(&[user("a")]).await.unwrap()[0][0].clone();
     let ghost = SocketEntry { socket_id: SocketId(1), claim: 99, ..mine.clone() };
+    let earlier = SocketEntry { socket_id: SocketId(3), epoch: Epoch(6), ..ghost.clone() };
     let theirs = SocketEntry {
         socket_id: SocketId(2),
         server: ProcessId::parse("ws2").unwrap(),
         ..mine.clone()
     };
-    for entry in [&ghost, &theirs] {
+    for entry in [&ghost, &earlier, &theirs] {
         kept.part.ports.claim(&user("a"), entry, &[]).await.unwrap();
     }
     kept.part.chat.remove_ghosts(&user("a"));

@@ -165,6 +165,21 @@ async fn who_is_gone_from_there_is_located_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_says_gone_is_not_asked_again_though_the_map_still_shows_it() {
+    let mut routed = Routed::new().await;
+    routed.hand_on(1);
+    for _ in 0..20 {
+        sleep(SECOND / 10).await;
+        routed.answer(1, Receipt::Gone).await;
+    }
+    assert_eq!(routed.heard(), ["entry 1"], "once");
+    assert!(routed.part.chat.router.pending.is_empty());
+    routed.hand_on(2);
+    sleep(SECOND).await;
+    assert_eq!(routed.heard(), ["entry 2"], "what is newer is handed to it again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_redis_it_goes_to_the_board_at_once() {
     let mut routed = Routed::new().await;
     routed.part.ports.redis_away.store(true, Ordering::Relaxed);
