@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -64,8 +64,10 @@ impl Chat {
         stop: CancellationToken,
     ) -> bool {
         let tasks = TaskTracker::new();
-        let chores: [fn(Arc<Self>) -> futures_util::future::BoxFuture<'static, ()>; 5] = [
+        let chores: [fn(Arc<Self>) -> futures_util::future::BoxFuture<'static, ()>; 7] = [
             |chat| Box::pin(async move { chat.retry_for_ever().await }),
+            |chat| Box::pin(async move { chat.claim_for_ever().await }),
+            |chat| Box::pin(async move { chat.tell_for_ever().await }),
             |chat| Box::pin(async move { chat.write_slow_hints().await }),
             |chat| Box::pin(async move { chat.sweep_for_ever().await }),
             |chat| Box::pin(async move { chat.probe_for_ever().await }),
@@ -141,18 +143,31 @@ impl Chat {
         }
     }
 
-    async fn retry_for_ever(self: &Arc<Self>) {
-        let mut twice_a_second = interval(Duration::from_millis(500));
-        twice_a_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn retry_for_ever(&self) {
+        let mut ticks = twice_a_second();
         loop {
-            twice_a_second.tick().await;
+            ticks.tick().await;
             self.retry_overdue().await;
+            let sockets = u32::try_from(self.metrics.sockets.get()).unwrap_or(0);
+            self.liveness.set(RowChange::Sockets(sockets), false);
+        }
+    }
+
+    async fn claim_for_ever(self: &Arc<Self>) {
+        let mut ticks = twice_a_second();
+        loop {
+            ticks.tick().await;
             self.repeat_claims().await;
+        }
+    }
+
+    async fn tell_for_ever(&self) {
+        let mut ticks = twice_a_second();
+        loop {
+            ticks.tick().await;
             if !self.keeper.is_deaf() {
                 self.tell_untold().await;
             }
-            let sockets = u32::try_from(self.metrics.sockets.get()).unwrap_or(0);
-            self.liveness.set(RowChange::Sockets(sockets), false);
         }
     }
 
@@ -276,6 +291,12 @@ impl Chat {
             }
         });
     }
+}
+
+fn twice_a_second() -> Interval {
+    let mut ticks = interval(Duration::from_millis(500));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 #[cfg(test)]

@@ -139,9 +139,9 @@ impl Pending {
         nowhere
     }
 
-    /// Forgets a record: it went the slow way.
-    pub fn close(&self, key: &Key) {
-        self.lock().remove(key);
+    /// Forgets a record: it goes the slow way. Gives up to where it stood.
+    pub fn close(&self, key: &Key) -> Option<Seq> {
+        self.lock().remove(key).map(|record| record.last)
     }
 
     /// A server has it up to `seq`; `delivered` when a device has answered.
@@ -179,16 +179,21 @@ impl Pending {
     }
 
     /// A server held no socket of the person when it heard of `seq`. Where nobody is left it is to
-    /// be located again: gives up to where, and when that was handed on. What was handed on since
-    /// has an answer of its own, so that of an older one ends nothing.
-    pub fn gone(&self, key: &Key, server: &ProcessId, seq: Seq) -> Option<(Seq, Instant)> {
+    /// be located again: gives what. What was handed on since has an answer of its own, so that of
+    /// an older one ends nothing.
+    pub fn gone(&self, key: &Key, server: &ProcessId, seq: Seq) -> Option<Overdue> {
         let mut records = self.lock();
         let record = records.get_mut(key).filter(|record| seq >= record.last)?;
         record.servers.retain(|(id, _)| id != server);
         if !record.gone.contains(server) {
             record.gone.push(server.clone());
         }
-        record.servers.is_empty().then_some((record.last, record.last_at))
+        record.servers.is_empty().then(|| Overdue {
+            key: key.clone(),
+            seq: record.last,
+            last_try: false,
+            handed_at: record.last_at,
+        })
     }
 
     /// Starts the servers of a record anew from what was just located, keeping what they have
@@ -319,7 +324,8 @@ mod tests {
         pending.open(&key(), 2, false, now);
         pending.located(&key(), &[server("ws2")], &[]);
         assert!(!pending.close_if_nowhere(&key()));
-        assert_eq!(pending.gone(&key(), &server("ws2"), 2), Some((2, now)));
+        let gone = Overdue { key: key(), seq: 2, last_try: false, handed_at: now };
+        assert_eq!(pending.gone(&key(), &server("ws2"), 2), Some(gone));
         assert_eq!(pending.relocated(&key(), vec![server("ws3")]), [server("ws3")]);
         assert!(pending.relocated(&key(), vec![]).is_empty(), "nobody was located");
         assert!(pending.is_empty());
@@ -332,7 +338,7 @@ mod tests {
         pending.open(&key(), 7, false, now);
         pending.located(&key(), &both, &[]);
         assert_eq!(pending.gone(&key(), &both[0], 7), None, "ws3 is yet to answer");
-        assert_eq!(pending.gone(&key(), &both[1], 7), Some((7, now)));
+        assert!(pending.gone(&key(), &both[1], 7).is_some_and(|over| over.handed_at == now));
         assert!(pending.relocated(&key(), both.to_vec()).is_empty(), "the map is behind");
         assert!(pending.is_empty());
 

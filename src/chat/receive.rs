@@ -193,9 +193,9 @@ impl Chat {
     ) {
         let now = Instant::now();
         if receipt == Receipt::Gone {
-            if let Some((seq, handed_at)) = self.router.pending.gone(key, server, seq) {
-                let (chat, key) = (self.clone(), key.clone());
-                tokio::spawn(async move { chat.hand_on_again(&key, seq, handed_at).await });
+            if let Some(over) = self.router.pending.gone(key, server, seq) {
+                let chat = self.clone();
+                tokio::spawn(async move { chat.hand_on_again(&[over]).await });
             }
             return;
         }
