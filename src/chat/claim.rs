@@ -24,6 +24,8 @@ const CLAIMS_AT_ONCE: usize = 64;
 const SWEEP_SECONDS: usize = 1_200;
 /// How long a fresh look at the board may take.
 pub(super) const VIEW_PATIENCE: Duration = Duration::from_secs(5);
+/// The most releases that wait for Redis; what is beyond ends with its TTL, or by a `gone`.
+const RELEASES_MAX: usize = 65_536;
 /// The fewest entries swept a second.
 const SWEEP_MIN: usize = 16;
 
@@ -59,6 +61,8 @@ impl Table {
 pub struct Claims {
     next: AtomicU64,
     table: Mutex<Table>,
+    /// Claims whose release failed.
+    unreleased: Mutex<Vec<(UserId, SocketId, u64)>>,
 }
 
 impl Claims {
@@ -106,6 +110,22 @@ impl Claims {
             table.unclaimed -= 1;
         }
         Some(claim.number)
+    }
+
+    /// Whether the socket has claimed and not ended.
+    fn stands(&self, socket: SocketId) -> bool {
+        self.lock().claims.contains_key(&socket)
+    }
+
+    fn keep_unreleased(&self, user: &UserId, socket: SocketId, number: u64) {
+        let mut unreleased = self.unreleased.lock().unwrap_or_else(PoisonError::into_inner);
+        if unreleased.len() < RELEASES_MAX {
+            unreleased.push((user.clone(), socket, number));
+        }
+    }
+
+    fn unreleased(&self) -> Vec<(UserId, SocketId, u64)> {
+        std::mem::take(&mut *self.unreleased.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn without(&self) -> Vec<Arc<Outbox>> {
@@ -218,7 +238,13 @@ impl Chat {
             device: outbox.who.device.clone(),
             claim: number,
         };
-        match self.directory.claim(&outbox.who.user, &entry, dead).await {
+        let claimed = self.directory.claim(&outbox.who.user, &entry, dead).await;
+        if !self.claims.stands(outbox.who.socket) {
+            // The socket ended meanwhile, and its release may have been there first.
+            self.release_claim(&outbox.who.user, outbox.who.socket, number).await;
+            return None;
+        }
+        match claimed {
             Ok(count) => {
                 self.claims.holds(outbox.who.socket, number);
                 Some(count)
@@ -231,21 +257,35 @@ impl Chat {
         }
     }
 
-    /// Releases the socket's claim, if it still stands. Where the map does not answer the entry
-    /// stays: who follows it is told `gone` here, and that removes it.
+    /// Releases the socket's claim, if it still stands.
     pub async fn release(self: &Arc<Self>, outbox: &Arc<Outbox>) {
-        let who = &outbox.who;
-        if let Some(number) = self.claims.end(who.socket)
-            && let Err(error) = self.directory.release(&who.user, who.socket, number).await
-        {
-            tracing::debug!(%error, "an entry was not released");
+        if let Some(number) = self.claims.end(outbox.who.socket) {
+            self.release_claim(&outbox.who.user, outbox.who.socket, number).await;
         }
+    }
+
+    /// A release that fails is repeated once Redis answers. Until then who follows the entry is
+    /// told `gone` here.
+    async fn release_claim(&self, user: &UserId, socket: SocketId, number: u64) {
+        if let Err(error) = self.directory.release(user, socket, number).await {
+            tracing::debug!(%error, "a release is repeated");
+            self.redis_failed();
+            self.claims.keep_unreleased(user, socket, number);
+        }
+    }
+
+    /// Releases what could not be released; run by `keeper` while Redis answers.
+    pub(super) async fn repeat_releases(&self) {
+        let again = |(user, socket, number): (UserId, SocketId, u64)| async move {
+            self.release_claim(&user, socket, number).await;
+        };
+        stream::iter(self.claims.unreleased()).for_each_concurrent(CLAIMS_AT_ONCE, again).await;
     }
 
     /// Claims again what does not hold; each that holds now reads its mailbox again.
     pub(super) async fn repeat_claims(self: &Arc<Self>) {
         let unclaimed = self.claims.without();
-        if !unclaimed.is_empty() && !self.keeper.is_deaf() {
+        if !unclaimed.is_empty() {
             self.claim_again(unclaimed).await;
         }
     }

@@ -157,7 +157,10 @@ impl Chat {
         let mut ticks = twice_a_second();
         loop {
             ticks.tick().await;
-            self.repeat_claims().await;
+            if !self.keeper.is_deaf() {
+                self.repeat_claims().await;
+                self.repeat_releases().await;
+            }
         }
     }
 

@@ -226,6 +226,37 @@ async fn a_ghost_of_this_server_is_removed_and_nobody_elses() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_release_that_failed_is_repeated_when_redis_is_back() {
+    let kept = Kept::new().await;
+    kept.part.ports.redis_away.store(true, Ordering::Relaxed);
+    kept.part.chat.hub.leave(&user("a"), kept.outbox.who.socket);
+    kept.part.chat.release(&kept.outbox).await;
+    sleep(10 * SECOND).await;
+    kept.part.ports.redis_away.store(false, Ordering::Relaxed);
+    assert!(kept.claimed().await, "a ghost");
+    sleep(6 * SECOND).await;
+    assert!(!kept.claimed().await);
+    kept.part.ports.trace();
+    sleep(6 * SECOND).await;
+    assert!(kept.part.ports.trace().is_empty(), "once it is released it is forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_comes_after_its_own_release_leaves_no_ghost() {
+    let kept = Kept::new().await;
+    let late = kept.part.enter("c", "default");
+    kept.part.ports.map_takes_ms.store(100, Ordering::Relaxed);
+    let (chat, outbox) = (kept.part.chat.clone(), late.clone());
+    let claiming = tokio::spawn(async move { chat.claim(&outbox).await });
+    sleep(SECOND / 50).await;
+    kept.part.ports.map_takes_ms.store(0, Ordering::Relaxed);
+    kept.part.chat.hub.leave(&user("c"), late.who.socket);
+    kept.part.chat.release(&late).await;
+    assert_eq!(claiming.await.unwrap(), None);
+    assert!(kept.part.ports.locate(&[user("c")]).await.unwrap()[0].is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_belt_reads_every_mailbox_once_an_hour() {
     let kept = Kept::new().await;
     sleep(BELT - 5 * SECOND).await;
