@@ -130,8 +130,10 @@ impl Chat {
         let chat = self.clone();
         tokio::spawn(async move {
             chat.keeper.starting_over.store(false, Ordering::Relaxed);
+            let recovery = chat.liveness.recovering();
             chat.claim_all_again().await;
             chat.reread_all().await;
+            chat.liveness.recovered(recovery);
         });
     }
 

@@ -117,6 +117,23 @@ async fn a_part_that_was_late_claims_all_again_and_reads_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_part_that_was_late_appends_once_all_is_claimed_again() {
+    let kept = Kept::new().await;
+    let liveness = &kept.part.chat.liveness;
+    tokio::time::advance(crate::chat::liveness::BEAT_COUNTS + SECOND).await;
+    while liveness.recovering().is_none() {
+        assert!(!liveness.may_append());
+        tokio::task::yield_now().await;
+    }
+    kept.part.ports.map_takes_ms.store(1_000, Ordering::Relaxed);
+    kept.board.send(BoardEvent::Revived).await.unwrap();
+    sleep(SECOND * 9 / 10).await;
+    assert!(!liveness.may_append(), "it claims");
+    sleep(SECOND / 2).await;
+    assert!(liveness.may_append() && liveness.recovering().is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_gap_of_the_bus_starts_over() {
     let part = Part::new().await;
     let (bus, heard) = mpsc::channel(8);
