@@ -40,6 +40,9 @@ pub struct Keeper {
     suspect: tokio::sync::Notify,
     deaf: AtomicBool,
     starting_over: AtomicBool,
+    rereads_asked: AtomicU64,
+    /// How many of those asked for are answered by runs that have begun; held during a run.
+    rereads: tokio::sync::Mutex<u64>,
 }
 
 impl Keeper {
@@ -111,10 +114,7 @@ impl Chat {
             }
             BoardEvent::Hints(hints) => hints.iter().for_each(|hint| self.hear_slow_hint(hint)),
             BoardEvent::Revived => self.start_over("the own board row was late"),
-            BoardEvent::ReadAgain => {
-                let chat = self.clone();
-                tokio::spawn(async move { chat.reread_all().await });
-            }
+            BoardEvent::ReadAgain => self.reread_soon(),
             BoardEvent::Taken => {}
         }
     }
@@ -137,8 +137,20 @@ impl Chat {
         });
     }
 
-    /// Asks every session to read its mailbox again, at a bounded rate.
+    pub(super) fn reread_soon(&self) {
+        let Some(chat) = self.this.upgrade() else { return };
+        tokio::spawn(async move { chat.reread_all().await });
+    }
+
+    /// Asks every session to read its mailbox again, at a bounded rate: one run at a time, and who
+    /// asks before it begins shares it.
     pub(super) async fn reread_all(&self) {
+        let asked = self.keeper.rereads_asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut answered = self.keeper.rereads.lock().await;
+        if *answered >= asked {
+            return;
+        }
+        *answered = self.keeper.rereads_asked.load(Ordering::Relaxed);
         for step in self.hub.all().chunks(REREAD_STEP) {
             step.iter().for_each(|outbox| outbox.push(Event::Reread));
             sleep(Duration::from_millis(50)).await;

@@ -13,12 +13,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use place::take_place;
-use watched::Watched;
+use watched::{NewHints, Watched};
 
 use super::Identity;
 use crate::board::{
@@ -36,6 +37,8 @@ pub const RECOVERY_MAX: Duration = Duration::from_secs(5);
 pub const TAKE_OVER_AFTER: Duration = Duration::from_secs(6);
 /// How many events may wait for the part.
 const EVENTS_MAX: usize = 256;
+/// How many items of hints are written at once.
+const ITEMS_AT_ONCE: usize = 8;
 
 /// What the board showed at one reading.
 #[derive(Debug, Clone)]
@@ -211,16 +214,18 @@ impl Liveness {
         }
     }
 
-    /// Writes hints to the board, in items of at most 20, and their numbers into the row. `Ok` only
-    /// once both are written.
+    /// Writes hints to the board, in items of at most 20, some at once, and their numbers into the
+    /// row once all are written. `Ok` only once both are.
     pub async fn put_hints(&self, hints: &[SlowHint]) -> Result<(), StoreError> {
         let _one_at_a_time = self.hinting.lock().await;
-        let mut number = self.own().row.hints;
-        for item in hints.chunks(HINTS_PER_ITEM_MAX) {
-            number += 1;
-            self.board.put_hints(&self.me.id, number, item).await?;
-        }
-        self.own().row.hints = number;
+        let before = self.own().row.hints;
+        let items = (before + 1..).zip(hints.chunks(HINTS_PER_ITEM_MAX));
+        let puts: Vec<_> =
+            items.map(|(number, item)| self.board.put_hints(&self.me.id, number, item)).collect();
+        let last = before + puts.len() as u64;
+        let puts = stream::iter(puts).buffer_unordered(ITEMS_AT_ONCE);
+        puts.try_collect::<()>().await?;
+        self.own().row.hints = last;
         self.beat().await.map(|_| ())
     }
 
@@ -302,11 +307,12 @@ impl Liveness {
         }
     }
 
-    async fn read_hints(&self, watched: &mut Watched, newer: Vec<(ProcessId, u64)>) {
-        for (id, after) in newer.into_iter().filter(|(id, _)| *id != self.me.id) {
+    async fn read_hints(&self, watched: &mut Watched, newer: Vec<NewHints>) {
+        for NewHints { id, after, last } in newer.into_iter().filter(|new| new.id != self.me.id) {
             match self.board.hints(&id, after).await {
                 Ok((highest, hints)) => {
-                    watched.hints_read(&id, highest);
+                    // What stands behind the last is being written, and may yet give way.
+                    watched.hints_read(&id, highest.min(last));
                     if !hints.is_empty() {
                         self.events.send(BoardEvent::Hints(hints));
                     }

@@ -107,6 +107,16 @@ async fn hints_of_the_board_come_to_whom_they_are_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hint_of_all_that_was_lost_reads_all_and_many_of_them_share_a_run() {
+    let kept = Kept::new().await;
+    let conversation = ConversationId::direct(&user("b"), &user("c"));
+    let lost = SlowHint { user: Some(user("b")), conversation, seq: 0 };
+    kept.tell(BoardEvent::Hints(vec![lost; 9])).await;
+    sleep(SECOND).await;
+    assert!((1..=2).contains(&kept.rereads()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_part_that_was_late_claims_all_again_and_reads_again() {
     let kept = Kept::new().await;
     kept.tell(BoardEvent::Revived).await;

@@ -19,6 +19,7 @@ struct Shaky {
     no_reads: AtomicBool,
     no_hints: AtomicBool,
     write_takes_ms: AtomicU64,
+    hints_take_ms: AtomicU64,
 }
 
 impl Shaky {
@@ -84,6 +85,7 @@ impl Board for Shaky {
         number: u64,
         hints: &[SlowHint],
     ) -> Result<(), StoreError> {
+        sleep(Duration::from_millis(self.hints_take_ms.load(Ordering::Relaxed))).await;
         Self::unless(&self.no_writes)?;
         self.board.put_hints(id, number, hints).await
     }
@@ -328,6 +330,40 @@ async fn hints_are_put_in_items_and_heard_by_the_others_once() {
     Shaky::set(&board.no_writes, false);
     first.liveness.put_hints(&[hint(46)]).await.unwrap();
     assert_eq!(second.hints(3).await, [46]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn items_of_hints_are_written_at_once_and_then_told() {
+    let lived = Lived::new().await;
+    let me = lived.liveness.me().id.clone();
+    let told = async || lived.board.board.read().await.unwrap()[0].hints;
+    let before = told().await;
+    lived.board.hints_take_ms.store(100, Ordering::Relaxed);
+    let (began, hints) = (Instant::now(), (1..=400).map(hint).collect::<Vec<_>>());
+    let put = async {
+        lived.liveness.put_hints(&hints).await.unwrap();
+        assert!(began.elapsed() <= SECOND / 2, "20 items: {:?}", began.elapsed());
+    };
+    let look = async {
+        sleep(Duration::from_millis(150)).await;
+        assert!(!lived.board.board.hints(&me, 0).await.unwrap().1.is_empty());
+        assert_eq!(told().await, before, "the row waits for all of them");
+    };
+    tokio::join!(put, look);
+    assert_eq!(told().await, before + 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_item_that_is_not_told_of_may_give_way_and_is_read_again() {
+    let mut lived = Lived::new().await;
+    sleep(3 * SECOND).await;
+    let ws2 = ProcessId::parse("ws2").unwrap();
+    lived.board.board.put_hints(&ws2, 2, &[hint(2)]).await.unwrap();
+    lived.board.hint_of("ws2", 1, 1..=1).await;
+    assert_eq!(lived.hints(3).await, [1, 2]);
+    // Another try, with other hints in it.
+    lived.board.hint_of("ws2", 2, 3..=3).await;
+    assert_eq!(lived.hints(3).await, [3]);
 }
 
 #[tokio::test(start_paused = true)]
