@@ -17,7 +17,7 @@ use super::claim::VIEW_PATIENCE;
 use super::liveness::{BoardEvent, RowChange};
 use crate::bus::Subscription;
 use crate::directory::SocketEntry;
-use crate::hub::Event;
+use crate::hub::{Event, Outbox};
 use crate::protocol::{Envelope, UserId};
 
 /// How often the subscription is probed end to end.
@@ -31,6 +31,9 @@ pub const SECOND_READ_AFTER: Duration = Duration::from_secs(20);
 const REREAD_STEP: usize = 100;
 /// The belt: every mailbox is read again so often.
 const BELT: Duration = Duration::from_secs(3_600);
+/// In so many parts, spread evenly: all at once would be a wave of reads every hour, of all the
+/// servers that were started together.
+pub(super) const BELT_PARTS: u32 = 360;
 
 /// What the keeper knows of Redis.
 #[derive(Debug, Default)]
@@ -67,12 +70,13 @@ impl Chat {
         stop: CancellationToken,
     ) -> bool {
         let tasks = TaskTracker::new();
-        let chores: [fn(Arc<Self>) -> futures_util::future::BoxFuture<'static, ()>; 7] = [
+        let chores: [fn(Arc<Self>) -> futures_util::future::BoxFuture<'static, ()>; 8] = [
             |chat| Box::pin(async move { chat.retry_for_ever().await }),
             |chat| Box::pin(async move { chat.claim_for_ever().await }),
             |chat| Box::pin(async move { chat.tell_for_ever().await }),
             |chat| Box::pin(async move { chat.write_slow_hints().await }),
             |chat| Box::pin(async move { chat.sweep_for_ever().await }),
+            |chat| Box::pin(async move { chat.belt_for_ever().await }),
             |chat| Box::pin(async move { chat.probe_for_ever().await }),
             |chat| Box::pin(async move { chat.rest_for_ever().await }),
         ];
@@ -151,7 +155,11 @@ impl Chat {
             return;
         }
         *answered = self.keeper.rereads_asked.load(Ordering::Relaxed);
-        for step in self.hub.all().chunks(REREAD_STEP) {
+        self.reread(self.hub.all()).await;
+    }
+
+    async fn reread(&self, outboxes: Vec<Arc<Outbox>>) {
+        for step in outboxes.chunks(REREAD_STEP) {
             step.iter().for_each(|outbox| outbox.push(Event::Reread));
             sleep(Duration::from_millis(50)).await;
         }
@@ -191,16 +199,23 @@ impl Chat {
     async fn sweep_for_ever(self: &Arc<Self>) {
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut belt = Instant::now();
         loop {
             second.tick().await;
             if !self.keeper.is_deaf() {
                 self.sweep().await;
             }
-            if belt.elapsed() >= BELT {
-                belt = Instant::now();
-                self.reread_all().await;
-            }
+        }
+    }
+
+    /// Whatever was missed in spite of all else is found within an hour. A socket's part is that of
+    /// its random id, so each has its turn once an hour whoever comes and goes.
+    async fn belt_for_ever(&self) {
+        let mut ticks = interval(BELT / BELT_PARTS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for part in (0..u128::from(BELT_PARTS)).cycle() {
+            ticks.tick().await;
+            let due = |outbox: &Arc<Outbox>| outbox.who.socket.0 % u128::from(BELT_PARTS) == part;
+            self.reread(self.hub.all().into_iter().filter(due).collect()).await;
         }
     }
 

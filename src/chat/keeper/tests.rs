@@ -9,8 +9,8 @@ use crate::board::{Board, SlowHint};
 use crate::bus::{Bus, Heard};
 use crate::chat::testing::{Part, user};
 use crate::directory::Directory;
-use crate::hub::Outbox;
-use crate::protocol::{ConversationId, Epoch, ProcessId, SocketId};
+use crate::hub::Who;
+use crate::protocol::{ConversationId, DeviceId, Epoch, ProcessId, SocketId};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -284,10 +284,23 @@ async fn a_claim_that_comes_after_its_own_release_leaves_no_ghost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_belt_reads_every_mailbox_once_an_hour() {
+async fn the_belt_reads_every_mailbox_once_an_hour_and_not_all_at_once() {
     let kept = Kept::new().await;
-    sleep(BELT - 5 * SECOND).await;
-    assert_eq!(kept.rereads(), 0);
-    sleep(10 * SECOND).await;
-    assert_eq!(kept.rereads(), 1);
+    let enter = |part: u128| {
+        let outbox = Arc::new(Outbox::new(Who {
+            user: user("b"),
+            device: DeviceId::plain(),
+            socket: SocketId(part + 360),
+        }));
+        kept.part.chat.hub.enter(outbox.clone());
+        outbox
+    };
+    let spread: Vec<_> = (100..110).map(enter).collect();
+    let asked = || spread.iter().map(|outbox| rereads(outbox)).collect::<Vec<_>>();
+    for hour in 0..3 {
+        sleep(BELT / 360 * 105 - SECOND).await;
+        assert_eq!(asked(), [1, 1, 1, 1, 1, 0, 0, 0, 0, 0], "hour {hour}");
+        sleep(BELT - (BELT / 360 * 105 - SECOND)).await;
+        assert_eq!(asked(), [0, 0, 0, 0, 0, 1, 1, 1, 1, 1], "hour {hour}");
+    }
 }
