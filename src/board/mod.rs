@@ -62,7 +62,8 @@ pub struct BoardRow {
     pub deaf: bool,
 }
 
-/// One thing that the bus could not hand on: read it from the store.
+/// One thing that the bus could not hand on: read it from the store. One of seq 0 says that more
+/// was lost than is told: read all mailboxes again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlowHint {
     /// For whom; absent: for all members of the room.

@@ -4,7 +4,7 @@
 //! claim failed it is repeated until it holds, and the mailbox is read again then. **Release only
 //! your own**: a release names the claim, so the late goodbye of an old claim removes nothing new.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -23,7 +23,9 @@ const CLAIMS_AT_ONCE: usize = 64;
 /// Every entry is swept once in so many seconds; entries live three times as long.
 const SWEEP_SECONDS: usize = 1_200;
 /// How long a fresh look at the board may take.
-const VIEW_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const VIEW_PATIENCE: Duration = Duration::from_secs(5);
+/// The most releases that wait for Redis; what is beyond ends with its TTL, or by a `gone`.
+const RELEASES_MAX: usize = 65_536;
 /// The fewest entries swept a second.
 const SWEEP_MIN: usize = 16;
 
@@ -32,13 +34,26 @@ struct Claim {
     outbox: Arc<Outbox>,
     number: u64,
     holds: bool,
+    /// Where it stands in the sweep.
+    place: u64,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     claims: HashMap<SocketId, Claim>,
-    sweep: VecDeque<SocketId>,
+    /// Every claim at its place, next one first: what ends leaves at once, so that churn neither
+    /// fills this nor delays the living past the end of their entries.
+    sweep: BTreeMap<u64, SocketId>,
+    last_place: u64,
     unclaimed: usize,
+}
+
+impl Table {
+    fn put_last(&mut self, socket: SocketId) -> u64 {
+        self.last_place += 1;
+        self.sweep.insert(self.last_place, socket);
+        self.last_place
+    }
 }
 
 /// The claims of this server's sockets.
@@ -46,6 +61,8 @@ struct Table {
 pub struct Claims {
     next: AtomicU64,
     table: Mutex<Table>,
+    /// Claims whose release failed.
+    unreleased: Mutex<Vec<(UserId, SocketId, u64)>>,
 }
 
 impl Claims {
@@ -60,16 +77,17 @@ impl Claims {
 
     fn begin(&self, outbox: &Arc<Outbox>) -> u64 {
         let number = self.number();
-        let mut table = self.lock();
-        let claim = Claim { outbox: outbox.clone(), number, holds: false };
-        match table.claims.insert(outbox.who.socket, claim) {
-            Some(old) if !old.holds => {}
-            Some(_) => table.unclaimed += 1,
-            None => {
-                table.unclaimed += 1;
-                table.sweep.push_back(outbox.who.socket);
-            }
+        let (socket, mut guard) = (outbox.who.socket, self.lock());
+        let table = &mut *guard;
+        if let Some(claim) = table.claims.get_mut(&socket) {
+            table.unclaimed += usize::from(claim.holds);
+            (claim.number, claim.holds) = (number, false);
+            return number;
         }
+        table.unclaimed += 1;
+        let place = table.put_last(socket);
+        let claim = Claim { outbox: outbox.clone(), number, holds: false, place };
+        table.claims.insert(socket, claim);
         number
     }
 
@@ -87,10 +105,27 @@ impl Claims {
     fn end(&self, socket: SocketId) -> Option<u64> {
         let mut table = self.lock();
         let claim = table.claims.remove(&socket)?;
+        table.sweep.remove(&claim.place);
         if !claim.holds {
             table.unclaimed -= 1;
         }
         Some(claim.number)
+    }
+
+    /// Whether the socket has claimed and not ended.
+    fn stands(&self, socket: SocketId) -> bool {
+        self.lock().claims.contains_key(&socket)
+    }
+
+    fn keep_unreleased(&self, user: &UserId, socket: SocketId, number: u64) {
+        let mut unreleased = self.unreleased.lock().unwrap_or_else(PoisonError::into_inner);
+        if unreleased.len() < RELEASES_MAX {
+            unreleased.push((user.clone(), socket, number));
+        }
+    }
+
+    fn unreleased(&self) -> Vec<(UserId, SocketId, u64)> {
+        std::mem::take(&mut *self.unreleased.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn without(&self) -> Vec<Arc<Outbox>> {
@@ -106,18 +141,19 @@ impl Claims {
         self.lock().claims.values().map(|claim| claim.outbox.clone()).collect()
     }
 
-    /// The next ones to sweep; those that ended leave the round here.
+    /// The next ones to sweep; they go to the end of the round.
     fn round(&self) -> Vec<(Arc<Outbox>, u64)> {
-        let mut table = self.lock();
+        let mut guard = self.lock();
+        let table = &mut *guard;
         let count = SWEEP_MIN.max(table.claims.len() / SWEEP_SECONDS).min(table.sweep.len());
         let mut round = Vec::with_capacity(count);
         for _ in 0..count {
-            let Some(socket) = table.sweep.pop_front() else { break };
-            if let Some(claim) = table.claims.get(&socket) {
-                if claim.holds {
-                    round.push((claim.outbox.clone(), claim.number));
-                }
-                table.sweep.push_back(socket);
+            let Some((_, socket)) = table.sweep.pop_first() else { break };
+            let place = table.put_last(socket);
+            let Some(claim) = table.claims.get_mut(&socket) else { continue };
+            claim.place = place;
+            if claim.holds {
+                round.push((claim.outbox.clone(), claim.number));
             }
         }
         round
@@ -202,7 +238,13 @@ impl Chat {
             device: outbox.who.device.clone(),
             claim: number,
         };
-        match self.directory.claim(&outbox.who.user, &entry, dead).await {
+        let claimed = self.directory.claim(&outbox.who.user, &entry, dead).await;
+        if !self.claims.stands(outbox.who.socket) {
+            // The socket ended meanwhile, and its release may have been there first.
+            self.release_claim(&outbox.who.user, outbox.who.socket, number).await;
+            return None;
+        }
+        match claimed {
             Ok(count) => {
                 self.claims.holds(outbox.who.socket, number);
                 Some(count)
@@ -215,21 +257,35 @@ impl Chat {
         }
     }
 
-    /// Releases the socket's claim, if it still stands. Where the map does not answer the entry
-    /// stays: who follows it is told `gone` here, and that removes it.
+    /// Releases the socket's claim, if it still stands.
     pub async fn release(self: &Arc<Self>, outbox: &Arc<Outbox>) {
-        let who = &outbox.who;
-        if let Some(number) = self.claims.end(who.socket)
-            && let Err(error) = self.directory.release(&who.user, who.socket, number).await
-        {
-            tracing::debug!(%error, "an entry was not released");
+        if let Some(number) = self.claims.end(outbox.who.socket) {
+            self.release_claim(&outbox.who.user, outbox.who.socket, number).await;
         }
+    }
+
+    /// A release that fails is repeated once Redis answers. Until then who follows the entry is
+    /// told `gone` here.
+    async fn release_claim(&self, user: &UserId, socket: SocketId, number: u64) {
+        if let Err(error) = self.directory.release(user, socket, number).await {
+            tracing::debug!(%error, "a release is repeated");
+            self.redis_failed();
+            self.claims.keep_unreleased(user, socket, number);
+        }
+    }
+
+    /// Releases what could not be released; run by `keeper` while Redis answers.
+    pub(super) async fn repeat_releases(&self) {
+        let again = |(user, socket, number): (UserId, SocketId, u64)| async move {
+            self.release_claim(&user, socket, number).await;
+        };
+        stream::iter(self.claims.unreleased()).for_each_concurrent(CLAIMS_AT_ONCE, again).await;
     }
 
     /// Claims again what does not hold; each that holds now reads its mailbox again.
     pub(super) async fn repeat_claims(self: &Arc<Self>) {
         let unclaimed = self.claims.without();
-        if !unclaimed.is_empty() && !self.keeper.is_deaf() {
+        if !unclaimed.is_empty() {
             self.claim_again(unclaimed).await;
         }
     }
@@ -315,5 +371,23 @@ mod tests {
         seen.dedup_by_key(|(outbox, _)| outbox.who.socket);
         assert_eq!(seen.len(), 39);
         assert_eq!(claims.lock().sweep.len(), 39);
+    }
+
+    #[test]
+    fn churn_neither_fills_the_sweep_nor_delays_who_stays() {
+        let claims = Claims::default();
+        let enter = |socket| {
+            let number = claims.begin(&outbox(socket));
+            claims.holds(SocketId(socket), number);
+        };
+        (0..SWEEP_MIN as u128).for_each(enter);
+        for second in 1..100 {
+            for visitor in second * 1_000..second * 1_000 + 500 {
+                enter(visitor);
+                claims.end(SocketId(visitor));
+            }
+            assert_eq!(claims.round().len(), SWEEP_MIN, "all who stay, every second");
+            assert_eq!(claims.lock().sweep.len(), SWEEP_MIN);
+        }
     }
 }

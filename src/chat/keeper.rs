@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Chat;
+use super::claim::VIEW_PATIENCE;
 use super::liveness::{BoardEvent, RowChange};
 use crate::bus::Subscription;
-use crate::hub::Event;
+use crate::directory::SocketEntry;
+use crate::hub::{Event, Outbox};
 use crate::protocol::{Envelope, UserId};
 
 /// How often the subscription is probed end to end.
@@ -29,6 +31,9 @@ pub const SECOND_READ_AFTER: Duration = Duration::from_secs(20);
 const REREAD_STEP: usize = 100;
 /// The belt: every mailbox is read again so often.
 const BELT: Duration = Duration::from_secs(3_600);
+/// In so many parts, spread evenly: all at once would be a wave of reads every hour, of all the
+/// servers that were started together.
+pub(super) const BELT_PARTS: u32 = 360;
 
 /// What the keeper knows of Redis.
 #[derive(Debug, Default)]
@@ -38,6 +43,9 @@ pub struct Keeper {
     suspect: tokio::sync::Notify,
     deaf: AtomicBool,
     starting_over: AtomicBool,
+    rereads_asked: AtomicU64,
+    /// How many of those asked for are answered by runs that have begun; held during a run.
+    rereads: tokio::sync::Mutex<u64>,
 }
 
 impl Keeper {
@@ -62,10 +70,13 @@ impl Chat {
         stop: CancellationToken,
     ) -> bool {
         let tasks = TaskTracker::new();
-        let chores: [fn(Arc<Self>) -> futures_util::future::BoxFuture<'static, ()>; 5] = [
+        let chores: [fn(Arc<Self>) -> futures_util::future::BoxFuture<'static, ()>; 8] = [
             |chat| Box::pin(async move { chat.retry_for_ever().await }),
+            |chat| Box::pin(async move { chat.claim_for_ever().await }),
+            |chat| Box::pin(async move { chat.tell_for_ever().await }),
             |chat| Box::pin(async move { chat.write_slow_hints().await }),
             |chat| Box::pin(async move { chat.sweep_for_ever().await }),
+            |chat| Box::pin(async move { chat.belt_for_ever().await }),
             |chat| Box::pin(async move { chat.probe_for_ever().await }),
             |chat| Box::pin(async move { chat.rest_for_ever().await }),
         ];
@@ -107,10 +118,7 @@ impl Chat {
             }
             BoardEvent::Hints(hints) => hints.iter().for_each(|hint| self.hear_slow_hint(hint)),
             BoardEvent::Revived => self.start_over("the own board row was late"),
-            BoardEvent::ReadAgain => {
-                let chat = self.clone();
-                tokio::spawn(async move { chat.reread_all().await });
-            }
+            BoardEvent::ReadAgain => self.reread_soon(),
             BoardEvent::Taken => {}
         }
     }
@@ -126,47 +134,88 @@ impl Chat {
         let chat = self.clone();
         tokio::spawn(async move {
             chat.keeper.starting_over.store(false, Ordering::Relaxed);
+            let recovery = chat.liveness.recovering();
             chat.claim_all_again().await;
             chat.reread_all().await;
+            chat.liveness.recovered(recovery);
         });
     }
 
-    /// Asks every session to read its mailbox again, at a bounded rate.
+    pub(super) fn reread_soon(&self) {
+        let Some(chat) = self.this.upgrade() else { return };
+        tokio::spawn(async move { chat.reread_all().await });
+    }
+
+    /// Asks every session to read its mailbox again, at a bounded rate: one run at a time, and who
+    /// asks before it begins shares it.
     pub(super) async fn reread_all(&self) {
-        for step in self.hub.all().chunks(REREAD_STEP) {
+        let asked = self.keeper.rereads_asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut answered = self.keeper.rereads.lock().await;
+        if *answered >= asked {
+            return;
+        }
+        *answered = self.keeper.rereads_asked.load(Ordering::Relaxed);
+        self.reread(self.hub.all()).await;
+    }
+
+    async fn reread(&self, outboxes: Vec<Arc<Outbox>>) {
+        for step in outboxes.chunks(REREAD_STEP) {
             step.iter().for_each(|outbox| outbox.push(Event::Reread));
             sleep(Duration::from_millis(50)).await;
         }
     }
 
-    async fn retry_for_ever(self: &Arc<Self>) {
-        let mut twice_a_second = interval(Duration::from_millis(500));
-        twice_a_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn retry_for_ever(&self) {
+        let mut ticks = twice_a_second();
         loop {
-            twice_a_second.tick().await;
+            ticks.tick().await;
             self.retry_overdue().await;
-            self.repeat_claims().await;
+            let sockets = u32::try_from(self.metrics.sockets.get()).unwrap_or(0);
+            self.liveness.set(RowChange::Sockets(sockets), false);
+        }
+    }
+
+    async fn claim_for_ever(self: &Arc<Self>) {
+        let mut ticks = twice_a_second();
+        loop {
+            ticks.tick().await;
+            if !self.keeper.is_deaf() {
+                self.repeat_claims().await;
+                self.repeat_releases().await;
+            }
+        }
+    }
+
+    async fn tell_for_ever(&self) {
+        let mut ticks = twice_a_second();
+        loop {
+            ticks.tick().await;
             if !self.keeper.is_deaf() {
                 self.tell_untold().await;
             }
-            let sockets = u32::try_from(self.metrics.sockets.get()).unwrap_or(0);
-            self.liveness.set(RowChange::Sockets(sockets), false);
         }
     }
 
     async fn sweep_for_ever(self: &Arc<Self>) {
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut belt = Instant::now();
         loop {
             second.tick().await;
             if !self.keeper.is_deaf() {
                 self.sweep().await;
             }
-            if belt.elapsed() >= BELT {
-                belt = Instant::now();
-                self.reread_all().await;
-            }
+        }
+    }
+
+    /// Whatever was missed in spite of all else is found within an hour. A socket's part is that of
+    /// its random id, so each has its turn once an hour whoever comes and goes.
+    async fn belt_for_ever(&self) {
+        let mut ticks = interval(BELT / BELT_PARTS);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for part in (0..u128::from(BELT_PARTS)).cycle() {
+            ticks.tick().await;
+            let due = |outbox: &Arc<Outbox>| outbox.who.socket.0 % u128::from(BELT_PARTS) == part;
+            self.reread(self.hub.all().into_iter().filter(due).collect()).await;
         }
     }
 
@@ -247,23 +296,39 @@ impl Chat {
         }
     }
 
-    /// Removes map entries that name this server for a person who has no socket here.
+    /// Removes map entries that name this server for a person who has no socket here; those of an
+    /// earlier life under the same name too, once a board read shows that it is over.
     pub(super) fn remove_ghosts(self: &Arc<Self>, user: &UserId) {
+        let Some(permit) = self.router.permit() else { return };
         let (chat, user) = (self.clone(), user.clone());
         tokio::spawn(async move {
+            let _permit = permit;
             let Ok(located) = chat.directory.locate(std::slice::from_ref(&user)).await else {
                 return;
             };
+            let mine = |entry: &SocketEntry| entry.server == chat.me.id;
+            let mut ghosts: Vec<_> = located.into_iter().flatten().filter(mine).collect();
+            if ghosts.iter().any(|entry| entry.epoch != chat.me.epoch) {
+                let view = chat.liveness.view_after(Instant::now(), VIEW_PATIENCE).await;
+                let over = |e: &SocketEntry| {
+                    view.as_ref().is_some_and(|v| !v.is_alive(&e.server, e.epoch))
+                };
+                ghosts.retain(|entry| entry.epoch == chat.me.epoch || over(entry));
+            }
             let here = chat.hub.of(&user);
-            for entry in located.into_iter().flatten() {
-                let mine = entry.server == chat.me.id && entry.epoch == chat.me.epoch;
-                let open = here.iter().any(|outbox| outbox.who.socket == entry.socket_id);
-                if mine && !open {
+            for entry in ghosts {
+                if !here.iter().any(|outbox| outbox.who.socket == entry.socket_id) {
                     let _ = chat.directory.release(&user, entry.socket_id, entry.claim).await;
                 }
             }
         });
     }
+}
+
+fn twice_a_second() -> Interval {
+    let mut ticks = interval(Duration::from_millis(500));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 #[cfg(test)]

@@ -8,15 +8,18 @@
 mod place;
 mod watched;
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use place::take_place;
-use watched::Watched;
+use watched::{NewHints, Watched};
 
 use super::Identity;
 use crate::board::{
@@ -27,10 +30,15 @@ use crate::store::StoreError;
 
 /// How long an own beat counts.
 pub const BEAT_COUNTS: Duration = Duration::from_secs(10);
+/// How long a process that was late may take to claim all again before it appends: Redis may be
+/// away, and what was tried by then counts.
+pub const RECOVERY_MAX: Duration = Duration::from_secs(5);
 /// A row under the own name that does not move for so long may be taken over.
 pub const TAKE_OVER_AFTER: Duration = Duration::from_secs(6);
 /// How many events may wait for the part.
 const EVENTS_MAX: usize = 256;
+/// How many items of hints are written at once.
+const ITEMS_AT_ONCE: usize = 8;
 
 /// What the board showed at one reading.
 #[derive(Debug, Clone)]
@@ -95,6 +103,8 @@ struct Own {
     row: BoardRow,
     written: Instant,
     left: bool,
+    /// Since when the part recovers from having been late; it appends nothing meanwhile.
+    recovering: Option<Instant>,
 }
 
 /// The own row and the judged view of one process part. Cheap to ask.
@@ -108,6 +118,7 @@ pub struct Liveness {
     /// One write of the row at a time, so that beats arrive in their order.
     beating: tokio::sync::Mutex<()>,
     hinting: tokio::sync::Mutex<()>,
+    events: Events,
 }
 
 impl Liveness {
@@ -129,22 +140,18 @@ impl Liveness {
         let liveness = Arc::new(Self {
             me: Identity { id: row.id.clone(), epoch: row.epoch },
             board,
-            own: Mutex::new(Own { row, written: now, left: false }),
+            own: Mutex::new(Own { row, written: now, left: false, recovering: None }),
             view: watch::Sender::new(Arc::new(View { begun: now, alive })),
             beat_now: Notify::new(),
             read_now: Notify::new(),
             beating: tokio::sync::Mutex::default(),
             hinting: tokio::sync::Mutex::default(),
+            events: Events { sender, lost: AtomicBool::default() },
         });
         let (beats, reads) = (liveness.clone(), liveness.clone());
-        let events_of = Events { sender, lost: Arc::default() };
-        let (beat_events, beat_stop) = (events_of.clone(), stop.clone());
-        tokio::spawn(async move {
-            beat_stop.run_until_cancelled(beats.beat_for_ever(beat_events)).await
-        });
-        tokio::spawn(async move {
-            stop.run_until_cancelled(reads.read_for_ever(watched, events_of)).await
-        });
+        let beat_stop = stop.clone();
+        tokio::spawn(async move { beat_stop.run_until_cancelled(beats.beat_for_ever()).await });
+        tokio::spawn(async move { stop.run_until_cancelled(reads.read_for_ever(watched)).await });
         Ok((liveness, events))
     }
 
@@ -162,10 +169,25 @@ impl Liveness {
         &self.me
     }
 
-    /// Whether the own row was written in the last 10 s.
+    /// Whether the own row was written in the last 10 s, and what a late one asks for is done.
     pub fn may_append(&self) -> bool {
         let own = self.own();
-        !own.left && own.written.elapsed() < BEAT_COUNTS
+        let recovers = own.recovering.is_some_and(|since| since.elapsed() < RECOVERY_MAX);
+        !own.left && !recovers && own.written.elapsed() < BEAT_COUNTS
+    }
+
+    /// Which recovery is under way, for [`Liveness::recovered`].
+    pub fn recovering(&self) -> Option<Instant> {
+        self.own().recovering
+    }
+
+    /// All is claimed again, and the mailboxes are asked for: what `BoardEvent::Revived` demanded
+    /// is done, unless the row was late once more since.
+    pub fn recovered(&self, recovery: Option<Instant>) {
+        let mut own = self.own();
+        if own.recovering == recovery {
+            own.recovering = None;
+        }
     }
 
     /// Waits for a view whose reading begins after now; at most `limit`. Shared by all callers.
@@ -192,16 +214,18 @@ impl Liveness {
         }
     }
 
-    /// Writes hints to the board, in items of at most 20, and their numbers into the row. `Ok` only
-    /// once both are written.
+    /// Writes hints to the board, in items of at most 20, some at once, and their numbers into the
+    /// row once all are written. `Ok` only once both are.
     pub async fn put_hints(&self, hints: &[SlowHint]) -> Result<(), StoreError> {
         let _one_at_a_time = self.hinting.lock().await;
-        let mut number = self.own().row.hints;
-        for item in hints.chunks(HINTS_PER_ITEM_MAX) {
-            number += 1;
-            self.board.put_hints(&self.me.id, number, item).await?;
-        }
-        self.own().row.hints = number;
+        let before = self.own().row.hints;
+        let items = (before + 1..).zip(hints.chunks(HINTS_PER_ITEM_MAX));
+        let puts: Vec<_> =
+            items.map(|(number, item)| self.board.put_hints(&self.me.id, number, item)).collect();
+        let last = before + puts.len() as u64;
+        let puts = stream::iter(puts).buffer_unordered(ITEMS_AT_ONCE);
+        puts.try_collect::<()>().await?;
+        self.own().row.hints = last;
         self.beat().await.map(|_| ())
     }
 
@@ -227,21 +251,25 @@ impl Liveness {
         };
         let beat = self.board.beat(&row, None).await?;
         if beat == Beat::Written {
+            let mut own = self.own();
+            // Judged here, since any write may be the one that ends a pause, also that of hints.
+            if own.written.elapsed() >= BEAT_COUNTS {
+                own.recovering = Some(Instant::now());
+                self.events.send(BoardEvent::Revived);
+            }
             // The write may be as old as its beginning.
-            self.own().written = begun;
+            own.written = begun;
         }
         Ok(beat)
     }
 
-    async fn beat_for_ever(&self, events: Events) {
+    async fn beat_for_ever(&self) {
         let interval = Duration::from_millis(BEAT_INTERVAL_MS);
         loop {
             let _ = timeout(interval, self.beat_now.notified()).await;
-            let late = self.own().written.elapsed() >= BEAT_COUNTS;
             match self.beat().await {
-                Ok(Beat::Written) if late => events.send(BoardEvent::Revived),
                 Ok(Beat::Written) => {}
-                Ok(Beat::Taken) => return events.send_last(BoardEvent::Taken).await,
+                Ok(Beat::Taken) => return self.events.send_last(BoardEvent::Taken).await,
                 Err(error) => {
                     tracing::warn!(%error, "the board row could not be written");
                     sleep(Duration::from_millis(500)).await;
@@ -251,7 +279,8 @@ impl Liveness {
         }
     }
 
-    async fn read_for_ever(&self, mut watched: Watched, events: Events) {
+    async fn read_for_ever(&self, mut watched: Watched) {
+        let events = &self.events;
         let interval = Duration::from_millis(READ_INTERVAL_MS);
         let mut last = Instant::now();
         loop {
@@ -268,7 +297,7 @@ impl Liveness {
                     for death in found.dead.into_iter().filter(|id| *id != self.me.id) {
                         events.send(BoardEvent::Death(death));
                     }
-                    self.read_hints(&mut watched, found.hints, &events).await;
+                    self.read_hints(&mut watched, found.hints).await;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the board could not be read");
@@ -278,18 +307,14 @@ impl Liveness {
         }
     }
 
-    async fn read_hints(
-        &self,
-        watched: &mut Watched,
-        newer: Vec<(ProcessId, u64)>,
-        events: &Events,
-    ) {
-        for (id, after) in newer.into_iter().filter(|(id, _)| *id != self.me.id) {
+    async fn read_hints(&self, watched: &mut Watched, newer: Vec<NewHints>) {
+        for NewHints { id, after, last } in newer.into_iter().filter(|new| new.id != self.me.id) {
             match self.board.hints(&id, after).await {
                 Ok((highest, hints)) => {
-                    watched.hints_read(&id, highest);
+                    // What stands behind the last is being written, and may yet give way.
+                    watched.hints_read(&id, highest.min(last));
                     if !hints.is_empty() {
-                        events.send(BoardEvent::Hints(hints));
+                        self.events.send(BoardEvent::Hints(hints));
                     }
                 }
                 Err(error) => tracing::warn!(%error, process = %id, "hints are read again"),
@@ -299,15 +324,13 @@ impl Liveness {
 }
 
 /// Events to the part. One that does not fit is told as `ReadAgain`, which makes good for all.
-#[derive(Clone)]
 struct Events {
     sender: mpsc::Sender<BoardEvent>,
-    lost: Arc<std::sync::atomic::AtomicBool>,
+    lost: AtomicBool,
 }
 
 impl Events {
     fn send(&self, event: BoardEvent) {
-        use std::sync::atomic::Ordering::Relaxed;
         if self.lost.load(Relaxed) && self.sender.try_send(BoardEvent::ReadAgain).is_ok() {
             self.lost.store(false, Relaxed);
         }

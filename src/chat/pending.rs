@@ -36,6 +36,9 @@ struct Record {
     servers: Vec<(ProcessId, Seq)>,
     /// Servers that hold further sockets of the sender, for the status frame.
     sender_at: Vec<ProcessId>,
+    /// Servers that hold no socket of the person since `last` was stored. Whoever enters there
+    /// later claims first and then reads, so that they need not be asked again for it.
+    gone: Vec<ProcessId>,
     /// These are copies for the sender's own other sockets: nobody is told.
     own: bool,
     told: Seq,
@@ -83,7 +86,10 @@ impl Pending {
     pub fn open(&self, key: &Key, seq: Seq, own: bool, now: Instant) -> bool {
         let mut records = self.lock();
         if let Some(record) = records.get_mut(key) {
-            record.last = record.last.max(seq);
+            if seq > record.last {
+                record.last = seq;
+                record.gone.clear();
+            }
             record.last_at = now;
             // The same person is sender of one message and recipient of the next.
             record.own &= own;
@@ -97,6 +103,7 @@ impl Pending {
             last_at: now,
             servers: Vec::new(),
             sender_at: Vec::new(),
+            gone: Vec::new(),
             own,
             told: 0,
             since: now,
@@ -132,9 +139,9 @@ impl Pending {
         nowhere
     }
 
-    /// Forgets a record: it went the slow way.
-    pub fn close(&self, key: &Key) {
-        self.lock().remove(key);
+    /// Forgets a record: it goes the slow way. Gives up to where it stood.
+    pub fn close(&self, key: &Key) -> Option<Seq> {
+        self.lock().remove(key).map(|record| record.last)
     }
 
     /// A server has it up to `seq`; `delivered` when a device has answered.
@@ -171,19 +178,31 @@ impl Pending {
         confirmed
     }
 
-    /// A server holds no socket of the person. `true`: nobody is left, locate again.
-    pub fn gone(&self, key: &Key, server: &ProcessId) -> bool {
+    /// A server held no socket of the person when it heard of `seq`. Where nobody is left it is to
+    /// be located again: gives what. What was handed on since has an answer of its own, so that of
+    /// an older one ends nothing.
+    pub fn gone(&self, key: &Key, server: &ProcessId, seq: Seq) -> Option<Overdue> {
         let mut records = self.lock();
-        let Some(record) = records.get_mut(key) else { return false };
+        let record = records.get_mut(key).filter(|record| seq >= record.last)?;
         record.servers.retain(|(id, _)| id != server);
-        record.servers.is_empty()
+        if !record.gone.contains(server) {
+            record.gone.push(server.clone());
+        }
+        record.servers.is_empty().then(|| Overdue {
+            key: key.clone(),
+            seq: record.last,
+            last_try: false,
+            handed_at: record.last_at,
+        })
     }
 
     /// Starts the servers of a record anew from what was just located, keeping what they have
-    /// confirmed. `false`: everybody located has it all, or nobody was located.
-    pub fn relocated(&self, key: &Key, servers: &[ProcessId]) -> bool {
+    /// confirmed and leaving out who said `gone`: a stale entry of the map so costs one question.
+    /// Gives whom to ask again: nobody where all have it, or nobody was located.
+    pub fn relocated(&self, key: &Key, mut servers: Vec<ProcessId>) -> Vec<ProcessId> {
         let mut records = self.lock();
-        let Some(record) = records.get_mut(key) else { return false };
+        let Some(record) = records.get_mut(key) else { return Vec::new() };
+        servers.retain(|id| !record.gone.contains(id));
         let has = |id: &ProcessId| {
             record.servers.iter().find(|(known, _)| known == id).map_or(0, |(_, has)| *has)
         };
@@ -191,8 +210,9 @@ impl Pending {
         let open = record.servers.iter().any(|(_, has)| *has < record.last);
         if !open {
             records.remove(key);
+            servers.clear();
         }
-        open
+        servers
     }
 
     /// What has waited longer than [`PATIENCE`]. Each is counted as tried; those whose tries are
@@ -304,10 +324,29 @@ mod tests {
         pending.open(&key(), 2, false, now);
         pending.located(&key(), &[server("ws2")], &[]);
         assert!(!pending.close_if_nowhere(&key()));
-        assert!(pending.gone(&key(), &server("ws2")));
-        assert!(pending.relocated(&key(), &[server("ws3")]));
-        assert!(!pending.relocated(&key(), &[]), "nobody was located");
+        let gone = Overdue { key: key(), seq: 2, last_try: false, handed_at: now };
+        assert_eq!(pending.gone(&key(), &server("ws2"), 2), Some(gone));
+        assert_eq!(pending.relocated(&key(), vec![server("ws3")]), [server("ws3")]);
+        assert!(pending.relocated(&key(), vec![]).is_empty(), "nobody was located");
         assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn who_is_gone_is_asked_again_only_for_what_is_newer() {
+        let (pending, now) = (Pending::default(), Instant::now());
+        let both = [server("ws2"), server("ws3")];
+        pending.open(&key(), 7, false, now);
+        pending.located(&key(), &both, &[]);
+        assert_eq!(pending.gone(&key(), &both[0], 7), None, "ws3 is yet to answer");
+        assert!(pending.gone(&key(), &both[1], 7).is_some_and(|over| over.handed_at == now));
+        assert!(pending.relocated(&key(), both.to_vec()).is_empty(), "the map is behind");
+        assert!(pending.is_empty());
+
+        pending.open(&key(), 8, false, now);
+        pending.located(&key(), &both[..1], &[]);
+        pending.open(&key(), 9, false, now);
+        assert_eq!(pending.gone(&key(), &both[0], 8), None, "9 is answered by itself");
+        assert_eq!(pending.relocated(&key(), both.to_vec()), both);
     }
 
     #[test]

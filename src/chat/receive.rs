@@ -193,9 +193,9 @@ impl Chat {
     ) {
         let now = Instant::now();
         if receipt == Receipt::Gone {
-            if self.router.pending.gone(key, server) {
-                let (chat, key) = (self.clone(), key.clone());
-                tokio::spawn(async move { chat.hand_on_again(&key, seq, now).await });
+            if let Some(over) = self.router.pending.gone(key, server, seq) {
+                let chat = self.clone();
+                tokio::spawn(async move { chat.hand_on_again(&[over]).await });
             }
             return;
         }

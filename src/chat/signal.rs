@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::{Chat, ChatError};
-use crate::hub::{Event, Outbox, Who};
+use crate::hub::{Outbox, Who};
 use crate::protocol::{ConversationKind, Envelope, ErrorCode, Ref, Target, UserId, answer};
 use crate::store::{Record, RecordPart};
 use crate::telemetry::Metrics;
@@ -29,8 +29,7 @@ impl Chat {
         let refuse = move |chat: &Self, outbox: &Outbox, error: &ChatError| {
             Metrics::count(&chat.metrics.refused, error.code.as_str());
             let retry = error.retry_after_ms;
-            let frame = answer::error(error.code, &error.detail, reference.as_ref(), retry);
-            outbox.push(Event::Frame(frame));
+            outbox.answer(answer::error(error.code, &error.detail, reference.as_ref(), retry));
         };
         let Ok(permit) = permit else {
             let detail = "too many signals are under way, send fewer";

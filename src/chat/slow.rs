@@ -2,7 +2,8 @@
 //! there at most 2 s later.
 //!
 //! Hints of the same (person, conversation) are one, with the highest seq. What is put while a
-//! write is under way leaves with the next.
+//! write is under way leaves with the next. Where one does not fit, a hint of seq 0 follows behind
+//! the others, which no entry has: every process then reads all its mailboxes again.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +22,15 @@ pub const GATHER: Duration = Duration::from_millis(50);
 /// How many are written in one go.
 const WRITE_MAX: usize = 400;
 
-type Waiting = HashMap<(Option<UserId>, ConversationId), Seq>;
+/// The seq of a hint that stands for all that did not fit.
+const LOST: Seq = 0;
+
+#[derive(Debug, Default)]
+struct Waiting {
+    hints: HashMap<(Option<UserId>, ConversationId), Seq>,
+    /// Some did not fit.
+    lost: Option<SlowHint>,
+}
 
 /// Hints that wait for the board.
 #[derive(Debug, Default)]
@@ -34,12 +43,13 @@ impl Slow {
     /// Queues a hint; wakes the writer.
     pub fn put(&self, hint: SlowHint) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = waiting.len() >= WAITING_MAX;
+        let full = waiting.hints.len() >= WAITING_MAX;
         let key = (hint.user, hint.conversation);
-        match waiting.get_mut(&key) {
+        match waiting.hints.get_mut(&key) {
+            _ if hint.seq == LOST => waiting.lose(key),
             Some(seq) => *seq = hint.seq.max(*seq),
-            None if full => tracing::error!("too many hints wait for the board, one is dropped"),
-            None => drop(waiting.insert(key, hint.seq)),
+            None if full => waiting.lose(key),
+            None => drop(waiting.hints.insert(key, hint.seq)),
         }
         drop(waiting);
         self.wake.notify_one();
@@ -47,17 +57,29 @@ impl Slow {
 
     fn take(&self) -> Vec<SlowHint> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let keys: Vec<_> = waiting.keys().take(WRITE_MAX).cloned().collect();
-        let hint = |key: (Option<UserId>, ConversationId)| {
-            let seq = waiting.remove(&key).unwrap_or(0);
-            SlowHint { user: key.0, conversation: key.1, seq }
-        };
-        keys.into_iter().map(hint).collect()
+        let keys: Vec<_> = waiting.hints.keys().take(WRITE_MAX).cloned().collect();
+        let taken = keys.into_iter().filter_map(|key| waiting.hints.remove_entry(&key));
+        let hint = |((user, conversation), seq)| SlowHint { user, conversation, seq };
+        let mut taken: Vec<_> = taken.map(hint).collect();
+        if waiting.hints.is_empty() {
+            taken.extend(waiting.lost.take());
+        }
+        taken
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.hints.is_empty() && waiting.lost.is_none()
+    }
+}
+
+impl Waiting {
+    fn lose(&mut self, (user, conversation): (Option<UserId>, ConversationId)) {
+        if self.lost.is_none() {
+            tracing::error!("too many hints wait for the board: all mailboxes are read again");
+            self.lost = Some(SlowHint { user, conversation, seq: LOST });
+        }
     }
 }
 
@@ -83,6 +105,9 @@ impl Chat {
 
     /// A hint that came the slow way (or goes it from here): local sockets read the store.
     pub(super) fn hear_slow_hint(&self, hint: &SlowHint) {
+        if hint.seq == LOST {
+            return self.reread_soon();
+        }
         let event =
             || Event::Hint { conversation: hint.conversation.clone(), seq: hint.seq, via: None };
         match &hint.user {
@@ -127,7 +152,13 @@ mod tests {
             assert!(some.len() <= WRITE_MAX);
             taken.extend(some);
         }
-        assert_eq!(taken.len(), WAITING_MAX);
+        assert_eq!(taken.len(), WAITING_MAX + 1);
         assert!(taken.contains(&hint(7, 2)), "one that waits already still rises");
+        let lost = taken.pop().unwrap();
+        assert_eq!(lost.seq, LOST, "who lost one reads all, once the others are through");
+        // It could not be written.
+        slow.put(lost.clone());
+        assert_eq!(slow.take(), [lost]);
+        assert!(slow.is_empty());
     }
 }

@@ -42,10 +42,12 @@ pub fn board_row(id: &str, epoch: u64) -> BoardRow {
     }
 }
 
-/// A new socket of a person.
+/// A new socket of a person; the belt comes to it last, nearly an hour after the start.
 pub fn socket(name: &str, device: &str) -> Arc<Outbox> {
     let (user, device) = (user(name), DeviceId::parse(device).unwrap());
-    Arc::new(Outbox::new(Who { user, device, socket: SocketId(rand::random()) }))
+    let belt = u128::from(super::keeper::BELT_PARTS);
+    let socket = SocketId(u128::from(rand::random::<u64>()) * belt + belt - 1);
+    Arc::new(Outbox::new(Who { user, device, socket }))
 }
 
 /// Store, map and bus behind one switch for each, with a trace of the calls.

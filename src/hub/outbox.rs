@@ -1,8 +1,15 @@
 //! One socket's queue of what the rest of the server has for it.
 //!
-//! Empty most of the time, and then it holds no buffer. Bounded by count and bytes: what does not
-//! fit is not lost, since texts stand in the store; the queue remembers that it overflowed and the
-//! session reads its mailbox again.
+//! Empty most of the time, and then it holds no buffer. Bounded by count and bytes. What becomes of
+//! an event that does not fit depends on what it is:
+//!
+//! - Texts and hints are not lost, since they stand in the store; the queue remembers that it
+//!   overflowed and the session reads its mailbox again.
+//! - Statuses (`delivered`, `read`) and signals are dropped. A later status stands for the earlier
+//!   ones, and history tells it (P6); signals are at most once.
+//! - Answers to what the client said (`sent`, errors) are always kept: what is unanswered at a time
+//!   is bounded where it is taken in. So are the few events that drive the session. (`pong` and
+//!   `authed` are the session's own answers and never stand here.)
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -69,7 +76,7 @@ pub enum Event {
         /// When it was stored.
         timestamp: Timestamp,
     },
-    /// A frame that is ready: an error, a status, a signal.
+    /// A frame that is ready: a status, a signal; or an error, put in by [`Outbox::answer`].
     Frame(Text),
     /// A send of this socket was answered with an error; the frame says which.
     Refused(Text),
@@ -93,9 +100,9 @@ impl Event {
         }
     }
 
-    /// Whether it can be dropped on overflow because a later read makes good for it.
+    /// Whether a later read of the store makes good for it.
     fn is_hint(&self) -> bool {
-        matches!(self, Self::Text { .. } | Self::Hint { .. } | Self::Frame(_))
+        matches!(self, Self::Text { .. } | Self::Hint { .. })
     }
 }
 
@@ -126,17 +133,27 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues an event. Over the bounds texts, hints and frames are dropped and the session is told
-    /// to read its mailbox again; answers are always kept, since a socket has a bounded number of
-    /// sends under way.
+    /// Queues an event. Over the bounds texts, hints and frames are dropped; for texts and hints
+    /// the session is told to read its mailbox again; what else there is is always kept.
     pub fn push(&self, event: Event) {
+        let may_drop = event.is_hint() || matches!(event, Event::Frame(_));
+        self.put(event, may_drop);
+    }
+
+    /// Queues the answer to something that this client said, other than a send: always kept. For
+    /// what is under way in bounded numbers only.
+    pub fn answer(&self, frame: Text) {
+        self.put(Event::Frame(frame), false);
+    }
+
+    fn put(&self, event: Event, may_drop: bool) {
         let mut queue = self.lock();
         if queue.closed {
             return;
         }
         let full = queue.events.len() >= EVENTS_MAX || queue.bytes + event.bytes() > BYTES_MAX;
-        if full && event.is_hint() {
-            queue.overflowed = true;
+        if full && may_drop {
+            queue.overflowed |= event.is_hint();
         } else {
             queue.bytes += event.bytes();
             queue.events.push_back(event);
@@ -187,6 +204,13 @@ mod tests {
         Event::Frame(Text::from(vec![b'x'; bytes]))
     }
 
+    fn text(bytes: usize) -> Event {
+        let (conversation, via) = (ConversationId::parse("dm:a:b"), ProcessId::parse("ws1"));
+        let (conversation, via) = (conversation.unwrap(), via.unwrap());
+        let text = Text::from(vec![b'x'; bytes]);
+        Event::Text { conversation, seq: 1, n: 1, text, via, again: false }
+    }
+
     fn rereads(events: &VecDeque<Event>) -> usize {
         events.iter().filter(|event| matches!(event, Event::Reread)).count()
     }
@@ -195,10 +219,10 @@ mod tests {
     async fn what_does_not_fit_becomes_one_reread() {
         for (bytes, fit) in [(10, EVENTS_MAX), (BYTES_MAX / 4, 4)] {
             let outbox = outbox();
-            (0..fit + 5).for_each(|_| outbox.push(frame(bytes)));
+            (0..fit + 5).for_each(|_| outbox.push(text(bytes)));
             let events = outbox.take().await;
             assert_eq!((events.len(), rereads(&events)), (fit + 1, 1));
-            outbox.push(frame(bytes));
+            outbox.push(text(bytes));
             let events = outbox.take().await;
             assert_eq!((events.len(), rereads(&events)), (1, 0), "there is room again");
         }
@@ -207,13 +231,23 @@ mod tests {
     #[tokio::test]
     async fn answers_are_kept_in_a_full_queue() {
         let outbox = outbox();
-        (0..EVENTS_MAX + 1).for_each(|_| outbox.push(frame(1)));
+        (0..EVENTS_MAX + 1).for_each(|_| outbox.push(text(1)));
         outbox.push(Event::Refused(Text::from_static(b"{}")));
+        outbox.answer(Text::from_static(b"{1}"));
         outbox.push(Event::Close(CloseCode::Restart));
         let events = outbox.take().await;
-        assert_eq!(events.len(), EVENTS_MAX + 3);
+        assert_eq!(events.len(), EVENTS_MAX + 4);
         assert!(matches!(events[EVENTS_MAX], Event::Refused(_)));
-        assert!(matches!(events[EVENTS_MAX + 1], Event::Close(CloseCode::Restart)));
+        assert!(matches!(&events[EVENTS_MAX + 1], Event::Frame(frame) if frame.len() == 3));
+        assert!(matches!(events[EVENTS_MAX + 2], Event::Close(CloseCode::Restart)));
+    }
+
+    #[tokio::test]
+    async fn a_status_that_does_not_fit_asks_for_no_read() {
+        let outbox = outbox();
+        (0..EVENTS_MAX + 9).for_each(|_| outbox.push(frame(1)));
+        let events = outbox.take().await;
+        assert_eq!((events.len(), rereads(&events)), (EVENTS_MAX, 0), "no read brings it back");
     }
 
     #[tokio::test]

@@ -8,9 +8,9 @@ use super::*;
 use crate::board::{Board, SlowHint};
 use crate::bus::{Bus, Heard};
 use crate::chat::testing::{Part, user};
-use crate::directory::{Directory, SocketEntry};
-use crate::hub::Outbox;
-use crate::protocol::{ConversationId, ProcessId, SocketId};
+use crate::directory::Directory;
+use crate::hub::Who;
+use crate::protocol::{ConversationId, DeviceId, Epoch, ProcessId, SocketId};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -107,6 +107,16 @@ async fn hints_of_the_board_come_to_whom_they_are_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hint_of_all_that_was_lost_reads_all_and_many_of_them_share_a_run() {
+    let kept = Kept::new().await;
+    let conversation = ConversationId::direct(&user("b"), &user("c"));
+    let lost = SlowHint { user: Some(user("b")), conversation, seq: 0 };
+    kept.tell(BoardEvent::Hints(vec![lost; 9])).await;
+    sleep(SECOND).await;
+    assert!((1..=2).contains(&kept.rereads()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_part_that_was_late_claims_all_again_and_reads_again() {
     let kept = Kept::new().await;
     kept.tell(BoardEvent::Revived).await;
@@ -114,6 +124,23 @@ async fn a_part_that_was_late_claims_all_again_and_reads_again() {
     // Once by the claim that holds, once with all.
     assert_eq!(kept.rereads(), 2);
     assert!(kept.claimed().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_was_late_appends_once_all_is_claimed_again() {
+    let kept = Kept::new().await;
+    let liveness = &kept.part.chat.liveness;
+    tokio::time::advance(crate::chat::liveness::BEAT_COUNTS + SECOND).await;
+    while liveness.recovering().is_none() {
+        assert!(!liveness.may_append());
+        tokio::task::yield_now().await;
+    }
+    kept.part.ports.map_takes_ms.store(1_000, Ordering::Relaxed);
+    kept.board.send(BoardEvent::Revived).await.unwrap();
+    sleep(SECOND * 9 / 10).await;
+    assert!(!liveness.may_append(), "it claims");
+    sleep(SECOND / 2).await;
+    assert!(liveness.may_append() && liveness.recovering().is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,12 +236,13 @@ async fn a_ghost_of_this_server_is_removed_and_nobody_elses() {
     let kept = Kept::new().await;
     let mine = kept.part.ports.locate(&[user("a")]).await.unwrap()[0][0].clone();
     let ghost = SocketEntry { socket_id: SocketId(1), claim: 99, ..mine.clone() };
+    let earlier = SocketEntry { socket_id: SocketId(3), epoch: Epoch(6), ..ghost.clone() };
     let theirs = SocketEntry {
         socket_id: SocketId(2),
         server: ProcessId::parse("ws2").unwrap(),
         ..mine.clone()
     };
-    for entry in [&ghost, &theirs] {
+    for entry in [&ghost, &earlier, &theirs] {
         kept.part.ports.claim(&user("a"), entry, &[]).await.unwrap();
     }
     kept.part.chat.remove_ghosts(&user("a"));
@@ -225,10 +253,54 @@ async fn a_ghost_of_this_server_is_removed_and_nobody_elses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_belt_reads_every_mailbox_once_an_hour() {
+async fn a_release_that_failed_is_repeated_when_redis_is_back() {
     let kept = Kept::new().await;
-    sleep(BELT - 5 * SECOND).await;
-    assert_eq!(kept.rereads(), 0);
+    kept.part.ports.redis_away.store(true, Ordering::Relaxed);
+    kept.part.chat.hub.leave(&user("a"), kept.outbox.who.socket);
+    kept.part.chat.release(&kept.outbox).await;
     sleep(10 * SECOND).await;
-    assert_eq!(kept.rereads(), 1);
+    kept.part.ports.redis_away.store(false, Ordering::Relaxed);
+    assert!(kept.claimed().await, "a ghost");
+    sleep(6 * SECOND).await;
+    assert!(!kept.claimed().await);
+    kept.part.ports.trace();
+    sleep(6 * SECOND).await;
+    assert!(kept.part.ports.trace().is_empty(), "once it is released it is forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_comes_after_its_own_release_leaves_no_ghost() {
+    let kept = Kept::new().await;
+    let late = kept.part.enter("c", "default");
+    kept.part.ports.map_takes_ms.store(100, Ordering::Relaxed);
+    let (chat, outbox) = (kept.part.chat.clone(), late.clone());
+    let claiming = tokio::spawn(async move { chat.claim(&outbox).await });
+    sleep(SECOND / 50).await;
+    kept.part.ports.map_takes_ms.store(0, Ordering::Relaxed);
+    kept.part.chat.hub.leave(&user("c"), late.who.socket);
+    kept.part.chat.release(&late).await;
+    assert_eq!(claiming.await.unwrap(), None);
+    assert!(kept.part.ports.locate(&[user("c")]).await.unwrap()[0].is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_belt_reads_every_mailbox_once_an_hour_and_not_all_at_once() {
+    let kept = Kept::new().await;
+    let enter = |part: u128| {
+        let outbox = Arc::new(Outbox::new(Who {
+            user: user("b"),
+            device: DeviceId::plain(),
+            socket: SocketId(part + 360),
+        }));
+        kept.part.chat.hub.enter(outbox.clone());
+        outbox
+    };
+    let spread: Vec<_> = (100..110).map(enter).collect();
+    let asked = || spread.iter().map(|outbox| rereads(outbox)).collect::<Vec<_>>();
+    for hour in 0..3 {
+        sleep(BELT / 360 * 105 - SECOND).await;
+        assert_eq!(asked(), [1, 1, 1, 1, 1, 0, 0, 0, 0, 0], "hour {hour}");
+        sleep(BELT - (BELT / 360 * 105 - SECOND)).await;
+        assert_eq!(asked(), [0, 0, 0, 0, 0, 1, 1, 1, 1, 1], "hour {hour}");
+    }
 }

@@ -26,8 +26,19 @@ struct Seen {
 pub struct Found {
     /// Died, vanished, or began another life.
     pub dead: Vec<ProcessId>,
-    /// Who has hints that were not read yet, and after which number.
-    pub hints: Vec<(ProcessId, u64)>,
+    /// Who has hints that were not read yet.
+    pub hints: Vec<NewHints>,
+}
+
+/// Items of hints that a row tells of and that were not read yet.
+#[derive(Debug)]
+pub struct NewHints {
+    /// Whose.
+    pub id: ProcessId,
+    /// Those behind this number.
+    pub after: u64,
+    /// The last that is wholly written.
+    pub last: u64,
 }
 
 /// The rows as they were seen to move.
@@ -78,7 +89,8 @@ impl Watched {
                 found.dead.push(row.id.clone());
             }
             if row.hints > seen.hints {
-                found.hints.push((row.id.clone(), seen.hints));
+                let (id, after, last) = (row.id.clone(), seen.hints, row.hints);
+                found.hints.push(NewHints { id, after, last });
             }
             if !seen.dead {
                 alive.push(row);

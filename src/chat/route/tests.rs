@@ -165,6 +165,39 @@ async fn who_is_gone_from_there_is_located_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_says_gone_is_not_asked_again_though_the_map_still_shows_it() {
+    let mut routed = Routed::new().await;
+    routed.hand_on(1);
+    for _ in 0..20 {
+        sleep(SECOND / 10).await;
+        routed.answer(1, Receipt::Gone).await;
+    }
+    assert_eq!(routed.heard(), ["entry 1"], "once");
+    assert!(routed.part.chat.router.pending.is_empty());
+    routed.hand_on(2);
+    sleep(SECOND).await;
+    assert_eq!(routed.heard(), ["entry 2"], "what is newer is handed to it again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_unconfirmed_when_redis_hangs_is_on_the_board_soon() {
+    let routed = Routed::new().await;
+    let (pending, now) = (&routed.part.chat.router.pending, Instant::now());
+    for number in 0..2_000 {
+        let to = user(&format!("user-{number}"));
+        let conversation = ConversationId::direct(&user("a"), &to);
+        let key = Key { conversation, user: Some(to) };
+        assert!(pending.open(&key, 1, false, now));
+        pending.located(&key, &[ws3()], &[]);
+    }
+    routed.part.ports.map_takes_ms.store(250, Ordering::Relaxed);
+    routed.part.ports.redis_away.store(true, Ordering::Relaxed);
+    sleep(4 * SECOND).await;
+    assert_eq!(routed.on_board().await.len(), 2_000);
+    assert!(pending.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_redis_it_goes_to_the_board_at_once() {
     let mut routed = Routed::new().await;
     routed.part.ports.redis_away.store(true, Ordering::Relaxed);
