@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Chat;
+use super::session::Unstored;
 use crate::hub::Outbox;
 use crate::protocol::{ConversationId, Entry, Seq};
 use crate::store::{LogRange, MailboxPart, Raise, Record, RecordPart, Row, StoreError};
@@ -285,8 +286,12 @@ impl Chat {
 
     /// At the end of a socket: its cursors, and when its device was last seen. What the store does
     /// not take now is offered again at the next connect.
-    pub async fn store_at_end(&self, who: &crate::hub::Who, raises: Vec<(ConversationId, Raise)>) {
-        for (conversation, raise) in raises {
+    pub async fn store_at_end(&self, who: &crate::hub::Who, unstored: Unstored) {
+        if !unstored.entered {
+            // A device must not be known before its starts are: it would be pushed everything.
+            return;
+        }
+        for (conversation, raise) in unstored.cursors {
             if let Err(error) = self.store.raise(&who.user, &conversation, &raise).await {
                 tracing::warn!(%error, "a cursor was not stored, its texts are offered again");
             }

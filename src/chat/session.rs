@@ -94,6 +94,15 @@ pub struct Wish {
     pub catchup: Option<u64>,
 }
 
+/// What the store does not know yet when a session ends.
+#[derive(Debug, Default)]
+pub struct Unstored {
+    /// The session got its mailbox, so its device is registered.
+    pub entered: bool,
+    /// Cursors.
+    pub cursors: Vec<(ConversationId, Raise)>,
+}
+
 /// One socket's session.
 #[derive(Debug)]
 pub struct Session {
@@ -144,8 +153,8 @@ impl Session {
         self.inbox.next_work(now, out);
     }
 
-    /// The session is over: the cursors that are still to be stored.
-    pub fn finish(self) -> Vec<(ConversationId, Raise)> {
+    /// The session is over: what is still to be stored.
+    pub fn finish(self) -> Unstored {
         self.inbox.finish()
     }
 

@@ -45,8 +45,7 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the close handshake may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What the store does not know yet when a socket ends.
-pub type Unstored = Vec<(crate::protocol::ConversationId, crate::store::Raise)>;
+pub use crate::chat::session::Unstored;
 
 /// Why the loop ended.
 pub enum End {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::chat::session::{Session, Wish};
 use crate::chat::testing::{Part, user};
 use crate::directory::Directory;
 use crate::hub::Event;
@@ -88,4 +89,26 @@ async fn whatever_the_interleaving_one_sees_the_other() {
         read += waiting.len();
     }
     assert!(found > 10 && read > 10, "both orders came: {found} found, {read} read");
+}
+
+async fn is_known(part: &Part, device: &str) -> bool {
+    let page = part.ports.mailbox(&user("a"), MailboxPart::Devices).await.unwrap();
+    page.devices.iter().any(|known| known.device.as_str() == device)
+}
+
+#[tokio::test]
+async fn a_socket_that_left_before_its_mailbox_does_not_make_its_device_known() {
+    let part = Part::new().await;
+    put(&part, 1).await;
+    let received = Raise { delivered: Some(1), ..Raise::default() };
+    part.ports.raise(&user("a"), &dm(), &received).await.unwrap();
+    let outbox = part.enter("a", "phone");
+    let server = part.chat.me.id.clone();
+    let session = Session::new(outbox.who.clone(), server, Wish::default());
+    part.chat.store_at_end(&outbox.who, session.finish()).await;
+    assert!(!is_known(&part, "phone").await);
+    assert!(enter(&part, &outbox).await.is_empty(), "it starts at what the person has received");
+    assert!(is_known(&part, "phone").await);
+    let load = perform(&part.chat, &outbox, Work::Load(dm())).await;
+    assert!(matches!(load, Done::Loaded(_, 1)), "{load:?}");
 }

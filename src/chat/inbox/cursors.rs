@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Inbox;
+use super::{Inbox, Stage};
 use crate::chat::position::Position;
-use crate::chat::session::{Effect, Outputs};
+use crate::chat::session::{Effect, Outputs, Unstored};
 use crate::protocol::{ConversationId, ProcessId, Receipt, Seq};
 use crate::store::Raise;
 
@@ -84,10 +84,11 @@ impl Inbox {
         }
     }
 
-    /// All cursors that the store does not know yet.
-    pub fn finish(self) -> Vec<(ConversationId, Raise)> {
+    /// All that the store does not know yet.
+    pub fn finish(self) -> Unstored {
         let dirty = self.positions.iter().filter(|(_, position)| position.dirty());
-        dirty.map(|(id, position)| (id.clone(), self.raise(position))).collect()
+        let cursors = dirty.map(|(id, position)| (id.clone(), self.raise(position))).collect();
+        Unstored { entered: self.stage != Stage::New, cursors }
     }
 }
 
