@@ -19,6 +19,8 @@ use crate::store::{LogRange, MailboxPart, Raise, Record, RecordPart, Row, StoreE
 const GAP_PATIENCE: Duration = Duration::from_millis(20);
 /// How long a read of a store that does not answer waits before it is tried again.
 const RETRY_MS: std::ops::Range<u64> = 200..1_500;
+/// How long it waits where trying again helps only once somebody has mended something.
+const REFUSED_MS: std::ops::Range<u64> = 10_000..20_000;
 
 /// Work that a session asks its task to do.
 #[derive(Debug)]
@@ -85,14 +87,24 @@ pub enum Done {
     },
     /// The moment has passed.
     Paused(ConversationId),
-    /// The cursors are stored.
-    Stored(Vec<(ConversationId, Seq)>),
+    /// Cursors were written.
+    Stored {
+        /// Those that are stored.
+        stored: Vec<(ConversationId, Seq)>,
+        /// Those that the store did not take now.
+        failed: Vec<ConversationId>,
+    },
     /// Stored; `None` where there was nothing to see.
     Seen(ConversationId, Option<Seq>),
+    /// The store did not take it now.
+    Unseen(ConversationId, Seq),
+    /// What the store holds of this conversation can't be read, and asking again won't help.
+    Failed(ConversationId),
 }
 
-/// Does a piece of work. A store that does not answer is asked again until it does: the socket
-/// stays open, and catching up takes longer.
+/// Does a piece of work. Reads of a store that does not answer are asked again until it does: the
+/// socket stays open, and catching up takes longer. What fails for good fails alone, and a write
+/// that fails is given back: nothing else is to wait for it.
 pub async fn perform(chat: &Arc<Chat>, outbox: &Arc<Outbox>, work: Work) -> Done {
     if let Work::Enter { .. } = work {
         chat.enter(outbox).await;
@@ -101,10 +113,32 @@ pub async fn perform(chat: &Arc<Chat>, outbox: &Arc<Outbox>, work: Work) -> Done
         match chat.try_work(outbox, &work).await {
             Ok(done) => return done,
             Err(error) => {
+                if let Some(done) = given_up(&work, &error) {
+                    tracing::warn!(%error, user = %outbox.who.user, ?done, "left out");
+                    return done;
+                }
                 tracing::debug!(%error, "a session's store call is repeated");
-                sleep(Duration::from_millis(rand::random_range(RETRY_MS))).await;
+                let pause = if error.retryable() { RETRY_MS } else { REFUSED_MS };
+                sleep(Duration::from_millis(rand::random_range(pause))).await;
+                if let (Work::See { conversation, seq, .. }, true) = (&work, error.retryable()) {
+                    return Done::Unseen(conversation.clone(), *seq);
+                }
             }
         }
+    }
+}
+
+/// What comes of work that the store won't do however often it is asked; `None` where there is no
+/// going on without it.
+fn given_up(work: &Work, error: &StoreError) -> Option<Done> {
+    match work {
+        _ if error.retryable() => None,
+        Work::Load(conversation) | Work::Read { conversation, .. } => {
+            Some(Done::Failed(conversation.clone()))
+        }
+        Work::Reread => Some(Done::Mailbox(Vec::new())),
+        Work::See { conversation, .. } => Some(Done::Seen(conversation.clone(), None)),
+        Work::Enter { .. } | Work::Pause(_) | Work::Store(_) => None,
     }
 }
 
@@ -129,16 +163,30 @@ impl Chat {
                 sleep(GAP_PATIENCE).await;
                 Ok(Done::Paused(conversation.clone()))
             }
-            Work::Store(raises) => {
-                let mut stored = Vec::with_capacity(raises.len());
-                for (conversation, raise) in raises {
-                    self.store.raise(&outbox.who.user, conversation, raise).await?;
-                    stored.push((conversation.clone(), raise.delivered.unwrap_or(0)));
-                }
-                Ok(Done::Stored(stored))
-            }
+            Work::Store(raises) => Ok(self.store_cursors(outbox, raises).await),
             Work::See { conversation, seq, n } => self.see(outbox, conversation, *seq, *n).await,
         }
+    }
+
+    async fn store_cursors(&self, outbox: &Outbox, raises: &[(ConversationId, Raise)]) -> Done {
+        let (mut stored, mut failed) = (Vec::with_capacity(raises.len()), Vec::new());
+        let mut away = false;
+        for (conversation, raise) in raises {
+            let done = match away {
+                true => Err(StoreError::Unavailable("it was a moment ago".to_owned())),
+                false => self.store.raise(&outbox.who.user, conversation, raise).await,
+            };
+            match done {
+                Ok(()) => stored.push((conversation.clone(), raise.delivered.unwrap_or(0))),
+                Err(error) => {
+                    tracing::debug!(%error, %conversation, "a cursor is stored later");
+                    // The others would only wait for the same.
+                    away |= error.retryable();
+                    failed.push(conversation.clone());
+                }
+            }
+        }
+        Done::Stored { stored, failed }
     }
 
     async fn read_mailbox(
@@ -150,7 +198,12 @@ impl Chat {
         let (mut rows, mut devices, mut after) = (Vec::new(), Vec::new(), None);
         loop {
             let part = MailboxPart::Page { after, consistent: true };
-            let page = self.store.mailbox(user, part).await?;
+            let page = match self.store.mailbox(user, part).await {
+                Err(error @ StoreError::Damaged(_)) => {
+                    return self.without_rows(outbox, error).await;
+                }
+                page => page?,
+            };
             // Of a row with nothing waiting nothing is kept: mailboxes can be long.
             let device = &outbox.who.device;
             let waits = |row: &Row| match row.cursors.iter().find(|(known, _)| known == device) {
@@ -169,29 +222,56 @@ impl Chat {
             self.register(outbox, &rows, devices).await?;
         }
         let (mut waiting, mut starts) = (Vec::new(), None);
-        for row in rows {
-            let cursor = match known {
-                true => self.cursor(outbox, &row, &mut starts).await?,
-                // A new device starts at what the person has received.
-                false => row.delivered,
-            };
-            let room = row.conversation.is_room();
-            if !room && row.last <= cursor {
-                continue;
+        for row in &rows {
+            match self.waiting(outbox, row, known, catchup, &mut starts).await {
+                Ok(found) => waiting.extend(found),
+                Err(error) if error.retryable() => return Err(error),
+                Err(error) => tracing::warn!(%error, conversation = %row.conversation, "left out"),
             }
-            // `last` is not raised for rooms, and `catchup` counts from the end.
-            let mut start = cursor;
-            if room || catchup.is_some() {
-                let newest = self.store.log(&row.conversation, LogRange::newest(1)).await?;
-                let tail = newest.entries.first().map_or(0, |entry| entry.seq);
-                if tail <= cursor {
-                    continue;
-                }
-                start = cursor.max(tail.saturating_sub(catchup.unwrap_or(tail)));
-            }
-            waiting.push(Waiting { conversation: row.conversation, cursor, start });
         }
         Ok(Done::Mailbox(waiting))
+    }
+
+    /// What waits in a row, if anything does.
+    async fn waiting(
+        &self,
+        outbox: &Outbox,
+        row: &Row,
+        known: bool,
+        catchup: Option<u64>,
+        starts: &mut Option<Vec<(ConversationId, Seq)>>,
+    ) -> Result<Option<Waiting>, StoreError> {
+        let cursor = match known {
+            true => self.cursor(outbox, row, starts).await?,
+            // A new device starts at what the person has received.
+            false => row.delivered,
+        };
+        let room = row.conversation.is_room();
+        if !room && row.last <= cursor {
+            return Ok(None);
+        }
+        // `last` is not raised for rooms, and `catchup` counts from the end.
+        let mut start = cursor;
+        if room || catchup.is_some() {
+            let newest = self.store.log(&row.conversation, LogRange::newest(1)).await?;
+            let tail = newest.entries.first().map_or(0, |entry| entry.seq);
+            if tail <= cursor {
+                return Ok(None);
+            }
+            start = cursor.max(tail.saturating_sub(catchup.unwrap_or(tail)));
+        }
+        Ok(Some(Waiting { conversation: row.conversation.clone(), cursor, start }))
+    }
+
+    /// One row that can't be read hides all others of a mailbox; each is read by itself as soon as
+    /// something comes for it. Not so for a device that is not known: its starts are in the rows.
+    async fn without_rows(&self, outbox: &Outbox, error: StoreError) -> Result<Done, StoreError> {
+        let devices = self.store.mailbox(&outbox.who.user, MailboxPart::Devices).await?.devices;
+        if !devices.iter().any(|known| known.device == outbox.who.device) {
+            return Err(error);
+        }
+        tracing::error!(%error, user = %outbox.who.user, "a mailbox can't be read");
+        Ok(Done::Mailbox(Vec::new()))
     }
 
     /// Where this device stands in a row.

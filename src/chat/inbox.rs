@@ -49,6 +49,8 @@ pub(super) struct Inbox {
     sending: bool,
     reread: bool,
     resting: bool,
+    /// The store did not take the last `read`.
+    unseen: bool,
 }
 
 impl Inbox {
@@ -67,6 +69,7 @@ impl Inbox {
             sending: false,
             reread: false,
             resting: false,
+            unseen: false,
         }
     }
 

@@ -209,6 +209,12 @@ impl Position {
         self.received > before
     }
 
+    /// What stands behind `sent` can't be read.
+    pub fn give_up(&mut self) {
+        (self.wanted, self.marked, self.heard) = (false, false, self.sent);
+        self.held = Vec::new();
+    }
+
     /// `via` waits for a receipt of `seq`.
     pub fn note_via(&mut self, via: ProcessId, seq: Seq) {
         if let Some((_, up_to)) = self.vias.iter_mut().find(|(known, _)| *known == via) {

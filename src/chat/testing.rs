@@ -64,6 +64,8 @@ pub struct Ports {
     pub map_takes_ms: AtomicU64,
     /// Calls let others go first at random.
     pub dawdles: AtomicBool,
+    /// Store calls that fail: their name and what they are about.
+    pub failing: Mutex<Vec<(&'static str, ConversationId, StoreError)>>,
 }
 
 impl Ports {
@@ -74,6 +76,12 @@ impl Ports {
     /// The calls since the last look.
     pub fn trace(&self) -> Vec<String> {
         std::mem::take(&mut *self.trace.lock().unwrap())
+    }
+
+    fn meet(&self, call: &str, about: &ConversationId) -> Result<(), StoreError> {
+        let failing = self.failing.lock().unwrap();
+        let found = failing.iter().find(|(name, id, _)| *name == call && id == about);
+        found.map_or(Ok(()), |(.., error)| Err(error.clone()))
     }
 
     async fn dawdle(&self) {
@@ -122,6 +130,7 @@ impl Part {
             instance: AtomicU64::new(1),
             map_takes_ms: AtomicU64::new(0),
             dawdles: AtomicBool::new(false),
+            failing: Mutex::default(),
         });
         let (board, stop) = (Arc::new(EmbeddedBoard::default()), CancellationToken::new());
         let row = board_row("ws1", 7);
@@ -220,6 +229,7 @@ impl Store for Ports {
 
     async fn log(&self, log: &ConversationId, range: LogRange) -> Result<LogPage, StoreError> {
         self.dawdle().await;
+        self.meet("log", log)?;
         self.store.log(log, range).await
     }
 
@@ -230,6 +240,7 @@ impl Store for Ports {
         raise: &Raise,
     ) -> Result<(), StoreError> {
         self.dawdle().await;
+        self.meet("raise", log)?;
         self.store.raise(user, log, raise).await
     }
 
@@ -238,6 +249,9 @@ impl Store for Ports {
             self.note("mailbox");
         }
         self.dawdle().await;
+        if let MailboxPart::Row(log) = &part {
+            self.meet("row", log)?;
+        }
         self.store.mailbox(user, part).await
     }
 

@@ -112,3 +112,42 @@ async fn a_socket_that_left_before_its_mailbox_does_not_make_its_device_known() 
     let load = perform(&part.chat, &outbox, Work::Load(dm())).await;
     assert!(matches!(load, Done::Loaded(_, 1)), "{load:?}");
 }
+
+fn damaged() -> StoreError {
+    StoreError::Damaged("for a test".to_owned())
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_fails_alone() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    put(&part, 1).await;
+    let raise = Raise { last: Some(9), ..Raise::default() };
+    let room = ConversationId::parse("room:r").unwrap();
+    part.ports.raise(&user("a"), &room, &raise).await.unwrap();
+    *part.ports.failing.lock().unwrap() =
+        vec![("log", room.clone(), damaged()), ("row", room.clone(), damaged())];
+    assert_eq!(enter(&part, &outbox).await, [dm()], "the room is left out");
+    let load = perform(&part.chat, &outbox, Work::Load(room.clone())).await;
+    assert!(matches!(&load, Done::Failed(failed) if *failed == room), "{load:?}");
+    let read = Work::Read { conversation: room.clone(), after: 0, limit: 9 };
+    let read = perform(&part.chat, &outbox, read).await;
+    assert!(matches!(&read, Done::Failed(failed) if *failed == room), "{read:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_fails_is_given_back() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    put(&part, 1).await;
+    let away = StoreError::Unavailable("for a test".to_owned());
+    *part.ports.failing.lock().unwrap() = vec![("raise", dm(), away)];
+    let raise = Raise { delivered: Some(1), ..Raise::default() };
+    let done = perform(&part.chat, &outbox, Work::Store(vec![(dm(), raise)])).await;
+    assert!(
+        matches!(&done, Done::Stored { stored, failed } if stored.is_empty() && *failed == [dm()])
+    );
+    let see = Work::See { conversation: dm(), seq: 1, n: Some(1) };
+    let done = perform(&part.chat, &outbox, see).await;
+    assert!(matches!(done, Done::Unseen(_, 1)), "{done:?}");
+}

@@ -57,6 +57,30 @@ impl Inbox {
         self.forget(conversation);
     }
 
+    /// What came of a write of cursors. What failed rests again.
+    pub(super) fn stored(
+        &mut self,
+        stored: Vec<(ConversationId, Seq)>,
+        failed: Vec<ConversationId>,
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        for conversation in failed {
+            if let Some(position) = self.positions.get_mut(&conversation) {
+                (position.storing, position.moved) = (false, now);
+                rest(&mut self.resting, &conversation, position, out);
+            }
+        }
+        for (conversation, seq) in stored {
+            if let Some(position) = self.positions.get_mut(&conversation) {
+                position.storing = false;
+                position.stored = position.stored.max(seq);
+                rest(&mut self.resting, &conversation, position, out);
+            }
+            self.forget(&conversation);
+        }
+    }
+
     /// Cursors that have rested long enough are stored; those of conversations in use ride on the
     /// raises of their lanes.
     pub fn flush(&mut self, now: Instant, out: &mut Outputs) {

@@ -43,20 +43,30 @@ impl Inbox {
                     self.queue.push_front(conversation);
                 }
             }
-            Done::Stored(stored) => {
-                for (conversation, seq) in stored {
-                    if let Some(position) = self.positions.get_mut(&conversation) {
-                        position.storing = false;
-                        position.stored = position.stored.max(seq);
-                    }
-                    self.forget(&conversation);
-                }
-            }
+            Done::Stored { stored, failed } => self.stored(stored, failed, now, out),
             Done::Seen(conversation, seq) => {
+                self.unseen = false;
                 if let Some(seq) = seq {
                     out.effects.push(Effect::Seen(conversation, seq));
                 }
             }
+            Done::Unseen(conversation, seq) => {
+                self.unseen = true;
+                self.see(conversation, seq);
+            }
+            Done::Failed(conversation) => self.failed(&conversation),
+        }
+    }
+
+    /// Nothing more is read here until something new is heard.
+    fn failed(&mut self, conversation: &ConversationId) {
+        let Some(position) = self.positions.get_mut(conversation) else { return };
+        position.queued = Queued::No;
+        if position.loaded {
+            position.give_up();
+            self.forget(conversation);
+        } else {
+            self.positions.remove(conversation);
         }
     }
 
@@ -186,6 +196,12 @@ impl Inbox {
         }
         if std::mem::take(&mut self.reread) {
             return Some(Work::Reread);
+        }
+        // What the store did not take waits until there is nothing to read.
+        if self.unseen
+            && let Some(read) = self.choose_read(now, out)
+        {
+            return Some(read);
         }
         if let Some((conversation, seq)) = self.sees.pop_front() {
             let newest = self.positions.get(&conversation).map(|position| position.newest);

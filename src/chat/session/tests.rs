@@ -3,12 +3,17 @@
 mod client;
 mod sim;
 
+use std::time::Duration;
+
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
 use self::sim::{Sim, Step};
-use super::{Done, Event, Input, Outputs, Session, Wish, Work};
+use super::{Done, Effect, Event, Input, Outputs, Session, Wish, Work};
+use crate::chat::catchup::Waiting;
+use crate::chat::testing::user;
+use crate::protocol::*;
 
 const SEEDS: usize = 60;
 const STEPS: usize = 250;
@@ -69,4 +74,101 @@ fn a_reread_asked_for_during_the_first_read_follows_it() {
     let mut out = Outputs::default();
     session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
     assert!(out.work.is_none() && out.frames == [crate::protocol::answer::caught_up()]);
+}
+
+fn dm(other: &str) -> ConversationId {
+    ConversationId::parse(&format!("dm:a:{other}")).unwrap()
+}
+
+/// A session of `a` that has said `welcome`.
+fn session(wish: Wish) -> (Session, Instant) {
+    let who = crate::chat::testing::socket("a", "default").who.clone();
+    let (mut session, now) = (Session::new(who, via(), wish), Instant::now());
+    session.start(1, now, &mut Outputs::default());
+    (session, now)
+}
+
+fn via() -> ProcessId {
+    ProcessId::parse("ws1").unwrap()
+}
+
+fn step(session: &mut Session, input: Input<'_>, now: Instant) -> Outputs {
+    let mut out = Outputs::default();
+    session.step(input, 1, now, &mut out);
+    out
+}
+
+fn entry(other: &str, seq: Seq) -> Entry {
+    Entry {
+        seq,
+        kind: Kind::Message,
+        from: user(other),
+        to: Some(user("a")),
+        message: Some("Hi".into()),
+        data: None,
+        reference: None,
+        device: DeviceId::plain(),
+        timestamp: 1,
+        n: seq,
+    }
+}
+
+fn text(other: &str, seq: Seq) -> Event {
+    let conversation = dm(other);
+    let text = answer::entry(&conversation, &entry(other, seq), false);
+    Event::Text { conversation, seq, n: seq, text, via: via(), again: false }
+}
+
+fn page(other: &str, seqs: std::ops::RangeInclusive<Seq>, more: bool) -> Done {
+    let entries = seqs.map(|seq| (seq, Some(entry(other, seq)))).collect();
+    Done::Page { conversation: dm(other), entries, more }
+}
+
+fn waits(other: &str) -> Waiting {
+    Waiting { conversation: dm(other), cursor: 0, start: 0 }
+}
+
+#[test]
+fn a_conversation_that_cannot_be_read_keeps_no_other_from_being_read() {
+    let (mut session, now) = session(Wish::default());
+    let mailbox = Done::Mailbox(vec![waits("b"), waits("c")]);
+    let out = step(&mut session, Input::Done(mailbox), now);
+    assert!(matches!(out.work, Some(Work::Read { conversation, .. }) if conversation == dm("b")));
+    let out = step(&mut session, Input::Done(Done::Failed(dm("b"))), now);
+    assert!(matches!(out.work, Some(Work::Read { conversation, .. }) if conversation == dm("c")));
+    let out = step(&mut session, Input::Done(page("c", 1..=1, false)), now);
+    assert!(out.frames.contains(&answer::caught_up()), "{out:?}");
+    let out = step(&mut session, Input::Event(text("b", 5)), now);
+    assert!(out.work.is_some(), "what is new is tried: {out:?}");
+}
+
+#[test]
+fn a_cursor_that_was_not_stored_rests_again() {
+    let (mut session, now) = session(Wish { acks_app: true, catchup: None });
+    step(&mut session, Input::Done(Done::Mailbox(vec![waits("b")])), now);
+    step(&mut session, Input::Done(page("b", 1..=1, false)), now);
+    let ack = r#"{"type":"ack","conversation":"dm:a:b","seq":1}"#;
+    let out = step(&mut session, Input::Frame(ack), now);
+    assert!(matches!(out.work, Some(Work::Store(_))), "{out:?}");
+    let failed = Done::Stored { stored: Vec::new(), failed: vec![dm("b")] };
+    let out = step(&mut session, Input::Done(failed), now);
+    assert!(out.work.is_none(), "other work may go on: {out:?}");
+    assert!(matches!(out.effects[..], [Effect::Rest(at)] if at > now), "{out:?}");
+    let later = now + Duration::from_secs(60);
+    let out = step(&mut session, Input::Event(Event::Flush), later);
+    assert!(matches!(out.work, Some(Work::Store(_))), "{out:?}");
+}
+
+#[test]
+fn a_read_that_was_not_stored_waits_for_what_is_to_be_read() {
+    let (mut session, now) = session(Wish::default());
+    let see = r#"{"type":"read","conversation":"dm:a:c","seq":1}"#;
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+    let out = step(&mut session, Input::Frame(see), now);
+    assert!(matches!(out.work, Some(Work::See { .. })), "{out:?}");
+    step(&mut session, Input::Event(text("b", 1)), now);
+    let out = step(&mut session, Input::Done(Done::Unseen(dm("c"), 1)), now);
+    assert!(matches!(out.work, Some(Work::Load(_))), "{out:?}");
+    let out = step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), now);
+    assert!(matches!(out.work, Some(Work::See { seq: 1, .. })), "{out:?}");
 }
