@@ -68,6 +68,8 @@ pub(super) struct Position {
     pub heard: Seq,
     /// The newest entry passed whose `n` is known, with that `n`.
     pub newest: (Seq, u64),
+    /// The highest own send passed whose raise of the own row is not stored yet.
+    pub own_passed: Seq,
     /// Own sends beyond `sent`, with their `n`, lowest first.
     pub own: Vec<(Seq, u64)>,
     /// Texts beyond `sent`, lowest first.
@@ -101,6 +103,7 @@ impl Position {
             stored: 0,
             heard: 0,
             newest: (0, 0),
+            own_passed: 0,
             own: Vec::new(),
             held: Vec::new(),
             vias: Vec::new(),
@@ -185,6 +188,8 @@ impl Position {
     fn forget_passed(&mut self) {
         let sent = self.sent;
         self.heard = self.heard.max(sent);
+        let passed = self.own.iter().map(|&(seq, _)| seq).filter(|seq| *seq <= sent);
+        self.own_passed = passed.max().unwrap_or(0).max(self.own_passed);
         self.own.retain(|&(seq, _)| seq > sent);
         self.held.retain(|h| h.seq > sent);
         if self.own.is_empty() {
@@ -207,6 +212,12 @@ impl Position {
             self.moved = now;
         }
         self.received > before
+    }
+
+    /// The highest own send whose lazy raise is stored now, given once.
+    pub fn take_raised(&mut self) -> Option<Seq> {
+        let raised = self.own_passed > 0 && self.own_passed <= self.stored;
+        raised.then(|| std::mem::take(&mut self.own_passed))
     }
 
     /// What stands behind `sent` can't be read.

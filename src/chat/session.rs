@@ -79,6 +79,8 @@ pub enum Effect {
     },
     /// The person has seen up to `seq`: it is stored, tell the others.
     Seen(ConversationId, Seq),
+    /// The own row says `last` ≥ this now, an own send: the person's other sockets look for it.
+    Raised(ConversationId, Seq),
     /// A frame was refused: count it.
     Refused(ErrorCode),
     /// Ask for `Event::Flush` then: some cursor will have rested.
@@ -101,6 +103,8 @@ pub struct Unstored {
     pub entered: bool,
     /// Cursors.
     pub cursors: Vec<(ConversationId, Raise)>,
+    /// Own sends whose rows these raise.
+    pub own: Vec<(ConversationId, Seq)>,
 }
 
 /// One socket's session.

@@ -275,6 +275,7 @@ impl Socket {
                 chat.received(who, &conversation, seq, via.as_ref(), receipt);
             }
             Effect::Seen(conversation, seq) => chat.seen(&who.user, &conversation, seq),
+            Effect::Raised(conversation, seq) => chat.hint_own(who, &conversation, seq),
             Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
             Effect::Rest(until) => chat.rest(&self.outbox, until),
             Effect::Signal { target, data, reference } => {

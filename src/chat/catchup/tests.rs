@@ -151,3 +151,13 @@ async fn a_write_that_fails_is_given_back() {
     let done = perform(&part.chat, &outbox, see).await;
     assert!(matches!(done, Done::Unseen(_, 1)), "{done:?}");
 }
+
+#[tokio::test]
+async fn a_lazy_raise_is_told_to_the_other_sockets_of_the_person() {
+    let part = Part::new().await;
+    let (desk, phone) = (part.enter("a", "default"), part.enter("a", "phone"));
+    part.chat.hint_own(&desk.who, &dm(), 3);
+    let events = phone.take().await;
+    assert!(matches!(&events[0], Event::Hint { seq: 3, via: None, .. }), "{events:?}");
+    assert!(futures_util::FutureExt::now_or_never(desk.take()).is_none(), "not to itself");
+}

@@ -75,6 +75,9 @@ impl Inbox {
             if let Some(position) = self.positions.get_mut(&conversation) {
                 position.storing = false;
                 position.stored = position.stored.max(seq);
+                if let Some(own) = position.take_raised() {
+                    out.effects.push(Effect::Raised(conversation.clone(), own));
+                }
                 rest(&mut self.resting, &conversation, position, out);
             }
             self.forget(&conversation);
@@ -112,7 +115,9 @@ impl Inbox {
     pub fn finish(self) -> Unstored {
         let dirty = self.positions.iter().filter(|(_, position)| position.dirty());
         let cursors = dirty.map(|(id, position)| (id.clone(), self.raise(position))).collect();
-        Unstored { entered: self.stage != Stage::New, cursors }
+        let own = self.positions.iter().filter(|(_, p)| p.own_passed > 0 && p.dirty());
+        let own = own.map(|(id, position)| (id.clone(), position.own_passed)).collect();
+        Unstored { entered: self.stage != Stage::New, cursors, own }
     }
 }
 

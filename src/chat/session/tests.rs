@@ -172,3 +172,19 @@ fn a_read_that_was_not_stored_waits_for_what_is_to_be_read() {
     let out = step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), now);
     assert!(matches!(out.work, Some(Work::See { seq: 1, .. })), "{out:?}");
 }
+
+#[test]
+fn a_stored_raise_of_an_own_send_is_told_once() {
+    let (mut session, now) = session(Wish::default());
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+    let (reference, conversation) = (None, dm("b"));
+    let sent = Event::Sent { reference, conversation, seq: 1, n: 1, timestamp: 1 };
+    step(&mut session, Input::Event(sent), now);
+    step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), now);
+    let out = step(&mut session, Input::Event(Event::Flush), now + Duration::from_secs(60));
+    assert!(matches!(out.work, Some(Work::Store(_))), "{out:?}");
+    let stored = || Done::Stored { stored: vec![(dm("b"), 1)], failed: Vec::new() };
+    let out = step(&mut session, Input::Done(stored()), now);
+    assert!(matches!(&out.effects[..], [Effect::Raised(id, 1)] if *id == dm("b")), "{out:?}");
+    assert!(step(&mut session, Input::Done(stored()), now).effects.is_empty());
+}
