@@ -68,6 +68,8 @@ pub struct Waiting {
     pub cursor: Seq,
     /// Where pushing starts: above the cursor where `catchup` leaves older ones out.
     pub start: Seq,
+    /// What stood in the log when it was read lies no higher.
+    pub end: Seq,
 }
 
 /// What came of it.
@@ -252,7 +254,7 @@ impl Chat {
             return Ok(None);
         }
         // `last` is not raised for rooms, and `catchup` counts from the end.
-        let mut start = cursor;
+        let (mut start, mut end) = (cursor, row.last);
         if room || catchup.is_some() {
             let newest = self.store.log(&row.conversation, LogRange::newest(1)).await?;
             let tail = newest.entries.first().map_or(0, |entry| entry.seq);
@@ -260,8 +262,9 @@ impl Chat {
                 return Ok(None);
             }
             start = cursor.max(tail.saturating_sub(catchup.unwrap_or(tail)));
+            end = tail;
         }
-        Ok(Some(Waiting { conversation: row.conversation.clone(), cursor, start }))
+        Ok(Some(Waiting { conversation: row.conversation.clone(), cursor, start, end }))
     }
 
     /// One row that can't be read hides all others of a mailbox; each is read by itself as soon as

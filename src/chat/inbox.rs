@@ -44,7 +44,11 @@ pub(super) struct Inbox {
     store: VecDeque<ConversationId>,
     sees: VecDeque<(ConversationId, Seq)>,
     receipts: Receipts,
+    /// How many conversations have offline messages that were not written yet.
+    behind: usize,
     working: bool,
+    /// The work under way reads the mailbox.
+    entering: bool,
     /// A send of this socket was not answered when the last work was done.
     sending: bool,
     reread: bool,
@@ -65,7 +69,9 @@ impl Inbox {
             store: VecDeque::new(),
             sees: VecDeque::new(),
             receipts: Receipts::new(wish.acks_app),
+            behind: 0,
             working: false,
+            entering: false,
             sending: false,
             reread: false,
             resting: false,

@@ -84,6 +84,8 @@ pub(super) struct Position {
     pub marked: bool,
     /// A read to the end of the log is due, whatever was heard.
     pub wanted: bool,
+    /// Up to here it is offline messages, which come before `caughtup`.
+    pub behind: Option<Seq>,
     /// What catch-up sent here is to be stored as soon as it is received.
     pub catching: bool,
     /// A write of the cursor is queued or under way.
@@ -111,6 +113,7 @@ impl Position {
             queued: Queued::No,
             marked: false,
             wanted: false,
+            behind: None,
             catching: false,
             storing: false,
             doubts: 0,
@@ -218,6 +221,11 @@ impl Position {
     pub fn take_raised(&mut self) -> Option<Seq> {
         let raised = self.own_passed > 0 && self.own_passed <= self.stored;
         raised.then(|| std::mem::take(&mut self.own_passed))
+    }
+
+    /// Whether the last of the offline messages has just been passed; `ended`: nothing follows.
+    pub fn catches_up(&mut self, ended: bool) -> bool {
+        self.behind.take_if(|behind| ended || *behind <= self.sent).is_some()
     }
 
     /// What stands behind `sent` can't be read.

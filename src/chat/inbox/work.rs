@@ -19,7 +19,7 @@ const STORE_MAX: usize = 16;
 impl Inbox {
     /// Takes what came of work. `sending`: some send of this socket is not answered yet.
     pub fn done(&mut self, done: Done, sending: bool, now: Instant, out: &mut Outputs) {
-        (self.working, self.sending) = (false, sending);
+        (self.working, self.entering, self.sending) = (false, false, sending);
         match done {
             Done::Mailbox(waiting) => self.mailbox(waiting, now, out),
             Done::Loaded(conversation, cursor) => {
@@ -64,6 +64,7 @@ impl Inbox {
         position.queued = Queued::No;
         if position.loaded {
             position.give_up();
+            self.behind -= usize::from(position.catches_up(true));
             self.forget(conversation);
         } else {
             self.positions.remove(conversation);
@@ -75,18 +76,25 @@ impl Inbox {
         if first {
             self.stage = Stage::CatchingUp;
         }
-        for Waiting { conversation, cursor, start } in waiting {
+        for Waiting { conversation, cursor, start, end } in waiting {
+            let catching_up = self.stage == Stage::CatchingUp;
             let position = self.position(&conversation, now);
             if !position.loaded {
                 position.load(cursor);
             }
             let skips = first && start > position.sent;
+            // What is put from now on is live, or a busy conversation would never be caught up.
+            let newly = catching_up && position.behind.is_none();
+            if newly {
+                position.behind = Some(end);
+            }
             position.wanted = true;
             position.catching |= first;
             if position.queued == Queued::No {
                 position.queued = Queued::Read;
                 self.queue.push_back(conversation.clone());
             }
+            self.behind += usize::from(newly);
             if skips {
                 self.tell_missed(&conversation, start, now, out);
             }
@@ -166,22 +174,24 @@ impl Inbox {
         } else {
             position.wanted = true;
         }
+        self.behind -= usize::from(position.catches_up(whole && !doubtful));
         position.prove(0, now);
         self.advance(conversation, now, out);
         self.forget(conversation);
     }
 
-    /// Asks for the next piece of work, says `caughtup` when there is none left, and seals what was
-    /// written with a ping.
+    /// Asks for the next piece of work, says `caughtup` once all that waited is written, and seals
+    /// what was written with a ping.
     pub fn next_work(&mut self, now: Instant, out: &mut Outputs) {
         if !self.working
             && let Some(work) = self.choose(now, out)
         {
             self.working = true;
+            self.entering = matches!(work, Work::Enter { .. } | Work::Reread);
             out.work = Some(work);
         }
-        let at_end = !self.working && self.queue.is_empty() && !self.reread;
-        if self.stage == Stage::CatchingUp && at_end {
+        let caught_up = self.behind == 0 && !self.entering;
+        if self.stage == Stage::CatchingUp && caught_up {
             self.stage = Stage::Live;
             out.frames.push(answer::caught_up());
         }

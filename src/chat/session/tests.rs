@@ -125,7 +125,7 @@ fn page(other: &str, seqs: std::ops::RangeInclusive<Seq>, more: bool) -> Done {
 }
 
 fn waits(other: &str) -> Waiting {
-    Waiting { conversation: dm(other), cursor: 0, start: 0 }
+    Waiting { conversation: dm(other), cursor: 0, start: 0, end: 1 }
 }
 
 #[test]
@@ -187,4 +187,21 @@ fn a_stored_raise_of_an_own_send_is_told_once() {
     let out = step(&mut session, Input::Done(stored()), now);
     assert!(matches!(&out.effects[..], [Effect::Raised(id, 1)] if *id == dm("b")), "{out:?}");
     assert!(step(&mut session, Input::Done(stored()), now).effects.is_empty());
+}
+
+#[test]
+fn who_is_busy_is_caught_up_all_the_same() {
+    let (mut session, now) = session(Wish::default());
+    step(&mut session, Input::Done(Done::Mailbox(vec![waits("b"), waits("c")])), now);
+    // Something new comes during every read.
+    for (seq, other, caught_up) in [(2, "b", false), (2, "c", true)] {
+        step(&mut session, Input::Event(text(other, seq)), now);
+        let out = step(&mut session, Input::Done(page(other, seq - 1..=seq - 1, false)), now);
+        assert!(matches!(out.work, Some(Work::Read { .. })), "{out:?}");
+        assert_eq!(out.frames.contains(&answer::caught_up()), caught_up, "{out:?}");
+    }
+    for other in ["b", "c"] {
+        let out = step(&mut session, Input::Done(page(other, 2..=2, false)), now);
+        assert_eq!(out.frames.len(), 1, "then what is live: {out:?}");
+    }
 }
