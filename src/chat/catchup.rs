@@ -4,17 +4,19 @@
 //! the answer back. **Claim before catch-up**: the mailbox is read after the claim was tried.
 //! **To the end of the log, never to `last`**: a row's `last` only says where to look.
 
+mod mailbox;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::Chat;
 use super::session::Unstored;
+use super::{Chat, roster};
 use crate::board::SlowHint;
 use crate::hub::{Event, Outbox, Who};
 use crate::protocol::{ConversationId, Entry, Envelope, Seq};
-use crate::store::{LogRange, MailboxPart, Raise, Record, RecordPart, Row, StoreError};
+use crate::store::{LogRange, MailboxPart, Raise, Record, RecordPart, StoreError};
 
 /// How long a text that is missing may still come by itself before the log is read.
 const GAP_PATIENCE: Duration = Duration::from_millis(20);
@@ -85,6 +87,8 @@ pub enum Done {
         conversation: ConversationId,
         /// In order, dense from the seq that was asked for on.
         entries: Vec<(Seq, Option<Entry>)>,
+        /// Nothing between the last of them and this is for the person.
+        skip: Seq,
         /// The log goes on behind it.
         more: bool,
     },
@@ -153,10 +157,15 @@ impl Chat {
             Work::Load(conversation) => {
                 let part = MailboxPart::Row(conversation.clone());
                 let rows = self.store.mailbox(&outbox.who.user, part).await?.rows;
-                let cursor = match rows.into_iter().next() {
+                let mut cursor = match rows.into_iter().next() {
                     Some(row) => self.cursor(outbox, &row, &mut None).await?,
                     None => 0,
                 };
+                if conversation.is_room() {
+                    let member = self.member(outbox, conversation).await?;
+                    let onwards = member.and_then(|member| roster::onwards(&member, cursor));
+                    cursor = onwards.unwrap_or(cursor);
+                }
                 Ok(Done::Loaded(conversation.clone(), cursor))
             }
             Work::Read { conversation, after, limit } => {
@@ -192,119 +201,6 @@ impl Chat {
         Done::Stored { stored, failed }
     }
 
-    async fn read_mailbox(
-        &self,
-        outbox: &Outbox,
-        catchup: Option<u64>,
-    ) -> Result<Done, StoreError> {
-        let user = &outbox.who.user;
-        let (mut rows, mut devices, mut after) = (Vec::new(), Vec::new(), None);
-        loop {
-            let part = MailboxPart::Page { after, consistent: true };
-            let page = match self.store.mailbox(user, part).await {
-                Err(error @ StoreError::Damaged(_)) => {
-                    return self.without_rows(outbox, error).await;
-                }
-                page => page?,
-            };
-            // Of a row with nothing waiting nothing is kept: mailboxes can be long.
-            let device = &outbox.who.device;
-            let waits = |row: &Row| match row.cursors.iter().find(|(known, _)| known == device) {
-                Some((_, cursor)) => row.conversation.is_room() || row.last > *cursor,
-                None => true,
-            };
-            rows.extend(page.rows.into_iter().filter(waits));
-            devices.extend(page.devices);
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
-        }
-        let known = devices.iter().any(|known| known.device == outbox.who.device);
-        if !known {
-            self.register(outbox, &rows, devices).await?;
-        }
-        let (mut waiting, mut starts) = (Vec::new(), None);
-        for row in &rows {
-            match self.waiting(outbox, row, known, catchup, &mut starts).await {
-                Ok(found) => waiting.extend(found),
-                Err(error) if error.retryable() => return Err(error),
-                Err(error) => tracing::warn!(%error, conversation = %row.conversation, "left out"),
-            }
-        }
-        Ok(Done::Mailbox(waiting))
-    }
-
-    /// What waits in a row, if anything does.
-    async fn waiting(
-        &self,
-        outbox: &Outbox,
-        row: &Row,
-        known: bool,
-        catchup: Option<u64>,
-        starts: &mut Option<Vec<(ConversationId, Seq)>>,
-    ) -> Result<Option<Waiting>, StoreError> {
-        let cursor = match known {
-            true => self.cursor(outbox, row, starts).await?,
-            // A new device starts at what the person has received.
-            false => row.delivered,
-        };
-        let room = row.conversation.is_room();
-        if !room && row.last <= cursor {
-            return Ok(None);
-        }
-        // `last` is not raised for rooms, and `catchup` counts from the end.
-        let (mut start, mut end) = (cursor, row.last);
-        if room || catchup.is_some() {
-            let newest = self.store.log(&row.conversation, LogRange::newest(1)).await?;
-            let tail = newest.entries.first().map_or(0, |entry| entry.seq);
-            if tail <= cursor {
-                return Ok(None);
-            }
-            start = cursor.max(tail.saturating_sub(catchup.unwrap_or(tail)));
-            end = tail;
-        }
-        Ok(Some(Waiting { conversation: row.conversation.clone(), cursor, start, end }))
-    }
-
-    /// One row that can't be read hides all others of a mailbox; each is read by itself as soon as
-    /// something comes for it. Not so for a device that is not known: its starts are in the rows.
-    async fn without_rows(&self, outbox: &Outbox, error: StoreError) -> Result<Done, StoreError> {
-        let devices = self.store.mailbox(&outbox.who.user, MailboxPart::Devices).await?.devices;
-        if !devices.iter().any(|known| known.device == outbox.who.device) {
-            return Err(error);
-        }
-        tracing::error!(%error, user = %outbox.who.user, "a mailbox can't be read");
-        Ok(Done::Mailbox(Vec::new()))
-    }
-
-    /// Where this device stands in a row.
-    async fn cursor(
-        &self,
-        outbox: &Outbox,
-        row: &Row,
-        starts: &mut Option<Vec<(ConversationId, Seq)>>,
-    ) -> Result<Seq, StoreError> {
-        let who = &outbox.who;
-        if let Some((_, cursor)) = row.cursors.iter().find(|(device, _)| *device == who.device) {
-            return Ok(*cursor);
-        }
-        // What nobody has received, this device has not either: no need to ask where it started.
-        if row.delivered == 0 {
-            return Ok(0);
-        }
-        if starts.is_none() {
-            let part = RecordPart::Starts(who.user.clone(), who.device.clone());
-            let chunks = self.store.records(part).await?.into_iter().filter_map(|r| match r {
-                Record::Starts { starts, .. } => Some(starts),
-                _ => None,
-            });
-            *starts = Some(chunks.flatten().collect());
-        }
-        let found = starts.iter().flatten().find(|(known, _)| *known == row.conversation);
-        Ok(found.map_or(0, |(_, seq)| *seq))
-    }
-
     async fn read_log(
         &self,
         outbox: &Outbox,
@@ -315,18 +211,28 @@ impl Chat {
         let page = self.store.log(conversation, LogRange::following(after, limit)).await?;
         // The member is read after the entries: whoever was removed before one of them was stored
         // is seen as removed (P9).
-        let member = match conversation.is_room() {
-            true => Some(self.member(outbox, conversation).await?),
-            false => None,
-        };
-        let may_see = |seq| match &member {
-            None => true,
-            Some(member) => member.as_ref().is_some_and(|member| member.may_see(seq)),
-        };
-        let more = page.more;
-        let shown = |entry: Entry| (entry.seq, may_see(entry.seq).then_some(entry));
+        let (mut skip, mut more) = (after, page.more);
+        let mut members = Vec::new();
+        if conversation.is_room() {
+            members.extend(self.member(outbox, conversation).await?);
+            // An item follows its entry; what was just read may tell more than the item.
+            let own = |entry: &&Entry| entry.to.as_ref() == Some(&outbox.who.user);
+            for entry in page.entries.iter().filter(own) {
+                let changed = roster::applied(&members, None, entry);
+                changed.into_iter().for_each(|member| roster::set(&mut members, member));
+            }
+            let last = page.entries.last().map_or(after, |entry| entry.seq);
+            match members.first().and_then(|member| roster::onwards(member, last)) {
+                Some(onwards) => skip = onwards,
+                // Nothing that follows is for a former member.
+                None => more = false,
+            }
+        }
+        let sees = |seq| members.first().is_some_and(|member| member.may_see(seq));
+        let sees = |seq| !conversation.is_room() || sees(seq);
+        let shown = |entry: Entry| (entry.seq, sees(entry.seq).then_some(entry));
         let entries = page.entries.into_iter().map(shown).collect();
-        Ok(Done::Page { conversation: conversation.clone(), entries, more })
+        Ok(Done::Page { conversation: conversation.clone(), entries, skip, more })
     }
 
     async fn member(

@@ -9,7 +9,7 @@ use crate::chat::testing::{Part, user};
 use crate::directory::Directory;
 use crate::hub::Event;
 use crate::protocol::{DeviceId, Kind};
-use crate::store::Store;
+use crate::store::{Member, Span, Store};
 
 fn dm() -> ConversationId {
     ConversationId::direct(&user("a"), &user("b"))
@@ -160,4 +160,80 @@ async fn a_lazy_raise_is_told_to_the_other_sockets_of_the_person() {
     let events = phone.take().await;
     assert!(matches!(&events[0], Event::Hint { seq: 3, via: None, .. }), "{events:?}");
     assert!(futures_util::FutureExt::now_or_never(desk.take()).is_none(), "not to itself");
+}
+
+fn room() -> ConversationId {
+    ConversationId::parse("room:r").unwrap()
+}
+
+/// A room with 500 entries in which `a` has these spans.
+async fn in_room(part: &Part, spans: &[(Seq, Option<Seq>)], last: Seq) {
+    let entry = |seq| Entry {
+        seq,
+        kind: Kind::Message,
+        from: user("b"),
+        to: None,
+        message: Some("Hi".into()),
+        data: None,
+        reference: None,
+        device: DeviceId::plain(),
+        timestamp: 1,
+        n: seq,
+    };
+    let entries: Vec<_> = (1..=500).map(entry).collect();
+    assert_eq!(part.ports.append(&room(), &entries).await, Ok(500));
+    let spans = spans.iter().map(|&(after, until)| Span { after, until }).collect();
+    let member = Member { user: user("a"), role: "member".to_owned(), spans, as_of: last };
+    part.ports.write(Record::Member(room(), member)).await.unwrap();
+    let raise = Raise { last: Some(last), ..Raise::default() };
+    part.ports.raise(&user("a"), &room(), &raise).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_member_reads_from_where_there_is_something_to_see() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    in_room(&part, &[(100, Some(110)), (400, None)], 401).await;
+    let waiting = |cursor, start| Waiting { conversation: room(), cursor, start, end: 500 };
+    for (catchup, start) in [(None, 100), (Some(9), 491), (Some(800), 100)] {
+        let done = perform(&part.chat, &outbox, Work::Enter { catchup }).await;
+        assert!(matches!(&done, Done::Mailbox(all) if *all == [waiting(100, start)]), "{done:?}");
+    }
+    let load = perform(&part.chat, &outbox, Work::Load(room())).await;
+    assert!(matches!(load, Done::Loaded(_, 100)), "{load:?}");
+    let read = Work::Read { conversation: room(), after: 100, limit: 128 };
+    let read = perform(&part.chat, &outbox, read).await;
+    let Done::Page { entries, skip: 400, more: true, .. } = read else { panic!("{read:?}") };
+    assert_eq!(entries.iter().filter(|(_, entry)| entry.is_some()).count(), 10);
+}
+
+#[tokio::test]
+async fn a_former_member_does_not_walk_what_came_later() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    in_room(&part, &[(100, Some(110))], 110).await;
+    assert_eq!(enter(&part, &outbox).await, [room()]);
+    let read = Work::Read { conversation: room(), after: 100, limit: 128 };
+    let read = perform(&part.chat, &outbox, read).await;
+    assert!(matches!(read, Done::Page { more: false, .. }), "{read:?}");
+    let cursors = vec![(DeviceId::plain(), 110)];
+    let raise = Raise { delivered: Some(110), cursors, ..Raise::default() };
+    part.ports.raise(&user("a"), &room(), &raise).await.unwrap();
+    assert!(enter(&part, &outbox).await.is_empty(), "nothing follows");
+}
+
+#[tokio::test]
+async fn who_has_just_joined_sees_it_before_the_item_tells() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    let (kind, to) = (Kind::Joined, Some(user("a")));
+    let (from, device, message) = (user("b"), DeviceId::plain(), None);
+    let (data, reference) = (None, None);
+    let joined =
+        Entry { seq: 1, kind, from, to, message, data, reference, device, timestamp: 1, n: 0 };
+    assert_eq!(part.ports.append(&room(), &[joined]).await, Ok(1));
+    let read = Work::Read { conversation: room(), after: 0, limit: 128 };
+    let read = perform(&part.chat, &outbox, read).await;
+    let Done::Page { entries, .. } = read else { panic!("{read:?}") };
+    assert!(matches!(&entries[..], [(1, Some(_))]), "{entries:?}");
 }

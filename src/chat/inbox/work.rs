@@ -31,8 +31,8 @@ impl Inbox {
                 }
                 self.advance(&conversation, now, out);
             }
-            Done::Page { conversation, entries, more } => {
-                self.page(&conversation, entries, more, now, out);
+            Done::Page { conversation, entries, skip, more } => {
+                self.page(&conversation, entries, skip, more, now, out);
             }
             Done::Paused(conversation) => {
                 let Some(position) = self.positions.get_mut(&conversation) else { return };
@@ -128,19 +128,20 @@ impl Inbox {
         &mut self,
         conversation: &ConversationId,
         entries: Vec<(Seq, Option<Entry>)>,
+        skip: Seq,
         more: bool,
         now: Instant,
         out: &mut Outputs,
     ) {
         let Some(position) = self.positions.get_mut(conversation) else { return };
         position.queued = Queued::No;
-        let (mut whole, mut doubtful) = (!more, false);
+        let (mut taken, mut doubtful) = (true, false);
         for (seq, entry) in entries {
             if seq <= position.sent {
                 continue;
             }
             if seq != position.sent + 1 || !self.receipts.has_room() {
-                whole = false;
+                taken = false;
                 break;
             }
             let own = position.is_own(seq);
@@ -161,6 +162,11 @@ impl Inbox {
             }
             position.pass(seq, n);
         }
+        taken &= !doubtful;
+        if taken && more {
+            position.pass(skip, None);
+        }
+        let whole = taken && !more;
         position.doubts = if doubtful { position.doubts + 1 } else { 0 };
         if doubtful {
             (position.wanted, position.queued) = (true, Queued::Gap);
@@ -174,7 +180,7 @@ impl Inbox {
         } else {
             position.wanted = true;
         }
-        self.behind -= usize::from(position.catches_up(whole && !doubtful));
+        self.behind -= usize::from(position.catches_up(whole));
         position.prove(0, now);
         self.advance(conversation, now, out);
         self.forget(conversation);

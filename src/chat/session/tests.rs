@@ -121,7 +121,7 @@ fn text(other: &str, seq: Seq) -> Event {
 
 fn page(other: &str, seqs: std::ops::RangeInclusive<Seq>, more: bool) -> Done {
     let entries = seqs.map(|seq| (seq, Some(entry(other, seq)))).collect();
-    Done::Page { conversation: dm(other), entries, more }
+    Done::Page { conversation: dm(other), entries, skip: 0, more }
 }
 
 fn waits(other: &str) -> Waiting {
