@@ -6,6 +6,7 @@
 
 mod mailbox;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +34,8 @@ pub enum Work {
         /// Only the newest so many of each conversation are pushed.
         catchup: Option<u64>,
     },
-    /// Read the mailbox again.
-    Reread,
+    /// Read the mailbox again. This socket stands here; its device's cursor may be past that.
+    Reread(HashMap<ConversationId, Seq>),
     /// Read one row.
     Load(ConversationId),
     /// Read a log onwards.
@@ -143,7 +144,7 @@ fn given_up(work: &Work, error: &StoreError) -> Option<Done> {
         Work::Load(conversation) | Work::Read { conversation, .. } => {
             Some(Done::Failed(conversation.clone()))
         }
-        Work::Reread => Some(Done::Mailbox(Vec::new())),
+        Work::Reread(_) => Some(Done::Mailbox(Vec::new())),
         Work::See { conversation, .. } => Some(Done::Seen(conversation.clone(), None)),
         Work::Enter { .. } | Work::Pause(_) | Work::Store(_) => None,
     }
@@ -152,8 +153,8 @@ fn given_up(work: &Work, error: &StoreError) -> Option<Done> {
 impl Chat {
     async fn try_work(&self, outbox: &Outbox, work: &Work) -> Result<Done, StoreError> {
         match work {
-            Work::Enter { catchup } => self.read_mailbox(outbox, *catchup).await,
-            Work::Reread => self.read_mailbox(outbox, None).await,
+            Work::Enter { catchup } => self.read_mailbox(outbox, *catchup, &HashMap::new()).await,
+            Work::Reread(here) => self.read_mailbox(outbox, None, here).await,
             Work::Load(conversation) => {
                 let part = MailboxPart::Row(conversation.clone());
                 let rows = self.store.mailbox(&outbox.who.user, part).await?.rows;

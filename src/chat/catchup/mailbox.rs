@@ -1,5 +1,7 @@
 //! What waits for a device: its mailbox, row by row, and where it stands in each.
 
+use std::collections::HashMap;
+
 use super::{Done, Waiting};
 use crate::chat::{Chat, roster};
 use crate::hub::Outbox;
@@ -12,8 +14,12 @@ impl Chat {
         &self,
         outbox: &Outbox,
         catchup: Option<u64>,
+        here: &HashMap<ConversationId, Seq>,
     ) -> Result<Done, StoreError> {
         let user = &outbox.who.user;
+        // Another socket of the device may have moved its cursor past what this one has.
+        let at =
+            |id: &ConversationId, cursor: Seq| here.get(id).map_or(cursor, |at| cursor.min(*at));
         let (mut rows, mut devices, mut after) = (Vec::new(), Vec::new(), None);
         loop {
             let part = MailboxPart::Page { after, consistent: true };
@@ -26,7 +32,9 @@ impl Chat {
             // Of a row with nothing waiting nothing is kept: mailboxes can be long.
             let device = &outbox.who.device;
             let waits = |row: &Row| match row.cursors.iter().find(|(known, _)| known == device) {
-                Some((_, cursor)) => row.conversation.is_room() || row.last > *cursor,
+                Some((_, cursor)) => {
+                    row.conversation.is_room() || row.last > at(&row.conversation, *cursor)
+                }
                 None => true,
             };
             rows.extend(page.rows.into_iter().filter(waits));
@@ -42,7 +50,19 @@ impl Chat {
         }
         let (mut waiting, mut starts) = (Vec::new(), None);
         for row in &rows {
-            match self.waiting(outbox, row, known, catchup, &mut starts).await {
+            let cursor = match known {
+                true => self.cursor(outbox, row, &mut starts).await,
+                // A new device starts at what the person has received.
+                false => Ok(row.delivered),
+            };
+            let found = match cursor {
+                Ok(cursor) => {
+                    let cursor = at(&row.conversation, cursor);
+                    self.waiting(outbox, row, cursor, catchup).await
+                }
+                Err(error) => Err(error),
+            };
+            match found {
                 Ok(found) => waiting.extend(found),
                 Err(error) if error.retryable() => return Err(error),
                 Err(error) => tracing::warn!(%error, conversation = %row.conversation, "left out"),
@@ -56,15 +76,9 @@ impl Chat {
         &self,
         outbox: &Outbox,
         row: &Row,
-        known: bool,
+        cursor: Seq,
         catchup: Option<u64>,
-        starts: &mut Option<Vec<(ConversationId, Seq)>>,
     ) -> Result<Option<Waiting>, StoreError> {
-        let cursor = match known {
-            true => self.cursor(outbox, row, starts).await?,
-            // A new device starts at what the person has received.
-            false => row.delivered,
-        };
         let conversation = row.conversation.clone();
         if conversation.is_room() {
             return self.waiting_in_room(outbox, row, cursor, catchup).await;

@@ -46,7 +46,7 @@ async fn the_mailbox_is_read_after_the_claim() {
     let outbox = part.enter("a", "default");
     enter(&part, &outbox).await;
     assert_eq!(part.ports.trace(), ["claim", "mailbox"]);
-    perform(&part.chat, &outbox, Work::Reread).await;
+    perform(&part.chat, &outbox, Work::Reread(HashMap::new())).await;
     assert_eq!(part.ports.trace(), ["mailbox"], "claimed once");
 }
 
@@ -236,4 +236,22 @@ async fn who_has_just_joined_sees_it_before_the_item_tells() {
     let read = perform(&part.chat, &outbox, read).await;
     let Done::Page { entries, .. } = read else { panic!("{read:?}") };
     assert!(matches!(&entries[..], [(1, Some(_))]), "{entries:?}");
+}
+
+#[tokio::test]
+async fn a_reread_compares_with_what_this_socket_has() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    enter(&part, &outbox).await;
+    put(&part, 1).await;
+    put(&part, 2).await;
+    // The other tab has received both.
+    let cursors = vec![(DeviceId::plain(), 2)];
+    let raise = Raise { delivered: Some(2), cursors, ..Raise::default() };
+    part.ports.raise(&user("a"), &dm(), &raise).await.unwrap();
+    for (here, waits) in [(None, 0), (Some(2), 0), (Some(1), 1)] {
+        let here = here.map(|seq| (dm(), seq)).into_iter().collect();
+        let done = perform(&part.chat, &outbox, Work::Reread(here)).await;
+        assert!(matches!(&done, Done::Mailbox(all) if all.len() == waits), "{done:?}");
+    }
 }

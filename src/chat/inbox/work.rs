@@ -193,7 +193,7 @@ impl Inbox {
             && let Some(work) = self.choose(now, out)
         {
             self.working = true;
-            self.entering = matches!(work, Work::Enter { .. } | Work::Reread);
+            self.entering = matches!(work, Work::Enter { .. } | Work::Reread(_));
             out.work = Some(work);
         }
         let caught_up = self.behind == 0 && !self.entering;
@@ -211,7 +211,9 @@ impl Inbox {
             return Some(Work::Enter { catchup: self.wish.catchup });
         }
         if std::mem::take(&mut self.reread) {
-            return Some(Work::Reread);
+            let loaded = self.positions.iter().filter(|(_, position)| position.loaded);
+            let here = loaded.map(|(id, position)| (id.clone(), position.sent));
+            return Some(Work::Reread(here.collect()));
         }
         // What the store did not take waits until there is nothing to read.
         if self.unseen

@@ -69,7 +69,7 @@ fn a_reread_asked_for_during_the_first_read_follows_it() {
     assert!(out.work.is_none(), "one piece of work at a time");
     let mut out = Outputs::default();
     session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
-    assert!(matches!(out.work, Some(Work::Reread)), "{out:?}");
+    assert!(matches!(out.work, Some(Work::Reread(_))), "{out:?}");
     assert!(out.frames.is_empty(), "not caught up yet");
     let mut out = Outputs::default();
     session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
