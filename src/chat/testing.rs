@@ -262,6 +262,9 @@ impl Store for Ports {
 
     async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError> {
         self.dawdle().await;
+        if let RecordPart::Roster(log) = &part {
+            self.meet("roster", log)?;
+        }
         self.store.records(part).await
     }
 }
