@@ -98,7 +98,9 @@ impl Chat {
             let Some(members) = chat.read_roster_patiently(&room).await else {
                 return chat.reread_for_rosters().await;
             };
-            for member in members.iter().filter(|member| member.may_see(seq)) {
+            // Former members too: several hints are one, and its seq may lie beyond the last entry
+            // that somebody may see. Each session reads what is its person's.
+            for member in members.iter() {
                 for outbox in chat.hub.of(&member.user) {
                     outbox.push(Event::Hint { conversation: room.clone(), seq, via: None });
                 }

@@ -22,6 +22,16 @@ async fn first(outbox: &Outbox) -> Option<Event> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hint_reaches_who_left_before_the_newest_entry() {
+    let part = Part::new().await;
+    let (left, other) = (join(&part, "b", Some(10)).await, part.enter("c", "default"));
+    part.chat.hint_local_members(room(), 12);
+    let event = first(&left).await;
+    assert!(matches!(event, Some(Event::Hint { seq: 12, .. })), "{event:?}");
+    assert!(first(&other).await.is_none(), "never a member");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hint_outlasts_a_store_that_is_away() {
     let part = Part::new().await;
     let member = join(&part, "b", None).await;
