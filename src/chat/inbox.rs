@@ -52,7 +52,8 @@ pub(super) struct Inbox {
     /// A send of this socket was not answered when the last work was done.
     sending: bool,
     reread: bool,
-    resting: bool,
+    /// When the next `Event::Flush` comes.
+    resting: Option<Instant>,
     /// The store did not take the last `read`.
     unseen: bool,
 }
@@ -74,7 +75,7 @@ impl Inbox {
             entering: false,
             sending: false,
             reread: false,
-            resting: false,
+            resting: None,
             unseen: false,
         }
     }

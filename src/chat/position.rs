@@ -78,6 +78,8 @@ pub(super) struct Position {
     pub vias: Vec<(ProcessId, Seq)>,
     /// When something last happened here.
     pub moved: Instant,
+    /// Since when the stored cursor trails, or was last tried.
+    pub trails: Option<Instant>,
     /// Where it queues for work.
     pub queued: Queued,
     /// Something was heard since the read that is under way began.
@@ -110,6 +112,7 @@ impl Position {
             held: Vec::new(),
             vias: Vec::new(),
             moved: now,
+            trails: None,
             queued: Queued::No,
             marked: false,
             wanted: false,
@@ -213,6 +216,7 @@ impl Position {
         }
         if self.received > before {
             self.moved = now;
+            self.trails.get_or_insert(now);
         }
         self.received > before
     }

@@ -205,3 +205,39 @@ fn who_is_busy_is_caught_up_all_the_same() {
         assert_eq!(out.frames.len(), 1, "then what is live: {out:?}");
     }
 }
+
+/// A busy conversation is never quiet; its cursor is stored all the same, and not too often.
+#[test]
+fn a_cursor_does_not_trail_for_ever() {
+    let (mut session, begun) = session(Wish { acks_app: true, catchup: None });
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), begun);
+    step(&mut session, Input::Event(text("b", 1)), begun);
+    let (mut flush, mut stored) = (None, Vec::new());
+    let out = step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), begun);
+    assert_eq!(out.frames.len(), 1);
+    for seq in 1..=90 {
+        let now = begun + Duration::from_secs(20 * seq);
+        let mut outs = vec![];
+        let ack = format!(r#"{{"type":"ack","conversation":"dm:a:b","seq":{seq}}}"#);
+        outs.push(step(&mut session, Input::Frame(&ack), now));
+        outs.push(step(&mut session, Input::Event(text("b", seq + 1)), now));
+        if flush.take_if(|at| *at <= now).is_some() {
+            outs.push(step(&mut session, Input::Event(Event::Flush), now));
+        }
+        for out in &outs {
+            if let Some(Work::Store(raises)) = &out.work {
+                stored.push(raises[0].1.delivered.unwrap());
+            }
+        }
+        if stored.last() == Some(&seq) {
+            let done = Done::Stored { stored: vec![(dm("b"), seq)], failed: Vec::new() };
+            outs.push(step(&mut session, Input::Done(done), now));
+        }
+        for effect in outs.into_iter().flat_map(|out| out.effects) {
+            if let Effect::Rest(at) = effect {
+                flush = Some(at);
+            }
+        }
+    }
+    assert!((2..=3).contains(&stored.len()), "every 10 minutes of 30: {stored:?}");
+}
