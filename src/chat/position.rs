@@ -232,7 +232,7 @@ impl Position {
         self.behind.take_if(|behind| ended || *behind <= self.sent).is_some()
     }
 
-    /// What stands behind `sent` can't be read.
+    /// What was heard of behind `sent` is not there, or can't be read.
     pub fn give_up(&mut self) {
         (self.wanted, self.marked, self.heard) = (false, false, self.sent);
         self.held = Vec::new();

@@ -174,8 +174,8 @@ impl Inbox {
         } else if whole {
             position.wanted = false;
             if !position.marked {
-                // The end of the log is here, whatever a hint said.
-                position.heard = position.sent;
+                // The end of the log is here, whatever a hint said or an envelope brought.
+                position.give_up();
             }
         } else {
             position.wanted = true;

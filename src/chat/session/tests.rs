@@ -241,3 +241,20 @@ fn a_cursor_does_not_trail_for_ever() {
     }
     assert!((2..=3).contains(&stored.len()), "every 10 minutes of 30: {stored:?}");
 }
+
+#[test]
+fn an_envelope_beyond_the_end_of_the_log_is_dropped() {
+    let (mut session, now) = session(Wish::default());
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+    step(&mut session, Input::Event(text("b", 1)), now);
+    step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), now);
+    let out = step(&mut session, Input::Event(text("b", 4)), now);
+    assert!(matches!(out.work, Some(Work::Pause(_))), "{out:?}");
+    let out = step(&mut session, Input::Done(Done::Paused(dm("b"))), now);
+    assert!(matches!(out.work, Some(Work::Read { after: 1, .. })), "{out:?}");
+    let empty = Done::Page { conversation: dm("b"), entries: Vec::new(), skip: 0, more: false };
+    step(&mut session, Input::Done(empty), now);
+    step(&mut session, Input::Event(text("b", 2)), now);
+    let out = step(&mut session, Input::Event(text("b", 3)), now);
+    assert_eq!(out.frames.len(), 1, "4 is not the one that was heard of: {out:?}");
+}
