@@ -5,7 +5,11 @@
 //! that is not that one is read again before anybody is shown anything (P9).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use super::Chat;
 use super::route::Texts;
@@ -15,11 +19,18 @@ use crate::store::{Member, Record, RecordPart};
 
 /// The most rooms whose roster is kept.
 const ROOMS_MAX: usize = 256;
+/// How often a roster is asked for, for the sake of a hint.
+const HINT_TRIES_MAX: u32 = 5;
+/// How long between two tries.
+const HINT_PAUSE_MS: std::ops::Range<u64> = 200..1_500;
+/// How long hints that could not be handed on gather before all mailboxes are read for them.
+const REREAD_PAUSE: Duration = Duration::from_secs(10);
 
 /// Rosters of large rooms, as of the newest joined or left entry that they tell of.
 #[derive(Debug, Default)]
 pub struct Rosters {
     known: Mutex<HashMap<ConversationId, Arc<Vec<Member>>>>,
+    rereading: AtomicBool,
 }
 
 fn version(members: &[Member]) -> Seq {
@@ -84,8 +95,12 @@ impl Chat {
     pub(super) fn hint_local_members(&self, room: ConversationId, seq: Seq) {
         let Some(chat) = self.this.upgrade() else { return };
         tokio::spawn(async move {
-            let Some(members) = chat.read_roster(&room).await else { return };
-            for member in members.iter().filter(|member| member.may_see(seq)) {
+            let Some(members) = chat.read_roster_patiently(&room).await else {
+                return chat.reread_for_rosters().await;
+            };
+            // Former members too: several hints are one, and its seq may lie beyond the last entry
+            // that somebody may see. Each session reads what is its person's.
+            for member in members.iter() {
                 for outbox in chat.hub.of(&member.user) {
                     outbox.push(Event::Hint { conversation: room.clone(), seq, via: None });
                 }
@@ -93,11 +108,33 @@ impl Chat {
         });
     }
 
+    /// As often as it takes for a store that is away for a moment: nobody asks for a hint again.
+    async fn read_roster_patiently(&self, room: &ConversationId) -> Option<Arc<Vec<Member>>> {
+        for _ in 0..HINT_TRIES_MAX {
+            if let Some(members) = self.read_roster(room).await {
+                return Some(members);
+            }
+            sleep(Duration::from_millis(rand::random_range(HINT_PAUSE_MS))).await;
+        }
+        None
+    }
+
+    /// Whom a hint was for is not known: every session looks for itself. Hints that fail meanwhile
+    /// share it.
+    async fn reread_for_rosters(&self) {
+        if self.rosters.rereading.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        sleep(REREAD_PAUSE).await;
+        self.rosters.rereading.store(false, Ordering::Relaxed);
+        self.reread_all().await;
+    }
+
     async fn read_roster(&self, room: &ConversationId) -> Option<Arc<Vec<Member>>> {
         let records = match self.store.records(RecordPart::Roster(room.clone())).await {
             Ok(records) => records,
             Err(error) => {
-                // No answer is given, so the lane's process tries again and then goes the slow way.
+                // An entry is not answered, so the lane's process tries again, then the slow way.
                 tracing::warn!(%error, %room, "the roster could not be read");
                 return None;
             }
@@ -111,3 +148,6 @@ impl Chat {
         Some(members)
     }
 }
+
+#[cfg(test)]
+mod tests;

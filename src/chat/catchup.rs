@@ -4,20 +4,27 @@
 //! the answer back. **Claim before catch-up**: the mailbox is read after the claim was tried.
 //! **To the end of the log, never to `last`**: a row's `last` only says where to look.
 
+mod mailbox;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::Chat;
-use crate::hub::Outbox;
-use crate::protocol::{ConversationId, Entry, Seq};
-use crate::store::{LogRange, MailboxPart, Raise, Record, RecordPart, Row, StoreError};
+use super::session::Unstored;
+use super::{Chat, roster};
+use crate::board::SlowHint;
+use crate::hub::{Event, Outbox, Who};
+use crate::protocol::{ConversationId, Entry, Envelope, Seq};
+use crate::store::{LogRange, MailboxPart, Raise, Record, RecordPart, StoreError};
 
 /// How long a text that is missing may still come by itself before the log is read.
 const GAP_PATIENCE: Duration = Duration::from_millis(20);
 /// How long a read of a store that does not answer waits before it is tried again.
 const RETRY_MS: std::ops::Range<u64> = 200..1_500;
+/// How long it waits where trying again helps only once somebody has mended something.
+const REFUSED_MS: std::ops::Range<u64> = 10_000..20_000;
 
 /// Work that a session asks its task to do.
 #[derive(Debug)]
@@ -27,8 +34,8 @@ pub enum Work {
         /// Only the newest so many of each conversation are pushed.
         catchup: Option<u64>,
     },
-    /// Read the mailbox again.
-    Reread,
+    /// Read the mailbox again. This socket stands here; its device's cursor may be past that.
+    Reread(HashMap<ConversationId, Seq>),
     /// Read one row.
     Load(ConversationId),
     /// Read a log onwards.
@@ -64,6 +71,8 @@ pub struct Waiting {
     pub cursor: Seq,
     /// Where pushing starts: above the cursor where `catchup` leaves older ones out.
     pub start: Seq,
+    /// What stood in the log when it was read lies no higher.
+    pub end: Seq,
 }
 
 /// What came of it.
@@ -79,19 +88,31 @@ pub enum Done {
         conversation: ConversationId,
         /// In order, dense from the seq that was asked for on.
         entries: Vec<(Seq, Option<Entry>)>,
+        /// Nothing between the last of them and this is for the person.
+        skip: Seq,
         /// The log goes on behind it.
         more: bool,
     },
     /// The moment has passed.
     Paused(ConversationId),
-    /// The cursors are stored.
-    Stored(Vec<(ConversationId, Seq)>),
+    /// Cursors were written.
+    Stored {
+        /// Those that are stored.
+        stored: Vec<(ConversationId, Seq)>,
+        /// Those that the store did not take now.
+        failed: Vec<ConversationId>,
+    },
     /// Stored; `None` where there was nothing to see.
     Seen(ConversationId, Option<Seq>),
+    /// The store did not take it now.
+    Unseen(ConversationId, Seq),
+    /// What the store holds of this conversation can't be read, and asking again won't help.
+    Failed(ConversationId),
 }
 
-/// Does a piece of work. A store that does not answer is asked again until it does: the socket
-/// stays open, and catching up takes longer.
+/// Does a piece of work. Reads of a store that does not answer are asked again until it does: the
+/// socket stays open, and catching up takes longer. What fails for good fails alone, and a write
+/// that fails is given back: nothing else is to wait for it.
 pub async fn perform(chat: &Arc<Chat>, outbox: &Arc<Outbox>, work: Work) -> Done {
     if let Work::Enter { .. } = work {
         chat.enter(outbox).await;
@@ -100,25 +121,52 @@ pub async fn perform(chat: &Arc<Chat>, outbox: &Arc<Outbox>, work: Work) -> Done
         match chat.try_work(outbox, &work).await {
             Ok(done) => return done,
             Err(error) => {
+                if let Some(done) = given_up(&work, &error) {
+                    tracing::warn!(%error, user = %outbox.who.user, ?done, "left out");
+                    return done;
+                }
                 tracing::debug!(%error, "a session's store call is repeated");
-                sleep(Duration::from_millis(rand::random_range(RETRY_MS))).await;
+                let pause = if error.retryable() { RETRY_MS } else { REFUSED_MS };
+                sleep(Duration::from_millis(rand::random_range(pause))).await;
+                if let (Work::See { conversation, seq, .. }, true) = (&work, error.retryable()) {
+                    return Done::Unseen(conversation.clone(), *seq);
+                }
             }
         }
+    }
+}
+
+/// What comes of work that the store won't do however often it is asked; `None` where there is no
+/// going on without it.
+fn given_up(work: &Work, error: &StoreError) -> Option<Done> {
+    match work {
+        _ if error.retryable() => None,
+        Work::Load(conversation) | Work::Read { conversation, .. } => {
+            Some(Done::Failed(conversation.clone()))
+        }
+        Work::Reread(_) => Some(Done::Mailbox(Vec::new())),
+        Work::See { conversation, .. } => Some(Done::Seen(conversation.clone(), None)),
+        Work::Enter { .. } | Work::Pause(_) | Work::Store(_) => None,
     }
 }
 
 impl Chat {
     async fn try_work(&self, outbox: &Outbox, work: &Work) -> Result<Done, StoreError> {
         match work {
-            Work::Enter { catchup } => self.read_mailbox(outbox, *catchup).await,
-            Work::Reread => self.read_mailbox(outbox, None).await,
+            Work::Enter { catchup } => self.read_mailbox(outbox, *catchup, &HashMap::new()).await,
+            Work::Reread(here) => self.read_mailbox(outbox, None, here).await,
             Work::Load(conversation) => {
                 let part = MailboxPart::Row(conversation.clone());
                 let rows = self.store.mailbox(&outbox.who.user, part).await?.rows;
-                let cursor = match rows.into_iter().next() {
+                let mut cursor = match rows.into_iter().next() {
                     Some(row) => self.cursor(outbox, &row, &mut None).await?,
                     None => 0,
                 };
+                if conversation.is_room() {
+                    let member = self.member(outbox, conversation).await?;
+                    let onwards = member.and_then(|member| roster::onwards(&member, cursor));
+                    cursor = onwards.unwrap_or(cursor);
+                }
                 Ok(Done::Loaded(conversation.clone(), cursor))
             }
             Work::Read { conversation, after, limit } => {
@@ -128,96 +176,30 @@ impl Chat {
                 sleep(GAP_PATIENCE).await;
                 Ok(Done::Paused(conversation.clone()))
             }
-            Work::Store(raises) => {
-                let mut stored = Vec::with_capacity(raises.len());
-                for (conversation, raise) in raises {
-                    self.store.raise(&outbox.who.user, conversation, raise).await?;
-                    stored.push((conversation.clone(), raise.delivered.unwrap_or(0)));
-                }
-                Ok(Done::Stored(stored))
-            }
+            Work::Store(raises) => Ok(self.store_cursors(outbox, raises).await),
             Work::See { conversation, seq, n } => self.see(outbox, conversation, *seq, *n).await,
         }
     }
 
-    async fn read_mailbox(
-        &self,
-        outbox: &Outbox,
-        catchup: Option<u64>,
-    ) -> Result<Done, StoreError> {
-        let user = &outbox.who.user;
-        let (mut rows, mut devices, mut after) = (Vec::new(), Vec::new(), None);
-        loop {
-            let part = MailboxPart::Page { after, consistent: true };
-            let page = self.store.mailbox(user, part).await?;
-            // Of a row with nothing waiting nothing is kept: mailboxes can be long.
-            let device = &outbox.who.device;
-            let waits = |row: &Row| match row.cursors.iter().find(|(known, _)| known == device) {
-                Some((_, cursor)) => row.conversation.is_room() || row.last > *cursor,
-                None => true,
+    async fn store_cursors(&self, outbox: &Outbox, raises: &[(ConversationId, Raise)]) -> Done {
+        let (mut stored, mut failed) = (Vec::with_capacity(raises.len()), Vec::new());
+        let mut away = false;
+        for (conversation, raise) in raises {
+            let done = match away {
+                true => Err(StoreError::Unavailable("it was a moment ago".to_owned())),
+                false => self.store.raise(&outbox.who.user, conversation, raise).await,
             };
-            rows.extend(page.rows.into_iter().filter(waits));
-            devices.extend(page.devices);
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
-        }
-        let known = devices.iter().any(|known| known.device == outbox.who.device);
-        if !known {
-            self.register(outbox, &rows, devices).await?;
-        }
-        let (mut waiting, mut starts) = (Vec::new(), None);
-        for row in rows {
-            let cursor = match known {
-                true => self.cursor(outbox, &row, &mut starts).await?,
-                // A new device starts at what the person has received.
-                false => row.delivered,
-            };
-            let room = row.conversation.is_room();
-            if !room && row.last <= cursor {
-                continue;
-            }
-            // `last` is not raised for rooms, and `catchup` counts from the end.
-            let mut start = cursor;
-            if room || catchup.is_some() {
-                let newest = self.store.log(&row.conversation, LogRange::newest(1)).await?;
-                let tail = newest.entries.first().map_or(0, |entry| entry.seq);
-                if tail <= cursor {
-                    continue;
+            match done {
+                Ok(()) => stored.push((conversation.clone(), raise.delivered.unwrap_or(0))),
+                Err(error) => {
+                    tracing::debug!(%error, %conversation, "a cursor is stored later");
+                    // The others would only wait for the same.
+                    away |= error.retryable();
+                    failed.push(conversation.clone());
                 }
-                start = cursor.max(tail.saturating_sub(catchup.unwrap_or(tail)));
             }
-            waiting.push(Waiting { conversation: row.conversation, cursor, start });
         }
-        Ok(Done::Mailbox(waiting))
-    }
-
-    /// Where this device stands in a row.
-    async fn cursor(
-        &self,
-        outbox: &Outbox,
-        row: &Row,
-        starts: &mut Option<Vec<(ConversationId, Seq)>>,
-    ) -> Result<Seq, StoreError> {
-        let who = &outbox.who;
-        if let Some((_, cursor)) = row.cursors.iter().find(|(device, _)| *device == who.device) {
-            return Ok(*cursor);
-        }
-        // What nobody has received, this device has not either: no need to ask where it started.
-        if row.delivered == 0 {
-            return Ok(0);
-        }
-        if starts.is_none() {
-            let part = RecordPart::Starts(who.user.clone(), who.device.clone());
-            let chunks = self.store.records(part).await?.into_iter().filter_map(|r| match r {
-                Record::Starts { starts, .. } => Some(starts),
-                _ => None,
-            });
-            *starts = Some(chunks.flatten().collect());
-        }
-        let found = starts.iter().flatten().find(|(known, _)| *known == row.conversation);
-        Ok(found.map_or(0, |(_, seq)| *seq))
+        Done::Stored { stored, failed }
     }
 
     async fn read_log(
@@ -230,18 +212,28 @@ impl Chat {
         let page = self.store.log(conversation, LogRange::following(after, limit)).await?;
         // The member is read after the entries: whoever was removed before one of them was stored
         // is seen as removed (P9).
-        let member = match conversation.is_room() {
-            true => Some(self.member(outbox, conversation).await?),
-            false => None,
-        };
-        let may_see = |seq| match &member {
-            None => true,
-            Some(member) => member.as_ref().is_some_and(|member| member.may_see(seq)),
-        };
-        let more = page.more;
-        let shown = |entry: Entry| (entry.seq, may_see(entry.seq).then_some(entry));
+        let (mut skip, mut more) = (after, page.more);
+        let mut members = Vec::new();
+        if conversation.is_room() {
+            members.extend(self.member(outbox, conversation).await?);
+            // An item follows its entry; what was just read may tell more than the item.
+            let own = |entry: &&Entry| entry.to.as_ref() == Some(&outbox.who.user);
+            for entry in page.entries.iter().filter(own) {
+                let changed = roster::applied(&members, None, entry);
+                changed.into_iter().for_each(|member| roster::set(&mut members, member));
+            }
+            let last = page.entries.last().map_or(after, |entry| entry.seq);
+            match members.first().and_then(|member| roster::onwards(member, last)) {
+                Some(onwards) => skip = onwards,
+                // Nothing that follows is for a former member.
+                None => more = false,
+            }
+        }
+        let sees = |seq| members.first().is_some_and(|member| member.may_see(seq));
+        let sees = |seq| !conversation.is_room() || sees(seq);
+        let shown = |entry: Entry| (entry.seq, sees(entry.seq).then_some(entry));
         let entries = page.entries.into_iter().map(shown).collect();
-        Ok(Done::Page { conversation: conversation.clone(), entries, more })
+        Ok(Done::Page { conversation: conversation.clone(), entries, skip, more })
     }
 
     async fn member(
@@ -285,11 +277,18 @@ impl Chat {
 
     /// At the end of a socket: its cursors, and when its device was last seen. What the store does
     /// not take now is offered again at the next connect.
-    pub async fn store_at_end(&self, who: &crate::hub::Who, raises: Vec<(ConversationId, Raise)>) {
-        for (conversation, raise) in raises {
+    pub async fn store_at_end(&self, who: &Who, unstored: Unstored) {
+        if !unstored.entered {
+            // A device must not be known before its starts are: it would be pushed everything.
+            return;
+        }
+        for (conversation, raise) in unstored.cursors {
             if let Err(error) = self.store.raise(&who.user, &conversation, &raise).await {
                 tracing::warn!(%error, "a cursor was not stored, its texts are offered again");
             }
+        }
+        for (conversation, seq) in unstored.own {
+            self.hint_own(who, &conversation, seq);
         }
         let now = (self.clock)();
         let device =
@@ -298,6 +297,33 @@ impl Chat {
         if let Err(error) = self.store.write(record).await {
             tracing::debug!(%error, "last seen was not stored");
         }
+    }
+
+    /// The lazy raise for an own send is stored. A device that entered before it did not see it in
+    /// its mailbox, and the send may not have found its socket: the others look once more.
+    pub fn hint_own(&self, who: &Who, conversation: &ConversationId, seq: Seq) {
+        let Some(chat) = self.this.upgrade().filter(|_| !conversation.is_room()) else { return };
+        for outbox in self.hub.of(&who.user) {
+            if outbox.who.socket != who.socket {
+                outbox.push(Event::Hint { conversation: conversation.clone(), seq, via: None });
+            }
+        }
+        let (user, conversation) = (who.user.clone(), conversation.clone());
+        let slow = SlowHint { user: Some(user.clone()), conversation: conversation.clone(), seq };
+        let Some(permit) = self.router.permit() else { return self.put_on_board(slow) };
+        tokio::spawn(async move {
+            let hint = |users| Envelope::Hint {
+                conversation: conversation.clone(),
+                seq,
+                users,
+                via: None,
+            };
+            if chat.publish_to_sockets_of(&[user], hint).await.is_err() {
+                chat.redis_failed();
+                chat.put_on_board(slow);
+            }
+            drop(permit);
+        });
     }
 }
 

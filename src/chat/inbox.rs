@@ -44,11 +44,18 @@ pub(super) struct Inbox {
     store: VecDeque<ConversationId>,
     sees: VecDeque<(ConversationId, Seq)>,
     receipts: Receipts,
+    /// How many conversations have offline messages that were not written yet.
+    behind: usize,
     working: bool,
+    /// The work under way reads the mailbox.
+    entering: bool,
     /// A send of this socket was not answered when the last work was done.
     sending: bool,
     reread: bool,
-    resting: bool,
+    /// When the next `Event::Flush` comes.
+    resting: Option<Instant>,
+    /// The store did not take the last `read`.
+    unseen: bool,
 }
 
 impl Inbox {
@@ -63,10 +70,13 @@ impl Inbox {
             store: VecDeque::new(),
             sees: VecDeque::new(),
             receipts: Receipts::new(wish.acks_app),
+            behind: 0,
             working: false,
+            entering: false,
             sending: false,
             reread: false,
-            resting: false,
+            resting: None,
+            unseen: false,
         }
     }
 

@@ -68,6 +68,8 @@ pub(super) struct Position {
     pub heard: Seq,
     /// The newest entry passed whose `n` is known, with that `n`.
     pub newest: (Seq, u64),
+    /// The highest own send passed whose raise of the own row is not stored yet.
+    pub own_passed: Seq,
     /// Own sends beyond `sent`, with their `n`, lowest first.
     pub own: Vec<(Seq, u64)>,
     /// Texts beyond `sent`, lowest first.
@@ -76,12 +78,16 @@ pub(super) struct Position {
     pub vias: Vec<(ProcessId, Seq)>,
     /// When something last happened here.
     pub moved: Instant,
+    /// Since when the stored cursor trails, or was last tried.
+    pub trails: Option<Instant>,
     /// Where it queues for work.
     pub queued: Queued,
     /// Something was heard since the read that is under way began.
     pub marked: bool,
     /// A read to the end of the log is due, whatever was heard.
     pub wanted: bool,
+    /// Up to here it is offline messages, which come before `caughtup`.
+    pub behind: Option<Seq>,
     /// What catch-up sent here is to be stored as soon as it is received.
     pub catching: bool,
     /// A write of the cursor is queued or under way.
@@ -101,13 +107,16 @@ impl Position {
             stored: 0,
             heard: 0,
             newest: (0, 0),
+            own_passed: 0,
             own: Vec::new(),
             held: Vec::new(),
             vias: Vec::new(),
             moved: now,
+            trails: None,
             queued: Queued::No,
             marked: false,
             wanted: false,
+            behind: None,
             catching: false,
             storing: false,
             doubts: 0,
@@ -185,6 +194,8 @@ impl Position {
     fn forget_passed(&mut self) {
         let sent = self.sent;
         self.heard = self.heard.max(sent);
+        let passed = self.own.iter().map(|&(seq, _)| seq).filter(|seq| *seq <= sent);
+        self.own_passed = passed.max().unwrap_or(0).max(self.own_passed);
         self.own.retain(|&(seq, _)| seq > sent);
         self.held.retain(|h| h.seq > sent);
         if self.own.is_empty() {
@@ -205,8 +216,26 @@ impl Position {
         }
         if self.received > before {
             self.moved = now;
+            self.trails.get_or_insert(now);
         }
         self.received > before
+    }
+
+    /// The highest own send whose lazy raise is stored now, given once.
+    pub fn take_raised(&mut self) -> Option<Seq> {
+        let raised = self.own_passed > 0 && self.own_passed <= self.stored;
+        raised.then(|| std::mem::take(&mut self.own_passed))
+    }
+
+    /// Whether the last of the offline messages has just been passed; `ended`: nothing follows.
+    pub fn catches_up(&mut self, ended: bool) -> bool {
+        self.behind.take_if(|behind| ended || *behind <= self.sent).is_some()
+    }
+
+    /// What was heard of behind `sent` is not there, or can't be read.
+    pub fn give_up(&mut self) {
+        (self.wanted, self.marked, self.heard) = (false, false, self.sent);
+        self.held = Vec::new();
     }
 
     /// `via` waits for a receipt of `seq`.

@@ -19,7 +19,7 @@ struct Queue {
     number: u64,
 }
 
-/// Who is to be told when. A socket stands here at most once.
+/// Who is to be told when. A socket stands here for the times that it asked for.
 #[derive(Debug, Default)]
 pub struct Rests {
     queue: Mutex<Queue>,
@@ -42,7 +42,8 @@ impl Rests {
 }
 
 impl Chat {
-    /// Pushes `Event::Flush` to this socket at that time. A session asks for one time at a time.
+    /// Pushes `Event::Flush` to this socket at that time. A session asks again only for
+    /// an earlier time, or once the flush has come.
     pub fn rest(&self, outbox: &Arc<Outbox>, until: Instant) {
         self.rests.put(outbox, until);
     }

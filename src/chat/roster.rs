@@ -43,6 +43,20 @@ pub fn may_see(roster: &[Member], user: &UserId, seq: Seq) -> bool {
     find(roster, user).is_some_and(|member| member.may_see(seq))
 }
 
+/// Where reading goes on for a member who has everything up to `after`: what lies between is not
+/// for that person. `None` where nothing follows.
+pub fn onwards(member: &Member, after: Seq) -> Option<Seq> {
+    let ahead = member.spans.iter().filter(|span| span.until.is_none_or(|until| until > after));
+    ahead.map(|span| span.after.max(after)).min()
+}
+
+/// Of a log that ends at `tail`: what follows `after` and the member may see lies between these.
+pub fn within(member: &Member, after: Seq, tail: Seq) -> Option<(Seq, Seq)> {
+    let begun = member.spans.iter().filter(|span| span.after < tail);
+    let end = begun.map(|span| span.until.map_or(tail, |until| until.min(tail))).max()?;
+    onwards(member, after).filter(|after| *after < end).map(|after| (after, end))
+}
+
 /// Those who belong to the room now.
 pub fn present(roster: &[Member]) -> impl Iterator<Item = &Member> {
     roster.iter().filter(|member| member.present())
@@ -146,6 +160,20 @@ mod tests {
         assert_eq!(find(&roster, &user("owner")).map(|m| m.role.as_str()), Some(OWNER));
         assert_eq!(find(&roster, &user("b")).map(|m| m.role.as_str()), Some(MEMBER));
         assert_eq!(present(&roster).count(), 2);
+    }
+
+    #[test]
+    fn reading_goes_on_where_there_is_something_to_see() {
+        let span = |after, until| Span { after, until };
+        let spans = vec![span(3, Some(5)), span(8, None)];
+        let member = Member { user: user("b"), role: MEMBER.to_owned(), spans, as_of: 9 };
+        let all: Vec<_> = (0..10).map(|after| onwards(&member, after).unwrap()).collect();
+        assert_eq!(all, [3, 3, 3, 3, 4, 8, 8, 8, 8, 9]);
+        assert_eq!(within(&member, 0, 20), Some((3, 20)));
+        assert_eq!(within(&member, 20, 20), None);
+        let gone = Member { spans: vec![span(3, Some(5))], ..member };
+        assert_eq!((onwards(&gone, 4), onwards(&gone, 5)), (Some(4), None));
+        assert_eq!((within(&gone, 0, 20), within(&gone, 5, 20)), (Some((3, 5)), None));
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub enum Effect {
     },
     /// The person has seen up to `seq`: it is stored, tell the others.
     Seen(ConversationId, Seq),
+    /// The own row says `last` ≥ this now, an own send: the person's other sockets look for it.
+    Raised(ConversationId, Seq),
     /// A frame was refused: count it.
     Refused(ErrorCode),
     /// Ask for `Event::Flush` then: some cursor will have rested.
@@ -92,6 +94,17 @@ pub struct Wish {
     pub acks_app: bool,
     /// Only the newest so many of each conversation are pushed on connect.
     pub catchup: Option<u64>,
+}
+
+/// What the store does not know yet when a session ends.
+#[derive(Debug, Default)]
+pub struct Unstored {
+    /// The session got its mailbox, so its device is registered.
+    pub entered: bool,
+    /// Cursors.
+    pub cursors: Vec<(ConversationId, Raise)>,
+    /// Own sends whose rows these raise.
+    pub own: Vec<(ConversationId, Seq)>,
 }
 
 /// One socket's session.
@@ -144,8 +157,8 @@ impl Session {
         self.inbox.next_work(now, out);
     }
 
-    /// The session is over: the cursors that are still to be stored.
-    pub fn finish(self) -> Vec<(ConversationId, Raise)> {
+    /// The session is over: what is still to be stored.
+    pub fn finish(self) -> Unstored {
         self.inbox.finish()
     }
 

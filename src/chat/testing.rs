@@ -66,6 +66,8 @@ pub struct Ports {
     pub map_takes_ms: AtomicU64,
     /// Calls let others go first at random.
     pub dawdles: AtomicBool,
+    /// Store calls that fail: their name and what they are about.
+    pub failing: Mutex<Vec<(&'static str, ConversationId, StoreError)>>,
 }
 
 impl Ports {
@@ -76,6 +78,12 @@ impl Ports {
     /// The calls since the last look.
     pub fn trace(&self) -> Vec<String> {
         std::mem::take(&mut *self.trace.lock().unwrap())
+    }
+
+    fn meet(&self, call: &str, about: &ConversationId) -> Result<(), StoreError> {
+        let failing = self.failing.lock().unwrap();
+        let found = failing.iter().find(|(name, id, _)| *name == call && id == about);
+        found.map_or(Ok(()), |(.., error)| Err(error.clone()))
     }
 
     async fn dawdle(&self) {
@@ -124,6 +132,7 @@ impl Part {
             instance: AtomicU64::new(1),
             map_takes_ms: AtomicU64::new(0),
             dawdles: AtomicBool::new(false),
+            failing: Mutex::default(),
         });
         let (board, stop) = (Arc::new(EmbeddedBoard::default()), CancellationToken::new());
         let row = board_row("ws1", 7);
@@ -222,6 +231,7 @@ impl Store for Ports {
 
     async fn log(&self, log: &ConversationId, range: LogRange) -> Result<LogPage, StoreError> {
         self.dawdle().await;
+        self.meet("log", log)?;
         self.store.log(log, range).await
     }
 
@@ -232,6 +242,7 @@ impl Store for Ports {
         raise: &Raise,
     ) -> Result<(), StoreError> {
         self.dawdle().await;
+        self.meet("raise", log)?;
         self.store.raise(user, log, raise).await
     }
 
@@ -240,6 +251,9 @@ impl Store for Ports {
             self.note("mailbox");
         }
         self.dawdle().await;
+        if let MailboxPart::Row(log) = &part {
+            self.meet("row", log)?;
+        }
         self.store.mailbox(user, part).await
     }
 
@@ -250,6 +264,9 @@ impl Store for Ports {
 
     async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError> {
         self.dawdle().await;
+        if let RecordPart::Roster(log) = &part {
+            self.meet("roster", log)?;
+        }
         self.store.records(part).await
     }
 }

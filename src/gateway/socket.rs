@@ -45,8 +45,7 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the close handshake may take.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What the store does not know yet when a socket ends.
-pub type Unstored = Vec<(crate::protocol::ConversationId, crate::store::Raise)>;
+pub use crate::chat::session::Unstored;
 
 /// Why the loop ended.
 pub enum End {
@@ -276,6 +275,7 @@ impl Socket {
                 chat.received(who, &conversation, seq, via.as_ref(), receipt);
             }
             Effect::Seen(conversation, seq) => chat.seen(&who.user, &conversation, seq),
+            Effect::Raised(conversation, seq) => chat.hint_own(who, &conversation, seq),
             Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
             Effect::Rest(until) => chat.rest(&self.outbox, until),
             Effect::Signal { target, data, reference } => {

@@ -182,6 +182,11 @@ impl Outbox {
         .await
     }
 
+    /// Whether nothing is taken in any more.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// Nothing is taken in any more; what waits is dropped.
     pub fn close(&self) {
         let mut queue = self.lock();

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::*;
+use crate::chat::session::{Session, Wish};
 use crate::chat::testing::{Part, user};
 use crate::directory::Directory;
 use crate::hub::Event;
 use crate::protocol::{DeviceId, Kind};
-use crate::store::Store;
+use crate::store::{Member, Span, Store};
 
 fn dm() -> ConversationId {
     ConversationId::direct(&user("a"), &user("b"))
@@ -45,7 +46,7 @@ async fn the_mailbox_is_read_after_the_claim() {
     let outbox = part.enter("a", "default");
     enter(&part, &outbox).await;
     assert_eq!(part.ports.trace(), ["claim", "mailbox"]);
-    perform(&part.chat, &outbox, Work::Reread).await;
+    perform(&part.chat, &outbox, Work::Reread(HashMap::new())).await;
     assert_eq!(part.ports.trace(), ["mailbox"], "claimed once");
 }
 
@@ -88,4 +89,169 @@ async fn whatever_the_interleaving_one_sees_the_other() {
         read += waiting.len();
     }
     assert!(found > 10 && read > 10, "both orders came: {found} found, {read} read");
+}
+
+async fn is_known(part: &Part, device: &str) -> bool {
+    let page = part.ports.mailbox(&user("a"), MailboxPart::Devices).await.unwrap();
+    page.devices.iter().any(|known| known.device.as_str() == device)
+}
+
+#[tokio::test]
+async fn a_socket_that_left_before_its_mailbox_does_not_make_its_device_known() {
+    let part = Part::new().await;
+    put(&part, 1).await;
+    let received = Raise { delivered: Some(1), ..Raise::default() };
+    part.ports.raise(&user("a"), &dm(), &received).await.unwrap();
+    let outbox = part.enter("a", "phone");
+    let server = part.chat.me.id.clone();
+    let session = Session::new(outbox.who.clone(), server, Wish::default());
+    part.chat.store_at_end(&outbox.who, session.finish()).await;
+    assert!(!is_known(&part, "phone").await);
+    assert!(enter(&part, &outbox).await.is_empty(), "it starts at what the person has received");
+    assert!(is_known(&part, "phone").await);
+    let load = perform(&part.chat, &outbox, Work::Load(dm())).await;
+    assert!(matches!(load, Done::Loaded(_, 1)), "{load:?}");
+}
+
+fn damaged() -> StoreError {
+    StoreError::Damaged("for a test".to_owned())
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_fails_alone() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    put(&part, 1).await;
+    let raise = Raise { last: Some(9), ..Raise::default() };
+    let room = ConversationId::parse("room:r").unwrap();
+    part.ports.raise(&user("a"), &room, &raise).await.unwrap();
+    *part.ports.failing.lock().unwrap() =
+        vec![("log", room.clone(), damaged()), ("row", room.clone(), damaged())];
+    assert_eq!(enter(&part, &outbox).await, [dm()], "the room is left out");
+    let load = perform(&part.chat, &outbox, Work::Load(room.clone())).await;
+    assert!(matches!(&load, Done::Failed(failed) if *failed == room), "{load:?}");
+    let read = Work::Read { conversation: room.clone(), after: 0, limit: 9 };
+    let read = perform(&part.chat, &outbox, read).await;
+    assert!(matches!(&read, Done::Failed(failed) if *failed == room), "{read:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_fails_is_given_back() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    put(&part, 1).await;
+    let away = StoreError::Unavailable("for a test".to_owned());
+    *part.ports.failing.lock().unwrap() = vec![("raise", dm(), away)];
+    let raise = Raise { delivered: Some(1), ..Raise::default() };
+    let done = perform(&part.chat, &outbox, Work::Store(vec![(dm(), raise)])).await;
+    assert!(
+        matches!(&done, Done::Stored { stored, failed } if stored.is_empty() && *failed == [dm()])
+    );
+    let see = Work::See { conversation: dm(), seq: 1, n: Some(1) };
+    let done = perform(&part.chat, &outbox, see).await;
+    assert!(matches!(done, Done::Unseen(_, 1)), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_lazy_raise_is_told_to_the_other_sockets_of_the_person() {
+    let part = Part::new().await;
+    let (desk, phone) = (part.enter("a", "default"), part.enter("a", "phone"));
+    part.chat.hint_own(&desk.who, &dm(), 3);
+    let events = phone.take().await;
+    assert!(matches!(&events[0], Event::Hint { seq: 3, via: None, .. }), "{events:?}");
+    assert!(futures_util::FutureExt::now_or_never(desk.take()).is_none(), "not to itself");
+}
+
+fn room() -> ConversationId {
+    ConversationId::parse("room:r").unwrap()
+}
+
+/// A room with 500 entries in which `a` has these spans.
+async fn in_room(part: &Part, spans: &[(Seq, Option<Seq>)], last: Seq) {
+    let entry = |seq| Entry {
+        seq,
+        kind: Kind::Message,
+        from: user("b"),
+        to: None,
+        message: Some("Hi".into()),
+        data: None,
+        reference: None,
+        device: DeviceId::plain(),
+        timestamp: 1,
+        n: seq,
+    };
+    let entries: Vec<_> = (1..=500).map(entry).collect();
+    assert_eq!(part.ports.append(&room(), &entries).await, Ok(500));
+    let spans = spans.iter().map(|&(after, until)| Span { after, until }).collect();
+    let member = Member { user: user("a"), role: "member".to_owned(), spans, as_of: last };
+    part.ports.write(Record::Member(room(), member)).await.unwrap();
+    let raise = Raise { last: Some(last), ..Raise::default() };
+    part.ports.raise(&user("a"), &room(), &raise).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_member_reads_from_where_there_is_something_to_see() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    in_room(&part, &[(100, Some(110)), (400, None)], 401).await;
+    let waiting = |cursor, start| Waiting { conversation: room(), cursor, start, end: 500 };
+    for (catchup, start) in [(None, 100), (Some(9), 491), (Some(800), 100)] {
+        let done = perform(&part.chat, &outbox, Work::Enter { catchup }).await;
+        assert!(matches!(&done, Done::Mailbox(all) if *all == [waiting(100, start)]), "{done:?}");
+    }
+    let load = perform(&part.chat, &outbox, Work::Load(room())).await;
+    assert!(matches!(load, Done::Loaded(_, 100)), "{load:?}");
+    let read = Work::Read { conversation: room(), after: 100, limit: 128 };
+    let read = perform(&part.chat, &outbox, read).await;
+    let Done::Page { entries, skip: 400, more: true, .. } = read else { panic!("{read:?}") };
+    assert_eq!(entries.iter().filter(|(_, entry)| entry.is_some()).count(), 10);
+}
+
+#[tokio::test]
+async fn a_former_member_does_not_walk_what_came_later() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    in_room(&part, &[(100, Some(110))], 110).await;
+    assert_eq!(enter(&part, &outbox).await, [room()]);
+    let read = Work::Read { conversation: room(), after: 100, limit: 128 };
+    let read = perform(&part.chat, &outbox, read).await;
+    assert!(matches!(read, Done::Page { more: false, .. }), "{read:?}");
+    let cursors = vec![(DeviceId::plain(), 110)];
+    let raise = Raise { delivered: Some(110), cursors, ..Raise::default() };
+    part.ports.raise(&user("a"), &room(), &raise).await.unwrap();
+    assert!(enter(&part, &outbox).await.is_empty(), "nothing follows");
+}
+
+#[tokio::test]
+async fn who_has_just_joined_sees_it_before_the_item_tells() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    let (kind, to) = (Kind::Joined, Some(user("a")));
+    let (from, device, message) = (user("b"), DeviceId::plain(), None);
+    let (data, reference) = (None, None);
+    let joined =
+        Entry { seq: 1, kind, from, to, message, data, reference, device, timestamp: 1, n: 0 };
+    assert_eq!(part.ports.append(&room(), &[joined]).await, Ok(1));
+    let read = Work::Read { conversation: room(), after: 0, limit: 128 };
+    let read = perform(&part.chat, &outbox, read).await;
+    let Done::Page { entries, .. } = read else { panic!("{read:?}") };
+    assert!(matches!(&entries[..], [(1, Some(_))]), "{entries:?}");
+}
+
+#[tokio::test]
+async fn a_reread_compares_with_what_this_socket_has() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    enter(&part, &outbox).await;
+    put(&part, 1).await;
+    put(&part, 2).await;
+    // The other tab has received both.
+    let cursors = vec![(DeviceId::plain(), 2)];
+    let raise = Raise { delivered: Some(2), cursors, ..Raise::default() };
+    part.ports.raise(&user("a"), &dm(), &raise).await.unwrap();
+    for (here, waits) in [(None, 0), (Some(2), 0), (Some(1), 1)] {
+        let here = here.map(|seq| (dm(), seq)).into_iter().collect();
+        let done = perform(&part.chat, &outbox, Work::Reread(here)).await;
+        assert!(matches!(&done, Done::Mailbox(all) if all.len() == waits), "{done:?}");
+    }
 }

@@ -7,16 +7,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Inbox;
+use super::{Inbox, Stage};
 use crate::chat::position::Position;
-use crate::chat::session::{Effect, Outputs};
+use crate::chat::session::{Effect, Outputs, Unstored};
 use crate::protocol::{ConversationId, ProcessId, Receipt, Seq};
 use crate::store::Raise;
 
-/// How long a cursor rests before it is stored by itself.
+/// How long a direct conversation is quiet before its cursor is stored by itself.
 const CURSOR_RESTS: Duration = Duration::from_secs(29);
-/// How long a room's cursor rests: rooms are written at the end of a socket, and rarely before.
-const ROOM_CURSOR_RESTS: Duration = Duration::from_secs(600);
+/// How long a cursor trails at most. Rooms are written so rarely, or at the end of a socket; direct
+/// conversations that are never quiet have other raises to ride on, but not always.
+const TRAILS_MAX: Duration = Duration::from_secs(600);
 
 impl Inbox {
     /// The client has everything up to `seq`: whoever waits for that is told.
@@ -57,10 +58,39 @@ impl Inbox {
         self.forget(conversation);
     }
 
+    /// What came of a write of cursors. What failed rests again.
+    pub(super) fn stored(
+        &mut self,
+        stored: Vec<(ConversationId, Seq)>,
+        failed: Vec<ConversationId>,
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        for conversation in failed {
+            if let Some(position) = self.positions.get_mut(&conversation) {
+                (position.storing, position.moved) = (false, now);
+                position.trails = Some(now);
+                rest(&mut self.resting, &conversation, position, out);
+            }
+        }
+        for (conversation, seq) in stored {
+            if let Some(position) = self.positions.get_mut(&conversation) {
+                position.storing = false;
+                position.stored = position.stored.max(seq);
+                position.trails = position.dirty().then_some(now);
+                if let Some(own) = position.take_raised() {
+                    out.effects.push(Effect::Raised(conversation.clone(), own));
+                }
+                rest(&mut self.resting, &conversation, position, out);
+            }
+            self.forget(&conversation);
+        }
+    }
+
     /// Cursors that have rested long enough are stored; those of conversations in use ride on the
     /// raises of their lanes.
     pub fn flush(&mut self, now: Instant, out: &mut Outputs) {
-        self.resting = false;
+        self.resting = self.resting.filter(|asked| *asked > now);
         for (conversation, position) in &mut self.positions {
             if position.dirty() && !position.storing && due(conversation, position) <= now {
                 position.storing = true;
@@ -68,10 +98,8 @@ impl Inbox {
             }
         }
         let dirty = self.positions.iter().filter(|(_, p)| p.dirty() && !p.storing);
-        if let Some(next) = dirty.map(|(id, position)| due(id, position)).min() {
-            self.resting = true;
-            out.effects.push(Effect::Rest(next));
-        }
+        let next = dirty.map(|(id, position)| due(id, position)).min();
+        ask(&mut self.resting, next, out);
     }
 
     pub(super) fn raise(&self, position: &Position) -> Raise {
@@ -84,26 +112,43 @@ impl Inbox {
         }
     }
 
-    /// All cursors that the store does not know yet.
-    pub fn finish(self) -> Vec<(ConversationId, Raise)> {
+    /// All that the store does not know yet.
+    pub fn finish(self) -> Unstored {
         let dirty = self.positions.iter().filter(|(_, position)| position.dirty());
-        dirty.map(|(id, position)| (id.clone(), self.raise(position))).collect()
+        let cursors = dirty.map(|(id, position)| (id.clone(), self.raise(position))).collect();
+        let own = self.positions.iter().filter(|(_, p)| p.own_passed > 0 && p.dirty());
+        let own = own.map(|(id, position)| (id.clone(), position.own_passed)).collect();
+        Unstored { entered: self.stage != Stage::New, cursors, own }
     }
 }
 
-/// When a cursor has rested long enough to be stored by itself.
+/// When a cursor is to be stored by itself.
 fn due(conversation: &ConversationId, position: &Position) -> Instant {
-    position.moved + if conversation.is_room() { ROOM_CURSOR_RESTS } else { CURSOR_RESTS }
+    let latest = position.trails.unwrap_or(position.moved) + TRAILS_MAX;
+    match conversation.is_room() {
+        true => latest,
+        false => latest.min(position.moved + CURSOR_RESTS),
+    }
 }
 
 /// Asks to be told when this cursor has rested, unless that was asked for already.
 pub(super) fn rest(
-    resting: &mut bool,
+    resting: &mut Option<Instant>,
     conversation: &ConversationId,
     position: &Position,
     out: &mut Outputs,
 ) {
-    if position.dirty() && !position.storing && !std::mem::replace(resting, true) {
-        out.effects.push(Effect::Rest(due(conversation, position)));
+    if position.dirty() && !position.storing {
+        ask(resting, Some(due(conversation, position)), out);
+    }
+}
+
+/// Asks for `Event::Flush` unless one comes by then.
+fn ask(resting: &mut Option<Instant>, due: Option<Instant>, out: &mut Outputs) {
+    if let Some(due) = due
+        && resting.is_none_or(|asked| due < asked)
+    {
+        *resting = Some(due);
+        out.effects.push(Effect::Rest(due));
     }
 }

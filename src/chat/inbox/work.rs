@@ -19,7 +19,7 @@ const STORE_MAX: usize = 16;
 impl Inbox {
     /// Takes what came of work. `sending`: some send of this socket is not answered yet.
     pub fn done(&mut self, done: Done, sending: bool, now: Instant, out: &mut Outputs) {
-        (self.working, self.sending) = (false, sending);
+        (self.working, self.entering, self.sending) = (false, false, sending);
         match done {
             Done::Mailbox(waiting) => self.mailbox(waiting, now, out),
             Done::Loaded(conversation, cursor) => {
@@ -31,8 +31,8 @@ impl Inbox {
                 }
                 self.advance(&conversation, now, out);
             }
-            Done::Page { conversation, entries, more } => {
-                self.page(&conversation, entries, more, now, out);
+            Done::Page { conversation, entries, skip, more } => {
+                self.page(&conversation, entries, skip, more, now, out);
             }
             Done::Paused(conversation) => {
                 let Some(position) = self.positions.get_mut(&conversation) else { return };
@@ -43,20 +43,31 @@ impl Inbox {
                     self.queue.push_front(conversation);
                 }
             }
-            Done::Stored(stored) => {
-                for (conversation, seq) in stored {
-                    if let Some(position) = self.positions.get_mut(&conversation) {
-                        position.storing = false;
-                        position.stored = position.stored.max(seq);
-                    }
-                    self.forget(&conversation);
-                }
-            }
+            Done::Stored { stored, failed } => self.stored(stored, failed, now, out),
             Done::Seen(conversation, seq) => {
+                self.unseen = false;
                 if let Some(seq) = seq {
                     out.effects.push(Effect::Seen(conversation, seq));
                 }
             }
+            Done::Unseen(conversation, seq) => {
+                self.unseen = true;
+                self.see(conversation, seq);
+            }
+            Done::Failed(conversation) => self.failed(&conversation),
+        }
+    }
+
+    /// Nothing more is read here until something new is heard.
+    fn failed(&mut self, conversation: &ConversationId) {
+        let Some(position) = self.positions.get_mut(conversation) else { return };
+        position.queued = Queued::No;
+        if position.loaded {
+            position.give_up();
+            self.behind -= usize::from(position.catches_up(true));
+            self.forget(conversation);
+        } else {
+            self.positions.remove(conversation);
         }
     }
 
@@ -65,18 +76,25 @@ impl Inbox {
         if first {
             self.stage = Stage::CatchingUp;
         }
-        for Waiting { conversation, cursor, start } in waiting {
+        for Waiting { conversation, cursor, start, end } in waiting {
+            let catching_up = self.stage == Stage::CatchingUp;
             let position = self.position(&conversation, now);
             if !position.loaded {
                 position.load(cursor);
             }
             let skips = first && start > position.sent;
+            // What is put from now on is live, or a busy conversation would never be caught up.
+            let newly = catching_up && position.behind.is_none();
+            if newly {
+                position.behind = Some(end);
+            }
             position.wanted = true;
             position.catching |= first;
             if position.queued == Queued::No {
                 position.queued = Queued::Read;
                 self.queue.push_back(conversation.clone());
             }
+            self.behind += usize::from(newly);
             if skips {
                 self.tell_missed(&conversation, start, now, out);
             }
@@ -110,19 +128,20 @@ impl Inbox {
         &mut self,
         conversation: &ConversationId,
         entries: Vec<(Seq, Option<Entry>)>,
+        skip: Seq,
         more: bool,
         now: Instant,
         out: &mut Outputs,
     ) {
         let Some(position) = self.positions.get_mut(conversation) else { return };
         position.queued = Queued::No;
-        let (mut whole, mut doubtful) = (!more, false);
+        let (mut taken, mut doubtful) = (true, false);
         for (seq, entry) in entries {
             if seq <= position.sent {
                 continue;
             }
             if seq != position.sent + 1 || !self.receipts.has_room() {
-                whole = false;
+                taken = false;
                 break;
             }
             let own = position.is_own(seq);
@@ -143,6 +162,11 @@ impl Inbox {
             }
             position.pass(seq, n);
         }
+        taken &= !doubtful;
+        if taken && more {
+            position.pass(skip, None);
+        }
+        let whole = taken && !more;
         position.doubts = if doubtful { position.doubts + 1 } else { 0 };
         if doubtful {
             (position.wanted, position.queued) = (true, Queued::Gap);
@@ -150,28 +174,30 @@ impl Inbox {
         } else if whole {
             position.wanted = false;
             if !position.marked {
-                // The end of the log is here, whatever a hint said.
-                position.heard = position.sent;
+                // The end of the log is here, whatever a hint said or an envelope brought.
+                position.give_up();
             }
         } else {
             position.wanted = true;
         }
+        self.behind -= usize::from(position.catches_up(whole));
         position.prove(0, now);
         self.advance(conversation, now, out);
         self.forget(conversation);
     }
 
-    /// Asks for the next piece of work, says `caughtup` when there is none left, and seals what was
-    /// written with a ping.
+    /// Asks for the next piece of work, says `caughtup` once all that waited is written, and seals
+    /// what was written with a ping.
     pub fn next_work(&mut self, now: Instant, out: &mut Outputs) {
         if !self.working
             && let Some(work) = self.choose(now, out)
         {
             self.working = true;
+            self.entering = matches!(work, Work::Enter { .. } | Work::Reread(_));
             out.work = Some(work);
         }
-        let at_end = !self.working && self.queue.is_empty() && !self.reread;
-        if self.stage == Stage::CatchingUp && at_end {
+        let caught_up = self.behind == 0 && !self.entering;
+        if self.stage == Stage::CatchingUp && caught_up {
             self.stage = Stage::Live;
             out.frames.push(answer::caught_up());
         }
@@ -185,7 +211,15 @@ impl Inbox {
             return Some(Work::Enter { catchup: self.wish.catchup });
         }
         if std::mem::take(&mut self.reread) {
-            return Some(Work::Reread);
+            let loaded = self.positions.iter().filter(|(_, position)| position.loaded);
+            let here = loaded.map(|(id, position)| (id.clone(), position.sent));
+            return Some(Work::Reread(here.collect()));
+        }
+        // What the store did not take waits until there is nothing to read.
+        if self.unseen
+            && let Some(read) = self.choose_read(now, out)
+        {
+            return Some(read);
         }
         if let Some((conversation, seq)) = self.sees.pop_front() {
             let newest = self.positions.get(&conversation).map(|position| position.newest);

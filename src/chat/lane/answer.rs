@@ -63,6 +63,11 @@ impl Answer {
         self.sender
     }
 
+    /// Whether a session will hear it, and raise the sender's row in its time.
+    pub(super) fn is_heard(&self) -> bool {
+        matches!(&self.reply, Some(Reply::Socket(outbox)) if !outbox.is_closed())
+    }
+
     pub(super) fn sent(&mut self, conversation: &ConversationId, entry: &Entry, repeated: bool) {
         let Some(reply) = self.reply.take() else { return };
         self.origin.count(if repeated { "repeated" } else { "stored" });

@@ -92,6 +92,7 @@ impl Round<'_> {
             Ok(count) => {
                 self.patience.renew();
                 self.stored(run, entries, count);
+                self.raise_left(&run[..count]).await;
                 Ok(())
             }
             Err(error) => {

@@ -116,12 +116,27 @@ impl Round<'_> {
         Ok(())
     }
 
+    /// A sender's socket may have ended during the put: nobody else raises its row then. What fails
+    /// is raised with the next message; the entries stand all the same.
+    pub(super) async fn raise_left(&mut self, run: &[usize]) {
+        let tail = self.log.tail;
+        let Place::Direct(rows) = &self.log.place else { return };
+        let left = run.iter().map(|at| &self.batch.items[*at]).filter(|i| !i.answer.is_heard());
+        let left = left.filter_map(|item| rows.0.iter().position(|row| row.user == item.from));
+        let left: Vec<usize> = left.collect();
+        for row in left {
+            if let Err(error) = self.raise_row(row, tail).await {
+                tracing::warn!(%error, "the row of a sender who left was not raised");
+            }
+        }
+    }
+
     async fn must_raise(&mut self, row: usize, run: &[usize]) -> bool {
         for at in run {
             let item = &self.batch.items[*at];
             let Place::Direct(rows) = &self.log.place else { return false };
             // A sender without a socket has no session that would raise its row later.
-            if rows.recipient(&item.from) == row || item.answer.sender().is_none() {
+            if rows.recipient(&item.from) == row || !item.answer.is_heard() {
                 return true;
             }
         }

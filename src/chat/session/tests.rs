@@ -3,12 +3,17 @@
 mod client;
 mod sim;
 
+use std::time::Duration;
+
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
 use self::sim::{Sim, Step};
-use super::{Done, Event, Input, Outputs, Session, Wish, Work};
+use super::{Done, Effect, Event, Input, Outputs, Session, Wish, Work};
+use crate::chat::catchup::Waiting;
+use crate::chat::testing::user;
+use crate::protocol::*;
 
 const SEEDS: usize = 60;
 const STEPS: usize = 250;
@@ -64,9 +69,192 @@ fn a_reread_asked_for_during_the_first_read_follows_it() {
     assert!(out.work.is_none(), "one piece of work at a time");
     let mut out = Outputs::default();
     session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
-    assert!(matches!(out.work, Some(Work::Reread)), "{out:?}");
+    assert!(matches!(out.work, Some(Work::Reread(_))), "{out:?}");
     assert!(out.frames.is_empty(), "not caught up yet");
     let mut out = Outputs::default();
     session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
     assert!(out.work.is_none() && out.frames == [crate::protocol::answer::caught_up()]);
+}
+
+fn dm(other: &str) -> ConversationId {
+    ConversationId::parse(&format!("dm:a:{other}")).unwrap()
+}
+
+/// A session of `a` that has said `welcome`.
+fn session(wish: Wish) -> (Session, Instant) {
+    let who = crate::chat::testing::socket("a", "default").who.clone();
+    let (mut session, now) = (Session::new(who, via(), wish), Instant::now());
+    session.start(1, now, &mut Outputs::default());
+    (session, now)
+}
+
+fn via() -> ProcessId {
+    ProcessId::parse("ws1").unwrap()
+}
+
+fn step(session: &mut Session, input: Input<'_>, now: Instant) -> Outputs {
+    let mut out = Outputs::default();
+    session.step(input, 1, now, &mut out);
+    out
+}
+
+fn entry(other: &str, seq: Seq) -> Entry {
+    Entry {
+        seq,
+        kind: Kind::Message,
+        from: user(other),
+        to: Some(user("a")),
+        message: Some("Hi".into()),
+        data: None,
+        reference: None,
+        device: DeviceId::plain(),
+        timestamp: 1,
+        n: seq,
+    }
+}
+
+fn text(other: &str, seq: Seq) -> Event {
+    let conversation = dm(other);
+    let text = answer::entry(&conversation, &entry(other, seq), false);
+    Event::Text { conversation, seq, n: seq, text, via: via(), again: false }
+}
+
+fn page(other: &str, seqs: std::ops::RangeInclusive<Seq>, more: bool) -> Done {
+    let entries = seqs.map(|seq| (seq, Some(entry(other, seq)))).collect();
+    Done::Page { conversation: dm(other), entries, skip: 0, more }
+}
+
+fn waits(other: &str) -> Waiting {
+    Waiting { conversation: dm(other), cursor: 0, start: 0, end: 1 }
+}
+
+#[test]
+fn a_conversation_that_cannot_be_read_keeps_no_other_from_being_read() {
+    let (mut session, now) = session(Wish::default());
+    let mailbox = Done::Mailbox(vec![waits("b"), waits("c")]);
+    let out = step(&mut session, Input::Done(mailbox), now);
+    assert!(matches!(out.work, Some(Work::Read { conversation, .. }) if conversation == dm("b")));
+    let out = step(&mut session, Input::Done(Done::Failed(dm("b"))), now);
+    assert!(matches!(out.work, Some(Work::Read { conversation, .. }) if conversation == dm("c")));
+    let out = step(&mut session, Input::Done(page("c", 1..=1, false)), now);
+    assert!(out.frames.contains(&answer::caught_up()), "{out:?}");
+    let out = step(&mut session, Input::Event(text("b", 5)), now);
+    assert!(out.work.is_some(), "what is new is tried: {out:?}");
+}
+
+#[test]
+fn a_cursor_that_was_not_stored_rests_again() {
+    let (mut session, now) = session(Wish { acks_app: true, catchup: None });
+    step(&mut session, Input::Done(Done::Mailbox(vec![waits("b")])), now);
+    step(&mut session, Input::Done(page("b", 1..=1, false)), now);
+    let ack = r#"{"type":"ack","conversation":"dm:a:b","seq":1}"#;
+    let out = step(&mut session, Input::Frame(ack), now);
+    assert!(matches!(out.work, Some(Work::Store(_))), "{out:?}");
+    let failed = Done::Stored { stored: Vec::new(), failed: vec![dm("b")] };
+    let out = step(&mut session, Input::Done(failed), now);
+    assert!(out.work.is_none(), "other work may go on: {out:?}");
+    assert!(matches!(out.effects[..], [Effect::Rest(at)] if at > now), "{out:?}");
+    let later = now + Duration::from_secs(60);
+    let out = step(&mut session, Input::Event(Event::Flush), later);
+    assert!(matches!(out.work, Some(Work::Store(_))), "{out:?}");
+}
+
+#[test]
+fn a_read_that_was_not_stored_waits_for_what_is_to_be_read() {
+    let (mut session, now) = session(Wish::default());
+    let see = r#"{"type":"read","conversation":"dm:a:c","seq":1}"#;
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+    let out = step(&mut session, Input::Frame(see), now);
+    assert!(matches!(out.work, Some(Work::See { .. })), "{out:?}");
+    step(&mut session, Input::Event(text("b", 1)), now);
+    let out = step(&mut session, Input::Done(Done::Unseen(dm("c"), 1)), now);
+    assert!(matches!(out.work, Some(Work::Load(_))), "{out:?}");
+    let out = step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), now);
+    assert!(matches!(out.work, Some(Work::See { seq: 1, .. })), "{out:?}");
+}
+
+#[test]
+fn a_stored_raise_of_an_own_send_is_told_once() {
+    let (mut session, now) = session(Wish::default());
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+    let (reference, conversation) = (None, dm("b"));
+    let sent = Event::Sent { reference, conversation, seq: 1, n: 1, timestamp: 1 };
+    step(&mut session, Input::Event(sent), now);
+    step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), now);
+    let out = step(&mut session, Input::Event(Event::Flush), now + Duration::from_secs(60));
+    assert!(matches!(out.work, Some(Work::Store(_))), "{out:?}");
+    let stored = || Done::Stored { stored: vec![(dm("b"), 1)], failed: Vec::new() };
+    let out = step(&mut session, Input::Done(stored()), now);
+    assert!(matches!(&out.effects[..], [Effect::Raised(id, 1)] if *id == dm("b")), "{out:?}");
+    assert!(step(&mut session, Input::Done(stored()), now).effects.is_empty());
+}
+
+#[test]
+fn who_is_busy_is_caught_up_all_the_same() {
+    let (mut session, now) = session(Wish::default());
+    step(&mut session, Input::Done(Done::Mailbox(vec![waits("b"), waits("c")])), now);
+    // Something new comes during every read.
+    for (seq, other, caught_up) in [(2, "b", false), (2, "c", true)] {
+        step(&mut session, Input::Event(text(other, seq)), now);
+        let out = step(&mut session, Input::Done(page(other, seq - 1..=seq - 1, false)), now);
+        assert!(matches!(out.work, Some(Work::Read { .. })), "{out:?}");
+        assert_eq!(out.frames.contains(&answer::caught_up()), caught_up, "{out:?}");
+    }
+    for other in ["b", "c"] {
+        let out = step(&mut session, Input::Done(page(other, 2..=2, false)), now);
+        assert_eq!(out.frames.len(), 1, "then what is live: {out:?}");
+    }
+}
+
+/// A busy conversation is never quiet; its cursor is stored all the same, and not too often.
+#[test]
+fn a_cursor_does_not_trail_for_ever() {
+    let (mut session, begun) = session(Wish { acks_app: true, catchup: None });
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), begun);
+    step(&mut session, Input::Event(text("b", 1)), begun);
+    let (mut flush, mut stored) = (None, Vec::new());
+    let out = step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), begun);
+    assert_eq!(out.frames.len(), 1);
+    for seq in 1..=90 {
+        let now = begun + Duration::from_secs(20 * seq);
+        let mut outs = vec![];
+        let ack = format!(r#"{{"type":"ack","conversation":"dm:a:b","seq":{seq}}}"#);
+        outs.push(step(&mut session, Input::Frame(&ack), now));
+        outs.push(step(&mut session, Input::Event(text("b", seq + 1)), now));
+        if flush.take_if(|at| *at <= now).is_some() {
+            outs.push(step(&mut session, Input::Event(Event::Flush), now));
+        }
+        for out in &outs {
+            if let Some(Work::Store(raises)) = &out.work {
+                stored.push(raises[0].1.delivered.unwrap());
+            }
+        }
+        if stored.last() == Some(&seq) {
+            let done = Done::Stored { stored: vec![(dm("b"), seq)], failed: Vec::new() };
+            outs.push(step(&mut session, Input::Done(done), now));
+        }
+        for effect in outs.into_iter().flat_map(|out| out.effects) {
+            if let Effect::Rest(at) = effect {
+                flush = Some(at);
+            }
+        }
+    }
+    assert!((2..=3).contains(&stored.len()), "every 10 minutes of 30: {stored:?}");
+}
+
+#[test]
+fn an_envelope_beyond_the_end_of_the_log_is_dropped() {
+    let (mut session, now) = session(Wish::default());
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+    step(&mut session, Input::Event(text("b", 1)), now);
+    step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), now);
+    let out = step(&mut session, Input::Event(text("b", 4)), now);
+    assert!(matches!(out.work, Some(Work::Pause(_))), "{out:?}");
+    let out = step(&mut session, Input::Done(Done::Paused(dm("b"))), now);
+    assert!(matches!(out.work, Some(Work::Read { after: 1, .. })), "{out:?}");
+    let empty = Done::Page { conversation: dm("b"), entries: Vec::new(), skip: 0, more: false };
+    step(&mut session, Input::Done(empty), now);
+    step(&mut session, Input::Event(text("b", 2)), now);
+    let out = step(&mut session, Input::Event(text("b", 3)), now);
+    assert_eq!(out.frames.len(), 1, "4 is not the one that was heard of: {out:?}");
 }

@@ -53,6 +53,23 @@ async fn a_sender_without_a_socket_has_its_row_raised() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sender_whose_socket_has_ended_has_its_row_raised() {
+    let (world, socket) = (World::new(), socket("default"));
+    register(&world, "default").await;
+    world.say_by(&socket, Say::to("a", "b", "one")).await;
+    world.store.plan(What::Append, [Fault::Slow(Duration::from_secs(1))]);
+    world.submit_by(&socket, Say::to("a", "b", "two"));
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    world.submit_by(&socket, Say::to("a", "b", "three"));
+    world.trace();
+    socket.close();
+    world.lanes.finish().await;
+    let expected = ["raise a 2", "stored", "handed 2", "raise a 3", "raise b 3", "put 3"];
+    assert_eq!(world.trace()[..6], expected, "after the put under way, before the next");
+    assert_eq!(row(&world, "a").await.map(|row| row.last), Some(3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sender_with_further_devices_has_its_row_raised() {
     let (world, socket) = (World::new(), socket("default"));
     register(&world, "default").await;

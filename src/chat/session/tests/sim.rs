@@ -253,9 +253,9 @@ impl Sim {
     /// What was on its way is lost with the socket; its cursors are stored.
     async fn close(&mut self) {
         let Some(socket) = self.socket.take() else { return };
-        let raises = socket.session.finish();
-        self.check(&raises);
-        self.part.chat.store_at_end(&socket.outbox.who, raises).await;
+        let unstored = socket.session.finish();
+        self.check(&unstored.cursors);
+        self.part.chat.store_at_end(&socket.outbox.who, unstored).await;
     }
 
     /// A cursor says only what the client has received.
