@@ -98,8 +98,7 @@ impl Chat {
             let Some(members) = chat.read_roster_patiently(&room).await else {
                 return chat.reread_for_rosters().await;
             };
-            // Former members too: several hints are one, and its seq may lie beyond the last entry
-            // that somebody may see. Each session reads what is its person's.
+            // Former members too: the seq of several hints may lie beyond what one may see.
             for member in members.iter() {
                 for outbox in chat.hub.of(&member.user) {
                     outbox.push(Event::Hint { conversation: room.clone(), seq, via: None });
@@ -108,19 +107,18 @@ impl Chat {
         });
     }
 
-    /// As often as it takes for a store that is away for a moment: nobody asks for a hint again.
+    /// Again while the store is away for a moment: nobody asks for a hint twice.
     async fn read_roster_patiently(&self, room: &ConversationId) -> Option<Arc<Vec<Member>>> {
-        for _ in 0..HINT_TRIES_MAX {
+        for _ in 1..HINT_TRIES_MAX {
             if let Some(members) = self.read_roster(room).await {
                 return Some(members);
             }
             sleep(Duration::from_millis(rand::random_range(HINT_PAUSE_MS))).await;
         }
-        None
+        self.read_roster(room).await
     }
 
-    /// Whom a hint was for is not known: every session looks for itself. Hints that fail meanwhile
-    /// share it.
+    /// Whom hints were for is not known: every session looks for itself, once for all of them.
     async fn reread_for_rosters(&self) {
         if self.rosters.rereading.swap(true, Ordering::Relaxed) {
             return;

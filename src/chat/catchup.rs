@@ -5,6 +5,7 @@
 //! **To the end of the log, never to `last`**: a row's `last` only says where to look.
 
 mod mailbox;
+mod ending;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,11 +13,9 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::session::Unstored;
 use super::{Chat, roster};
-use crate::board::SlowHint;
-use crate::hub::{Event, Outbox, Who};
-use crate::protocol::{ConversationId, Entry, Envelope, Seq};
+use crate::hub::Outbox;
+use crate::protocol::{ConversationId, Entry, Seq};
 use crate::store::{LogRange, MailboxPart, Raise, Record, RecordPart, StoreError};
 
 /// How long a text that is missing may still come by itself before the log is read.
@@ -273,57 +272,6 @@ impl Chat {
             self.store.raise(&outbox.who.user, conversation, &raise).await?;
         }
         Ok(Done::Seen(conversation.clone(), seen.map(|(seq, _)| seq)))
-    }
-
-    /// At the end of a socket: its cursors, and when its device was last seen. What the store does
-    /// not take now is offered again at the next connect.
-    pub async fn store_at_end(&self, who: &Who, unstored: Unstored) {
-        if !unstored.entered {
-            // A device must not be known before its starts are: it would be pushed everything.
-            return;
-        }
-        for (conversation, raise) in unstored.cursors {
-            if let Err(error) = self.store.raise(&who.user, &conversation, &raise).await {
-                tracing::warn!(%error, "a cursor was not stored, its texts are offered again");
-            }
-        }
-        for (conversation, seq) in unstored.own {
-            self.hint_own(who, &conversation, seq);
-        }
-        let now = (self.clock)();
-        let device =
-            crate::store::Device { device: who.device.clone(), first_seen: now, last_seen: now };
-        let record = Record::Device(who.user.clone(), device);
-        if let Err(error) = self.store.write(record).await {
-            tracing::debug!(%error, "last seen was not stored");
-        }
-    }
-
-    /// The lazy raise for an own send is stored. A device that entered before it did not see it in
-    /// its mailbox, and the send may not have found its socket: the others look once more.
-    pub fn hint_own(&self, who: &Who, conversation: &ConversationId, seq: Seq) {
-        let Some(chat) = self.this.upgrade().filter(|_| !conversation.is_room()) else { return };
-        for outbox in self.hub.of(&who.user) {
-            if outbox.who.socket != who.socket {
-                outbox.push(Event::Hint { conversation: conversation.clone(), seq, via: None });
-            }
-        }
-        let (user, conversation) = (who.user.clone(), conversation.clone());
-        let slow = SlowHint { user: Some(user.clone()), conversation: conversation.clone(), seq };
-        let Some(permit) = self.router.permit() else { return self.put_on_board(slow) };
-        tokio::spawn(async move {
-            let hint = |users| Envelope::Hint {
-                conversation: conversation.clone(),
-                seq,
-                users,
-                via: None,
-            };
-            if chat.publish_to_sockets_of(&[user], hint).await.is_err() {
-                chat.redis_failed();
-                chat.put_on_board(slow);
-            }
-            drop(permit);
-        });
     }
 }
 

@@ -135,11 +135,12 @@ async fn what_cannot_be_read_fails_alone() {
     assert!(matches!(&read, Done::Failed(failed) if *failed == room), "{read:?}");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_write_that_fails_is_given_back() {
     let part = Part::new().await;
     let outbox = part.enter("a", "default");
     put(&part, 1).await;
+    tokio::time::pause();
     let away = StoreError::Unavailable("for a test".to_owned());
     *part.ports.failing.lock().unwrap() = vec![("raise", dm(), away)];
     let raise = Raise { delivered: Some(1), ..Raise::default() };

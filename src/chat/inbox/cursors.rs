@@ -15,8 +15,7 @@ use crate::store::Raise;
 
 /// How long a direct conversation is quiet before its cursor is stored by itself.
 const CURSOR_RESTS: Duration = Duration::from_secs(29);
-/// How long a cursor trails at most. Rooms are written so rarely, or at the end of a socket; direct
-/// conversations that are never quiet have other raises to ride on, but not always.
+/// How long a cursor trails at most: of rooms, and of direct conversations that are never quiet.
 const TRAILS_MAX: Duration = Duration::from_secs(600);
 
 impl Inbox {
@@ -68,8 +67,7 @@ impl Inbox {
     ) {
         for conversation in failed {
             if let Some(position) = self.positions.get_mut(&conversation) {
-                (position.storing, position.moved) = (false, now);
-                position.trails = Some(now);
+                (position.storing, position.moved, position.trails) = (false, now, Some(now));
                 rest(&mut self.resting, &conversation, position, out);
             }
         }
@@ -125,10 +123,7 @@ impl Inbox {
 /// When a cursor is to be stored by itself.
 fn due(conversation: &ConversationId, position: &Position) -> Instant {
     let latest = position.trails.unwrap_or(position.moved) + TRAILS_MAX;
-    match conversation.is_room() {
-        true => latest,
-        false => latest.min(position.moved + CURSOR_RESTS),
-    }
+    if conversation.is_room() { latest } else { latest.min(position.moved + CURSOR_RESTS) }
 }
 
 /// Asks to be told when this cursor has rested, unless that was asked for already.

@@ -1,0 +1,60 @@
+//! What a session leaves behind: cursors and rows that the store is yet to know, and who is told.
+
+use crate::board::SlowHint;
+use crate::chat::Chat;
+use crate::chat::session::Unstored;
+use crate::hub::{Event, Who};
+use crate::protocol::{ConversationId, Envelope, Seq};
+use crate::store::{Device, Record};
+
+impl Chat {
+    /// At the end of a socket: its cursors, and when its device was last seen. What the store does
+    /// not take now is offered again at the next connect.
+    pub async fn store_at_end(&self, who: &Who, unstored: Unstored) {
+        if !unstored.entered {
+            // A device must not be known before its starts are: it would be pushed everything.
+            return;
+        }
+        for (conversation, raise) in unstored.cursors {
+            if let Err(error) = self.store.raise(&who.user, &conversation, &raise).await {
+                tracing::warn!(%error, "a cursor was not stored, its texts are offered again");
+            }
+        }
+        for (conversation, seq) in unstored.own {
+            self.hint_own(who, &conversation, seq);
+        }
+        let now = (self.clock)();
+        let device = Device { device: who.device.clone(), first_seen: now, last_seen: now };
+        let record = Record::Device(who.user.clone(), device);
+        if let Err(error) = self.store.write(record).await {
+            tracing::debug!(%error, "last seen was not stored");
+        }
+    }
+
+    /// The lazy raise for an own send is stored. A device that entered before it did not see it in
+    /// its mailbox, and the send may not have found its socket: the others look once more.
+    pub fn hint_own(&self, who: &Who, conversation: &ConversationId, seq: Seq) {
+        let Some(chat) = self.this.upgrade().filter(|_| !conversation.is_room()) else { return };
+        for outbox in self.hub.of(&who.user) {
+            if outbox.who.socket != who.socket {
+                outbox.push(Event::Hint { conversation: conversation.clone(), seq, via: None });
+            }
+        }
+        let (user, conversation) = (who.user.clone(), conversation.clone());
+        let slow = SlowHint { user: Some(user.clone()), conversation: conversation.clone(), seq };
+        let Some(permit) = self.router.permit() else { return self.put_on_board(slow) };
+        tokio::spawn(async move {
+            let hint = |users| Envelope::Hint {
+                conversation: conversation.clone(),
+                seq,
+                users,
+                via: None,
+            };
+            if chat.publish_to_sockets_of(&[user], hint).await.is_err() {
+                chat.redis_failed();
+                chat.put_on_board(slow);
+            }
+            drop(permit);
+        });
+    }
+}
