@@ -35,13 +35,20 @@ struct Written<'a> {
     v: u32,
 }
 
-/// What stands under a key.
+/// What stands under a key beside the newest socket.
 #[derive(Deserialize)]
-struct Person {
-    #[serde(flatten)]
-    newest: SocketEntry,
+struct Others {
     #[serde(default)]
     others: Vec<SocketEntry>,
+}
+
+/// All sockets of a key, the newest first. Read twice, since a flattened struct is slower: for it
+/// serde keeps every field before it knows where each belongs.
+fn sockets(bytes: &[u8]) -> serde_json::Result<Vec<SocketEntry>> {
+    let newest: SocketEntry = serde_json::from_slice(bytes)?;
+    let Others { mut others } = serde_json::from_slice(bytes)?;
+    others.insert(0, newest);
+    Ok(others)
 }
 
 /// The socket map of a fleet.
@@ -114,11 +121,8 @@ impl RedisDirectory {
             Value::BulkString(bytes) => bytes,
             _ => b"",
         };
-        match serde_json::from_slice::<Person>(bytes) {
-            Ok(mut person) => {
-                person.others.insert(0, person.newest);
-                person.others
-            }
+        match sockets(bytes) {
+            Ok(sockets) => sockets,
             Err(error) => {
                 tracing::warn!(%user, %error, "the socket map holds a damaged entry");
                 self.link.count("locate", "malformed");

@@ -15,11 +15,12 @@ const SCHEMA: i64 = 1;
 /// A page ends at 1 MB.
 pub const PAGE_BYTES_MAX: usize = 1_000_000;
 
-/// Settings of the writing connection.
+/// Settings of the writing connection. The ends of busy logs are written again and again: with a
+/// WAL of 64 MB each is copied into the file less often.
 pub fn prepare_file(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 2000;
-         PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 4000;",
+         PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 16000;",
     )?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
