@@ -7,6 +7,8 @@
 mod mailbox;
 mod ending;
 
+pub(super) use ending::endings;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

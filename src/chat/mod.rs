@@ -162,6 +162,8 @@ pub struct Chat {
     keeper: keeper::Keeper,
     rosters: audience::Rosters,
     rests: rest::Rests,
+    /// Sockets that ended write their cursors in turn.
+    endings: tokio::sync::Semaphore,
     untold: status::Untold,
     signals: Arc<tokio::sync::Semaphore>,
     this: Weak<Chat>,
@@ -185,6 +187,7 @@ impl Chat {
             keeper: keeper::Keeper::default(),
             rosters: audience::Rosters::default(),
             rests: rest::Rests::default(),
+            endings: catchup::endings(),
             untold: status::Untold::default(),
             signals: Arc::new(tokio::sync::Semaphore::new(signal::SIGNALS_MAX)),
             this: this.clone(),

@@ -1,11 +1,21 @@
 //! What a session leaves behind: cursors and rows that the store is yet to know, and who is told.
 
+use tokio::sync::Semaphore;
+
 use crate::board::SlowHint;
 use crate::chat::Chat;
 use crate::chat::session::Unstored;
 use crate::hub::{Event, Who};
 use crate::protocol::{ConversationId, Envelope, Seq};
 use crate::store::{Device, Record};
+
+/// How many sockets that ended write at a time.
+const ENDINGS_MAX: usize = 32;
+
+/// The turns of sockets that ended.
+pub(in crate::chat) fn endings() -> Semaphore {
+    Semaphore::new(ENDINGS_MAX)
+}
 
 impl Chat {
     /// At the end of a socket: its cursors, and when its device was last seen. What the store does
@@ -15,6 +25,9 @@ impl Chat {
             // A device must not be known before its starts are: it would be pushed everything.
             return;
         }
+        // Many sockets may end at once. The store then takes their cursors in turn, and has room for
+        // what people send meanwhile.
+        let _turn = self.endings.acquire().await;
         for (conversation, raise) in unstored.cursors {
             if let Err(error) = self.store.raise(&who.user, &conversation, &raise).await {
                 tracing::warn!(%error, "a cursor was not stored, its texts are offered again");
