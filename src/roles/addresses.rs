@@ -49,6 +49,8 @@ impl Addresses {
         let servers: Vec<_> = self.servers.iter().map(|(id, at)| format!("{id} {at}")).collect();
         let front = format!("{}:{}", host(self.front), self.front.port());
         let api = self.api.map(|api| format!("{}:{}", host(api), api.port())).unwrap_or_default();
+        // As it was called, so that the line can be copied: cargo's binary is not on the PATH.
+        let me = std::env::args().next().unwrap_or_else(|| "parlor".to_owned());
         let port = self.front.port();
         let url = match port {
             8080 => String::new(),
@@ -59,7 +61,7 @@ impl Addresses {
              WebSocket  ws://{front}/ws\n    servers    {}\n    \
              API        http://{api}/openapi.json\n    kept in    {kept}\n\n  \
              Three things to try:\n\n    1. open http://{front}/ : two people, side by side\n    \
-             2. parlor chat --as userA --to userB{url}   (and the other way round)\n    \
+             2. {me} chat --as userA --to userB{url}   (and the other way round)\n    \
              3. npx wscat -c 'ws://{front}/ws?userId=userA'\n       \
              then type  {{\"type\":\"message\",\"to\":\"userB\",\"message\":\"Hi\"}}\n\n  \
              ctrl-C stops it cleanly.\n",
