@@ -15,6 +15,9 @@ use parlor::{bench, roles, table, telemetry, terminal};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     telemetry::start_logs();
+    // A socket is a file, and many systems begin at 1,024. Where this is refused, running out of
+    // files says so.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

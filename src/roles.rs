@@ -239,6 +239,7 @@ async fn one_part(
         Err(error) => return Err(given_up(node, error).await),
     };
     let address = node.parts.first().map(|part| part.address.to_string());
+    tracing::info!(%name, address, table = parts.table, "ready");
     let fields = match role {
         Role::Server => json!({"ready": true, "servers": {name: address}}),
         Role::Api => json!({"ready": true, "api": address}),
@@ -285,6 +286,7 @@ pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
     }
     health.ready();
+    tracing::info!(%address, "ready");
     ready(common, json!({"ready": true, "balancer": address.to_string()}), admin);
     signals.stop().await;
     tracing::info!("stopping");

@@ -3,6 +3,7 @@
 //! Every process part (a server, the API, a balancer) has its own [`Metrics`], so that three
 //! servers in one process can be told apart and tests never share a registry.
 
+use std::io::IsTerminal;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -119,5 +120,6 @@ pub fn start_logs() {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .try_init();
 }

@@ -73,14 +73,13 @@ pub async fn wire(
     data: Data<'_>,
     metrics: &Arc<Metrics>,
 ) -> Result<Wired, WiringError> {
-    // Taken even where DynamoDB keeps the messages: one process a folder, whatever it keeps there.
     let lock = match data {
-        Data::Folder(folder) => Some(FolderLock::take(folder)?),
-        Data::Memory | Data::None => None,
+        Data::Folder(folder) if parts.dynamodb.is_none() => Some(FolderLock::take(folder)?),
+        _ => None,
     };
     let (store, board) = durable(parts, data, metrics).await?;
     let (directory, bus) = hints(parts, metrics).await?;
-    let rows_are_past = lock.is_some() && parts.dynamodb.is_none();
+    let rows_are_past = lock.is_some();
     Ok(Wired { store, board, directory, bus, lock, rows_are_past })
 }
 

@@ -16,6 +16,8 @@ use crate::client::{Client, ClientOptions, ServerFrame};
 
 /// One source address has some 28,000 ports towards one server, and those in TIME_WAIT count.
 const USERS_PER_SOURCE: usize = 5_000;
+/// What a process has open beside its users' sockets.
+const FILES_BESIDE: u64 = 100;
 /// How long one user's way to `caughtup` may take.
 const CAUGHT_UP_SECONDS: u64 = 60;
 
@@ -39,6 +41,7 @@ impl Crowd {
         names: &[String],
         catchup: Option<u32>,
     ) -> anyhow::Result<Self> {
+        enough_files(names.len() as u64)?;
         let bar = progress("connecting", names.len() as u64);
         let begun = Instant::now();
         let opening = names.iter().enumerate().map(|(index, name)| {
@@ -97,6 +100,17 @@ async fn open(target: &Target, mut options: ClientOptions) -> anyhow::Result<Cli
     let limit = Duration::from_secs(CAUGHT_UP_SECONDS);
     client.wait_for(limit, |frame| (frame == ServerFrame::CaughtUp).then_some(())).await?;
     Ok(client)
+}
+
+/// Every socket is a file, here and in the servers.
+fn enough_files(users: u64) -> anyhow::Result<()> {
+    let (needed, allowed) = (users + FILES_BESIDE, rlimit::Resource::NOFILE.get_soft()?);
+    anyhow::ensure!(
+        needed <= allowed,
+        "{users} users need {needed} open files in a process, and {allowed} are allowed: \
+         raise the limit (ulimit -n {needed}), or take fewer users"
+    );
+    Ok(())
 }
 
 /// Where the balancer sends this user.

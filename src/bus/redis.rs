@@ -223,7 +223,7 @@ impl Channel {
 
     /// Dials until it succeeds; `None` once the reader has gone.
     async fn listen_again(&self) -> Option<Line> {
-        let mut pause = PAUSE_FIRST;
+        let (mut pause, mut told) = (PAUSE_FIRST, false);
         loop {
             let jittered = rand::rng().random_range(Duration::ZERO..pause);
             tokio::select! {
@@ -236,7 +236,10 @@ impl Channel {
             match self.listen().await {
                 Ok(line) => return Some(line),
                 Err(error) => {
-                    tracing::warn!(channel = self.name, %error, "the bus can't be heard");
+                    // Said once for each loss; the keeper says when Redis answers again.
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(channel = self.name, %error, "the bus can't be heard");
+                    }
                     self.ear.count("error", 1);
                 }
             }

@@ -221,15 +221,12 @@ impl Session {
             out.close = Some(CloseCode::Slow);
             return;
         }
-        if std::mem::take(&mut self.alive) {
-            self.silent_ticks = 0;
-            return;
-        }
-        self.silent_ticks += 1;
+        self.silent_ticks = if std::mem::take(&mut self.alive) { 0 } else { self.silent_ticks + 1 };
         if self.silent_ticks > SILENT_TICKS_MAX {
             out.close = Some(CloseCode::Silent);
-        } else if out.ping.is_none() {
-            out.ping = Some(self.inbox.plain_ping());
+        } else {
+            // At every tick, as `welcome` has told: clients and proxies count on it.
+            out.ping.get_or_insert_with(|| self.inbox.plain_ping());
         }
     }
 }

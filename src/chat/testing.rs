@@ -226,13 +226,13 @@ impl Directory for Ports {
 impl Store for Ports {
     async fn append(&self, log: &ConversationId, entries: &[Entry]) -> Result<usize, StoreError> {
         self.dawdle().await;
-        self.store.append(log, entries).await
+        still(self.store.append(log, entries)).await
     }
 
     async fn log(&self, log: &ConversationId, range: LogRange) -> Result<LogPage, StoreError> {
         self.dawdle().await;
         self.meet("log", log)?;
-        self.store.log(log, range).await
+        still(self.store.log(log, range)).await
     }
 
     async fn raise(
@@ -243,7 +243,7 @@ impl Store for Ports {
     ) -> Result<(), StoreError> {
         self.dawdle().await;
         self.meet("raise", log)?;
-        self.store.raise(user, log, raise).await
+        still(self.store.raise(user, log, raise)).await
     }
 
     async fn mailbox(&self, user: &UserId, part: MailboxPart) -> Result<MailboxPage, StoreError> {
@@ -254,12 +254,12 @@ impl Store for Ports {
         if let MailboxPart::Row(log) = &part {
             self.meet("row", log)?;
         }
-        self.store.mailbox(user, part).await
+        still(self.store.mailbox(user, part)).await
     }
 
     async fn write(&self, record: Record) -> Result<bool, StoreError> {
         self.dawdle().await;
-        self.store.write(record).await
+        still(self.store.write(record)).await
     }
 
     async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError> {
@@ -267,6 +267,16 @@ impl Store for Ports {
         if let RecordPart::Roster(log) = &part {
             self.meet("roster", log)?;
         }
-        self.store.records(part).await
+        still(self.store.records(part)).await
     }
+}
+
+/// Holds a paused clock while the store's own threads work: it would jump to its next timer.
+async fn still<T>(call: impl Future<Output = T>) -> T {
+    let (done, wait) = std::sync::mpsc::sync_channel::<()>(0);
+    let holding = tokio::task::spawn_blocking(move || wait.recv().is_err());
+    let result = call.await;
+    drop(done);
+    holding.await.unwrap();
+    result
 }

@@ -14,7 +14,7 @@ use super::outstanding::{Outstanding, Send, Taken, To};
 use super::{Client, ClientError, ClientOptions, ServerFrame, Welcome};
 
 /// A server that has been silent for so many of its own ping intervals is gone.
-const SILENT_INTERVALS: u32 = 2;
+const SILENT_INTERVALS: u32 = 3;
 
 /// How to come back.
 #[derive(Debug, Clone, Copy)]

@@ -62,7 +62,7 @@ impl Addresses {
              API        http://{api}/openapi.json\n    kept in    {kept}\n\n  \
              Three things to try:\n\n    1. open http://{front}/ : two people, side by side\n    \
              2. {me} chat --as userA --to userB{url}   (and the other way round)\n    \
-             3. npx wscat -c 'ws://{front}/ws?userId=userA'\n       \
+             3. npx --yes wscat -c 'ws://{front}/ws?userId=userA'\n       \
              then type  {{\"type\":\"message\",\"to\":\"userB\",\"message\":\"Hi\"}}\n\n  \
              ctrl-C stops it cleanly.\n",
             servers.join("  ")

@@ -25,8 +25,8 @@ impl Chat {
             // A device must not be known before its starts are: it would be pushed everything.
             return;
         }
-        // Many sockets may end at once. The store then takes their cursors in turn, and has room for
-        // what people send meanwhile.
+        // Many sockets may end at once. The store then takes their cursors in turn, and has room
+        // for what people send meanwhile.
         let _turn = self.endings.acquire().await;
         for (conversation, raise) in unstored.cursors {
             if let Err(error) = self.store.raise(&who.user, &conversation, &raise).await {

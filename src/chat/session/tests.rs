@@ -258,3 +258,25 @@ fn an_envelope_beyond_the_end_of_the_log_is_dropped() {
     let out = step(&mut session, Input::Event(text("b", 3)), now);
     assert_eq!(out.frames.len(), 1, "4 is not the one that was heard of: {out:?}");
 }
+
+#[tokio::test]
+async fn a_client_is_pinged_at_every_tick_and_given_up_when_it_is_silent() {
+    let socket = SocketId(1);
+    let who = crate::hub::Who { user: user("a"), device: DeviceId::plain(), socket };
+    let mut session = Session::new(who, ProcessId::parse("ws1").unwrap(), Wish::default());
+    let mut tick = |alive: bool| {
+        let (now, mut out) = (Instant::now(), Outputs::default());
+        if alive {
+            session.step(Input::Pong(&[]), 0, now, &mut out);
+        }
+        session.step(Input::Event(Event::Tick), 0, now, &mut out);
+        (out.ping.is_some(), out.close)
+    };
+    for _ in 0..4 {
+        assert_eq!(tick(true), (true, None), "as often as `pingMs` says");
+    }
+    for _ in 0..2 {
+        assert_eq!(tick(false), (true, None));
+    }
+    assert_eq!(tick(false), (false, Some(CloseCode::Silent)));
+}

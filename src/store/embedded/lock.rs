@@ -1,6 +1,7 @@
 //! One process per data folder.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use super::OpenError;
@@ -16,7 +17,8 @@ impl FolderLock {
     pub fn take(folder: &Path) -> Result<Self, OpenError> {
         let name = || folder.display().to_string();
         let io = |error: std::io::Error| OpenError::Io(name(), error.to_string());
-        std::fs::create_dir_all(folder).map_err(io)?;
+        // What people write is for the owner's eyes alone.
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
         let file = File::options()
             .create(true)
             .truncate(false)
