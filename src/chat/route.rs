@@ -177,12 +177,7 @@ impl Chat {
             Ok(located) => located,
             Err(error) => return self.not_located(handed, &key, &error),
         };
-        let mut by_server: BTreeMap<ProcessId, Vec<UserId>> = BTreeMap::new();
-        for (user, entries) in users.iter().zip(&located) {
-            for server in self.remote_servers(Some(entries)) {
-                by_server.entry(server).or_default().push(user.clone());
-            }
-        }
+        let by_server = self.by_server(&users, &located);
         let servers: Vec<ProcessId> = by_server.keys().cloned().collect();
         self.router.pending.located(&key, &servers, &[]);
         self.router.pending.close_if_nowhere(&key);
@@ -231,6 +226,21 @@ impl Chat {
             }
         }
         any
+    }
+
+    /// Which of these people each other server holds sockets of, as they were located.
+    pub(super) fn by_server(
+        &self,
+        users: &[UserId],
+        located: &[Vec<SocketEntry>],
+    ) -> BTreeMap<ProcessId, Vec<UserId>> {
+        let mut by_server = BTreeMap::<_, Vec<_>>::new();
+        for (user, entries) in users.iter().zip(located) {
+            for server in self.remote_servers(Some(entries)) {
+                by_server.entry(server).or_default().push(user.clone());
+            }
+        }
+        by_server
     }
 
     /// The other servers among the entries, each once.

@@ -3,7 +3,7 @@
 //! Cumulative, so a later one makes up for those that were lost. What can't be told while Redis
 //! does not answer is kept and told when it does; past the bound, history tells it (P6).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::{FutureExt, StreamExt, stream};
@@ -165,13 +165,7 @@ impl Chat {
         envelope: impl Fn(Vec<UserId>) -> Envelope,
     ) -> Result<(), DirectoryError> {
         let located = self.directory.locate(users).await?;
-        let mut by_server = BTreeMap::<ProcessId, Vec<UserId>>::new();
-        for (user, entries) in users.iter().zip(&located) {
-            for server in self.remote_servers(Some(entries)) {
-                by_server.entry(server).or_default().push(user.clone());
-            }
-        }
-        for (server, users) in by_server {
+        for (server, users) in self.by_server(users, &located) {
             self.publish(&server, envelope(users));
         }
         Ok(())

@@ -26,6 +26,22 @@ pub fn user(name: &str) -> UserId {
     UserId::parse(name).unwrap()
 }
 
+/// What one of them says to the other.
+pub fn message(from: &str, to: &str, seq: Seq) -> Entry {
+    Entry {
+        seq,
+        kind: Kind::Message,
+        from: user(from),
+        to: Some(user(to)),
+        message: Some("Hi".into()),
+        data: None,
+        reference: None,
+        device: DeviceId::plain(),
+        timestamp: 1,
+        n: seq,
+    }
+}
+
 /// A server's row.
 pub fn board_row(id: &str, epoch: u64) -> BoardRow {
     BoardRow {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::chat::session::{Session, Wish};
-use crate::chat::testing::{Part, user};
+use crate::chat::testing::{Part, message, user};
 use crate::directory::Directory;
 use crate::hub::Event;
 use crate::protocol::{DeviceId, Kind};
@@ -23,18 +23,7 @@ async fn enter(part: &Part, outbox: &Arc<Outbox>) -> Vec<ConversationId> {
 }
 
 async fn put(part: &Part, seq: Seq) {
-    let entry = Entry {
-        seq,
-        kind: Kind::Message,
-        from: user("b"),
-        to: Some(user("a")),
-        message: Some("Hi".into()),
-        data: None,
-        reference: None,
-        device: DeviceId::plain(),
-        timestamp: 1,
-        n: seq,
-    };
+    let entry = message("b", "a", seq);
     let raise = Raise { last: Some(seq), ..Raise::default() };
     part.ports.raise(&user("a"), &dm(), &raise).await.unwrap();
     assert_eq!(part.ports.append(&dm(), &[entry]).await, Ok(1));

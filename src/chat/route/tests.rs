@@ -10,11 +10,11 @@ use crate::board::{Beat, Board};
 use crate::bus::{Bus, Heard, Subscription};
 use crate::chat::lane::Handed;
 use crate::chat::liveness::BoardEvent;
-use crate::chat::testing::{Part, board_row, user};
+use crate::chat::testing::{Part, board_row, message, user};
 use crate::directory::Directory;
 use crate::hub::Event;
 use crate::protocol::Seq;
-use crate::protocol::{DeviceId, Epoch, Kind, Receipt, SocketId};
+use crate::protocol::{DeviceId, Epoch, Receipt, SocketId};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -47,19 +47,7 @@ impl Routed {
     }
 
     fn hand_on(&self, seq: Seq) {
-        let entry = Entry {
-            seq,
-            kind: Kind::Message,
-            from: user("a"),
-            to: Some(user("b")),
-            message: Some("Hi".into()),
-            data: None,
-            reference: None,
-            device: DeviceId::plain(),
-            timestamp: 1,
-            n: seq,
-        };
-        let entries = vec![Handed { entry: Arc::new(entry), sender: None }];
+        let entries = vec![Handed { entry: Arc::new(message("a", "b", seq)), sender: None }];
         self.part.chat.hand_on(HandedOn { conversation: dm(), entries, roster: None });
     }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use self::sim::{Sim, Step};
 use super::{Done, Effect, Event, Input, Outputs, Session, Wish, Work};
 use crate::chat::catchup::Waiting;
-use crate::chat::testing::user;
+use crate::chat::testing::{message, user};
 use crate::protocol::*;
 
 const SEEDS: usize = 60;
@@ -98,29 +98,14 @@ fn step(session: &mut Session, input: Input<'_>, now: Instant) -> Outputs {
     out
 }
 
-fn entry(other: &str, seq: Seq) -> Entry {
-    Entry {
-        seq,
-        kind: Kind::Message,
-        from: user(other),
-        to: Some(user("a")),
-        message: Some("Hi".into()),
-        data: None,
-        reference: None,
-        device: DeviceId::plain(),
-        timestamp: 1,
-        n: seq,
-    }
-}
-
 fn text(other: &str, seq: Seq) -> Event {
     let conversation = dm(other);
-    let text = answer::entry(&conversation, &entry(other, seq), false);
+    let text = answer::entry(&conversation, &message(other, "a", seq), false);
     Event::Text { conversation, seq, n: seq, text, via: via(), again: false }
 }
 
 fn page(other: &str, seqs: std::ops::RangeInclusive<Seq>, more: bool) -> Done {
-    let entries = seqs.map(|seq| (seq, Some(entry(other, seq)))).collect();
+    let entries = seqs.map(|seq| (seq, Some(message(other, "a", seq)))).collect();
     Done::Page { conversation: dm(other), entries, skip: 0, more }
 }
 
