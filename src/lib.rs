@@ -27,3 +27,5 @@ pub mod client;
 pub mod terminal;
 pub mod table;
 pub mod bench;
+pub mod checker;
+pub mod planted;
