@@ -29,3 +29,6 @@ pub mod table;
 pub mod bench;
 pub mod checker;
 pub mod planted;
+mod chance;
+#[cfg(test)]
+mod sim;
