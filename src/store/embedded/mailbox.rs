@@ -12,17 +12,17 @@ use crate::store::{
 
 /// A mailbox row's values; its key is the item's.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct RowItem {
+pub struct RowItem {
     #[serde(default)]
-    last: Seq,
+    pub last: Seq,
     #[serde(default)]
-    delivered: Seq,
+    pub delivered: Seq,
     #[serde(default)]
-    read: Seq,
+    pub read: Seq,
     #[serde(default)]
-    read_n: u64,
+    pub read_n: u64,
     #[serde(default)]
-    cursors: Vec<(DeviceId, Seq)>,
+    pub cursors: Vec<(DeviceId, Seq)>,
 }
 
 /// A device's values; its key is the item's.

@@ -11,19 +11,19 @@ use crate::protocol::{Seq, Timestamp, UserId};
 use crate::store::{Head, Member, Record, RecordPart, Span, StoreError};
 
 #[derive(Debug, Serialize, Deserialize)]
-struct MemberItem {
-    role: String,
-    spans: Vec<(Seq, Option<Seq>)>,
-    as_of: Seq,
+pub struct MemberItem {
+    pub role: String,
+    pub spans: Vec<(Seq, Option<Seq>)>,
+    pub as_of: Seq,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct HeadItem {
-    floor: Seq,
-    title: Option<String>,
-    creator: Option<UserId>,
-    public: bool,
-    created: Timestamp,
+pub struct HeadItem {
+    pub floor: Seq,
+    pub title: Option<String>,
+    pub creator: Option<UserId>,
+    pub public: bool,
+    pub created: Timestamp,
 }
 
 /// See `Store::write`.
