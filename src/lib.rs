@@ -30,3 +30,6 @@ pub mod folder;
 pub mod bench;
 pub mod checker;
 pub mod planted;
+mod chance;
+#[cfg(test)]
+mod sim;
