@@ -68,10 +68,15 @@ pub fn migrate(connection: &Connection) -> rusqlite::Result<Option<i64>> {
 }
 
 pub fn read_error(error: rusqlite::Error) -> StoreError {
+    let not_ours = matches!(
+        error,
+        rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::IntegralValueOutOfRange(..)
+    );
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
             StoreError::Damaged(error.to_string())
         }
+        _ if not_ours => StoreError::Damaged(error.to_string()),
         _ => StoreError::Unavailable(error.to_string()),
     }
 }
@@ -161,9 +166,25 @@ pub fn parse<T: std::str::FromStr>(name: &str, pk: &str, sk: &str) -> Result<T, 
     name.parse().map_err(|_| StoreError::Damaged(format!("{pk} {sk}")))
 }
 
+/// An item as it stands.
+pub struct Item {
+    pub sk: String,
+    /// Body and check sum, where the columns hold such things.
+    stored: rusqlite::Result<(Vec<u8>, u32)>,
+}
+
+impl Item {
+    /// What it holds, if that is what was written.
+    pub fn decode<'a, T: Deserialize<'a>>(&'a self, pk: &str) -> Result<T, StoreError> {
+        let damaged = |_| StoreError::Damaged(format!("{pk} {}", self.sk));
+        let (body, crc) = self.stored.as_ref().map_err(damaged)?;
+        decode(pk, self.sk.as_bytes(), body, *crc)
+    }
+}
+
 /// Items of one partition.
 pub struct Scan {
-    pub rows: Vec<(String, Vec<u8>, u32)>,
+    pub rows: Vec<Item>,
     /// There are more behind these.
     pub more: bool,
 }
@@ -185,9 +206,10 @@ pub fn scan(
             scan.more = true;
             break;
         }
-        let body: Vec<u8> = row.get(1).map_err(read_error)?;
-        bytes += body.len();
-        scan.rows.push((row.get(0).map_err(read_error)?, body, row.get(2).map_err(read_error)?));
+        let sk = row.get(0).map_err(read_error)?;
+        let stored = row.get(1).and_then(|body| Ok((body, row.get(2)?)));
+        bytes += stored.as_ref().map_or(0, |(body, _): &(Vec<u8>, u32)| body.len());
+        scan.rows.push(Item { sk, stored });
     }
     Ok(scan)
 }

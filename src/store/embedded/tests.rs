@@ -6,6 +6,7 @@ mod power;
 mod traced;
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -135,48 +136,82 @@ async fn long_lists_of_records_are_read_whole() {
     assert_eq!(store.records(RecordPart::Starts(user, device)).await, Ok(all));
 }
 
-/// The child of the next test: appends and prints each acked seq until it is killed.
+/// The child of the next test: raises and appends in several conversations until it is killed.
 #[tokio::test]
-async fn child_that_appends_until_killed() {
-    let Ok(folder) = std::env::var("PARLOR_TEST_CHILD_FOLDER") else { return };
-    let store = EmbeddedStore::open(Path::new(&folder)).unwrap();
-    for seq in 1.. {
-        assert_eq!(store.append(&conversation(), &[entry(seq)]).await, Ok(1));
-        println!("acked {seq}");
-    }
+async fn child_that_writes_until_killed() {
+    let Ok(folder) = std::env::var("PARLOR_TEST_CHILD_UNTIL_KILLED") else { return };
+    let _lock = FolderLock::take(Path::new(&folder)).unwrap();
+    let store = EmbeddedStore::open_with(Path::new(&folder), power::LOG_PAGES).unwrap();
+    power::talks(&store, u64::MAX).await;
 }
 
+/// Killed at any moment, also while it starts, again and again on one folder: all that was
+/// acknowledged by any of its lives is there, and the folder is free at once.
 #[tokio::test]
 async fn what_was_acked_survives_kill_9() {
     let folder = tempdir().unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture", "store::embedded::tests::child_that_appends_until_killed"])
-        .env("PARLOR_TEST_CHILD_FOLDER", folder.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut acked = 0;
-    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-        if let Some(seq) = line.unwrap().strip_prefix("acked ") {
-            acked = seq.parse().unwrap();
-            if acked == 200 {
-                child.kill().unwrap();
-            }
-        }
+    let (mut acked, mut in_use) = (power::Acked::default(), 0);
+    for life in 0..25 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture"])
+            .arg("store::embedded::tests::child_that_writes_until_killed")
+            .env("PARLOR_TEST_CHILD_UNTIL_KILLED", folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let heard = std::thread::spawn(move || {
+            let mut acked = acked;
+            lines.map_while(Result::ok).for_each(|line| acked.hear(&line));
+            acked
+        });
+        tokio::time::sleep(Duration::from_millis(rand::random_range(5..60 + life * 8))).await;
+        // Whoever comes while it dies is told so, or has the folder.
+        let rival = folder.path().to_owned();
+        let rival = std::thread::spawn(move || {
+            (0..50).filter(|_| matches!(FolderLock::take(&rival), Err(OpenError::InUse(_)))).count()
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        in_use += rival.join().unwrap();
+        acked = heard.join().unwrap();
+        let lock = FolderLock::take(folder.path()).unwrap();
+        power::look(folder.path(), acked, false).await.unwrap();
+        drop(lock);
+        assert_eq!(faults(folder.path()), [""; 0]);
     }
-    child.wait().unwrap();
-    assert!(acked >= 200, "the child ended early, at {acked}");
+    let all: Seq = acked.appended.iter().sum();
+    assert!(all > 500, "{all} were acknowledged: too few to say anything");
+    assert!(in_use > 0, "nobody ever came while it was in use");
+}
+
+#[tokio::test]
+async fn a_long_log_is_read_quickly_and_a_clean_stop_leaves_none() {
+    let folder = tempdir().unwrap();
     let store = EmbeddedStore::open(folder.path()).unwrap();
-    let mut found = Vec::new();
-    loop {
-        let after = found.len() as Seq;
-        let page = store.log(&conversation(), LogRange::following(after, 500)).await.unwrap();
-        found.extend(page.entries);
-        if !page.more {
-            break;
-        }
+    // 16 KB each: the log comes near the length at which it is copied.
+    let long = |seq| Entry { message: Some("x".repeat(16_000).into()), ..entry(seq) };
+    for chunk in 0..28 {
+        let entries: Vec<_> = (chunk * 100 + 1..=chunk * 100 + 100).map(long).collect();
+        assert_eq!(store.append(&conversation(), &entries).await, Ok(100));
     }
-    assert!(found.len() as Seq >= acked, "{} found, {acked} acked", found.len());
-    assert!(found.iter().zip(1..).all(|(found, seq)| *found == entry(seq)));
+    let log = opening::log_path(folder.path());
+    let length = std::fs::metadata(&log).unwrap().len();
+    assert!(length > 40 << 20, "{length} bytes");
+    // Dropped without a close, as if it had been killed.
+    drop(store);
+    let begun = std::time::Instant::now();
+    let store = EmbeddedStore::open(folder.path()).unwrap();
+    let took = begun.elapsed();
+    println!("{} MB of log are opened in {took:?}", length >> 20);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let newest = store.log(&conversation(), LogRange::newest(1)).await.unwrap();
+    assert_eq!(newest.entries, [long(2_800)]);
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), 0, "it begins anew");
+    assert_eq!(store.append(&conversation(), &[long(2_801)]).await, Ok(1));
+    OwnDisk::close(&*store).await;
+    assert_eq!(std::fs::metadata(&log).map_or(0, |log| log.len()), 0, "and ends empty");
+    let closed = store.append(&conversation(), &[long(2_802)]).await;
+    assert!(matches!(closed, Err(StoreError::Unavailable(_))), "{closed:?}");
 }

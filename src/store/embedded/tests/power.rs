@@ -23,7 +23,7 @@ use traced::{Event, available, record};
 
 const CONVERSATIONS: usize = 5;
 /// So short a log is copied and begun anew many times.
-const LOG_PAGES: u32 = 60;
+pub const LOG_PAGES: u32 = 60;
 /// The last word of a child.
 const DONE: &str = "all is written";
 
@@ -49,8 +49,7 @@ async fn child_that_writes_for_the_record() {
     let setting = |name: &str| std::env::var(name).unwrap().parse::<u64>().unwrap();
     let (rounds, end) = (setting("PARLOR_TEST_CHILD_ROUNDS"), setting("PARLOR_TEST_CHILD_CLOSES"));
     let store = EmbeddedStore::open_with(Path::new(&folder), LOG_PAGES).unwrap();
-    let talks = (0..CONVERSATIONS).map(|number| talk(&store, number, rounds));
-    join_all(talks).await;
+    talks(&store, rounds).await;
     if end == 1 {
         OwnDisk::close(&*store).await;
     }
@@ -58,6 +57,10 @@ async fn child_that_writes_for_the_record() {
     // Whatever its end, nothing runs on to tidy up.
     let me = std::process::id().to_string();
     Command::new("kill").args(["-9", &me]).status().unwrap();
+}
+
+pub async fn talks(store: &EmbeddedStore, rounds: u64) {
+    join_all((0..CONVERSATIONS).map(|number| talk(store, number, rounds))).await;
 }
 
 async fn talk(store: &EmbeddedStore, number: usize, rounds: u64) {
@@ -78,18 +81,19 @@ async fn talk(store: &EmbeddedStore, number: usize, rounds: u64) {
 
 /// What was acknowledged, by conversation.
 #[derive(Debug, Clone, Copy, Default)]
-struct Acked {
+pub struct Acked {
     raised: [Seq; CONVERSATIONS],
-    appended: [Seq; CONVERSATIONS],
+    pub appended: [Seq; CONVERSATIONS],
 }
 
 impl Acked {
-    fn hear(&mut self, line: &str) {
+    pub fn hear(&mut self, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();
         let [what @ ("raised" | "appended"), number, seq] = words[..] else { return };
-        let (number, seq): (usize, Seq) = (number.parse().unwrap(), seq.parse().unwrap());
+        // What is cut off in the middle was not said.
+        let (Ok(number), Ok(seq)) = (number.parse::<usize>(), seq.parse()) else { return };
         let all = if what == "raised" { &mut self.raised } else { &mut self.appended };
-        all[number] = seq;
+        all[number] = all[number].max(seq);
     }
 }
 
@@ -191,7 +195,7 @@ fn memory() -> PathBuf {
 }
 
 /// Opens a disk after a cut, as any start does, and looks for all that was acknowledged.
-async fn look(folder: &Path, acked: Acked, thorough: bool) -> Result<(), String> {
+pub async fn look(folder: &Path, acked: Acked, thorough: bool) -> Result<(), String> {
     let store = EmbeddedStore::open_with(folder, LOG_PAGES).map_err(|error| error.to_string())?;
     for number in 0..CONVERSATIONS {
         let conversation = numbered(number);
