@@ -39,6 +39,9 @@ impl Chat {
             };
             rows.extend(page.rows.into_iter().filter(waits));
             devices.extend(page.devices);
+            for what in &page.damaged {
+                tracing::error!(%user, what, "left out of a mailbox");
+            }
             after = page.next;
             if after.is_none() {
                 break;
@@ -122,7 +125,7 @@ impl Chat {
         Ok(newest.entries.first().map_or(0, |entry| entry.seq))
     }
 
-    /// One row that can't be read hides all others of a mailbox; each is read by itself as soon as
+    /// A page that can't be read hides all rows of a mailbox; each is read by itself as soon as
     /// something comes for it. Not so for a device that is not known: its starts are in the rows.
     async fn without_rows(&self, outbox: &Outbox, error: StoreError) -> Result<Done, StoreError> {
         let devices = self.store.mailbox(&outbox.who.user, MailboxPart::Devices).await?.devices;
