@@ -100,6 +100,16 @@ pub fn talk(world: &mut World, pace: f64) {
     }
 }
 
+/// People come and go.
+pub fn churn(world: &mut World) {
+    if !world.sea.chance(0.02) {
+        return;
+    }
+    let device = world.sea.any(0..world.devices.len() as u64) as usize;
+    let told = world.sea.chance(0.5);
+    world.devices[device].leave(told, &mut world.sea.lock());
+}
+
 fn any_person(world: &World) -> UserId {
     world.people[world.sea.any(0..world.people.len() as u64) as usize].clone()
 }
