@@ -154,6 +154,9 @@ impl Board for Link {
             format!("{} of {:?} hints {} deaf {}", row.beat, row.epoch, row.hints, row.deaf)
         });
         let row = row.clone();
+        if row.deaf {
+            self.sea.count("deaf");
+        }
         let ask = move |core: &mut super::sea::Core| core.board.beat(&row, replacing);
         let answer = self.sea.lock().ask(self.process, Call::Beat, about, ask);
         self.store(answer).await

@@ -342,9 +342,8 @@ pub fn read_everything(world: &mut World) {
     // An entry counts while its server's life does. One whose socket is held there by nobody else
     // than a server that has not yet noticed is no fault of the map.
     let counts = |(user, entry): &(&UserId, &SocketEntry)| {
-        let row = core.board.rows.get(&entry.server);
         let server = world.servers.iter().find(|server| server.id == entry.server);
-        let (Some(row), Some(server)) = (row, server) else { return false };
+        let Some(server) = server.filter(|server| server.lives(entry.epoch)) else { return false };
         let here = world.devices.iter().any(|device| {
             let connection = device.connection.as_ref();
             device.user == **user && connection.is_some_and(|c| c.server == server.process)
@@ -352,7 +351,7 @@ pub fn read_everything(world: &mut World) {
         let held = server.chat().is_some_and(|chat| {
             chat.hub.of(user).iter().any(|outbox| outbox.who.socket == entry.socket_id)
         });
-        row.epoch == entry.epoch && (here || !held)
+        here || !held
     };
     let claimed = core.redis.map.iter().flat_map(|(who, sockets)| {
         let living = sockets.iter().map(move |entry| (who, entry)).filter(counts);

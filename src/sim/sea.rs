@@ -287,9 +287,14 @@ impl Core {
     }
 
     pub fn count(&mut self, window: &str) {
+        self.count_many(window, 1);
+    }
+
+    pub fn count_many(&mut self, window: &str, times: u64) {
         match self.windows.get_mut(window) {
-            Some(count) => *count += 1,
-            None => drop(self.windows.insert(window.to_owned(), 1)),
+            _ if times == 0 => {}
+            Some(count) => *count += times,
+            None => drop(self.windows.insert(window.to_owned(), times)),
         }
     }
 

@@ -1,8 +1,9 @@
 //! One run: processes, devices, load, faults, and the phases that they go through.
 #![cfg(test)]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use super::client::Device;
 use super::faults::Nemesis;
@@ -54,6 +55,7 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, traced: bool) -> Self {
         seeded::seed(Some(seed ^ 0x5eed));
+        count_panics();
         let sea = Sea::new(seed, SERVERS + 1, traced);
         let servers = (0..=API).map(|process| Server::new(&sea, process, traced)).collect();
         let mut core = sea.lock();
@@ -139,7 +141,10 @@ impl World {
         self.end(violations, drained)
     }
 
-    fn end(mut self, violations: Vec<String>, drained_in: u64) -> Outcome {
+    fn end(mut self, mut violations: Vec<String>, drained_in: u64) -> Outcome {
+        if PANICS.get() > 0 {
+            violations.push(format!("I16: {} tasks panicked", PANICS.get()));
+        }
         self.servers.iter_mut().for_each(Server::crash);
         let mut core = self.sea.lock();
         Outcome {
@@ -222,6 +227,23 @@ impl World {
     pub fn chat(&self) -> Option<Arc<crate::chat::Chat>> {
         self.servers[API].chat().cloned()
     }
+}
+
+thread_local! {
+    static PANICS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// From now on the panics of this thread are counted: the runtimes would hide those of their tasks.
+fn count_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.set(PANICS.get() + 1);
+            before(panic);
+        }));
+    });
+    PANICS.set(0);
 }
 
 pub fn person(name: &str) -> UserId {
