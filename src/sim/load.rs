@@ -201,7 +201,7 @@ fn outcome<T>(done: &Result<T, ChatError>) -> Outcome {
 }
 
 /// The creator of a room puts somebody in, or out.
-fn change_room(world: &mut World) {
+fn change_room(world: &World) {
     let conversation = any_conversation(world);
     let Some(room) = conversation.as_str().strip_prefix("room:") else { return };
     let (room, Some(chat)) = (RoomId::parse(room).unwrap(), world.chat()) else { return };
@@ -277,7 +277,7 @@ async fn read(
             Err(error) => break Err(error),
         };
         let seqs = || page.messages.iter().map(|shown| shown.entry.seq);
-        edge = if forward { seqs().last() } else { seqs().next() }.or(edge);
+        edge = if forward { seqs().next_back() } else { seqs().next() }.or(edge);
         let listed = page.messages.iter().map(listed);
         if forward {
             entries.extend(listed);
