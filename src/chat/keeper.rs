@@ -309,8 +309,9 @@ impl Chat {
     }
 
     /// While deaf: what was published before the others knew lies in the store. They know once
-    /// they have read the row, so mailboxes of unclaimed sockets are read then; and once more for
-    /// those whose view of the board is old (see `Chat::hand_on`).
+    /// they have read the row, so mailboxes are read then; and once more for those whose view of the
+    /// board is old (see `Chat::hand_on`). All of them, whatever their claims were answered: Redis
+    /// may have lost the entries since.
     async fn reread_when_deaf(&self) {
         loop {
             self.keeper.went_deaf.notified().await;
@@ -324,7 +325,7 @@ impl Chat {
                     break;
                 }
                 if self.is_deaf() {
-                    self.reread(self.unclaimed()).await;
+                    self.reread_all().await;
                 }
             }
         }
