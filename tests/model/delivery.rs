@@ -108,7 +108,7 @@ struct Server {
     deaf: bool,
     /// All is to be claimed again and read again.
     start_over: bool,
-    /// Since it is deaf, what claims to hold is yet to be read once.
+    /// Since it is deaf, all is yet to be read again.
     deaf_reread: bool,
     /// What it has read of the sender's row; of the sender's server: nothing.
     seen: Seen,
@@ -183,6 +183,8 @@ pub struct State {
     servers: [Server; 3],
     /// What the sender's server has read of the others' rows.
     view: [Seen; 3],
+    /// It is so old that it can't say that nobody is deaf.
+    view_is_old: bool,
     stage: Stage,
     /// Where it is to be put: the tail that the lane knows + 1.
     target: Seq,
@@ -271,7 +273,7 @@ const WINDOWS: [&str; 23] = [
     "a hint went to the board since Redis did not answer",
     "a hint went to the board since somebody is deaf",
     "a hint on the board was needed",
-    "a deaf server read again what did not hold",
+    "a deaf server read again, and something was there",
     "a claim was repeated, and the read again found something",
     "all was claimed again, and the read again found something",
     "the entry of a dead server was passed over",
@@ -302,6 +304,7 @@ impl State {
             hints: 0,
             servers: [server; 3],
             view: [Seen::default(); 3],
+            view_is_old: false,
             stage: Stage::Idle,
             target: 0,
             sends: model.sends,
@@ -471,7 +474,7 @@ impl Delivery {
             }
             (s.stage, s.target) = (Stage::Idle, 0);
             (s.record, s.slow, s.cached) = (None, 0, None);
-            s.owed = [0; 3];
+            (s.owed, s.view_is_old) = ([0; 3], false);
         } else {
             s.bus.retain(|message| message.to != at);
         }

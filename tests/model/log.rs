@@ -722,9 +722,10 @@ impl Model for Log {
                 })
             }),
             Property::always("I2 raise, then put", |_, s: &State| {
-                let entries = (1..).zip(&s.log).filter_map(|(seq, e)| Some((seq, (*e)?)));
-                let mut entries: Box<dyn Iterator<Item = (Seq, Send)>> = Box::new(entries);
-                entries.all(|(seq, send)| s.last[recipient(send)] >= seq)
+                let raised = |(seq, entry): (Seq, &Option<Send>)| {
+                    entry.is_none_or(|send| s.last[recipient(send)] >= seq)
+                };
+                (1..).zip(&s.log).all(raised)
             }),
             Property::always("I3 dense", |_, s: &State| s.log.iter().all(Option::is_some)),
             Property::always("P2 idempotent", |_, s: &State| {
@@ -736,14 +737,15 @@ impl Model for Log {
                 let received = |(send, seq): (Send, Option<Seq>)| {
                     seq.is_none_or(|seq| s.people[recipient(send)].cursor >= seq)
                 };
-                !model.quiet(s) || (0..).zip(s.sent).all(received)
+                (0..).zip(s.sent).all(received) || !model.quiet(s)
             }),
             Property::sometimes("everything is answered and received", |model: &Log, s: &State| {
                 let end = s.end();
-                model.quiet(s) && s.all_done(model) && s.people.iter().all(|p| p.cursor == end)
+                let all = s.all_done(model) && s.people.iter().all(|p| p.cursor == end);
+                all && model.quiet(s)
             }),
             Property::sometimes("the same, after all crashes", |model: &Log, s: &State| {
-                model.quiet(s) && s.all_done(model) && s.crashes == 0
+                s.crashes == 0 && s.all_done(model) && model.quiet(s)
             }),
         ];
         if self.late_bounded {
@@ -754,7 +756,7 @@ impl Model for Log {
                     let offered = |(seq, entry): (Seq, &Option<Send>)| {
                         entry.is_none_or(|send| s.people[recipient(send)].cursor >= seq)
                     };
-                    !model.quiet(s) || (1..).zip(&s.log).all(offered)
+                    (1..).zip(&s.log).all(offered) || !model.quiet(s)
                 },
             ));
         }

@@ -1,6 +1,6 @@
 //! What a server does in the background: reads the board, notices deaths and Redis, starts over.
 
-use super::{Action, Bad, Delivery, Health, RECIPIENTS, Reading, SENDER, Seen, Server, State};
+use super::{Action, Bad, Delivery, Health, RECIPIENTS, SENDER, Seen, Server, State};
 
 impl Delivery {
     pub(super) fn keeping(&self, s: &State, at: usize, actions: &mut Vec<Action>) {
@@ -33,22 +33,28 @@ impl Delivery {
         }
     }
 
-    /// 3 s after its row said so, by when the others have read it, and then on and on.
+    /// Once who lives has read its row: the second of the two re-reads waits so long.
     fn must_read_deaf(&self, s: &State, at: usize) -> bool {
-        let known = !s.is_up(SENDER) || s.view[at].deaf || s.view[at].dead;
-        let misses = |i: usize| !s.sockets[i].holds && self.misses(s, i);
-        known && (s.servers[at].deaf_reread || s.open_at(at).into_iter().any(misses))
+        let view = s.view[at];
+        s.servers[at].deaf_reread && (!s.is_up(SENDER) || view.deaf && !view.dead)
     }
 
-    fn misses(&self, s: &State, i: usize) -> bool {
-        s.sockets[i].reading == Reading::Live && s.log > s.got
+    /// Who sleeps meanwhile does not trust his view of the board when he wakes up.
+    fn has_read_deaf(&self, s: &mut State, at: usize) {
+        s.servers[at].deaf_reread = false;
+        s.view_is_old |= s.servers[SENDER].health == Health::Paused;
     }
 
     pub(super) fn keep(&self, s: &mut State, at: usize, action: Action) {
         match action {
             Action::ReadBoard(_) if at == SENDER => {
+                s.view_is_old = false;
                 for other in RECIPIENTS {
-                    s.view[other] = self.judged(s, SENDER, other, s.view[other]).0;
+                    let before = s.view[other];
+                    s.view[other] = self.judged(s, SENDER, other, before).0;
+                    if s.view[other].deaf && !before.deaf {
+                        self.waits_for_the_deaf(s, other);
+                    }
                 }
             }
             Action::ReadBoard(_) => self.read_board(s, at),
@@ -66,19 +72,21 @@ impl Delivery {
                 self.read_all_again(s, at, 19);
             }
             Action::ReReadDeaf(_) => {
-                let all = std::mem::take(&mut s.servers[at].deaf_reread);
+                self.has_read_deaf(s, at);
+                let unclaimed = self.is(Bad::UnclaimedAloneWhileDeaf);
                 for i in s.open_at(at) {
-                    if (all || !s.sockets[i].holds) && self.read_again(s, i) {
+                    if !(unclaimed && s.sockets[i].holds) && self.read_again(s, i) {
                         self.windows.hit(17);
                     }
                 }
             }
             Action::NoticeCut(_) => {
                 s.servers[at].deaf = true;
-                s.servers[at].deaf_reread = !self.is(Bad::UnclaimedAloneWhileDeaf);
+                s.servers[at].deaf_reread = true;
             }
             Action::NoticeBack(_) => {
                 s.servers[at].deaf = false;
+                s.servers[at].deaf_reread = false;
                 s.servers[at].start_over = !self.is(Bad::NothingStartsOver);
             }
             Action::Wake(_) => {
@@ -101,7 +109,7 @@ impl Delivery {
     fn board_has_news(&self, s: &State, at: usize) -> bool {
         if at == SENDER {
             let news = |of: usize| self.judged(s, SENDER, of, s.view[of]) != (s.view[of], false);
-            return RECIPIENTS.into_iter().any(news);
+            return s.view_is_old || RECIPIENTS.into_iter().any(news);
         }
         let seen = s.servers[at].seen;
         self.judged(s, at, SENDER, seen) != (seen, false) || s.hints > s.servers[at].hint
@@ -159,10 +167,13 @@ impl Delivery {
             if self.board_has_news(s, at) {
                 self.read_board(s, at);
             }
+            if self.must_read_deaf(s, at) {
+                self.has_read_deaf(s, at);
+            }
             let late = s.put_is_late();
             let server = &mut s.servers[at];
             server.second &= late;
-            (server.start_over, server.deaf_reread) = (false, false);
+            server.start_over = false;
         }
     }
 
@@ -174,15 +185,17 @@ impl Delivery {
         }
     }
 
+    /// Another life reads the board before it does anything.
     pub(super) fn restart(&self, s: &mut State, at: usize) {
+        let first = |server: Server| Seen { row: server.row, dead: false, deaf: server.deaf };
         let row = (s.servers[at].row / 10 + 1) * 10;
-        let seen = Seen { row: s.servers[SENDER].row, dead: false, deaf: false };
-        let server = &mut s.servers[at];
-        (server.health, server.row) = (Health::Up, row);
+        (s.servers[at].health, s.servers[at].row) = (Health::Up, row);
         if at == SENDER {
-            s.view = s.view.map(|seen| Seen { dead: false, ..seen });
+            s.view = s.servers.map(first);
+            s.view[SENDER] = Seen::default();
         } else {
-            (server.seen, server.hint) = (seen, s.hints);
+            s.servers[at].seen = first(s.servers[SENDER]);
+            s.servers[at].hint = s.hints;
         }
     }
 }

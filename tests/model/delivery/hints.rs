@@ -106,7 +106,8 @@ impl Delivery {
     fn hand_on(&self, s: &mut State) {
         let seq = s.log;
         let deaf = |at: usize| s.view[at].deaf && !s.view[at].dead;
-        if RECIPIENTS.into_iter().any(deaf) && !self.is(Bad::DeafUnseen) {
+        let any = s.view_is_old || RECIPIENTS.into_iter().any(deaf);
+        if any && !self.is(Bad::DeafUnseen) {
             self.windows.hit(15);
             s.slow = s.slow.max(seq);
         }
@@ -141,6 +142,15 @@ impl Delivery {
         if !self.is(Bad::NoBoard) {
             self.windows.hit(window);
             s.slow = s.slow.max(seq);
+        }
+    }
+
+    /// What a server that says deaf has not confirmed goes to the board at once.
+    pub(super) fn waits_for_the_deaf(&self, s: &mut State, at: usize) {
+        let Some(record) = s.record else { return };
+        let waits = record.servers[at].is_some_and(|has| has < record.last);
+        if waits && !self.is(Bad::DeafUnseen) {
+            self.give_up(s, record.last, 15);
         }
     }
 
