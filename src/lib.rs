@@ -28,4 +28,5 @@ pub mod terminal;
 pub mod table;
 pub mod bench;
 pub mod checker;
+pub mod torture;
 pub mod planted;

@@ -10,7 +10,7 @@ use clap::Parser;
 use parlor::config::{Cli, Command};
 use parlor::node::NodeError;
 use parlor::table::TableError;
-use parlor::{bench, roles, table, telemetry, terminal};
+use parlor::{bench, roles, table, telemetry, terminal, torture};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -47,5 +47,6 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Table(options) => Ok(table::run(&options).await?),
         Command::Chat(options) => terminal::run(options).await,
         Command::Bench(options) => bench::run(options).await,
+        Command::Torture(options) => torture::run(options).await,
     }
 }
