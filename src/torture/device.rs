@@ -37,8 +37,6 @@ pub(super) enum Order {
     Forget,
     /// It does not read for so many milliseconds.
     StopReading(u64),
-    /// Its connection is reset.
-    Reset,
 }
 
 /// An order, and where it is counted that it was carried out.
@@ -92,7 +90,7 @@ impl Device {
             name: format!("d{number}"),
             acks_app: number % 2 == 1,
             catchup: (user % 3 == 2).then_some(CATCHUP),
-            patience: Duration::from_secs(if (user + number).is_multiple_of(2) { 3 } else { 12 }),
+            patience: Duration::from_secs(if (user + number).is_multiple_of(2) { 5 } else { 15 }),
             random: SmallRng::seed_from_u64(seed ^ ((user as u64) << 8) ^ (number as u64)),
             sends: Sends::default(),
             known,

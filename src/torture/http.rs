@@ -93,7 +93,11 @@ impl Drop for Http {
 
 impl Http {
     /// Listens at `address` and goes on to `upstream`.
-    pub async fn start(address: SocketAddr, upstream: SocketAddr, seed: u64) -> std::io::Result<Self> {
+    pub async fn start(
+        address: SocketAddr,
+        upstream: SocketAddr,
+        seed: u64,
+    ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let shared = Arc::new(Shared {
             weather: watch::Sender::default(),
@@ -150,8 +154,8 @@ async fn accept(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>)
 
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let service = hyper::service::service_fn(|request| answer(request, &shared));
-    let connection = hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service);
+    let connection =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
     // An answer that is to be dropped ends the connection as an error.
     let _ = connection.await;
 }

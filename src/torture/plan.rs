@@ -58,6 +58,7 @@ pub(super) struct Conversation {
     pub heat: Heat,
 }
 
+#[cfg(test)]
 impl Conversation {
     /// Whether it is a room.
     pub fn is_room(&self) -> bool {

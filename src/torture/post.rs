@@ -39,7 +39,8 @@ impl Post {
                 body: self.body.clone(),
             });
             let key = [("idempotency-key", self.reference.as_str())];
-            let called = timeout(CALL_LIMIT, world.api.call("POST", &path, Some(&body), &key)).await;
+            let called =
+                timeout(CALL_LIMIT, world.api.call("POST", &path, Some(&body), &key)).await;
             let (outcome, seq, code) = match called {
                 Ok(Ok(answer)) => {
                     let code = answer.body["code"].as_str().map(str::to_owned);

@@ -64,7 +64,8 @@ impl Process {
     /// Waits for the line that a role prints once it accepts.
     pub async fn ready(&mut self) -> anyhow::Result<Value> {
         let stdout = self.stdout.as_mut().context("it says nothing on stdout")?;
-        let line = timeout(START_LIMIT, stdout.next_line()).await.context("not ready in time")??;
+        let line =
+            timeout(START_LIMIT, stdout.next_line()).await.context("not ready in time")??;
         let line = line.context("it ended before it was ready")?;
         serde_json::from_str(&line).context("not a ready line")
     }
@@ -100,8 +101,10 @@ impl Process {
 
     /// Whether it stands still (SIGSTOP), as the system says.
     pub fn is_stopped(&self) -> bool {
-        let stat = self.pid().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok());
-        let state = stat.as_deref().and_then(|stat| stat.rsplit_once(')')?.1.split_whitespace().next());
+        let stat =
+            self.pid().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+        let state =
+            stat.as_deref().and_then(|stat| stat.rsplit_once(')')?.1.split_whitespace().next());
         state == Some("T")
     }
 

@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
-/// How long to wait after a retryable error that does not say it.
-const RETRY: Duration = Duration::from_millis(300);
-/// No wait is longer: what the servers ask for is for people, and a round is short.
-const RETRY_MAX: Duration = Duration::from_millis(1_000);
+/// How long to wait after the first retryable error, if it does not say more; doubled each time.
+const RETRY: Duration = Duration::from_millis(250);
+/// No wait is longer: a round is short.
+const RETRY_MAX: Duration = Duration::from_secs(3);
 
 /// A send without its answer.
 #[derive(Debug, Clone)]
@@ -29,6 +29,8 @@ pub(super) struct Pending {
     pub tries: u32,
     /// When the newest try left, if its answer is still to come.
     pub left: Option<Instant>,
+    /// When it was first to leave.
+    since: Instant,
     /// When it is to be tried again.
     again: Option<Instant>,
 }
@@ -58,6 +60,7 @@ impl Sends {
             after,
             tries: 0,
             left: None,
+            since: Instant::now(),
             again: None,
         });
     }
@@ -65,6 +68,11 @@ impl Sends {
     /// How many wait.
     pub fn len(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Whether one has waited for so long: then nothing is to be added.
+    pub fn is_stuck(&self, after: Duration) -> bool {
+        self.pending.front().is_some_and(|pending| pending.since.elapsed() > after)
     }
 
     /// How many wait in a conversation.
@@ -115,7 +123,8 @@ impl Sends {
     /// The answer was "later"; `random` is in 0..1. Gives the send.
     pub fn later(&mut self, reference: &str, wait: Option<u64>, random: f64) -> Option<&Pending> {
         let pending = self.pending.iter_mut().find(|p| p.reference == reference)?;
-        let wait = wait.map_or(RETRY, Duration::from_millis).min(RETRY_MAX);
+        let own = RETRY.saturating_mul(1 << pending.tries.min(8)) / 2;
+        let wait = own.max(wait.map_or(RETRY, Duration::from_millis)).min(RETRY_MAX);
         (pending.left, pending.again) = (None, Some(Instant::now() + wait.mul_f64(0.5 + random)));
         Some(pending)
     }

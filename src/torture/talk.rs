@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::device::{Device, Order, Ordered, obeyed};
+use super::journal::locked;
 use super::post;
 use super::world::Stage;
 use crate::checker::history::{Outcome, Status, What};
@@ -25,10 +26,14 @@ const PING_AFTER: Duration = Duration::from_secs(1);
 /// Longer than any answer takes: the connection is given up, and the sends leave on another.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 const WRITE_LIMIT: Duration = Duration::from_secs(4);
+/// Whoever waits so long for an answer says nothing new: more load would not help.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// How often a device in the drain looks what is missing.
 const LOOK: Duration = Duration::from_millis(200);
 /// One in so many texts is told to be seen.
 const SEEN_ONE_IN: u32 = 16;
+/// One in so many sends to a room that one is not in is tried all the same.
+const STRANGER_ONE_IN: u32 = 10;
 /// In a thousand acts: going away, closing and coming back at once, being posted over HTTP.
 const AWAY: u32 = 12;
 const AGAIN: u32 = 12;
@@ -257,6 +262,13 @@ impl<'a> Talk<'a> {
         let world = self.device.world.clone();
         let conversation = &world.plan.conversations[number];
         let id = conversation.id.as_str();
+        let is_out = conversation.guest == Some(self.device.key.0)
+            && locked(&world.guests).get(id) != Some(&true);
+        if self.device.sends.is_stuck(STUCK_AFTER)
+            || is_out && !self.device.random.random_ratio(1, STRANGER_ONE_IN)
+        {
+            return;
+        }
         let Some(after) = self.knows(id).await else { return };
         let room = BURST_MAX.saturating_sub(self.device.sends.len_in(id));
         let room = room.min(PENDING_MAX.saturating_sub(self.device.sends.len()));
@@ -321,10 +333,6 @@ impl<'a> Talk<'a> {
             Order::Forget => {
                 obeyed(&bites);
                 Obeyed::Goes(Why::Forgot)
-            }
-            Order::Reset => {
-                obeyed(&bites);
-                Obeyed::Goes(Why::Lost(None))
             }
             Order::StopReading(millis) => {
                 sleep(Duration::from_millis(millis)).await;
@@ -406,14 +414,15 @@ impl<'a> Talk<'a> {
         if let (Some(from), Some(Ok(sent_ms))) = (words.next(), words.next().map(str::parse)) {
             self.device.world.came(&self.server, from, sent_ms);
         }
-        let EntryFrame { conversation, seq, kind, from, message: body, .. } = entry;
+        let EntryFrame { conversation, seq, kind, from, to, message: body, .. } = entry;
+        let to = to.filter(|_| kind != "message");
         let waiting = if self.device.acks_app { &mut self.acks } else { &mut self.unproven };
         waiting.insert(conversation.clone(), seq);
         if self.device.acks_app && self.ack_at.is_none() {
             self.ack_at = Some(Instant::now() + ACK_AFTER);
         }
         let (connection, catchup) = (self.connection.clone(), !self.caught_up);
-        self.note(What::Received { connection, conversation, seq, kind, from, body, catchup });
+        self.note(What::Received { connection, conversation, seq, kind, from, body, to, catchup });
     }
 
     fn refused(&mut self, code: String, to: Option<String>, retryable: bool, wait: Option<u64>) {

@@ -110,7 +110,11 @@ impl Drop for Tcp {
 
 impl Tcp {
     /// Listens at `address` and goes on to `upstream`.
-    pub async fn start(address: SocketAddr, upstream: SocketAddr, seed: u64) -> std::io::Result<Self> {
+    pub async fn start(
+        address: SocketAddr,
+        upstream: SocketAddr,
+        seed: u64,
+    ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let (state, refuses) = (Mutex::default(), watch::Sender::new(false));
         let shared = Arc::new(Shared { state, refuses, upstream });

@@ -113,12 +113,14 @@ impl World {
 
     /// Waits until a server has acknowledged a send after `since`; gives how long that took.
     pub async fn acks_again(&self, server: &str, since: u64, limit: Duration) -> Option<u64> {
-        self.wait(since, limit, || locked(&self.pulse).get(server).is_some_and(|p| p.0 > since)).await
+        self.wait(since, limit, || locked(&self.pulse).get(server).is_some_and(|p| p.0 > since))
+            .await
     }
 
     /// Waits until a server got a live text of another server that was sent after `since`.
     pub async fn hears_again(&self, server: &str, since: u64, limit: Duration) -> Option<u64> {
-        self.wait(since, limit, || locked(&self.pulse).get(server).is_some_and(|p| p.1 > since)).await
+        self.wait(since, limit, || locked(&self.pulse).get(server).is_some_and(|p| p.1 > since))
+            .await
     }
 
     /// The devices that a server holds.

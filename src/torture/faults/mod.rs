@@ -15,8 +15,10 @@ use tokio::sync::mpsc;
 
 use super::device::Ordered;
 use super::fleet::{Fleet, SERVERS};
-use super::http::Mood;
+use super::http::{Mood, Weather};
+use super::tcp::Rules;
 use super::world::World;
+use crate::bench::resp;
 
 /// How long a recovery is waited for.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(30);
@@ -223,6 +225,33 @@ pub(super) struct Attack {
     pub orders: Vec<((usize, usize), mpsc::Sender<Ordered>)>,
 }
 
+impl Attack {
+    /// Takes away what a fault that failed half-way may have left.
+    pub async fn heal_all(&self) {
+        let fleet = &self.fleet;
+        let links = fleet.links.iter().filter_map(|links| links.redis.as_ref());
+        for proxy in links.chain(&fleet.doors).chain([&fleet.front]) {
+            proxy.refuse(false);
+            proxy.rule_all(Rules::default());
+        }
+        for links in &fleet.links {
+            links.store.weather(Weather::default());
+        }
+        for slot in &fleet.slots {
+            if let Some(process) = slot.process.lock().await.as_ref() {
+                let _ = process.signal("CONT").await;
+            }
+        }
+        if let Some(redis) = fleet.redis {
+            let commands: [&[&str]; 2] =
+                [&["REPLICAOF", "NO", "ONE"], &["CONFIG", "SET", "maxmemory", "0"]];
+            for command in commands {
+                let _ = resp::once(redis, command).await;
+            }
+        }
+    }
+}
+
 /// How a fault went.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Effect {
@@ -244,7 +273,9 @@ impl Attack {
             ServerKilled | UpKilled | BalancerKilled | ApiKilled => {
                 self.kill(kind, target, random).await
             }
-            ServerStopped | UpStopped => self.pause(target, random.random_range(1_000..6_000)).await,
+            ServerStopped | UpStopped => {
+                self.pause(target, random.random_range(1_000..6_000)).await
+            }
             ServerStoppedLong => self.pause(target, random.random_range(14_000..30_000)).await,
             ServerDrained | UpDrained => self.drain(target, random).await,
             ServerDoorHeld => self.hold_door(target, random).await,

@@ -68,12 +68,10 @@ impl Attack {
             _ => self.wrong_types().await?,
         };
         let since = self.world.journal.now_ms();
-        let mut slowest = Some(0);
-        for server in SERVERS {
-            let heard = self.world.hears_again(server, since, RECOVERY_LIMIT).await;
-            slowest = slowest.zip(heard).map(|(a, b): (u64, u64)| a.max(b));
-        }
-        Ok(Effect { bites, recovered_ms: slowest })
+        let [a, b, c] = SERVERS.map(|s| self.world.hears_again(s, since, RECOVERY_LIMIT));
+        let (a, b, c) = tokio::join!(a, b, c);
+        let recovered_ms = [a, b, c].into_iter().collect::<Option<Vec<u64>>>();
+        Ok(Effect { bites, recovered_ms: recovered_ms.and_then(|all| all.into_iter().max()) })
     }
 
     async fn kill_redis(&self, away: Duration) -> anyhow::Result<u64> {

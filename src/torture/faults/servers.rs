@@ -55,7 +55,8 @@ impl Attack {
     async fn api_answers(&self, since: u64) -> Option<u64> {
         let asking = async {
             loop {
-                if self.world.api.get("/v1/servers").await.is_ok_and(|answer| answer.status == 200) {
+                if self.world.api.get("/v1/servers").await.is_ok_and(|answer| answer.status == 200)
+                {
                     return self.world.journal.now_ms().saturating_sub(since);
                 }
                 sleep(Duration::from_millis(50)).await;
@@ -89,7 +90,11 @@ impl Attack {
     }
 
     /// SIGTERM; it must end cleanly.
-    pub(super) async fn drain(&self, target: &str, random: &mut SmallRng) -> anyhow::Result<Effect> {
+    pub(super) async fn drain(
+        &self,
+        target: &str,
+        random: &mut SmallRng,
+    ) -> anyhow::Result<Effect> {
         let slot = self.fleet.slot(target)?;
         let mut process = slot.process.lock().await;
         let Some(running) = process.as_mut() else { return Ok(Effect::default()) };

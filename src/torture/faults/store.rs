@@ -52,11 +52,9 @@ impl Attack {
     }
 
     async fn all_ack(&self, since: u64) -> Option<u64> {
-        let mut slowest = 0;
-        for server in SERVERS {
-            slowest = slowest.max(self.world.acks_again(server, since, RECOVERY_LIMIT).await?);
-        }
-        Some(slowest)
+        let [a, b, c] = SERVERS.map(|s| self.world.acks_again(s, since, RECOVERY_LIMIT));
+        let (a, b, c) = tokio::join!(a, b, c);
+        Some(a?.max(b?).max(c?))
     }
 
     /// DynamoDB itself stands still.
