@@ -129,7 +129,8 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server: Option<String>,
     },
-    /// A connection has ended.
+    /// A connection has ended. Whoever kills a client that won't come back writes it in its place:
+    /// a device counts as present while its newest connection is open.
     Close {
         /// Which.
         connection: String,
