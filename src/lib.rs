@@ -30,3 +30,6 @@ pub mod bench;
 pub mod checker;
 pub mod torture;
 pub mod planted;
+mod chance;
+#[cfg(test)]
+mod sim;

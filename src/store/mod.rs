@@ -23,6 +23,8 @@ use async_trait::async_trait;
 use crate::protocol::{ConversationId, Entry, UserId};
 
 pub use log::{LogPage, LogRange, Order};
+#[cfg(test)]
+pub(crate) use mailbox::cursors_beyond;
 pub use mailbox::{CURSORS_MAX, Device, MailboxPage, MailboxPart, Raise, Row};
 pub use record::{Head, Member, Record, RecordPart, Span};
 
