@@ -10,13 +10,16 @@ mod faults;
 mod fleet;
 mod http;
 mod journal;
+mod ledger;
 mod members;
 mod nemesis;
+mod page;
 mod plan;
 mod post;
 mod process;
 mod reading;
 mod round;
+mod rounds;
 mod sends;
 mod talk;
 mod tcp;
@@ -26,16 +29,40 @@ mod world;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use tokio::signal::unix::{SignalKind, signal};
+use clap::{Args, Subcommand};
+
+use crate::checker::{Gates, Verdict, judge_files};
+
+/// Between two faults, on average, where nobody says.
+const GAP_MS: u64 = 1_500;
 
 /// `parlor torture`
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Torture {
+    /// In place of an attack.
+    #[command(subcommand)]
+    pub command: Option<Afterwards>,
     /// What is attacked, and how.
     #[command(flatten)]
     pub options: Options,
+}
+
+/// What can be done without an attack.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Afterwards {
+    /// Judge the histories of a round again
+    Check {
+        /// The files of one round
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Make the ledger's page again, from lines of rounds and of other systems
+    Ledger {
+        /// Like docs/ledger.jsonl; the page stands beside the first one
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
 }
 
 /// What is attacked, and how.
@@ -61,7 +88,7 @@ pub struct Options {
     #[arg(long, env = "PARLOR_TORTURE_RATE")]
     pub rate: Option<f64>,
     /// Between two faults, on average, in milliseconds
-    #[arg(long, default_value_t = 1_500, env = "PARLOR_TORTURE_GAP_MS")]
+    #[arg(long, default_value_t = GAP_MS, env = "PARLOR_TORTURE_GAP_MS")]
     pub gap_ms: u64,
     /// The program of Redis
     #[arg(
@@ -79,9 +106,12 @@ pub struct Options {
         env = "PARLOR_TORTURE_DYNAMODB_LOCAL"
     )]
     pub dynamodb_local: PathBuf,
-    /// Keep histories and logs here; those of failed rounds are kept in any case
+    /// Keep histories and logs here; those of rounds that did not pass are kept in any case
     #[arg(long, value_name = "DIR", env = "PARLOR_TORTURE_KEEP")]
     pub keep: Option<PathBuf>,
+    /// Add each round to this file, like docs/ledger.jsonl, and make the page beside it
+    #[arg(long, value_name = "FILE", env = "PARLOR_TORTURE_LEDGER")]
+    pub ledger: Option<PathBuf>,
 }
 
 impl Options {
@@ -91,28 +121,20 @@ impl Options {
     }
 }
 
-/// Runs the rounds: prints a table, 0 if all passed.
+/// Attacks, or judges what an attack left: 0 if all passed.
 pub async fn run(torture: Torture) -> anyhow::Result<ExitCode> {
-    let options = torture.options;
-    let folder = std::env::temp_dir().join(format!("parlor-torture-{:08x}", rand::random::<u32>()));
-    let bar = ProgressBar::new(options.seconds);
-    bar.set_style(ProgressStyle::with_template("{elapsed} {bar:20} {msg}")?);
-    let round = round::run(&options, &folder, options.seed, "unknown", &bar);
-    let done = tokio::select! {
-        done = round => done?,
-        // What was started ends with the runtime: each child is killed as it is dropped.
-        () = told_to_stop() => anyhow::bail!("stopped, with all that was started"),
-    };
-    bar.finish_and_clear();
-    println!("{} {:?} {}", done.history.display(), done.took, done.pairs.len());
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn told_to_stop() {
-    let mut signals = Vec::new();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-        signals.extend(signal(kind));
+    match torture.command {
+        None => rounds::run(&torture.options).await,
+        Some(Afterwards::Check { files }) => {
+            let report = judge_files(&files, Gates::default())?;
+            print!("{report}");
+            // A gate may be missed by a short run; what is broken is broken.
+            let failed = report.verdict == Verdict::Fail;
+            Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+        Some(Afterwards::Ledger { files }) => {
+            println!("{}", ledger::make(&files)?.display());
+            Ok(ExitCode::SUCCESS)
+        }
     }
-    let any = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
-    futures_util::future::select_all(any).await;
 }

@@ -1,6 +1,6 @@
 //! Draws faults and runs them, several at a time on different targets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,19 +32,27 @@ struct Running {
     kind: &'static str,
 }
 
-/// Attacks until `until`, on average one fault every `gap`; returns when all are healed. Gives the
-/// pairs of kinds that ran at the same time.
+/// What was done.
+#[derive(Debug, Default)]
+pub(super) struct Deeds {
+    /// Pairs of kinds that ran at the same time.
+    pub pairs: BTreeSet<(&'static str, &'static str)>,
+    /// How long each recovery took, by kind.
+    pub recovery_ms: BTreeMap<String, Vec<u64>>,
+}
+
+/// Attacks until `until`, on average one fault every `gap`; returns when all are healed.
 pub(super) async fn run(
     attack: Arc<Attack>,
     tally: Arc<Tally>,
     seed: u64,
     gap: Duration,
     until: Instant,
-) -> BTreeSet<(&'static str, &'static str)> {
+) -> Deeds {
     let mut random = SmallRng::seed_from_u64(seed ^ 0x6E65_6D65);
     let embedded = attack.fleet.links.is_empty();
     let (mut tasks, mut number) = (JoinSet::new(), 0_u64);
-    let (mut running, mut pairs): (Vec<Running>, _) = (Vec::new(), BTreeSet::new());
+    let (mut running, mut deeds): (Vec<Running>, _) = (Vec::new(), Deeds::default());
     let mut next = Instant::now();
     loop {
         tokio::select! {
@@ -59,7 +67,7 @@ pub(super) async fn run(
                 });
                 let Some((kind, target)) = drawn else { continue };
                 for other in &running {
-                    pairs.insert((kind.name().min(other.kind), kind.name().max(other.kind)));
+                    deeds.pairs.insert((kind.name().min(other.kind), kind.name().max(other.kind)));
                 }
                 running.push(Running { target: target.clone(), kind: kind.name() });
                 number += 1;
@@ -68,15 +76,18 @@ pub(super) async fn run(
                 tasks.spawn(fault(attack.clone(), format!("f{number}"), kind, target, random));
             }
             Some(done) = tasks.join_next(), if !tasks.is_empty() => {
-                if let Ok((target, effect)) = done {
+                if let Ok((kind, target, effect)) = done {
                     running.retain(|r| r.target != target);
+                    if let Some(took) = effect.recovered_ms.filter(|_| effect.bites > 0) {
+                        deeds.recovery_ms.entry(kind.name().to_owned()).or_default().push(took);
+                    }
                     if effect.bites > 0 {
                         tally.effective.fetch_add(1, Ordering::Relaxed);
                     }
                 }
             }
             () = sleep_until(until), if Instant::now() < until && tasks.is_empty() => {}
-            else => return pairs,
+            else => return deeds,
         }
     }
 }
@@ -87,7 +98,7 @@ async fn fault(
     kind: Kind,
     target: String,
     mut random: SmallRng,
-) -> (String, Effect) {
+) -> (Kind, String, Effect) {
     let name = kind.name().to_owned();
     let begin = What::Fault { fault: fault.clone(), kind: name.clone(), target: target.clone() };
     attack.world.journal.note(begin);
@@ -101,5 +112,5 @@ async fn fault(
     };
     let Effect { bites, recovered_ms } = effect;
     attack.world.journal.note(What::Healed { fault, bites, recovered_ms });
-    (target, effect)
+    (kind, target, effect)
 }

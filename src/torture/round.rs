@@ -1,6 +1,6 @@
 //! A round: a fresh fleet, its load, its faults, and everything read when all is still.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,15 +17,17 @@ use super::device::Device;
 use super::faults::Attack;
 use super::fleet::Fleet;
 use super::journal::{Journal, locked};
-use super::nemesis::{self, Tally};
+use super::nemesis::{self, Deeds, Tally};
 use super::plan::Plan;
 use super::world::{Stage, World};
 use super::{Options, members, reading, watch};
 use crate::checker::history::{Phase, What};
 use crate::client::Api;
 
-/// The load without faults, before them and after: a tenth of the faults' time, within these.
+/// The load without faults before them: a tenth of the faults' time, within these.
 const QUIET_SECONDS: std::ops::RangeInclusive<u64> = 4..=15;
+/// After them it is so much longer: the judge gives 30 s to recover, and compares then.
+const HEALED_FACTOR: u32 = 3;
 /// How long nothing may be sent before everybody has everything.
 const DRAIN_LIMIT: Duration = Duration::from_secs(90);
 /// How long reading all histories may take.
@@ -50,6 +52,8 @@ pub(super) struct Done {
     pub took: Duration,
     /// Pairs of kinds of faults that ran at the same time.
     pub pairs: BTreeSet<(&'static str, &'static str)>,
+    /// How long each recovery took, by kind.
+    pub recovery_ms: BTreeMap<String, Vec<u64>>,
 }
 
 /// Runs a round in `folder`.
@@ -81,7 +85,7 @@ pub(super) async fn run(
     let watching = tokio::spawn(watch::run(attack.clone()));
     let guests = tokio::spawn(members::run(world.clone(), seed));
     let passing = tokio::spawn(walks_in_passing(world.clone()));
-    let pairs = load(options, &attack, seed, bar).await;
+    let Deeds { pairs, recovery_ms } = load(options, &attack, seed, bar).await;
     drain(&world, bar).await;
     let _ = timeout(STOP_LIMIT, async { tokio::join!(guests, passing) }).await;
     world.journal.note(What::Phase { phase: Phase::Read });
@@ -99,7 +103,7 @@ pub(super) async fn run(
     let names: Vec<String> = attack.fleet.slots.iter().map(|slot| slot.name.clone()).collect();
     watch::logs(&world, folder, &names).await?;
     journal.finish().with_context(|| format!("writing {}", journal.path().display()))?;
-    Ok(Done { history, took: begun.elapsed(), pairs })
+    Ok(Done { history, took: begun.elapsed(), pairs, recovery_ms })
 }
 
 async fn begin_conversations(plan: &Plan, journal: &Journal, api: &str) -> anyhow::Result<()> {
@@ -156,12 +160,7 @@ async fn walks_in_passing(world: Arc<World>) {
 }
 
 /// Quiet, faults, and quiet again, with load all the time.
-async fn load(
-    options: &Options,
-    attack: &Arc<Attack>,
-    seed: u64,
-    bar: &ProgressBar,
-) -> BTreeSet<(&'static str, &'static str)> {
+async fn load(options: &Options, attack: &Arc<Attack>, seed: u64, bar: &ProgressBar) -> Deeds {
     let journal = &attack.world.journal;
     let (low, high) = (*QUIET_SECONDS.start(), *QUIET_SECONDS.end());
     let quiet = Duration::from_secs((options.seconds / 10).clamp(low, high));
@@ -172,12 +171,12 @@ async fn load(
     journal.note(What::Phase { phase: Phase::Faults });
     let until = Instant::now() + Duration::from_secs(options.seconds);
     let gap = Duration::from_millis(options.gap_ms);
-    let pairs = nemesis::run(attack.clone(), tally, seed, gap, until).await;
+    let deeds = nemesis::run(attack.clone(), tally, seed, gap, until).await;
     attack.heal_all().await;
     journal.note(What::Phase { phase: Phase::Healed });
-    sleep(quiet * 2).await;
+    sleep(quiet * HEALED_FACTOR).await;
     show.abort();
-    pairs
+    deeds
 }
 
 /// Says how it goes, twice a second.
