@@ -9,5 +9,6 @@ mod raw;
 mod admin;
 mod bad;
 mod cli;
+mod disk;
 mod flows;
 mod protocol;
