@@ -24,6 +24,7 @@ pub enum Bad {
     ReReadOnlyOnce,
     AckBeforePut,
     UnknownTakenForFailed,
+    UnknownTakenForDone,
     AfterMoved,
     PutUnconditional,
     RaiseToTheTail,
@@ -252,7 +253,9 @@ impl State {
     }
 
     fn find(&self, send: Send, after: Seq, until: Seq) -> Option<Seq> {
-        (after + 1..=until).rev().find(|seq| self.log[usize::from(seq - 1)] == Some(send))
+        (after + 1..=until)
+            .rev()
+            .find(|seq| self.log.get(usize::from(seq - 1)) == Some(&Some(send)))
     }
 
     /// A device hears of an entry: the next one is shown, before a higher one the gap is read.
@@ -497,7 +500,14 @@ impl Log {
             return;
         }
         let lane = &mut s.lanes[at];
-        (lane.undecided, lane.must_walk) = (true, true);
+        if let (true, Write::Put { seq, .. }, Some(known)) =
+            (self.bad == Some(Bad::UnknownTakenForDone), write, &mut lane.known)
+        {
+            known.tail = seq;
+            lane.batch[0].fate = Fate::Stored { seq, repeated: false };
+        } else {
+            (lane.undecided, lane.must_walk) = (true, true);
+        }
         self.follow(s, at, None, &mut Next::Nothing);
     }
 

@@ -13,6 +13,7 @@ use run::{breaks, holds, missed};
 
 const I1: &str = "I1 acked means durable";
 const I2: &str = "I2 raise, then put";
+const I3: &str = "I3 dense";
 const I4: &str = "I4 persist before locate";
 const I5: &str = "I5 claim before catch-up";
 const I6: &str = "I6 only its owner removes a map entry";
@@ -147,7 +148,9 @@ fn bad_designs_of_the_log() {
     log_breaks(BadLog::HitAnsweredAtOnce, late, &[P3]);
     log_breaks(BadLog::ReReadOnlyOnce, one, &[P3_STORED]);
     log_breaks(BadLog::AckBeforePut, one, &[I1]);
-    log_breaks(BadLog::UnknownTakenForFailed, || Log { unknowns: 1, ..calm() }, &[P3_STORED]);
+    let unknown = || Log { unknowns: 1, ..calm() };
+    log_breaks(BadLog::UnknownTakenForFailed, unknown, &[P3_STORED]);
+    log_breaks(BadLog::UnknownTakenForDone, unknown, &[I1, I3]);
     log_breaks(BadLog::AfterMoved, || Log { sends: [2, 2], ..one() }, &[P2]);
     log_breaks(BadLog::PutUnconditional, calm, &[P4, I1]);
 }
