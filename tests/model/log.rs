@@ -138,13 +138,13 @@ struct Lane {
 
 /// A store call that was made, and has not come to the store yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Write {
+pub enum Write {
     Raise { user: usize, last: Seq },
     Put { send: Send, seq: Seq },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Late {
+pub struct Late {
     write: Write,
     lane: usize,
 }

@@ -310,6 +310,17 @@ async fn a_lock_proves_that_a_row_is_of_the_past() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn hints_are_numbered_above_those_of_an_earlier_life_whatever_the_clock_says() {
+    let board = Arc::new(Shaky::default());
+    let old = BoardRow { hints: u64::MAX / 2, ..board_row("ws1", 3) };
+    board.board.beat(&old, None).await.unwrap();
+    let lived = Lived::over(board).await;
+    lived.liveness.put_hints(&[hint(1)]).await.unwrap();
+    let rows = lived.board.board.read().await.unwrap();
+    assert_eq!(rows[0].hints, old.hints + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_life_that_lost_its_name_is_told_once_and_appends_no_more() {
     let mut lived = Lived::new().await;
     sleep(12 * SECOND).await;

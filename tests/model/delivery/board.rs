@@ -131,7 +131,7 @@ impl Delivery {
         let moved = row != seen.row;
         let died = another_life && !(seen.dead && self.is(Bad::LifeOfTheDeadIgnored));
         let dead = still || seen.dead && !moved && !self.is(Bad::LivenessInRedis);
-        let ended = died || dead && !(seen.dead && !moved);
+        let ended = died || dead && (moved || !seen.dead);
         (Seen { row, dead, deaf }, ended)
     }
 
