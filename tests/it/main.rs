@@ -13,3 +13,4 @@ mod cli;
 mod costs;
 mod flows;
 mod protocol;
+mod redis_hung;
