@@ -33,10 +33,14 @@ pub enum Command {
     Api(Api),
     /// The DynamoDB table: create it, check it, show a conversation.
     Table(Table),
+    /// The data folder of `parlor up`: check what it holds.
+    Store(Store),
     /// Chat from the terminal; plain lines when it is not one.
     Chat(Chat),
     /// Load, with a report.
     Bench(crate::bench::Bench),
+    /// Servers, Redis and DynamoDB Local under attack: is a message lost?
+    Torture(crate::torture::Torture),
 }
 
 /// What all long-running roles take.
@@ -288,6 +292,32 @@ pub enum TableCommand {
         /// Which, like dm:userA:userB or room:general
         conversation: ConversationId,
     },
+}
+
+/// `parlor store`
+#[derive(Debug, Clone, Args)]
+pub struct Store {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: StoreCommand,
+    /// The folder of `parlor up`
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "./parlor-data",
+        global = true,
+        env = "PARLOR_DATA"
+    )]
+    pub data: PathBuf,
+}
+
+/// What `parlor store` does.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum StoreCommand {
+    /// Read everything and say what is damaged; beside a running parlor as well
+    Check,
+    /// Go on with what is left after something acknowledged was lost, keeping the damaged log
+    AcceptLoss,
 }
 
 /// `parlor chat`

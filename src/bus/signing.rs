@@ -204,8 +204,8 @@ impl Guard {
     }
 }
 
-/// Takes a publish apart without reading the batch, which is read once, later. The batch comes last,
-/// and nothing before it can hold its name.
+/// Takes a publish apart without reading the batch, which is read once, later. The batch comes
+/// last, and nothing before it can hold its name.
 fn part(payload: &[u8]) -> Result<(Head, &[u8]), Refusal> {
     let found = payload.windows(BATCH_FIELD.len()).position(|window| window == BATCH_FIELD);
     let (head, rest) = payload.split_at(found.ok_or(Refusal::Malformed)?);

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::position::{Held, Next, Position, Queued};
 use super::receipt::{Item, Receipts};
 use super::session::{Effect, Outputs, Wish};
+use crate::chance::Hashing;
 use crate::hub::Event;
 use crate::protocol::{ConversationId, DeviceId, Receipt, Seq, UserId};
 
@@ -39,7 +40,7 @@ pub(super) struct Inbox {
     device: DeviceId,
     wish: Wish,
     stage: Stage,
-    positions: HashMap<ConversationId, Position>,
+    positions: HashMap<ConversationId, Position, Hashing>,
     queue: VecDeque<ConversationId>,
     store: VecDeque<ConversationId>,
     sees: VecDeque<(ConversationId, Seq)>,
@@ -65,7 +66,7 @@ impl Inbox {
             device,
             wish,
             stage: Stage::New,
-            positions: HashMap::new(),
+            positions: HashMap::default(),
             queue: VecDeque::new(),
             store: VecDeque::new(),
             sees: VecDeque::new(),
@@ -86,6 +87,10 @@ impl Inbox {
 
     pub fn is_late(&self, now: Instant) -> bool {
         self.receipts.is_late(now)
+    }
+
+    pub fn wait_anew(&mut self, now: Instant) {
+        self.receipts.wait_anew(now);
     }
 
     pub fn plain_ping(&self) -> [u8; 8] {
@@ -117,13 +122,15 @@ impl Inbox {
     pub fn hear(&mut self, event: Event, now: Instant, out: &mut Outputs) {
         let (conversation, seq, via, again, text) = match event {
             Event::Text { conversation, seq, n, text, via, again } => {
-                let held = Held { seq, n, text, fresh: !again };
+                let held = Held { seq, n, text };
                 (conversation, seq, Some(via), again, Some(held))
             }
             Event::Hint { conversation, seq, via } => (conversation, seq, via, true, None),
             _ => return,
         };
-        let live = self.stage == Stage::Live;
+        // While nothing may be written no text is kept: a slow reader costs no memory, and what
+        // waits is read from the store.
+        let keeps = self.stage == Stage::Live && self.receipts.has_room();
         let position = self.position(&conversation, now);
         let passed = position.loaded && seq <= position.sent;
         if let Some(via) = via {
@@ -141,7 +148,10 @@ impl Inbox {
             return;
         }
         position.hear(seq, now);
-        if let (true, Some(held)) = (live, text) {
+        if text.is_some() && !again {
+            position.hear_first_try(seq);
+        }
+        if let (true, Some(held)) = (keeps, text) {
             position.hold(held);
         }
         self.advance(&conversation, now, out);
@@ -216,6 +226,12 @@ impl Inbox {
     ) {
         let proven = self.receipts.ack(conversation, seq, now);
         self.proven(proven, now, out);
+        // What `missed` told of has no text of its own: an `ack` alone says that it was received.
+        let position = self.positions.get(conversation).filter(|_| self.wish.acks_app);
+        let seq = position.filter(|p| p.loaded).map_or(0, |p| p.sent.min(seq));
+        if position.is_some_and(|p| seq > p.received) {
+            self.received(conversation, seq, false, now, out);
+        }
     }
 
     fn proven(&mut self, proven: Vec<Item>, now: Instant, out: &mut Outputs) {
@@ -237,6 +253,11 @@ impl Inbox {
         for conversation in waiting {
             self.advance(&conversation, now, out);
         }
+    }
+
+    #[cfg(test)]
+    pub fn texts_held(&self) -> usize {
+        self.positions.values().map(|position| position.held.len()).sum()
     }
 
     fn forget(&mut self, conversation: &ConversationId) {

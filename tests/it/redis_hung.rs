@@ -1,5 +1,5 @@
-//! Redis that hangs (SIGSTOP): no ack waits for it, delivery goes the slow way, and all is as before
-//! when it goes on.
+//! Redis that hangs (SIGSTOP): no ack waits for it, delivery goes the slow way, and all is as
+//! before when it goes on.
 
 use std::time::{Duration, Instant};
 
