@@ -113,7 +113,8 @@ impl Health {
     }
 
     fn readiness(&self) -> (bool, serde_json::Value) {
-        let (mut local, mut shared) = (self.lock().local.clone(), self.lock().shared.clone());
+        let mut local = self.lock().local.clone();
+        let mut shared = self.lock().shared.clone();
         let of_stores = self.metrics.iter().filter_map(|metrics| metrics.store_trouble.lately());
         shared.extend(of_stores.map(|trouble| ("store", trouble)));
         for (watched, told) in [(&self.watched_local, &mut local), (&self.watched, &mut shared)] {
