@@ -18,6 +18,7 @@ use super::liveness::{BoardEvent, RowChange};
 use crate::bus::Subscription;
 use crate::directory::SocketEntry;
 use crate::hub::{Event, Outbox};
+use crate::planted::{Bug, planted};
 use crate::protocol::{Envelope, ProcessId, UserId};
 
 /// How often the subscription is probed end to end.
@@ -127,6 +128,9 @@ impl Chat {
                 let chat = self.clone();
                 tokio::spawn(async move {
                     chat.reread_all().await;
+                    if planted(Bug::ReReadOnce) {
+                        return;
+                    }
                     sleep(SECOND_READ_AFTER).await;
                     chat.reread_all().await;
                 });
