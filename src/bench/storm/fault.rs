@@ -53,8 +53,8 @@ pub(super) async fn run(
     // Nobody stays where the one process there is drains.
     let alone = options.fault == Fault::Drain && hit.is_none();
     let calm = Calm::open(target, if alone { 0 } else { options.pairs }, hit).await?;
-    let (before, calm) = calm.run(CALM).await?;
-    let during = calm.start(AFTER);
+    let (before, calm) = calm.run(if alone { Duration::ZERO } else { CALM }).await?;
+    let during = calm.start(if alone { Duration::ZERO } else { AFTER });
     let victims = match (options.fault, redis) {
         (Fault::Redis, Some(redis)) => {
             let staying = each(victims, |victim| victim.stayed(AFTER));
@@ -65,17 +65,20 @@ pub(super) async fn run(
         _ => killed(target, hit, victims, &mut report).await?,
     };
     let (during, calm) = during.await??;
-    report.latency("others_before", &latency(&before));
-    report.latency("others_during", &latency(&during));
+    if !alone {
+        report.latency("others_before", &latency(&before));
+        report.latency("others_during", &latency(&during));
+    }
     let (mut faults, mut error) = (Faults::default(), None);
     for outcome in before.into_iter().chain(during) {
         faults.add(outcome.faults);
         error = error.or(outcome.error);
     }
-    let victims = reached(target, victims, options.messages, &mut report).await?;
+    let messages = if alone { 0 } else { options.messages };
+    let victims = reached(target, victims, messages, &mut report).await?;
     let mut clients = calm;
     for mut victim in victims {
-        faults.add(victim.flow.close(options.messages));
+        faults.add(victim.flow.close(messages));
         error = error.or(victim.error.map(|error| format!("{}: {error}", victim.name)));
         clients.extend(victim.client);
     }
