@@ -26,6 +26,11 @@ pub mod telemetry;
 pub mod client;
 pub mod terminal;
 pub mod table;
+pub mod folder;
 pub mod bench;
 pub mod checker;
+pub mod torture;
 pub mod planted;
+mod chance;
+#[cfg(test)]
+mod sim;

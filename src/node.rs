@@ -151,6 +151,9 @@ pub struct Node {
 impl Node {
     /// A process without parts.
     pub fn new(wired: Wired, health: Arc<Health>, drain_seconds: u64) -> Self {
+        if let Some(disk) = wired.disk.clone() {
+            health.watch_local("disk", move || disk.trouble());
+        }
         Self {
             lanes: Lanes::new(wired.store.clone()),
             reads: Arc::default(),
@@ -338,6 +341,9 @@ impl Node {
         let _ = timeout_at(drained + STOP_GRACE, join_all(keepers)).await;
         self.watchers.close();
         let _ = timeout_at(drained + STOP_GRACE, self.watchers.wait()).await;
+        if let Some(disk) = &self.wired.disk {
+            let _ = timeout_at(drained + STOP_GRACE, disk.close()).await;
+        }
     }
 }
 

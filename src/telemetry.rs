@@ -23,6 +23,13 @@ pub struct Call {
     pub outcome: &'static str,
 }
 
+/// An operation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Operation {
+    /// Which.
+    pub operation: &'static str,
+}
+
 /// How something ended, or what kind it was.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Outcome {
@@ -52,10 +59,13 @@ pub struct Metrics {
     pub redis_calls: Family<Call, Counter>,
     /// Store calls.
     pub store_calls: Family<Call, Counter>,
-    /// Write units, as DynamoDB bills them (failed conditions included).
-    pub write_units: Counter<f64, AtomicU64>,
-    /// Read units, as DynamoDB bills them.
-    pub read_units: Counter<f64, AtomicU64>,
+    /// Retries of store calls: `sent`, or `no_budget` where the bucket was empty.
+    pub store_retries: Family<Outcome, Counter>,
+    /// Write units by kind of call, as DynamoDB bills them (failed conditions included). Their sum
+    /// divided by `messages` of outcome `stored` is what a message costs.
+    pub write_units: Family<Operation, Counter<f64, AtomicU64>>,
+    /// Read units by kind of call, as DynamoDB bills them.
+    pub read_units: Family<Operation, Counter<f64, AtomicU64>>,
     /// Frames and requests that were refused, by error code.
     pub refused: Family<Outcome, Counter>,
 }
@@ -77,8 +87,9 @@ impl Metrics {
             hints: Family::default(),
             redis_calls: Family::default(),
             store_calls: Family::default(),
-            write_units: Counter::default(),
-            read_units: Counter::default(),
+            store_retries: Family::default(),
+            write_units: Family::default(),
+            read_units: Family::default(),
             refused: Family::default(),
             registry: Registry::default(),
         };
@@ -96,8 +107,9 @@ impl Metrics {
         registry.register("hints", "Hints, by what became of them", m.hints.clone());
         registry.register("redis_calls", "Redis calls", m.redis_calls.clone());
         registry.register("store_calls", "Store calls", m.store_calls.clone());
-        registry.register("store_write_units", "Write units billed", m.write_units.clone());
-        registry.register("store_read_units", "Read units billed", m.read_units.clone());
+        registry.register("store_retries", "Retries of store calls", m.store_retries.clone());
+        registry.register("store_write_units", "Write units, by call", m.write_units.clone());
+        registry.register("store_read_units", "Read units, by call", m.read_units.clone());
         registry.register("refused", "Refused frames and requests, by code", m.refused.clone());
         Self { registry, ..m }
     }

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use super::Chat;
 use super::reads::{InTurn, Turn};
 use super::route::Texts;
+use crate::chance::Hashing;
 use crate::hub::Event;
 use crate::protocol::{ConversationId, Entry, ProcessId, Receipt, Seq};
 use crate::store::{Member, Record, RecordPart};
@@ -30,7 +31,7 @@ const REREAD_PAUSE: Duration = Duration::from_secs(10);
 /// Rosters of large rooms, as of the newest joined or left entry that they tell of.
 #[derive(Debug, Default)]
 pub struct Rosters {
-    known: Mutex<HashMap<ConversationId, Arc<Vec<Member>>>>,
+    known: Mutex<HashMap<ConversationId, Arc<Vec<Member>>, Hashing>>,
     rereading: AtomicBool,
 }
 
@@ -114,7 +115,7 @@ impl Chat {
             if let Some(members) = self.read_roster(room).await {
                 return Some(members);
             }
-            sleep(Duration::from_millis(rand::random_range(HINT_PAUSE_MS))).await;
+            sleep(Duration::from_millis(crate::chance::within(HINT_PAUSE_MS))).await;
         }
         self.read_roster(room).await
     }

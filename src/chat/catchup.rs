@@ -135,7 +135,7 @@ pub async fn perform(chat: &Arc<Chat>, outbox: &Arc<Outbox>, work: Work) -> Done
                 }
                 tracing::debug!(%error, "a session's store call is repeated");
                 let pause = if error.retryable() { RETRY_MS } else { REFUSED_MS };
-                sleep(Duration::from_millis(rand::random_range(pause))).await;
+                sleep(Duration::from_millis(crate::chance::within(pause))).await;
                 if let (Work::See { conversation, seq, .. }, true) = (&work, error.retryable()) {
                     return Done::Unseen(conversation.clone(), *seq);
                 }

@@ -14,6 +14,7 @@ use futures_util::stream;
 use tokio::time::Instant;
 
 use super::Chat;
+use crate::chance::Hashing;
 use crate::directory::SocketEntry;
 use crate::hub::{Event, Outbox};
 use crate::protocol::{CloseCode, Envelope, SOCKETS_PER_USER_MAX, SocketId, UserId};
@@ -40,7 +41,7 @@ struct Claim {
 
 #[derive(Debug, Default)]
 struct Table {
-    claims: HashMap<SocketId, Claim>,
+    claims: HashMap<SocketId, Claim, Hashing>,
     /// Every claim at its place, next one first: what ends leaves at once, so that churn neither
     /// fills this nor delays the living past the end of their entries.
     sweep: BTreeMap<u64, SocketId>,

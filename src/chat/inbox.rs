@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::position::{Held, Next, Position, Queued};
 use super::receipt::{Item, Receipts};
 use super::session::{Effect, Outputs, Wish};
+use crate::chance::Hashing;
 use crate::hub::Event;
 use crate::protocol::{ConversationId, DeviceId, Receipt, Seq, UserId};
 
@@ -39,7 +40,7 @@ pub(super) struct Inbox {
     device: DeviceId,
     wish: Wish,
     stage: Stage,
-    positions: HashMap<ConversationId, Position>,
+    positions: HashMap<ConversationId, Position, Hashing>,
     queue: VecDeque<ConversationId>,
     store: VecDeque<ConversationId>,
     sees: VecDeque<(ConversationId, Seq)>,
@@ -65,7 +66,7 @@ impl Inbox {
             device,
             wish,
             stage: Stage::New,
-            positions: HashMap::new(),
+            positions: HashMap::default(),
             queue: VecDeque::new(),
             store: VecDeque::new(),
             sees: VecDeque::new(),

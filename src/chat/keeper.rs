@@ -98,16 +98,18 @@ impl Chat {
             tasks.spawn(async move { stop.run_until_cancelled(chore).await });
         }
         let taken = loop {
+            // The rare first: what the board says must not wait behind a busy bus.
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break false,
-                heard = bus.recv() => match heard {
-                    Some(heard) => self.heard(heard),
-                    // Only a stopping bus ends a subscription.
-                    None => stop.cancelled().await,
-                },
                 event = events.recv() => match event {
                     Some(BoardEvent::Taken) => break true,
                     Some(event) => self.hear_board(event),
+                    None => stop.cancelled().await,
+                },
+                heard = bus.recv() => match heard {
+                    Some(heard) => self.heard(heard),
+                    // Only a stopping bus ends a subscription.
                     None => stop.cancelled().await,
                 },
             }

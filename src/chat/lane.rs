@@ -26,7 +26,7 @@ mod worker;
 mod tests;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,6 +38,7 @@ use self::batch::Item;
 use self::queue::Lane;
 use self::worker::Worker;
 use super::{ChatError, Clock, Sent};
+use crate::chance::Hashing;
 use crate::hub::Outbox;
 use crate::protocol::{
     ConversationId, DeviceId, Entry, ErrorCode, Kind, Ref, Seq, SocketId, UserId,
@@ -84,6 +85,9 @@ pub struct Handed {
     pub entry: Arc<Entry>,
     /// The socket that sent it and gets no copy.
     pub sender: Option<SocketId>,
+    /// It stood there before this try, and may have been handed on then: no socket is to take it
+    /// for new.
+    pub repeated: bool,
 }
 
 /// Something to be appended.
@@ -153,7 +157,7 @@ impl Lanes {
             store,
             clock,
             bounds,
-            hasher: RandomState::new(),
+            hasher: Hashing::default(),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             count: AtomicUsize::new(0),
             working: AtomicUsize::new(0),
@@ -228,14 +232,14 @@ impl Drop for Lanes {
     }
 }
 
-type Shard = HashMap<ConversationId, Arc<Lane>>;
+type Shard = HashMap<ConversationId, Arc<Lane>, Hashing>;
 
 /// What all lanes of a process share. Locks are taken in the order shard, then lane.
 struct Shared {
     store: Arc<dyn Store>,
     clock: Clock,
     bounds: Bounds,
-    hasher: RandomState,
+    hasher: Hashing,
     shards: Vec<Mutex<Shard>>,
     count: AtomicUsize,
     working: AtomicUsize,

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -114,7 +114,8 @@ pub struct Liveness {
     me: Identity,
     board: Arc<dyn Board>,
     own: Mutex<Own>,
-    view: watch::Sender<Arc<View>>,
+    view: Mutex<Arc<View>>,
+    viewed: Notify,
     beat_now: Notify,
     read_now: Notify,
     /// One write of the row at a time, so that beats arrive in their order.
@@ -149,7 +150,8 @@ impl Liveness {
                 recovering: None,
                 said_deaf: false,
             }),
-            view: watch::Sender::new(Arc::new(View { begun: now, alive })),
+            view: Mutex::new(Arc::new(View { begun: now, alive })),
+            viewed: Notify::new(),
             beat_now: Notify::new(),
             read_now: Notify::new(),
             beating: tokio::sync::Mutex::default(),
@@ -169,7 +171,12 @@ impl Liveness {
 
     /// The newest view.
     pub fn view(&self) -> Arc<View> {
-        self.view.borrow().clone()
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn show(&self, view: View) {
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+        self.viewed.notify_waiters();
     }
 
     /// The own name and life.
@@ -205,13 +212,20 @@ impl Liveness {
 
     /// Waits for a view whose reading begins after now; at most `limit`. Shared by all callers.
     pub async fn view_after(&self, now: Instant, limit: Duration) -> Option<Arc<View>> {
-        let mut views = self.view.subscribe();
-        if views.borrow().begun < now {
+        if self.view().begun < now {
             self.read_now.notify_one();
         }
-        let newer = views.wait_for(|view| view.begun >= now);
-        let view = timeout(limit, newer).await.ok()?.ok()?;
-        Some(view.clone())
+        let newer = async {
+            loop {
+                let viewed = self.viewed.notified();
+                let view = self.view();
+                if view.begun >= now {
+                    return view;
+                }
+                viewed.await;
+            }
+        };
+        timeout(limit, newer).await.ok()
     }
 
     /// What the next beat says; `urgent` beats at once.
@@ -308,7 +322,7 @@ impl Liveness {
                     }
                     last = begun;
                     let (alive, found) = watched.judge(rows, begun);
-                    self.view.send_replace(Arc::new(View { begun, alive }));
+                    self.show(View { begun, alive });
                     for death in found.dead.into_iter().filter(|id| *id != self.me.id) {
                         events.send(BoardEvent::Death(death));
                     }

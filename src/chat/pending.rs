@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::chance::Hashing;
 use crate::protocol::{ConversationId, ProcessId, Seq, UserId};
 
 /// The most records; a hint beyond goes to the board at once.
@@ -74,11 +75,11 @@ pub struct Overdue {
 /// All records of one process part.
 #[derive(Debug, Default)]
 pub struct Pending {
-    records: Mutex<HashMap<Key, Record>>,
+    records: Mutex<HashMap<Key, Record, Hashing>>,
 }
 
 impl Pending {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Record>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Record, Hashing>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

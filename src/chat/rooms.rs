@@ -167,7 +167,7 @@ impl Chat {
 
 /// 128 random bits in the alphabet of room ids.
 fn random_id() -> Result<RoomId, ChatError> {
-    let id = RoomId::parse(&format!("{:032x}", rand::random::<u128>()));
+    let id = RoomId::parse(&format!("{:032x}", crate::chance::bits()));
     id.map_err(|bad| ChatError::new(ErrorCode::BadRequest, bad.to_string()))
 }
 

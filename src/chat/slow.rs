@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::Chat;
 use crate::board::SlowHint;
+use crate::chance::Hashing;
 use crate::hub::Event;
 use crate::protocol::{ConversationId, Seq, UserId};
 
@@ -27,7 +28,7 @@ const LOST: Seq = 0;
 
 #[derive(Debug, Default)]
 struct Waiting {
-    hints: HashMap<(Option<UserId>, ConversationId), Seq>,
+    hints: HashMap<(Option<UserId>, ConversationId), Seq, Hashing>,
     /// Some did not fit.
     lost: Option<SlowHint>,
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::{FutureExt, StreamExt, stream};
 
 use super::Chat;
+use crate::chance::Hashing;
 use crate::directory::DirectoryError;
 use crate::hub::Event;
 use crate::protocol::{
@@ -28,10 +29,12 @@ pub(super) struct Status {
     read: bool,
 }
 
+type Kept = HashMap<Status, (Seq, Vec<UserId>), Hashing>;
+
 /// Statuses that could not be told, with their seqs and for whom they are.
 #[derive(Debug, Default)]
 pub(super) struct Untold {
-    statuses: Mutex<HashMap<Status, (Seq, Vec<UserId>)>>,
+    statuses: Mutex<Kept>,
 }
 
 impl Untold {
@@ -49,7 +52,7 @@ impl Untold {
         }
     }
 
-    fn take(&self) -> HashMap<Status, (Seq, Vec<UserId>)> {
+    fn take(&self) -> Kept {
         std::mem::take(&mut *self.statuses.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

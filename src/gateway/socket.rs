@@ -210,7 +210,7 @@ impl Socket {
     async fn give_out(&mut self) -> Result<(), End> {
         let mut effects = std::mem::take(&mut self.outputs.effects);
         for effect in effects.drain(..) {
-            self.hand_on(effect);
+            hand_on(&self.chat, &self.outbox, effect);
         }
         self.outputs.effects = effects;
         if let Some(work) = self.outputs.work.take() {
@@ -264,26 +264,6 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    fn hand_on(&self, effect: Effect) {
-        let (chat, who) = (&self.chat, &self.outbox.who);
-        match effect {
-            Effect::Send(frame) => {
-                let reply = Reply::Socket(self.outbox.clone());
-                chat.submit(&who.user, &who.device, frame, reply);
-            }
-            Effect::Received { conversation, seq, via, receipt } => {
-                chat.received(who, &conversation, seq, via.as_ref(), receipt);
-            }
-            Effect::Seen(conversation, seq) => chat.seen(&who.user, &conversation, seq),
-            Effect::Raised(conversation, seq) => chat.hint_own(who, &conversation, seq),
-            Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
-            Effect::Rest(until) => chat.rest(&self.outbox, until),
-            Effect::Signal { target, data, reference } => {
-                chat.submit_signal(&self.outbox, target, data, reference);
-            }
-        }
-    }
-
     /// The close handshake, briefly: the client should see the code, and not a reset.
     async fn goodbye(&mut self, end: End) {
         let closing = async {
@@ -317,6 +297,27 @@ impl Socket {
         let mut rest = BytesMut::with_capacity(4_096);
         while stream.read_buf(&mut rest).await.is_ok_and(|count| count > 0) {
             rest.clear();
+        }
+    }
+}
+
+/// Does what a session wants other parts to do.
+pub(crate) fn hand_on(chat: &Arc<Chat>, outbox: &Arc<Outbox>, effect: Effect) {
+    let who = &outbox.who;
+    match effect {
+        Effect::Send(frame) => {
+            let reply = Reply::Socket(outbox.clone());
+            chat.submit(&who.user, &who.device, frame, reply);
+        }
+        Effect::Received { conversation, seq, via, receipt } => {
+            chat.received(who, &conversation, seq, via.as_ref(), receipt);
+        }
+        Effect::Seen(conversation, seq) => chat.seen(&who.user, &conversation, seq),
+        Effect::Raised(conversation, seq) => chat.hint_own(who, &conversation, seq),
+        Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
+        Effect::Rest(until) => chat.rest(outbox, until),
+        Effect::Signal { target, data, reference } => {
+            chat.submit_signal(outbox, target, data, reference);
         }
     }
 }

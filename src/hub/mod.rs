@@ -11,11 +11,12 @@ pub use outbox::{Event, Outbox, Who};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::chance::Hashing;
 use crate::protocol::{SOCKETS_PER_USER_MAX, SocketId, UserId};
 
 const SHARDS: usize = 64;
 
-type Shard = HashMap<UserId, Vec<Arc<Outbox>>>;
+type Shard = HashMap<UserId, Vec<Arc<Outbox>>, Hashing>;
 
 /// The sockets of one server, by person.
 #[derive(Debug)]

@@ -41,6 +41,9 @@ impl Chat {
             };
             rows.extend(page.rows.into_iter().filter(waits));
             devices.extend(page.devices);
+            for what in &page.damaged {
+                tracing::error!(%user, what, "left out of a mailbox");
+            }
             after = page.next;
             if after.is_none() {
                 break;
@@ -120,7 +123,7 @@ async fn waiting_in_room(
     Ok(Some(Waiting { conversation, cursor, start, end }))
 }
 
-/// One row that can't be read hides all others of a mailbox; each is read by itself as soon as
+/// A page that can't be read hides all rows of a mailbox; each is read by itself as soon as
 /// something comes for it. Not so for a device that is not known: its starts are in the rows.
 async fn without_rows(
     store: &InTurn<'_>,

@@ -3,7 +3,6 @@
 //! **Invariant.** Answers leave at the front only, so a sender hears of its sends in order.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::RandomState;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
@@ -12,6 +11,7 @@ use super::answer::Answer;
 use super::leaving::Leaving;
 use super::refs::{self, Seen};
 use super::{Append, Handed};
+use crate::chance::{self, Hashing};
 use crate::chat::ChatError;
 use crate::protocol::{
     ConversationId, DeviceId, Entry, ErrorCode, Kind, Ref, Seq, Timestamp, UserId,
@@ -71,9 +71,9 @@ pub(super) fn conflict() -> ChatError {
 
 impl Item {
     /// Wraps an append so that it will be answered.
-    pub(super) fn new(append: Append, hasher: &RandomState) -> Self {
+    pub(super) fn new(append: Append, hasher: &Hashing) -> Self {
         let shown = append.reference.clone();
-        let made = || Ref::made_by_server(rand::random());
+        let made = || Ref::made_by_server(chance::bits());
         let reference = append.reference.unwrap_or_else(made);
         let data = append.data.as_ref().map(|data| data.get());
         let (to, message) = (append.to.as_ref(), append.message.as_deref());
@@ -151,7 +151,8 @@ impl Item {
 
     /// Puts an entry that stands for this item among those that leave.
     fn leave(&self, conversation: &ConversationId, stored: Stored, leaving: &mut Leaving) {
-        let handed = Handed { entry: stored.entry, sender: self.answer.sender() };
+        let handed =
+            Handed { entry: stored.entry, sender: self.answer.sender(), repeated: stored.repeated };
         leaving.push(&self.answer.origin, conversation, stored.roster, handed);
     }
 }

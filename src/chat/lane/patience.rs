@@ -51,7 +51,7 @@ impl Patience {
         }
         let most = PAUSE_MS_MAX.min(PAUSE_MS_FIRST << self.tries.min(8));
         self.tries += 1;
-        let pause = Duration::from_millis(rand::random_range(1..=most));
+        let pause = Duration::from_millis(crate::chance::within(1..most + 1));
         tokio::time::sleep(pause.min(until - now)).await;
         Ok(())
     }

@@ -3,9 +3,10 @@
 //! Texts are not kept, only a hash of each body: a repeated send brings its text along.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 
 use super::batch::Item;
+use crate::chance::Hashing;
 use crate::protocol::{DeviceId, Entry, Kind, Ref, Seq, Timestamp, UserId};
 
 /// How many entries a lane remembers: more than the window of P2, so that most sends with `after`
@@ -13,13 +14,13 @@ use crate::protocol::{DeviceId, Entry, Kind, Ref, Seq, Timestamp, UserId};
 const KEPT: usize = 128;
 
 /// What identifies a send: who, from where, under which name.
-pub(super) fn key_of(hasher: &RandomState, from: &UserId, device: &DeviceId, name: &Ref) -> u64 {
+pub(super) fn key_of(hasher: &Hashing, from: &UserId, device: &DeviceId, name: &Ref) -> u64 {
     hasher.hash_one((from, device, name))
 }
 
 /// What a send says.
 pub(super) fn body_of(
-    hasher: &RandomState,
+    hasher: &Hashing,
     kind: &Kind,
     to: Option<&UserId>,
     message: Option<&str>,
@@ -43,7 +44,7 @@ pub(super) struct Seen {
 
 impl Seen {
     /// Remembers an entry.
-    pub(super) fn of(hasher: &RandomState, entry: &Entry) -> Self {
+    pub(super) fn of(hasher: &Hashing, entry: &Entry) -> Self {
         let name = entry.reference.as_ref();
         Self {
             key: name.map_or(0, |name| key_of(hasher, &entry.from, &entry.device, name)),

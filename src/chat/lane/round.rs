@@ -189,7 +189,7 @@ impl Round<'_> {
         }
         tracing::warn!(%conversation, "the lane is blocked until a put is decided");
         while self.is_open() {
-            sleep(Duration::from_millis(rand::random_range(DECIDE_PAUSE_MS))).await;
+            sleep(Duration::from_millis(crate::chance::within(DECIDE_PAUSE_MS))).await;
             self.patience = Patience::none();
             // What fails is tried again in a moment.
             let _ = self.decide().await;

@@ -37,6 +37,7 @@ impl Worker {
                 Taken::Items(items) => self.serve(items).await,
                 Taken::Closed => return,
                 Taken::Nothing => tokio::select! {
+                    biased;
                     () = self.lane.woken() => {}
                     () = rest.as_mut() => match self.shared.retire(&self.lane) {
                         Some(again) => rest.as_mut().reset(again),

@@ -16,8 +16,10 @@ pub(super) async fn take_place(
     lock_held: bool,
 ) -> Result<BoardRow, StartError> {
     row.beat = 1;
-    // Items of an earlier life may still stand: numbers by the clock are above all of theirs.
-    row.hints = row.hints.max(wall_clock()());
+    if row.hints == 0 {
+        // Items of an earlier life may still stand: numbers by the clock are above all of theirs.
+        row.hints = wall_clock()();
+    }
     let stands = |rows: Vec<BoardRow>, id: &ProcessId| rows.into_iter().find(|r| r.id == *id);
     let Some(old) = stands(board.read().await?, &row.id) else {
         return match board.beat(&row, None).await? {

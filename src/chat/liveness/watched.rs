@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::board::{BoardRow, DEAD_AFTER_MS};
+use crate::chance::Hashing;
 use crate::protocol::{Epoch, ProcessId};
 
 /// The most time that one successful read counts for.
@@ -44,7 +45,7 @@ pub struct NewHints {
 /// The rows as they were seen to move.
 #[derive(Debug, Default)]
 pub struct Watched {
-    seen: HashMap<ProcessId, Seen>,
+    seen: HashMap<ProcessId, Seen, Hashing>,
     last_read: Option<Instant>,
 }
 

@@ -25,9 +25,11 @@ use aws_sdk_dynamodb::types::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use super::budget::{Budget, Partition};
 use super::items::Item;
-use super::retry::{Budget, Call, Class, Conditional, Failure, Place, classify, pause};
+use super::retry::{Call, Class, Conditional, Failure, Place, classify, pause};
 use super::target::{BadTarget, Target, check_table_name};
+use crate::planted::{Bug, planted};
 use crate::store::StoreError;
 use crate::telemetry::{self, Metrics};
 
@@ -129,8 +131,9 @@ impl Link {
 
     /// Sends a PutItem.
     pub async fn put(&self, call: &Call, put: PutItemFluentBuilder) -> Result<(), Failure> {
-        let answer = self.run(call, || put.clone().send()).await?;
-        self.wrote(answer.consumed_capacity());
+        let partition = self.partition(put.get_item());
+        let answer = self.run(call, partition, || put.clone().send()).await?;
+        self.wrote(call, answer.consumed_capacity());
         Ok(())
     }
 
@@ -140,15 +143,17 @@ impl Link {
         call: &Call,
         up: UpdateItemFluentBuilder,
     ) -> Result<Option<Item>, Failure> {
-        let answer = self.run(call, || up.clone().send()).await?;
-        self.wrote(answer.consumed_capacity());
+        let partition = self.partition(up.get_key());
+        let answer = self.run(call, partition, || up.clone().send()).await?;
+        self.wrote(call, answer.consumed_capacity());
         Ok(answer.attributes)
     }
 
     /// Sends a DeleteItem.
     pub async fn delete(&self, call: &Call, del: DeleteItemFluentBuilder) -> Result<(), Failure> {
-        let answer = self.run(call, || del.clone().send()).await?;
-        self.wrote(answer.consumed_capacity());
+        let partition = self.partition(del.get_key());
+        let answer = self.run(call, partition, || del.clone().send()).await?;
+        self.wrote(call, answer.consumed_capacity());
         Ok(())
     }
 
@@ -167,8 +172,9 @@ impl Link {
             .consistent_read(true)
             .key("pk", AttributeValue::S(pk))
             .key("sk", AttributeValue::S(sk));
-        let answer = self.run(call, || get.clone().send()).await?;
-        self.read(answer.consumed_capacity());
+        let partition = self.partition(get.get_key());
+        let answer = self.run(call, partition, || get.clone().send()).await?;
+        self.read(call, answer.consumed_capacity());
         Ok(answer.item)
     }
 
@@ -178,8 +184,12 @@ impl Link {
         call: &Call,
         query: QueryFluentBuilder,
     ) -> Result<QueryOutput, StoreError> {
-        let answer = self.run(call, || query.clone().send()).await?;
-        self.read(answer.consumed_capacity());
+        let partition = self.partition(query.get_expression_attribute_values());
+        let mut answer = self.run(call, partition, || query.clone().send()).await?;
+        self.read(call, answer.consumed_capacity());
+        if planted(Bug::PageIsAll) {
+            answer.last_evaluated_key = None;
+        }
         Ok(answer)
     }
 
@@ -201,7 +211,12 @@ impl Link {
     }
 
     /// Sends a request until it has an outcome, the rules forbid another try, or time is up.
-    async fn run<T, E, F>(&self, call: &Call, attempt: impl Fn() -> F) -> Result<T, Failure>
+    async fn run<T, E, F>(
+        &self,
+        call: &Call,
+        partition: Partition,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Failure>
     where
         E: ProvideErrorMetadata + Conditional + Error + Send + Sync + 'static,
         F: Future<Output = Result<T, SdkError<E>>>,
@@ -217,7 +232,7 @@ impl Link {
             let (class, text) = match answer {
                 Ok(Ok(answer)) => {
                     self.count(call, "ok");
-                    self.budget.pay_back();
+                    self.budget.pay_back(partition);
                     return Ok(answer);
                 }
                 Ok(Err(error)) => {
@@ -225,9 +240,9 @@ impl Link {
                     match failed_condition(error) {
                         Some(old) => {
                             self.count(call, "condition");
-                            self.budget.pay_back();
+                            self.budget.pay_back(partition);
                             // Billed, but in no answer's ConsumedCapacity.
-                            self.metrics.write_units.inc_by(1.0);
+                            self.write_units(call, 1.0);
                             return Err(Failure::Condition { old, doubtful });
                         }
                         None => (class, text),
@@ -238,10 +253,11 @@ impl Link {
             self.count(call, class.name());
             doubtful |= class == Class::MaybeApplied;
             let pause = pause(tries);
-            tries += 1;
-            if !call.may_repeat(class) || pause >= call.left() || !self.budget.take() {
+            let may = call.may_repeat(class, tries) && pause < call.left();
+            if !may || !self.takes_retry(call, partition) {
                 return Err(call.error(class, doubtful, text).into());
             }
+            tries += 1;
             tokio::time::sleep(pause).await;
         }
     }
@@ -260,12 +276,30 @@ impl Link {
         self.metrics.store_calls.get_or_create(&labels).inc();
     }
 
-    fn wrote(&self, capacity: Option<&ConsumedCapacity>) {
-        self.metrics.write_units.inc_by(units(capacity));
+    fn takes_retry(&self, call: &Call, partition: Partition) -> bool {
+        let taken = self.budget.take(partition, call.ahead);
+        Metrics::count(&self.metrics.store_retries, if taken { "sent" } else { "no_budget" });
+        taken
     }
 
-    fn read(&self, capacity: Option<&ConsumedCapacity>) {
-        self.metrics.read_units.inc_by(units(capacity));
+    /// The bucket of the partition that a request names, in its item, its key or its values.
+    fn partition(&self, named: &Option<Item>) -> Partition {
+        let value = named.as_ref().and_then(|item| item.get("pk").or_else(|| item.get(":pk")));
+        self.budget.partition(value.and_then(|pk| pk.as_s().ok()).map_or("", String::as_str))
+    }
+
+    fn wrote(&self, call: &Call, capacity: Option<&ConsumedCapacity>) {
+        self.write_units(call, units(capacity));
+    }
+
+    fn write_units(&self, call: &Call, units: f64) {
+        let labels = telemetry::Operation { operation: call.operation };
+        self.metrics.write_units.get_or_create(&labels).inc_by(units);
+    }
+
+    fn read(&self, call: &Call, capacity: Option<&ConsumedCapacity>) {
+        let labels = telemetry::Operation { operation: call.operation };
+        self.metrics.read_units.get_or_create(&labels).inc_by(units(capacity));
     }
 }
 

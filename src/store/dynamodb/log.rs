@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::DynamoStore;
 use super::items::{Item, conversation_pk, entry_item, entry_sk, read_entry, text};
 use super::retry::{Call, Effect, Failure};
+use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, Entry, Seq};
 use crate::store::{LogPage, LogRange, Order, StoreError};
 
@@ -46,6 +47,7 @@ impl DynamoStore {
             .query(conversation_pk(conversation), "pk = :pk AND sk BETWEEN :low AND :high")
             .expression_attribute_values(":low", text(entry_sk(low)))
             .expression_attribute_values(":high", text(entry_sk(high)))
+            .consistent_read(!planted(Bug::StaleHistory))
             .scan_index_forward(range.order == Order::Ascending);
         let (mut entries, mut bytes) = (Vec::new(), 0);
         let mut from: Option<Item> = None;

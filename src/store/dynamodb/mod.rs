@@ -1,8 +1,9 @@
 //! The store on DynamoDB: one table, any number of processes.
 //!
-//! `items` says how things are named and read back, `client` sends requests by the rules of
-//! `retry`, `log`, `mailbox` and `records` are the port's methods, `table` makes and checks the
-//! table. Invariant: every write is conditional, only rises, or may be repeated without harm.
+//! `items` says how things are named and read back, `client` sends requests by the rules of `retry`
+//! with the retries of `budget`, `log`, `mailbox` and `records` are the port's methods, `table`
+//! makes and checks the table. No call is a batch, so none comes back half done. Invariant: every
+//! write is conditional, only rises, or may be repeated without harm.
 
 mod target;
 mod client;
@@ -12,6 +13,7 @@ mod log;
 mod mailbox;
 mod records;
 mod retry;
+mod budget;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -6,7 +6,6 @@
 //! applied". `client` runs the attempts by these rules.
 
 use std::error::Error;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
@@ -26,11 +25,12 @@ pub const ATTEMPT_MS_MAX: u64 = 1_000;
 /// What is kept back of [`CALL_MS_MAX`], so that the caller hears within it.
 const SLACK_MS: u64 = 100;
 /// The first pause lasts up to this, each further one up to double.
-const PAUSE_MS_BASE: u64 = 25;
+const PAUSE_MS_BASE: u64 = 50;
 /// No pause is longer.
 const PAUSE_MS_MAX: u64 = 400;
-/// Retries that may be spent before any success pays some back, in tenths of a retry.
-const BUDGET_TENTHS_MAX: i64 = 1_000;
+/// No call is tried again more often: the senders behind it hear `unavailable` sooner, and who
+/// holds the lane has patience of its own.
+const RETRIES_MAX: u32 = 3;
 
 /// What a call does if its outcome is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,9 +96,10 @@ impl Call {
         }
     }
 
-    /// Whether an attempt that ended so may be followed by another.
-    pub fn may_repeat(&self, class: Class) -> bool {
+    /// Whether an attempt that ended so, after so many others, may be followed by another.
+    pub fn may_repeat(&self, class: Class, tries: u32) -> bool {
         match class {
+            _ if tries >= RETRIES_MAX => false,
             Class::Refused => false,
             Class::Throttled | Class::NotSent => true,
             Class::MaybeApplied => self.effect != Effect::Once,
@@ -295,30 +296,6 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
     None
 }
 
-/// How many retries are left: each costs one, ten successes give one back. In an outage the load
-/// so stays at one attempt a call.
-#[derive(Debug)]
-pub struct Budget(AtomicI64);
-
-impl Budget {
-    /// A full one.
-    pub fn full() -> Self {
-        Self(AtomicI64::new(BUDGET_TENTHS_MAX))
-    }
-
-    /// Takes one retry, if there is one.
-    pub fn take(&self) -> bool {
-        let take = |left: i64| (left >= 10).then_some(left - 10);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
-    }
-
-    /// A success pays a tenth back.
-    pub fn pay_back(&self) {
-        let more = |left: i64| (left < BUDGET_TENTHS_MAX).then_some(left + 1);
-        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-    }
-}
-
 /// Full jitter: a random part of a bound that doubles.
 pub fn pause(tries: u32) -> Duration {
     let bound = PAUSE_MS_BASE.saturating_mul(1 << tries.min(10)).min(PAUSE_MS_MAX);
@@ -328,18 +305,6 @@ pub fn pause(tries: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_budget_is_spent_and_paid_back() {
-        let budget = Budget::full();
-        assert_eq!((0..200).filter(|_| budget.take()).count(), 100);
-        (0..9).for_each(|_| budget.pay_back());
-        assert!(!budget.take());
-        budget.pay_back();
-        assert!(budget.take());
-        (0..5_000).for_each(|_| budget.pay_back());
-        assert_eq!((0..200).filter(|_| budget.take()).count(), 100);
-    }
 
     #[test]
     fn only_what_says_so_was_not_done() {
@@ -359,8 +324,9 @@ mod tests {
         assert!(matches!(error(Effect::Once, Class::MaybeApplied), StoreError::Unknown(_)));
         assert!(matches!(error(Effect::Repeatable, Class::Refused), StoreError::Unknown(_)));
         assert!(matches!(error(Effect::None, Class::MaybeApplied), StoreError::Unavailable(_)));
-        assert!(!Call::new("x", Effect::Once).may_repeat(Class::MaybeApplied));
-        assert!(Call::new("x", Effect::Once).may_repeat(Class::Throttled));
+        assert!(!Call::new("x", Effect::Once).may_repeat(Class::MaybeApplied, 0));
+        assert!(Call::new("x", Effect::Once).may_repeat(Class::Throttled, 0));
+        assert!(!Call::read("x").may_repeat(Class::Throttled, RETRIES_MAX));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 
-use super::{calls, dm, endpoint, entry, fresh, user};
+use super::{calls, dm, endpoint, entry, fresh, units, user};
 use crate::protocol::DeviceId;
 use crate::store::dynamodb::items::{Item, number, text};
 use crate::store::dynamodb::table::{self, Made};
@@ -22,30 +22,29 @@ async fn scan(store: &DynamoStore) -> Vec<Item> {
 async fn a_message_costs_a_raise_and_a_put() {
     let Some(url) = endpoint() else { return };
     let (store, metrics) = fresh(&url).await;
-    let before = metrics.write_units.get();
+    let written = || units(&metrics, &["raise", "append"]);
     let body = "x".repeat(512);
     for seq in 1..=10 {
         let raise = Raise { last: Some(seq), ..Raise::default() };
         store.raise(&user("userB"), &dm(), &raise).await.unwrap();
         assert_eq!(store.append(&dm(), &[entry(seq, &body)]).await, Ok(1));
     }
-    assert_eq!(metrics.write_units.get() - before, 20.0);
+    assert_eq!(written(), 20.0);
 
     // Occupied: nothing is written, and it is billed all the same.
     assert_eq!(store.append(&dm(), &[entry(10, "late")]).await, Ok(0));
-    assert_eq!(metrics.write_units.get() - before, 21.0);
+    assert_eq!(written(), 21.0);
     assert_eq!(calls(&metrics, "append", "condition"), 1);
     // A raise that rises no more: one failed condition.
     let raise = Raise { last: Some(9), ..Raise::default() };
     store.raise(&user("userB"), &dm(), &raise).await.unwrap();
-    assert_eq!(metrics.write_units.get() - before, 22.0);
+    assert_eq!(written(), 22.0);
 
-    let reads = metrics.read_units.get();
     store
         .mailbox(&user("userB"), MailboxPart::Page { after: None, consistent: true })
         .await
         .unwrap();
-    assert_eq!(metrics.read_units.get() - reads, 1.0);
+    assert_eq!(units(&metrics, &["mailbox"]), 1.0);
 }
 
 #[tokio::test]
@@ -151,6 +150,11 @@ async fn damage_is_said_and_nothing_panics() {
     let raise = Raise { last: Some(9), ..Raise::default() };
     let error = store.raise(&user("userB"), &dm(), &raise).await.unwrap_err();
     assert!(matches!(error, StoreError::Damaged(_)), "{error}");
+    let other = crate::protocol::ConversationId::parse("dm:userB:userC").unwrap();
+    store.raise(&user("userB"), &other, &raise).await.unwrap();
+    let part = MailboxPart::Page { after: None, consistent: true };
+    let page = store.mailbox(&user("userB"), part).await.unwrap();
+    assert_eq!((page.rows.len(), page.damaged.len()), (1, 1), "it hides no other: {page:?}");
 
     // A kind of item of a later version is passed over.
     put(&[("pk", text("U#userC")), ("sk", text("X#new"))]).await;

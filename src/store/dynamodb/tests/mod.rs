@@ -4,6 +4,7 @@ mod faults;
 mod local;
 mod proxy;
 mod rules;
+mod storms;
 
 use std::sync::Arc;
 
@@ -48,6 +49,16 @@ fn entry(seq: Seq, message: &str) -> Entry {
         timestamp: 1_790_000_000_000 + seq,
         n: seq,
     }
+}
+
+/// The units that these operations have used so far.
+fn units(metrics: &Metrics, operations: &[&'static str]) -> f64 {
+    let of = |operation: &&'static str| {
+        let labels = crate::telemetry::Operation { operation };
+        let read = metrics.read_units.get_or_create(&labels).get();
+        read + metrics.write_units.get_or_create(&labels).get()
+    };
+    operations.iter().map(of).sum()
 }
 
 /// How many calls of an operation ended so.

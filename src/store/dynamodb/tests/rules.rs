@@ -1,6 +1,6 @@
 //! The contracts on DynamoDB Local, and what the board costs.
 
-use super::{dm, endpoint, fresh, user};
+use super::{dm, endpoint, fresh, units, user};
 use crate::board::dynamodb::DynamoBoard;
 use crate::board::{Beat, Board, BoardRow, HINT_TTL_SECONDS, Role, SlowHint};
 use crate::protocol::{Epoch, ProcessId};
@@ -38,11 +38,11 @@ async fn an_idle_process_pays_a_beat_and_a_read() {
         deaf: true,
     };
     assert_eq!(board.beat(&row(1), None).await, Ok(Beat::Written));
-    let before = (metrics.read_units.get(), metrics.write_units.get());
+    let before = (units(&metrics, &["beat"]), units(&metrics, &["board"]));
     assert_eq!(board.read().await.unwrap(), [row(1)]);
     assert_eq!(board.beat(&row(2), None).await, Ok(Beat::Written));
-    let spent = (metrics.read_units.get() - before.0, metrics.write_units.get() - before.1);
-    assert_eq!(spent, (1.0, 1.0));
+    let after = (units(&metrics, &["beat"]), units(&metrics, &["board"]));
+    assert_eq!((after.0 - before.0, after.1 - before.1), (1.0, 1.0));
 }
 
 #[tokio::test]

@@ -1,0 +1,379 @@
+//! What goes wrong: a random part of all kinds for each seed, begun at random and healed in time.
+#![cfg(test)]
+
+use std::sync::atomic::Ordering;
+
+use super::sea::{Call, Cut, Deed, Moment, Sea, Trap, Weather};
+use super::server::{API, SERVERS};
+use super::world::World;
+use crate::checker::history::What;
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Crash,
+    TrappedCrash,
+    Trap,
+    Pause,
+    Drain,
+    StoreTrouble,
+    StoreCut,
+    BoardCut,
+    RedisCut,
+    RedisEmptied,
+    RedisFlushed,
+    BusTrouble,
+    ClientCut,
+    ClientStall,
+    ClientAway,
+    ClientForgets,
+    Clock,
+}
+
+const KINDS: [Kind; 17] = [
+    Kind::Crash,
+    Kind::TrappedCrash,
+    Kind::Trap,
+    Kind::Pause,
+    Kind::Drain,
+    Kind::StoreTrouble,
+    Kind::StoreCut,
+    Kind::BoardCut,
+    Kind::RedisCut,
+    Kind::RedisEmptied,
+    Kind::RedisFlushed,
+    Kind::BusTrouble,
+    Kind::ClientCut,
+    Kind::ClientStall,
+    Kind::ClientAway,
+    Kind::ClientForgets,
+    Kind::Clock,
+];
+
+#[derive(Debug, Clone, Copy)]
+enum Undo {
+    Nothing,
+    Start(usize),
+    Resume(usize),
+    Store(Option<usize>),
+    Board(Option<usize>),
+    Redis(Option<usize>),
+    Bus(Option<usize>),
+    Stall(usize),
+}
+
+struct Active {
+    name: String,
+    until: u64,
+    undo: Undo,
+}
+
+/// See the module.
+pub struct Nemesis {
+    kinds: Vec<Kind>,
+    next: u64,
+    between: u64,
+    active: Vec<Active>,
+    begun: u64,
+}
+
+impl Nemesis {
+    pub fn new(sea: &Sea) -> Self {
+        let mut core = sea.lock();
+        let odds = core.pick(&[0.15, 0.3, 0.6]);
+        let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| core.chance(odds)).collect();
+        if kinds.is_empty() {
+            kinds.push(core.pick(&KINDS));
+        }
+        let between = core.pick(&[400, 1_000, 2_500]);
+        Self { kinds, next: core.now, between, active: Vec::new(), begun: 0 }
+    }
+
+    /// What is due begins, and ends; traps that were sprung do their deed.
+    pub fn step(&mut self, world: &mut World) {
+        self.spring(world);
+        self.restart_ended(world);
+        let now = world.sea.lock().now;
+        if now >= self.next {
+            let kind = world.sea.lock().pick(&self.kinds);
+            self.begin(kind, world);
+            self.next = now + world.sea.any(50..self.between * 2);
+        }
+    }
+
+    /// Everything ends.
+    pub fn heal(&mut self, world: &mut World) {
+        world.sea.lock().traps.clear();
+        self.spring(world);
+        let all = std::mem::take(&mut self.active);
+        all.into_iter().for_each(|fault| self.undo(fault, world));
+        for process in 0..=API {
+            world.servers[process].pause(false);
+            world.servers[process].skew.store(0, Ordering::Relaxed);
+            if !world.servers[process].is_alive() {
+                world.servers[process].start();
+            }
+        }
+        let mut core = world.sea.lock();
+        core.weather.iter_mut().for_each(Weather::clear);
+        for device in &mut world.devices {
+            device.reads_at = 0;
+            device.dials_at = device.dials_at.min(core.now + 500);
+            if let Some(connection) = &device.connection {
+                connection.wire.stall(false);
+            }
+        }
+        drop(core);
+    }
+
+    /// A drain ended, or a process gave up: somebody starts it again.
+    pub fn restart_ended(&mut self, world: &mut World) {
+        let now = world.sea.lock().now;
+        let over: Vec<_> = self.active.extract_if(.., |fault| fault.until <= now).collect();
+        over.into_iter().for_each(|fault| self.undo(fault, world));
+        for process in 0..=API {
+            let waits = self
+                .active
+                .iter()
+                .any(|fault| matches!(fault.undo, Undo::Start(p) if p == process));
+            if !world.servers[process].is_alive() && !waits {
+                world.hang_up(process, true);
+                let delay = world.sea.any(100..4_000);
+                self.lasts(Kind::Crash, process, delay, Undo::Start(process), world);
+            }
+        }
+    }
+
+    fn lasts(&mut self, kind: Kind, target: usize, ms: u64, undo: Undo, world: &World) {
+        let target = if target > API { "all".to_owned() } else { World::name(target) };
+        self.told(format!("{kind:?}"), target, ms, undo, world);
+    }
+
+    fn told(&mut self, kind: String, target: String, ms: u64, undo: Undo, world: &World) {
+        self.begun += 1;
+        let name = format!("f{}", self.begun);
+        let mut core = world.sea.lock();
+        core.count(&format!("fault {kind}"));
+        core.log(What::Fault { fault: name.clone(), kind, target });
+        let until = core.now + ms;
+        self.active.push(Active { name, until, undo });
+    }
+
+    fn begin(&mut self, kind: Kind, world: &mut World) {
+        let process = world.sea.any(0..SERVERS as u64 + 1) as usize;
+        let device = world.sea.any(0..world.devices.len() as u64) as usize;
+        // One process, or all of them.
+        let whom = if world.sea.chance(0.3) { None } else { Some(process) };
+        let target = whom.unwrap_or(API + 1);
+        match kind {
+            Kind::Crash => self.crash(process, world),
+            Kind::TrappedCrash => self.trap(Deed::Crash, world),
+            Kind::Trap => {
+                let deeds = [Deed::Pause, Deed::CutRedis, Deed::CutStore, Deed::Empty];
+                let deed = world.sea.lock().pick(&deeds);
+                self.trap(deed, world);
+            }
+            Kind::Pause => self.pause(process, world),
+            Kind::Drain => {
+                world.servers[process].drain();
+            }
+            Kind::StoreTrouble => {
+                let mut core = world.sea.lock();
+                let draw = |core: &mut super::sea::Core| core.pick(&[0.0, 0.0, 0.1, 0.3]);
+                let (refuse, mute, late, lose) =
+                    (draw(&mut core), draw(&mut core), draw(&mut core), draw(&mut core));
+                let slow = core.pick(&[6, 40, 400]);
+                each(&mut core.weather, whom, |weather| {
+                    weather.store_ms = 1..slow;
+                    (weather.refuse, weather.mute) = (refuse, mute * 0.8);
+                    (weather.late, weather.lose) = (late * 0.8, lose * 0.5);
+                });
+                drop(core);
+                let ms = world.sea.any(500..6_000);
+                self.lasts(kind, target, ms, Undo::Store(whom), world);
+            }
+            Kind::StoreCut => {
+                each(&mut world.sea.lock().weather, whom, |weather| weather.store_cut = true);
+                let ms = world.sea.lock().pick(&[600, 3_500, 12_000]);
+                self.lasts(kind, target, ms, Undo::Store(whom), world);
+            }
+            Kind::BoardCut => {
+                each(&mut world.sea.lock().weather, whom, |weather| weather.board_cut = true);
+                let ms = world.sea.lock().pick(&[2_500, 11_000, 17_000]);
+                self.lasts(kind, target, ms, Undo::Board(whom), world);
+            }
+            Kind::RedisCut => {
+                let cut = world.sea.lock().pick(&[Cut::Both, Cut::Answers, Cut::Silent]);
+                self.cut_redis(whom, cut, world);
+            }
+            Kind::RedisEmptied => {
+                world.sea.lock().redis_emptied();
+                self.lasts(kind, API + 1, 0, Undo::Nothing, world);
+            }
+            Kind::RedisFlushed => {
+                world.sea.lock().redis.map.clear();
+                self.lasts(kind, API + 1, 0, Undo::Nothing, world);
+            }
+            Kind::BusTrouble => {
+                let mut core = world.sea.lock();
+                let (drop, twice) = (core.pick(&[0.0, 0.2, 0.6]), core.pick(&[0.0, 0.1, 0.3]));
+                let slow = core.pick(&[3, 100, 2_000]);
+                each(&mut core.weather, whom, |weather| {
+                    (weather.bus_drop, weather.bus_twice) = (drop, twice);
+                    weather.bus_ms = 0..slow;
+                });
+                std::mem::drop(core);
+                let ms = world.sea.any(500..6_000);
+                self.lasts(kind, target, ms, Undo::Bus(whom), world);
+            }
+            Kind::Clock => {
+                let wrong = world.sea.any(0..600_000) as i64 - 300_000;
+                world.servers[process].skew.store(wrong, Ordering::Relaxed);
+                self.lasts(kind, process, 0, Undo::Nothing, world);
+            }
+            _ => self.hurt_client(kind, device, world),
+        }
+    }
+
+    fn hurt_client(&mut self, kind: Kind, device: usize, world: &mut World) {
+        let told = world.sea.chance(0.5);
+        let ms = world.sea.any(500..9_000);
+        let mut undo = Undo::Nothing;
+        let mut core = world.sea.lock();
+        let hurt = &mut world.devices[device];
+        match kind {
+            Kind::ClientCut => {
+                if let Some(connection) = &hurt.connection {
+                    connection.wire.cut(&mut core);
+                }
+            }
+            Kind::ClientStall => {
+                let Some(connection) = &hurt.connection else { return };
+                if told {
+                    connection.wire.stall(true);
+                    undo = Undo::Stall(device);
+                } else {
+                    hurt.reads_at = core.now + ms;
+                }
+            }
+            Kind::ClientAway => {
+                hurt.leave(told, &mut core);
+                hurt.dials_at = core.now + ms;
+            }
+            _ => hurt.forget(told, &mut core),
+        }
+        let target = format!("{}/{}", hurt.user, hurt.name);
+        drop(core);
+        self.told(format!("{kind:?}"), target, ms, undo, world);
+    }
+
+    fn crash(&mut self, process: usize, world: &mut World) {
+        if !world.servers[process].is_alive() {
+            return;
+        }
+        let told = world.sea.chance(0.7);
+        world.crash(process, told);
+        let ms = world.sea.lock().pick(&[100, 2_000, 17_000]);
+        self.lasts(Kind::Crash, process, ms, Undo::Start(process), world);
+    }
+
+    fn pause(&mut self, process: usize, world: &mut World) {
+        if !world.servers[process].is_alive() || world.servers[process].is_paused() {
+            return;
+        }
+        world.servers[process].pause(true);
+        let ms = world.sea.lock().pick(&[300, 3_000, 11_000, 18_000]);
+        self.lasts(Kind::Pause, process, ms, Undo::Resume(process), world);
+    }
+
+    fn cut_redis(&mut self, whom: Option<usize>, cut: Cut, world: &World) {
+        each(&mut world.sea.lock().weather, whom, |weather| weather.redis_cut = cut);
+        let ms = world.sea.lock().pick(&[300, 2_000, 8_000]);
+        let target = whom.map_or("redis".to_owned(), |p| format!("{}>redis", World::name(p)));
+        self.told(format!("RedisCut{cut:?}"), target, ms, Undo::Redis(whom), world);
+    }
+
+    fn trap(&mut self, deed: Deed, world: &World) {
+        let mut core = world.sea.lock();
+        let process = if core.chance(0.5) { Some(core.any(0..SERVERS as u64 + 1)) } else { None };
+        let process = process.map(|process| process as usize);
+        let (call, moment) = (
+            core.pick(&Call::TRAPPED),
+            core.pick(&[Moment::Left, Moment::Applied, Moment::Answered]),
+        );
+        if core.traps.len() < 4 {
+            core.traps.push(Trap { process, call, moment, deed });
+        }
+    }
+
+    fn spring(&mut self, world: &mut World) {
+        let sprung = std::mem::take(&mut world.sea.lock().sprung);
+        for (process, Trap { call, moment, deed, .. }) in sprung {
+            world.sea.count(&format!("{deed:?} at {call:?} {moment:?}"));
+            match deed {
+                Deed::Crash => self.crash(process, world),
+                Deed::Pause => self.pause(process, world),
+                Deed::CutRedis => self.cut_redis(Some(process), Cut::Both, world),
+                Deed::CutStore => {
+                    world.sea.lock().weather[process].store_cut = true;
+                    let ms = world.sea.any(500..5_000);
+                    let undo = Undo::Store(Some(process));
+                    self.lasts(Kind::StoreCut, process, ms, undo, world);
+                }
+                Deed::Empty => {
+                    world.sea.lock().redis_emptied();
+                    self.lasts(Kind::RedisEmptied, API + 1, 0, Undo::Nothing, world);
+                }
+            }
+        }
+    }
+
+    fn undo(&mut self, fault: Active, world: &mut World) {
+        let mut core = world.sea.lock();
+        let healthy = Weather::default();
+        match fault.undo {
+            Undo::Nothing => {}
+            Undo::Store(whom) => each(&mut core.weather, whom, |weather| {
+                weather.store_cut = false;
+                (weather.refuse, weather.mute, weather.late, weather.lose) = (0.0, 0.0, 0.0, 0.0);
+                weather.store_ms = healthy.store_ms.clone();
+            }),
+            Undo::Board(whom) => each(&mut core.weather, whom, |w| w.board_cut = false),
+            Undo::Bus(whom) => each(&mut core.weather, whom, |weather| {
+                (weather.bus_drop, weather.bus_twice) = (0.0, 0.0);
+                weather.bus_ms = healthy.bus_ms.clone();
+            }),
+            Undo::Redis(whom) => {
+                each(&mut core.weather, whom, |weather| weather.redis_cut = Cut::No);
+                for process in (0..=API).filter(|p| whom.is_none_or(|whom| whom == *p)) {
+                    core.redis_back(process);
+                }
+            }
+            Undo::Stall(device) => {
+                if let Some(connection) = &world.devices[device].connection {
+                    connection.wire.stall(false);
+                }
+            }
+            Undo::Start(process) => {
+                drop(core);
+                if !world.servers[process].is_alive() {
+                    world.servers[process].start();
+                }
+                core = world.sea.lock();
+            }
+            Undo::Resume(process) => {
+                drop(core);
+                world.servers[process].pause(false);
+                core = world.sea.lock();
+            }
+        }
+        core.log(What::Healed { fault: fault.name, bites: 1, recovered_ms: None });
+    }
+}
+
+fn each(weather: &mut [Weather], whom: Option<usize>, mut change: impl FnMut(&mut Weather)) {
+    let mut one = weather.iter_mut().enumerate();
+    one.by_ref()
+        .filter(|(process, _)| whom.is_none_or(|whom| whom == *process))
+        .for_each(|(_, weather)| change(weather));
+}
