@@ -26,6 +26,7 @@ pub mod telemetry;
 pub mod client;
 pub mod terminal;
 pub mod table;
+pub mod folder;
 pub mod bench;
 pub mod checker;
 pub mod torture;

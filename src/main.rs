@@ -10,7 +10,7 @@ use clap::Parser;
 use parlor::config::{Cli, Command};
 use parlor::node::NodeError;
 use parlor::table::TableError;
-use parlor::{bench, roles, table, telemetry, terminal, torture};
+use parlor::{bench, folder, roles, table, telemetry, terminal, torture};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -45,6 +45,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Server(options) => Ok(roles::server(options).await?),
         Command::Api(options) => Ok(roles::api(options).await?),
         Command::Table(options) => Ok(table::run(&options).await?),
+        Command::Store(options) => Ok(folder::run(&options)?),
         Command::Chat(options) => terminal::run(options).await,
         Command::Bench(options) => bench::run(options).await,
         Command::Torture(options) => torture::run(options).await,

@@ -21,6 +21,7 @@ use crate::api::health::Health;
 use crate::board::{BoardRow, Role};
 use crate::chat::lane::Lanes;
 use crate::chat::liveness::{Liveness, RowChange, StartError};
+use crate::chat::reads::Reads;
 use crate::chat::{self, Chat, Identity};
 use crate::gateway::{Accepted, DOOR_MAX, Door, Gateway};
 use crate::protocol::{Epoch, ProcessId};
@@ -129,6 +130,7 @@ pub struct Node {
     pub wired: Wired,
     /// The lanes of all parts.
     pub lanes: Arc<Lanes>,
+    reads: Arc<Reads>,
     /// What `/readyz` says.
     pub health: Arc<Health>,
     /// Its parts, in the order of starting.
@@ -149,8 +151,12 @@ pub struct Node {
 impl Node {
     /// A process without parts.
     pub fn new(wired: Wired, health: Arc<Health>, drain_seconds: u64) -> Self {
+        if let Some(disk) = wired.disk.clone() {
+            health.watch_local("disk", move || disk.trouble());
+        }
         Self {
             lanes: Lanes::new(wired.store.clone()),
+            reads: Arc::default(),
             wired,
             health,
             parts: Vec::new(),
@@ -212,6 +218,7 @@ impl Node {
             directory: self.wired.directory.clone(),
             bus: self.wired.bus.clone(),
             lanes: self.lanes.clone(),
+            reads: self.reads.clone(),
             liveness,
             metrics,
             clock: chat::wall_clock(),
@@ -334,6 +341,9 @@ impl Node {
         let _ = timeout_at(drained + STOP_GRACE, join_all(keepers)).await;
         self.watchers.close();
         let _ = timeout_at(drained + STOP_GRACE, self.watchers.wait()).await;
+        if let Some(disk) = &self.wired.disk {
+            let _ = timeout_at(drained + STOP_GRACE, disk.close()).await;
+        }
     }
 }
 

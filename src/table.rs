@@ -196,7 +196,7 @@ fn status(entry: &Entry, rows: &[(UserId, Row)]) -> &'static str {
 }
 
 /// Control characters, and those that turn the direction of what follows, as escapes.
-fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         let steers = c.is_control()

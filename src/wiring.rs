@@ -1,6 +1,6 @@
 //! Picks the adapters: the only file that names concrete ones. URLs decide.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::board::Board;
@@ -9,15 +9,18 @@ use crate::board::embedded::EmbeddedBoard;
 use crate::bus::Bus;
 use crate::bus::embedded::EmbeddedBus;
 use crate::bus::redis::RedisBus;
+use crate::bus::signing::Keys;
 use crate::config::Parts;
 use crate::directory::Directory;
 use crate::directory::embedded::EmbeddedDirectory;
 use crate::directory::redis::RedisDirectory;
 use crate::store::dynamodb::table::{self, Made};
 use crate::store::dynamodb::{DynamoStore, Link};
-use crate::store::embedded::{EmbeddedStore, FolderLock, OpenError};
-use crate::store::{Store, StoreError};
+use crate::store::embedded::{self, EmbeddedStore, FolderLock, OpenError};
+use crate::store::{OwnDisk, Store, StoreError};
 use crate::telemetry::Metrics;
+
+pub use crate::store::embedded::Told;
 
 /// Where the embedded store keeps its data.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +37,8 @@ pub enum Data<'a> {
 pub struct Wired {
     /// The truth.
     pub store: Arc<dyn Store>,
+    /// The disk that the truth is on, where that is one of this machine.
+    pub disk: Option<Arc<dyn OwnDisk>>,
     /// Who is alive.
     pub board: Arc<dyn Board>,
     /// Who is where.
@@ -61,7 +66,7 @@ pub enum WiringError {
 impl From<OpenError> for WiringError {
     fn from(error: OpenError) -> Self {
         match error {
-            OpenError::InUse(_) => Self::Usage(error.to_string()),
+            OpenError::InUse(_) | OpenError::Nothing(_) => Self::Usage(error.to_string()),
             other => Self::Part(other.to_string()),
         }
     }
@@ -77,24 +82,30 @@ pub async fn wire(
         Data::Folder(folder) if parts.dynamodb.is_none() => Some(FolderLock::take(folder)?),
         _ => None,
     };
-    let (store, board) = durable(parts, data, metrics).await?;
+    let Durable { store, disk, board } = durable(parts, data, metrics).await?;
     let (directory, bus) = hints(parts, metrics).await?;
     let rows_are_past = lock.is_some();
-    Ok(Wired { store, board, directory, bus, lock, rows_are_past })
+    Ok(Wired { store, disk, board, directory, bus, lock, rows_are_past })
+}
+
+struct Durable {
+    store: Arc<dyn Store>,
+    disk: Option<Arc<dyn OwnDisk>>,
+    board: Arc<dyn Board>,
 }
 
 async fn durable(
     parts: &Parts,
     data: Data<'_>,
     metrics: &Arc<Metrics>,
-) -> Result<(Arc<dyn Store>, Arc<dyn Board>), WiringError> {
+) -> Result<Durable, WiringError> {
     if let Some(target) = &parts.dynamodb {
         let link = link(target, &parts.table, metrics).await?;
-        let board = DynamoBoard::new(link.clone());
-        let store = DynamoStore::open(link).await.map_err(part)?;
-        return Ok((Arc::new(store), Arc::new(board)));
+        let board = Arc::new(DynamoBoard::new(link.clone()));
+        let store = Arc::new(DynamoStore::open(link).await.map_err(part)?);
+        return Ok(Durable { store, disk: None, board });
     }
-    let store: Arc<dyn Store> = match data {
+    let store = match data {
         Data::Folder(folder) => EmbeddedStore::open(folder)?,
         Data::Memory => EmbeddedStore::in_memory()?,
         Data::None => {
@@ -102,20 +113,42 @@ async fn durable(
             return Err(WiringError::Usage(text.to_owned()));
         }
     };
-    Ok((store, Arc::new(EmbeddedBoard::default())))
+    let board = Arc::new(EmbeddedBoard::default());
+    Ok(Durable { store: store.clone(), disk: Some(store), board })
 }
 
 async fn hints(
     parts: &Parts,
     metrics: &Arc<Metrics>,
 ) -> Result<(Arc<dyn Directory>, Arc<dyn Bus>), WiringError> {
+    let keys = bus_keys(parts)?;
     let Some(url) = &parts.redis else {
+        // Nobody else can publish in here: there is nothing to sign.
         return Ok((Arc::new(EmbeddedDirectory::default()), Arc::new(EmbeddedBus::default())));
     };
     let directory =
         RedisDirectory::connect(url, &parts.redis_prefix, metrics.clone()).await.map_err(part)?;
     let bus = RedisBus::connect(url, &parts.redis_prefix, metrics.clone()).await.map_err(part)?;
-    Ok((Arc::new(directory), Arc::new(bus)))
+    Ok((Arc::new(directory), Arc::new(bus.signed(keys))))
+}
+
+/// The keys of `--bus-key`, or of its file.
+fn bus_keys(parts: &Parts) -> Result<Option<Keys>, WiringError> {
+    let usage = |error: String| WiringError::Usage(error);
+    let keys = match &parts.bus_key_file {
+        None => Keys::new(parts.bus_key.iter().map(|key| key.0.as_str())),
+        Some(path) => {
+            let text = std::fs::read_to_string(path);
+            let text =
+                text.map_err(|e| usage(format!("--bus-key-file {}: {e}", path.display())))?;
+            let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+            if lines.is_empty() {
+                return Err(usage(format!("--bus-key-file {} is empty", path.display())));
+            }
+            Keys::new(lines)
+        }
+    };
+    keys.map_err(|bad| usage(bad.to_string()))
 }
 
 /// The board alone, for a balancer.
@@ -167,4 +200,17 @@ impl RealTable {
 /// The store of a data folder, to read only; a running `parlor up` does not mind.
 pub fn read_folder(folder: &Path) -> Result<Arc<dyn Store>, WiringError> {
     Ok(EmbeddedStore::read_only(folder)?)
+}
+
+/// Checks a data folder; what is found goes to `tell`, as it is found.
+pub fn check_folder(folder: &Path, tell: &mut dyn FnMut(Told)) -> Result<(), WiringError> {
+    Ok(embedded::check_folder(folder, tell)?)
+}
+
+/// Goes on with what is left in a folder; says where the damaged log is kept, if there was one.
+pub fn accept_loss(folder: &Path) -> Result<Option<PathBuf>, WiringError> {
+    // A folder that is not there must not be made by this.
+    drop(EmbeddedStore::read_only(folder)?);
+    let _lock = FolderLock::take(folder)?;
+    Ok(embedded::accept_loss(folder)?)
 }

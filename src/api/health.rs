@@ -56,6 +56,7 @@ pub struct Health {
     metrics: Vec<Arc<Metrics>>,
     state: Mutex<Told>,
     watched: Mutex<Vec<(&'static str, Watch)>>,
+    watched_local: Mutex<Vec<(&'static str, Watch)>>,
 }
 
 impl Health {
@@ -63,7 +64,8 @@ impl Health {
     pub fn new(metrics: Vec<Arc<Metrics>>) -> Arc<Self> {
         let (local, shared) = (BTreeMap::new(), BTreeMap::new());
         let state = Mutex::new(Told { stage: Stage::Starting, local, shared });
-        Arc::new(Self { metrics, state, watched: Mutex::default() })
+        let (watched, watched_local) = Default::default();
+        Arc::new(Self { metrics, state, watched, watched_local })
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {
@@ -100,17 +102,29 @@ impl Health {
         watched.push((part, Box::new(trouble)));
     }
 
+    /// Local trouble that is asked for likewise.
+    pub fn watch_local(
+        &self,
+        part: &'static str,
+        trouble: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) {
+        let mut watched = self.watched_local.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.push((part, Box::new(trouble)));
+    }
+
     fn readiness(&self) -> (bool, serde_json::Value) {
-        let mut shared = self.lock().shared.clone();
-        for (part, trouble) in &*self.watched.lock().unwrap_or_else(PoisonError::into_inner) {
-            shared.extend(trouble().map(|trouble| (*part, trouble)));
+        let (mut local, mut shared) = (self.lock().local.clone(), self.lock().shared.clone());
+        for (watched, told) in [(&self.watched_local, &mut local), (&self.watched, &mut shared)] {
+            for (part, trouble) in &*watched.lock().unwrap_or_else(PoisonError::into_inner) {
+                told.extend(trouble().map(|trouble| (*part, trouble)));
+            }
         }
-        let state = self.lock();
-        let ready = state.stage == Stage::Ready && state.local.is_empty();
+        let stage = self.lock().stage;
+        let ready = stage == Stage::Ready && local.is_empty();
         let body = json!({
             "ready": ready,
-            "stage": state.stage.as_str(),
-            "local": state.local,
+            "stage": stage.as_str(),
+            "local": local,
             "shared": shared,
         });
         (ready, body)
@@ -176,6 +190,15 @@ mod tests {
         health.local("disk", Some("full".into()));
         assert!(!health.readiness().0);
         health.local("disk", None);
+        assert!(health.readiness().0);
+        let full = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let asked = full.clone();
+        health.watch_local("disk", move || {
+            asked.load(std::sync::atomic::Ordering::Relaxed).then(|| "full".into())
+        });
+        let (ready, body) = health.readiness();
+        assert_eq!((ready, &body["local"]["disk"]), (false, &json!("full")));
+        full.store(false, std::sync::atomic::Ordering::Relaxed);
         assert!(health.readiness().0);
         health.draining();
         assert_eq!(health.readiness().1["stage"], "draining");

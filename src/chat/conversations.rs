@@ -9,7 +9,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::history::{HistoryQuery, Progress, Shown, Sight};
 use super::{Chat, ChatError};
 use crate::protocol::{ConversationId, Entry, ErrorCode, Seq, Timestamp, UserId};
-use crate::store::{LogRange, MailboxPart, Row};
+use crate::store::{LogRange, MailboxPart, Row, StoreError};
 
 /// How many conversations of a person are looked at: the first by name, where there are more.
 pub const CONVERSATIONS_MAX: usize = 10_000;
@@ -113,7 +113,14 @@ impl Chat {
     async fn newest(&self, user: &UserId, row: Row) -> Result<Option<Newest>, ChatError> {
         let conversation = &row.conversation;
         if !conversation.is_room() {
-            let page = self.store.log(conversation, LogRange::newest(1)).await?;
+            let page = match self.store.log(conversation, LogRange::newest(1)).await {
+                Err(error @ StoreError::Damaged(_)) => {
+                    // It says so itself when it is opened; the list has all others.
+                    tracing::error!(%error, %conversation, "left out of a list");
+                    return Ok(None);
+                }
+                page => page?,
+            };
             let Some(entry) = page.entries.into_iter().next() else { return Ok(None) };
             let unread = entry.n.saturating_sub(row.read_n);
             return Ok(Some(Newest { row, entry, title: None, unread }));

@@ -1,5 +1,6 @@
 //! Connections and devices: what came to whom, and what should have (I1, I3, I5, I6, I13, I14).
 
+mod connect;
 mod arrive;
 mod due;
 
@@ -7,7 +8,6 @@ pub(super) use due::Losses;
 
 use std::collections::HashMap;
 
-use super::history::Outcome;
 use super::judge::Checker;
 use super::log::LogId;
 use super::names::{Name, Names};
@@ -183,66 +183,6 @@ impl Devices {
 }
 
 impl Checker {
-    pub(super) fn connect(
-        &mut self,
-        t: u64,
-        (connection, user, device): (&str, &str, &str),
-        outcome: Option<Outcome>,
-        server: Option<&str>,
-    ) {
-        let name = self.names.name(connection);
-        let (user, device) = (self.names.name(user), self.names.name(device));
-        let device = self.devices.device(user, device);
-        let logs = self.devices.logs_of.get(&user).cloned().unwrap_or_default();
-        let devices = &mut self.devices;
-        let new = devices.connections.len();
-        let id = *devices.by_connection.entry(name).or_insert(new);
-        if id == new {
-            let person = |log| devices.people.get(&(user, log)).map_or(0, |p| p.sees);
-            let before = |log: LogId| (log, self.logs.list[log].acked, person(log));
-            devices.connections.push(Connection {
-                name,
-                device,
-                begun: t,
-                server: None,
-                caughtup: false,
-                closed: false,
-                offline: false,
-                before: logs.into_iter().map(before).collect(),
-            });
-            devices.list[device].newest = Some(id);
-            if self.upkeep.is_recovered(t) {
-                devices.list[device].trying.get_or_insert(t);
-            }
-        }
-        if outcome == Some(Outcome::Done) {
-            self.counts.connections += 1;
-            self.counts.reconnects += u64::from(devices.list[device].known);
-            devices.list[device].known = true;
-            devices.connections[id].server = server.map(|server| self.names.name(server));
-            if let Some(since) = devices.list[device].trying.take() {
-                self.connected_again(device, since, t);
-            }
-        }
-    }
-
-    pub(super) fn close(&mut self, connection: &str) {
-        match self.devices.connection(&self.names, connection) {
-            Some(id) => {
-                self.devices.connections[id].closed = true;
-                self.devices.connections[id].before = Vec::new();
-            }
-            None => self.counts.strays += 1,
-        }
-    }
-
-    pub(super) fn forget(&mut self, user: &str, device: &str) {
-        let (user, device) = (self.names.name(user), self.names.name(device));
-        let device = self.devices.device(user, device);
-        self.devices.list[device].life += 1;
-        self.devices.list[device].newest = None;
-    }
-
     pub(super) fn receipt(&mut self, t: u64, connection: &str, conversation: &str, seq: u64) {
         let Some(connection) = self.devices.connection(&self.names, connection) else {
             self.counts.strays += 1;
@@ -283,36 +223,6 @@ impl Checker {
         got.missed.insert_range(from, to);
         // Being told is what the receipt that follows is for.
         self.gave_receipt(t, connection, log, to);
-    }
-
-    pub(super) fn caught_up(&mut self, t: u64, connection: &str) {
-        let Some(id) = self.devices.connection(&self.names, connection) else {
-            self.counts.strays += 1;
-            return;
-        };
-        let devices = &mut self.devices;
-        let connection = &mut devices.connections[id];
-        connection.caughtup = true;
-        let before = std::mem::take(&mut connection.before);
-        let (device, user) = (connection.device, devices.list[connection.device].user);
-        if devices.list[device].start.is_none() {
-            let siblings = devices.of_user.get(&user).cloned().unwrap_or_default();
-            let mut starts = HashMap::new();
-            for log in devices.logs_of.get(&user).into_iter().flatten() {
-                let others = siblings.iter().filter(|sibling| **sibling != device);
-                let acked = others.filter_map(|o| devices.got.get(&(*o, *log)).map(|g| g.acked));
-                starts.insert(*log, acked.max().unwrap_or(0));
-            }
-            devices.list[device].start = Some((t, starts));
-        }
-        for (log, acked, sees) in before {
-            let empty = Got::default();
-            let got = devices.got.get(&(device, log)).unwrap_or(&empty);
-            let seqs = got.known.union(&got.missed).gaps(1, acked);
-            if !seqs.is_empty() {
-                devices.gaps.push(Gap { connection: id, log, t, sees, seqs });
-            }
-        }
     }
 
     pub(super) fn device_text(&self, device: DeviceId) -> String {

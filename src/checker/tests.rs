@@ -6,3 +6,7 @@
 mod story;
 mod good;
 mod bad;
+mod random;
+mod spoil;
+mod merging;
+mod scale;

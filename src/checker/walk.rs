@@ -1,16 +1,17 @@
 //! Histories and the store's content: I11 and I12, and I1 and I13 where they are the witness.
 
-use std::collections::{HashMap, HashSet};
+mod whole;
+mod stored;
 
-use super::device::Losses;
+use std::collections::HashMap;
+
 use super::history::{Direction, Listed, Outcome, Status};
 use super::judge::Checker;
-use super::log::{Content, LogId, Shown, Sight};
+use super::log::{Content, LogId, Shown};
 use super::names::Name;
 use super::origin::Seen;
 use super::ranges::Ranges;
 use super::report::Invariant;
-use super::send::SendId;
 
 #[derive(Debug)]
 pub(super) struct Walk {
@@ -195,163 +196,5 @@ impl Checker {
             known.delivered = known.delivered.max(shown.delivered);
             known.read = known.read.max(shown.read);
         }
-    }
-
-    /// I11, I12, I13 for each walk.
-    pub(super) fn judge_walks(&self, sights: &[Sight]) {
-        for walk in &self.walks.list {
-            let (log, sight) = (&self.logs.list[walk.log], &sights[walk.log]);
-            let spans = sight.of(walk.user);
-            if walk.outcome == Some(Outcome::Done) && (log.direct || log.complete()) {
-                self.judge_strangers(walk, &spans);
-            }
-            let (mut holes, mut short) = (Vec::new(), Vec::new());
-            let last = walk.set.last().unwrap_or(0);
-            for seq in self.due(walk, &spans) {
-                if seq < last { holes.push(seq) } else { short.push(seq) }
-            }
-            match walk.outcome {
-                Some(Outcome::Done) => {
-                    let ends = if walk.last { Invariant::I11 } else { Invariant::I12 };
-                    self.judge_lacks(Invariant::I11, walk, &holes);
-                    self.judge_lacks(ends, walk, &short);
-                }
-                Some(Outcome::Refused) => self.judge_lacks(Invariant::I12, walk, &short),
-                _ => {}
-            }
-        }
-    }
-
-    /// What a walk should have and has not.
-    fn due(&self, walk: &Walk, spans: &Ranges) -> Vec<u64> {
-        let log = &self.logs.list[walk.log];
-        let upto = walk.upto.max(walk.set.last().unwrap_or(0));
-        // The record of a span that the reader had seen nothing of may trail its entry.
-        let settled = |from| log.direct || from <= walk.sees || walk.set.contains(from);
-        let spans = spans.iter().filter(|(from, _)| settled(*from));
-        let gaps = spans.map(|(from, to)| walk.set.gaps(from, to.min(upto)));
-        let gaps: Vec<_> = gaps.flat_map(|gaps| gaps.iter().collect::<Vec<_>>()).collect();
-        let entries = gaps.into_iter().flat_map(|(from, to)| log.entries.range(from..=to));
-        // What the store itself lacks is judged there.
-        let there = |seq| log.inventory().is_none_or(|inventory| inventory.contains(seq));
-        entries.map(|(seq, _)| *seq).filter(|seq| there(*seq)).collect()
-    }
-
-    fn walk_text(&self, walk: &Walk) -> String {
-        let (name, user) = (self.names.text(walk.name), self.names.text(walk.user));
-        let (limit, direction) = (walk.limit, walk.direction);
-        format!("walk {name} of {user} ({direction:?}, {limit} a page)")
-    }
-
-    fn judge_strangers(&self, walk: &Walk, spans: &Ranges) {
-        for (from, to) in walk.set.without(spans).iter() {
-            self.broken(Invariant::I13, (walk.begun, walk.ended), || {
-                let (whose, what) = (self.walk_text(walk), self.entry_text(walk.log, from));
-                let what = format!("{whose} shows {what} (up to {to}), which is not for them");
-                (self.about(walk.log, from, None), what)
-            });
-        }
-    }
-
-    fn judge_lacks(&self, invariant: Invariant, walk: &Walk, seqs: &[u64]) {
-        let Some(first) = seqs.first() else { return };
-        self.broken(invariant, (walk.begun, walk.ended), || {
-            let (whose, what) = (self.walk_text(walk), self.entry_text(walk.log, *first));
-            let more = seqs.len() - 1;
-            let outcome =
-                if walk.outcome == Some(Outcome::Refused) { "was refused" } else { "lacks" };
-            let what = format!("{whose} {outcome} {what} and {more} more, seen before it began");
-            (self.about(walk.log, *first, None), what)
-        });
-    }
-
-    /// I1 and I11 for what the store, or else all last walks together, lack.
-    pub(super) fn judge_logs(&self, sights: &[Sight], losses: &mut Losses) {
-        let mut walkers: HashMap<LogId, HashSet<Name>> = HashMap::new();
-        let last = |walk: &&Walk| walk.last && walk.outcome == Some(Outcome::Done);
-        for walk in self.walks.list.iter().filter(last) {
-            walkers.entry(walk.log).or_default().insert(walk.user);
-        }
-        for (id, log) in self.logs.list.iter().enumerate() {
-            let readers = walkers.get(&id).into_iter().flatten();
-            let covered = readers.fold(Ranges::default(), |all, r| all.union(&sights[id].of(*r)));
-            let Some(inventory) = log.inventory() else { continue };
-            let whole = log.stored.is_some();
-            let end = log.seen.max(inventory.last().unwrap_or(0));
-            for (from, to) in inventory.gaps(1, end).iter() {
-                self.judge_absent(id, (from, to), (whole, &covered), inventory, losses);
-            }
-            for (seq, entry) in log.entries.iter().filter(|(_, entry)| entry.replaced) {
-                if let Content::Message(send) = entry.content {
-                    self.absent(id, *seq, send, inventory, losses);
-                }
-            }
-        }
-    }
-
-    fn judge_absent(
-        &self,
-        id: LogId,
-        (from, to): (u64, u64),
-        (whole, covered): (bool, &Ranges),
-        inventory: &Ranges,
-        losses: &mut Losses,
-    ) {
-        let log = &self.logs.list[id];
-        let known: Ranges = log.entries.range(from..=to).map(|(seq, _)| (*seq, *seq)).collect();
-        let unknown = known.gaps(from, to);
-        for (seq, entry) in log.entries.range(from..=to) {
-            if !whole && !covered.contains(*seq) {
-                continue;
-            }
-            match entry.content {
-                Content::Message(send) if entry.acked => {
-                    self.absent(id, *seq, send, inventory, losses);
-                }
-                // What was seen only after the last walk had begun is no loss.
-                _ if whole || entry.first < log.walk_begun => {
-                    self.broken(Invariant::I11, (entry.first, self.now), || {
-                        let what = self.entry_text(id, *seq);
-                        (self.about(id, *seq, None), format!("{what} was seen, and is not stored"))
-                    });
-                }
-                _ => {}
-            }
-        }
-        for (from, to) in unknown.iter().filter(|(from, _)| whole || covered.contains(*from)) {
-            self.broken(Invariant::I11, (self.now, self.now), || {
-                let conversation = self.names.text(log.id);
-                let what = format!("{conversation} has a hole from {from} to {to}");
-                (self.about(id, from, None), what)
-            });
-        }
-    }
-
-    fn absent(&self, id: LogId, seq: u64, send: SendId, of: &Ranges, losses: &mut Losses) {
-        losses.note(id, seq, of);
-        let send_record = &self.sends.list[send as usize];
-        let span = (send_record.first, send_record.done.unwrap_or(send_record.first));
-        self.broken(Invariant::I1, span, || {
-            let what = self.entry_text(id, seq);
-            (self.about(id, seq, Some(send)), format!("acked {what} is not stored"))
-        });
-    }
-
-    /// How many (conversation, participant) there are, and of how many the history was read after
-    /// the drain, in both directions.
-    pub(super) fn histories(&self, sights: &[Sight]) -> (u64, u64) {
-        let done = |walk: &&Walk| walk.last && walk.outcome == Some(Outcome::Done);
-        let done = self.walks.list.iter().filter(done);
-        let ways: HashSet<_> =
-            done.map(|walk| (walk.log, walk.user, walk.direction == Direction::Forward)).collect();
-        let (mut all, mut read) = (0, 0);
-        for (id, sight) in sights.iter().enumerate() {
-            for user in sight.participants() {
-                all += 1;
-                let both = [true, false].iter().all(|way| ways.contains(&(id, user, *way)));
-                read += u64::from(both);
-            }
-        }
-        (all, read)
     }
 }

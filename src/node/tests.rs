@@ -40,6 +40,7 @@ impl Board for Stuck {
 fn node(board: Arc<dyn Board>, drain_seconds: u64) -> Node {
     let wired = Wired {
         store: EmbeddedStore::in_memory().unwrap(),
+        disk: None,
         board,
         directory: Arc::new(EmbeddedDirectory::default()),
         bus: Arc::new(EmbeddedBus::default()),

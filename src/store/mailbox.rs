@@ -74,6 +74,8 @@ pub struct MailboxPage {
     pub rows: Vec<Row>,
     /// Devices, in the order of their names.
     pub devices: Vec<Device>,
+    /// Keys of rows and devices that can't be read; they hide none of the others.
+    pub damaged: Vec<String>,
     /// Pass this as `after` for what follows; `None` at the end.
     pub next: Option<String>,
 }

@@ -97,3 +97,13 @@ pub trait Store: Send + Sync + 'static {
     /// Reads records: the head before the members, chunks in the order of their numbers.
     async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError>;
 }
+
+/// What a store on a disk of this machine has beside the port.
+#[async_trait]
+pub trait OwnDisk: Send + Sync + 'static {
+    /// What is wrong with the disk, in words; `None` while writes go through.
+    fn trouble(&self) -> Option<String>;
+
+    /// The last call: puts everything in order for the next start. Later writes are not taken.
+    async fn close(&self);
+}

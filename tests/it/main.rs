@@ -8,6 +8,8 @@ mod raw;
 
 mod admin;
 mod bad;
+mod bus_key;
 mod cli;
+mod costs;
 mod flows;
 mod protocol;

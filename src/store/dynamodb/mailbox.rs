@@ -214,12 +214,13 @@ impl DynamoStore {
         let mut page = MailboxPage::default();
         for item in answer.items.unwrap_or_default() {
             let sk = item.get("sk").and_then(|sk| sk.as_s().ok()).map_or("", String::as_str);
-            match sk.get(..2) {
-                Some("C#") => page.rows.push(read_row(item)?),
-                Some("D#") => page.devices.push(read_device(item)?),
+            let read = match sk.get(..2) {
+                Some("C#") => read_row(item).map(|row| page.rows.push(row)),
+                Some("D#") => read_device(item).map(|device| page.devices.push(device)),
                 // Of a later version.
-                _ => {}
-            }
+                _ => Ok(()),
+            };
+            page.damaged.extend(read.err().map(|error| error.to_string()));
         }
         page.next = match answer.last_evaluated_key.and_then(|mut key| key.remove("sk")) {
             Some(AttributeValue::S(sk)) => Some(sk),

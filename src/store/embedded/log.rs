@@ -77,6 +77,10 @@ pub fn log(
         let body = body.as_blob().map_err(|error| StoreError::Damaged(error.to_string()))?;
         let stored: u32 = row.get(2).map_err(read_error)?;
         let seq = seq.unsigned_abs();
+        if page.entries.last().is_some_and(|before| before.seq.abs_diff(seq) != 1) {
+            // Logs are dense: what should stand in between is gone.
+            return Err(StoreError::Damaged(format!("{conversation} next to {seq}")));
+        }
         page.entries.push(decode(conversation.as_str(), &seq_key(seq), body, stored)?);
         bytes += body.len();
     }

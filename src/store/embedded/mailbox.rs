@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
-use super::tables::{conversation_pk, decode, get, parse, put, read_error, scan, stands, user_pk};
+use super::tables::{Item, conversation_pk, get, parse, put, read_error, scan, stands, user_pk};
 use crate::protocol::{ConversationId, DeviceId, Seq, Timestamp, UserId};
 use crate::store::mailbox::cursors_beyond;
 use crate::store::{
@@ -12,17 +12,17 @@ use crate::store::{
 
 /// A mailbox row's values; its key is the item's.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct RowItem {
+pub struct RowItem {
     #[serde(default)]
-    last: Seq,
+    pub last: Seq,
     #[serde(default)]
-    delivered: Seq,
+    pub delivered: Seq,
     #[serde(default)]
-    read: Seq,
+    pub read: Seq,
     #[serde(default)]
-    read_n: u64,
+    pub read_n: u64,
     #[serde(default)]
-    cursors: Vec<(DeviceId, Seq)>,
+    pub cursors: Vec<(DeviceId, Seq)>,
 }
 
 /// A device's values; its key is the item's.
@@ -107,19 +107,25 @@ pub fn mailbox(
     };
     let mut page = MailboxPage::default();
     let items = scan(connection, &pk, &after, until, Some(PAGE_MAX))?;
-    for (sk, body, stored) in items.rows {
-        if let Some(name) = sk.strip_prefix("C#") {
-            let conversation = parse::<ConversationId>(name, &pk, &sk)?;
-            page.rows.push(row(conversation, decode(&pk, sk.as_bytes(), &body, stored)?));
-        } else if let Some(name) = sk.strip_prefix("D#") {
-            let item: DeviceItem = decode(&pk, sk.as_bytes(), &body, stored)?;
-            let device = parse::<DeviceId>(name, &pk, &sk)?;
-            let DeviceItem { first_seen, last_seen } = item;
-            page.devices.push(Device { device, first_seen, last_seen });
+    for item in items.rows {
+        if let Err(error) = read_into(&mut page, &pk, &item) {
+            page.damaged.push(error.to_string());
         }
-        page.next = items.more.then_some(sk);
+        page.next = items.more.then_some(item.sk);
     }
     Ok(page)
+}
+
+fn read_into(page: &mut MailboxPage, pk: &str, item: &Item) -> Result<(), StoreError> {
+    if let Some(name) = item.sk.strip_prefix("C#") {
+        let conversation = parse::<ConversationId>(name, pk, &item.sk)?;
+        page.rows.push(row(conversation, item.decode(pk)?));
+    } else if let Some(name) = item.sk.strip_prefix("D#") {
+        let DeviceItem { first_seen, last_seen } = item.decode(pk)?;
+        let device = parse::<DeviceId>(name, pk, &item.sk)?;
+        page.devices.push(Device { device, first_seen, last_seen });
+    }
+    Ok(())
 }
 
 fn row(conversation: ConversationId, item: RowItem) -> Row {

@@ -1,17 +1,23 @@
 //! The embedded store: SQLite in a folder, for one OS process.
 //!
 //! One writer thread takes all that has queued up into one transaction and answers each call after
-//! the commit (`writer`); reads run beside it on connections of their own (`log`, `mailbox` and
-//! `records` have the SQL). WAL and `synchronous=FULL`: a commit that returned survives the process
-//! and a power cut, as far as the disk keeps what it has acknowledged. Every row carries a crc32
-//! that is checked on read.
+//! the commit (`writer`, and `trouble` where that fails); reads run beside it on connections of
+//! their own (`log`, `mailbox` and `records` have the SQL). WAL and `synchronous=FULL`: a commit
+//! that returned survives the process and a power cut, as far as the disk keeps what it has
+//! acknowledged. Every row carries a crc32 that is checked on read; what a log has lost is noticed
+//! at the start (`opening` by `wal` and `commits`), and `check` reads everything.
 
 mod lock;
+mod opening;
+mod wal;
+mod commits;
 mod tables;
 mod log;
 mod mailbox;
 mod records;
 mod writer;
+mod trouble;
+mod check;
 
 #[cfg(test)]
 mod tests;
@@ -25,12 +31,14 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
+pub use check::{Fault, Told, check_folder};
 pub use lock::FolderLock;
+pub use opening::accept_loss;
 use writer::{Job, Writer};
 
 use super::{
-    CALL_MS_MAX, LogPage, LogRange, MailboxPage, MailboxPart, Raise, Record, RecordPart, Store,
-    StoreError,
+    CALL_MS_MAX, LogPage, LogRange, MailboxPage, MailboxPart, OwnDisk, Raise, Record, RecordPart,
+    Store, StoreError,
 };
 use crate::protocol::{ConversationId, Entry, UserId};
 
@@ -38,6 +46,9 @@ use crate::protocol::{ConversationId, Entry, UserId};
 const READERS: usize = 4;
 /// The file within the folder.
 const FILE: &str = "parlor.sqlite";
+/// From so many pages on (64 MB) the log is copied into the database. The ends of busy logs are
+/// written again and again: the longer the log, the less often each is copied.
+const LOG_PAGES_MAX: u32 = 16_000;
 
 /// Why the folder can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +56,21 @@ pub enum OpenError {
     /// Another process holds it.
     #[error("{0} is in use by another parlor process: stop it, or choose another --data")]
     InUse(String),
+    /// There is nothing to read.
+    #[error("{0} holds nothing: say where the folder of `parlor up` is, with --data")]
+    Nothing(String),
     /// It was written by a later version.
     #[error("{0} was written by a later version of parlor (schema {1}): use that version")]
     Newer(String, i64),
+    /// Something that was acknowledged is not there any more.
+    #[error(
+        "{0} has lost messages that were acknowledged: {1}. Bring back a backup, or go on with \
+         what is left: parlor store accept-loss --data {0}"
+    )]
+    Lost(String, String),
+    /// Another process has it open to read, and does not let go.
+    #[error("{0} is being read: wait until `parlor store check` or `table show` has ended")]
+    Read(String),
     /// It can't be read or written.
     #[error("{0} can't be used: {1}")]
     Io(String, String),
@@ -66,15 +89,14 @@ impl EmbeddedStore {
     /// Opens the store in a folder, making it where it is missing. The caller holds the folder's
     /// [`FolderLock`].
     pub fn open(folder: &Path) -> Result<Arc<Self>, OpenError> {
-        let path = folder.join(FILE);
-        let name = || folder.display().to_string();
-        let io = |error: rusqlite::Error| OpenError::Io(name(), error.to_string());
-        let connection = Connection::open(&path).map_err(io)?;
-        tables::prepare_file(&connection).map_err(io)?;
-        if let Some(newer) = tables::migrate(&connection).map_err(io)? {
-            return Err(OpenError::Newer(name(), newer));
-        }
-        Self::with_readers(Some(Writer::start(connection)), &path).map_err(io)
+        Self::open_with(folder, LOG_PAGES_MAX)
+    }
+
+    fn open_with(folder: &Path, log_pages_max: u32) -> Result<Arc<Self>, OpenError> {
+        let io =
+            |error: rusqlite::Error| OpenError::Io(folder.display().to_string(), error.to_string());
+        let writer = Writer::start(opening::open(folder)?, log_pages_max).map_err(io)?;
+        Self::with_readers(Some(writer), &folder.join(FILE)).map_err(io)
     }
 
     /// Opens the store in a folder to read only, also while another process writes it.
@@ -82,7 +104,7 @@ impl EmbeddedStore {
         let path = folder.join(FILE);
         let name = folder.display().to_string();
         if !path.exists() {
-            return Err(OpenError::Io(name, "no parlor has kept anything there".to_owned()));
+            return Err(OpenError::Nothing(name));
         }
         Self::with_readers(None, &path).map_err(|error| OpenError::Io(name, error.to_string()))
     }
@@ -109,15 +131,10 @@ impl EmbeddedStore {
         tables::prepare_memory(&connection).map_err(io)?;
         tables::migrate(&connection).map_err(io)?;
         Ok(Arc::new(Self {
-            writer: Some(Writer::start(connection)),
+            writer: Some(Writer::in_memory(connection)),
             readers: Arc::default(),
             permits: None,
         }))
-    }
-
-    /// Every damaged row, by table; empty when all is well.
-    pub async fn check(&self) -> Result<Vec<String>, StoreError> {
-        self.read_for_long(tables::check).await
     }
 
     async fn send(&self, job: Job) -> Result<(), StoreError> {
@@ -176,6 +193,20 @@ impl EmbeddedStore {
         let late = |_| StoreError::Unknown("the disk took too long".to_owned());
         let ended = |_| StoreError::Unknown("the writer ended".to_owned());
         timeout_at(limit, answer).await.map_err(late)?.map_err(ended)?
+    }
+}
+
+#[async_trait]
+impl OwnDisk for EmbeddedStore {
+    fn trouble(&self) -> Option<String> {
+        self.writer.as_ref().and_then(Writer::trouble)
+    }
+
+    async fn close(&self) {
+        let (reply, closed) = oneshot::channel();
+        if self.send(Job::Close(reply)).await.is_ok() {
+            let _ = closed.await;
+        }
     }
 }
 

@@ -5,25 +5,25 @@ use serde::{Deserialize, Serialize};
 
 use super::mailbox::DeviceItem;
 use super::tables::{
-    conversation_pk, decode, get, parse, put, read_error, scan, stands, starts_pk, user_pk,
+    conversation_pk, get, parse, put, read_error, scan, stands, starts_pk, user_pk,
 };
 use crate::protocol::{Seq, Timestamp, UserId};
 use crate::store::{Head, Member, Record, RecordPart, Span, StoreError};
 
 #[derive(Debug, Serialize, Deserialize)]
-struct MemberItem {
-    role: String,
-    spans: Vec<(Seq, Option<Seq>)>,
-    as_of: Seq,
+pub struct MemberItem {
+    pub role: String,
+    pub spans: Vec<(Seq, Option<Seq>)>,
+    pub as_of: Seq,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct HeadItem {
-    floor: Seq,
-    title: Option<String>,
-    creator: Option<UserId>,
-    public: bool,
-    created: Timestamp,
+pub struct HeadItem {
+    pub floor: Seq,
+    pub title: Option<String>,
+    pub creator: Option<UserId>,
+    pub public: bool,
+    pub created: Timestamp,
 }
 
 /// See `Store::write`.
@@ -75,9 +75,9 @@ pub fn records(connection: &Connection, part: RecordPart) -> Result<Vec<Record>,
     let (conversation, members) = match part {
         RecordPart::Starts(user, device) => {
             let pk = starts_pk(&user, &device);
-            for (sk, body, stored) in scan(connection, &pk, "", "~", None)?.rows {
-                let starts = decode(&pk, sk.as_bytes(), &body, stored)?;
-                let chunk = parse(&sk, &pk, &sk)?;
+            for item in scan(connection, &pk, "", "~", None)?.rows {
+                let starts = item.decode(&pk)?;
+                let chunk = parse(&item.sk, &pk, &item.sk)?;
                 let (user, device) = (user.clone(), device.clone());
                 records.push(Record::Starts { user, device, chunk, starts });
             }
@@ -107,8 +107,8 @@ pub fn records(connection: &Connection, part: RecordPart) -> Result<Vec<Record>,
             }
         }
         None => {
-            for (sk, body, stored) in scan(connection, &pk, "U#", "U~", None)?.rows {
-                records.push(member(&sk, decode(&pk, sk.as_bytes(), &body, stored)?)?);
+            for item in scan(connection, &pk, "U#", "U~", None)?.rows {
+                records.push(member(&item.sk, item.decode(&pk)?)?);
             }
         }
     }

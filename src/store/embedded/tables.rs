@@ -7,7 +7,8 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
-use super::log::seq_key;
+use super::commits;
+use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, DeviceId, UserId};
 use crate::store::StoreError;
 
@@ -15,13 +16,16 @@ const SCHEMA: i64 = 1;
 /// A page ends at 1 MB.
 pub const PAGE_BYTES_MAX: usize = 1_000_000;
 
-/// Settings of the writing connection. The ends of busy logs are written again and again: with a
-/// WAL of 64 MB each is copied into the file less often.
+/// Settings of the writing connection. It is the writer who empties the log, so that a failure of
+/// that is seen.
 pub fn prepare_file(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 2000;
-         PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 16000;",
+         PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 0;",
     )?;
+    if planted(Bug::FsyncSkipped) {
+        connection.execute_batch("PRAGMA synchronous = OFF")?;
+    }
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
@@ -43,21 +47,36 @@ pub fn migrate(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     if found > SCHEMA {
         return Ok(Some(found));
     }
+    // Each of these would write, and a start that has nothing to make should not.
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('entries', 'items', 'commits')";
+    let made: i64 = connection.query_row(tables, [], |row| row.get(0))?;
+    if found == SCHEMA && made == 3 {
+        return Ok(None);
+    }
     connection.execute_batch(&format!(
-        "CREATE TABLE IF NOT EXISTS entries (conversation TEXT, seq INTEGER, body BLOB NOT NULL,
+        "BEGIN IMMEDIATE;
+         CREATE TABLE IF NOT EXISTS entries (conversation TEXT, seq INTEGER, body BLOB NOT NULL,
              crc INTEGER NOT NULL, PRIMARY KEY (conversation, seq)) WITHOUT ROWID;
          CREATE TABLE IF NOT EXISTS items (pk TEXT, sk TEXT, body BLOB NOT NULL,
              crc INTEGER NOT NULL, PRIMARY KEY (pk, sk)) WITHOUT ROWID;
-         PRAGMA user_version = {SCHEMA};"
+         {}
+         PRAGMA user_version = {SCHEMA};
+         COMMIT;",
+        commits::TABLE
     ))?;
     Ok(None)
 }
 
 pub fn read_error(error: rusqlite::Error) -> StoreError {
+    let not_ours = matches!(
+        error,
+        rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::IntegralValueOutOfRange(..)
+    );
     match error.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
             StoreError::Damaged(error.to_string())
         }
+        _ if not_ours => StoreError::Damaged(error.to_string()),
         _ => StoreError::Unavailable(error.to_string()),
     }
 }
@@ -147,9 +166,25 @@ pub fn parse<T: std::str::FromStr>(name: &str, pk: &str, sk: &str) -> Result<T, 
     name.parse().map_err(|_| StoreError::Damaged(format!("{pk} {sk}")))
 }
 
+/// An item as it stands.
+pub struct Item {
+    pub sk: String,
+    /// Body and check sum, where the columns hold such things.
+    stored: rusqlite::Result<(Vec<u8>, u32)>,
+}
+
+impl Item {
+    /// What it holds, if that is what was written.
+    pub fn decode<'a, T: Deserialize<'a>>(&'a self, pk: &str) -> Result<T, StoreError> {
+        let damaged = |_| StoreError::Damaged(format!("{pk} {}", self.sk));
+        let (body, crc) = self.stored.as_ref().map_err(damaged)?;
+        decode(pk, self.sk.as_bytes(), body, *crc)
+    }
+}
+
 /// Items of one partition.
 pub struct Scan {
-    pub rows: Vec<(String, Vec<u8>, u32)>,
+    pub rows: Vec<Item>,
     /// There are more behind these.
     pub more: bool,
 }
@@ -171,40 +206,10 @@ pub fn scan(
             scan.more = true;
             break;
         }
-        let body: Vec<u8> = row.get(1).map_err(read_error)?;
-        bytes += body.len();
-        scan.rows.push((row.get(0).map_err(read_error)?, body, row.get(2).map_err(read_error)?));
+        let sk = row.get(0).map_err(read_error)?;
+        let stored = row.get(1).and_then(|body| Ok((body, row.get(2)?)));
+        bytes += stored.as_ref().map_or(0, |(body, _): &(Vec<u8>, u32)| body.len());
+        scan.rows.push(Item { sk, stored });
     }
     Ok(scan)
-}
-
-/// Every damaged row.
-pub fn check(connection: &Connection) -> Result<Vec<String>, StoreError> {
-    let mut damaged = Vec::new();
-    let mut statement = connection
-        .prepare("SELECT conversation, seq, body, crc FROM entries")
-        .map_err(read_error)?;
-    let mut rows = statement.query([]).map_err(read_error)?;
-    while let Some(row) = rows.next().map_err(read_error)? {
-        let pk: String = row.get(0).map_err(read_error)?;
-        let seq: i64 = row.get(1).map_err(read_error)?;
-        let body: Vec<u8> = row.get(2).map_err(read_error)?;
-        if crc(&pk, &seq_key(seq.unsigned_abs()), &body)
-            != row.get::<_, u32>(3).map_err(read_error)?
-        {
-            damaged.push(format!("entry {pk} {seq}"));
-        }
-    }
-    let mut statement =
-        connection.prepare("SELECT pk, sk, body, crc FROM items").map_err(read_error)?;
-    let mut rows = statement.query([]).map_err(read_error)?;
-    while let Some(row) = rows.next().map_err(read_error)? {
-        let (pk, sk): (String, String) =
-            (row.get(0).map_err(read_error)?, row.get(1).map_err(read_error)?);
-        let body: Vec<u8> = row.get(2).map_err(read_error)?;
-        if crc(&pk, sk.as_bytes(), &body) != row.get::<_, u32>(3).map_err(read_error)? {
-            damaged.push(format!("item {pk} {sk}"));
-        }
-    }
-    Ok(damaged)
 }

@@ -1,6 +1,12 @@
-//! What is the embedded store's own: one process a folder, damage, full disks, kill -9.
+//! What is the embedded store's own: one process a folder, damage, full disks, kill -9, power cuts.
+
+mod damage;
+mod disks;
+mod power;
+mod traced;
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -29,12 +35,29 @@ fn entry(seq: Seq) -> Entry {
     }
 }
 
+/// What a check finds in a folder, one line a fault.
+fn faults(folder: &Path) -> Vec<String> {
+    let mut faults = Vec::new();
+    check_folder(folder, &mut |told| {
+        if let Told::Fault(Fault { place, what, .. }) = told {
+            faults.push(format!("{place}: {what}"));
+        }
+    })
+    .unwrap();
+    faults
+}
+
+/// Of these, what is damage and not a rule of the data: the contract's rows are made up.
+fn damages(folder: &Path) -> Vec<String> {
+    faults(folder).into_iter().filter(|fault| fault.contains("check sum")).collect()
+}
+
 #[tokio::test]
 async fn a_folder_passes_the_contract() {
     let folder = tempdir().unwrap();
     let store = EmbeddedStore::open(folder.path()).unwrap();
     contract::all(&*store).await;
-    assert!(store.check().await.unwrap().is_empty(), "nothing of it is damaged");
+    assert_eq!(damages(folder.path()), [""; 0], "nothing of it is damaged");
 }
 
 #[tokio::test]
@@ -62,54 +85,6 @@ async fn a_later_schema_is_not_touched() {
 }
 
 #[tokio::test]
-async fn a_flipped_bit_is_never_shown() {
-    let folder = tempdir().unwrap();
-    let store = EmbeddedStore::open(folder.path()).unwrap();
-    store.append(&conversation(), &[entry(1), entry(2)]).await.unwrap();
-    let raise = Raise { last: Some(2), ..Raise::default() };
-    store.raise(&UserId::parse("b").unwrap(), &conversation(), &raise).await.unwrap();
-    assert!(store.check().await.unwrap().is_empty());
-    let connection = Connection::open(folder.path().join(FILE)).unwrap();
-    let flip = |table: &str, from: &str, to: &str| {
-        let text = format!("replace(CAST(body AS TEXT), '{from}', '{to}')");
-        connection.execute_batch(&format!("UPDATE {table} SET body = CAST({text} AS BLOB)"))
-    };
-    flip("entries", "text 2", "text 3").unwrap();
-    flip("items", "\"last\":2", "\"last\":1").unwrap();
-    let log = store.log(&conversation(), LogRange::newest(10)).await;
-    assert!(matches!(log, Err(StoreError::Damaged(_))), "{log:?}");
-    let page = MailboxPart::Page { after: None, consistent: true };
-    let mailbox = store.mailbox(&UserId::parse("b").unwrap(), page).await;
-    assert!(matches!(mailbox, Err(StoreError::Damaged(_))), "{mailbox:?}");
-    assert_eq!(store.check().await.unwrap(), ["entry dm:a:b 2", "item U#b C#dm:a:b"]);
-}
-
-#[tokio::test]
-async fn a_damaged_row_stops_only_what_depends_on_it() {
-    let folder = tempdir().unwrap();
-    let store = EmbeddedStore::open(folder.path()).unwrap();
-    let (a, b) = (UserId::parse("a").unwrap(), UserId::parse("b").unwrap());
-    let to = |last| Raise { last: Some(last), ..Raise::default() };
-    store.raise(&b, &conversation(), &to(2)).await.unwrap();
-    let connection = Connection::open(folder.path().join(FILE)).unwrap();
-    connection.execute_batch("UPDATE items SET crc = crc + 1").unwrap();
-    let (log, first, one, three) = (conversation(), [entry(1)], to(1), to(3));
-    let (damaged, put, raised) = tokio::join!(
-        store.raise(&b, &log, &three),
-        store.append(&log, &first),
-        store.raise(&a, &log, &one),
-    );
-    assert_eq!(damaged, Err(StoreError::Damaged("U#b C#dm:a:b".to_owned())));
-    assert_eq!((put, raised), (Ok(1), Ok(())), "others of its transaction go on");
-    assert_eq!(store.append(&conversation(), &[entry(2)]).await, Ok(1), "and so do later ones");
-    assert_eq!(store.check().await.unwrap(), ["item U#b C#dm:a:b"], "it is not overwritten");
-    connection.execute_batch("UPDATE items SET crc = 'x' WHERE pk = 'U#b'").unwrap();
-    let damaged = store.raise(&b, &conversation(), &to(3)).await;
-    assert!(matches!(damaged, Err(StoreError::Damaged(_))), "{damaged:?}");
-    assert_eq!(store.append(&conversation(), &[entry(3)]).await, Ok(1));
-}
-
-#[tokio::test]
 async fn a_reader_of_a_running_stores_folder_sees_what_was_acked() {
     let folder = tempdir().unwrap();
     let store = EmbeddedStore::open(folder.path()).unwrap();
@@ -120,53 +95,6 @@ async fn a_reader_of_a_running_stores_folder_sees_what_was_acked() {
     let refused = reader.append(&conversation(), &[entry(2)]).await;
     assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
     assert!(EmbeddedStore::read_only(&folder.path().join("none")).is_err());
-}
-
-#[tokio::test]
-async fn a_full_disk_is_said_and_passes() {
-    let folder = tempdir().unwrap();
-    let store = EmbeddedStore::open(folder.path()).unwrap();
-    store.append(&conversation(), &[entry(1)]).await.unwrap();
-    let pages = |count: u32| {
-        let set = move |connection: &Connection| {
-            connection.execute_batch(&format!("PRAGMA max_page_count = {count}")).unwrap();
-        };
-        store.send(Job::Read(Box::new(set)))
-    };
-    pages(1).await.unwrap();
-    let long = Entry { message: Some("x".repeat(16_000).into()), ..entry(2) };
-    let mut seq = 2;
-    let refused = loop {
-        let full = Entry { seq, n: seq, ..long.clone() };
-        match store.append(&conversation(), &[full]).await {
-            Ok(1) => seq += 1,
-            other => break other,
-        }
-    };
-    assert_eq!(refused, Err(StoreError::Unavailable("the disk is full".into())));
-    pages(1_000_000).await.unwrap();
-    let again = Entry { seq, n: seq, ..long };
-    assert_eq!(store.append(&conversation(), &[again]).await, Ok(1));
-}
-
-#[tokio::test]
-async fn after_a_write_of_unknown_outcome_nothing_more_is_written() {
-    let folder = tempdir().unwrap();
-    let store = EmbeddedStore::open(folder.path()).unwrap();
-    store.append(&conversation(), &[entry(1)]).await.unwrap();
-    // A table that vanishes stands for a disk that fails: an error that is not "full" or "busy".
-    let drop_table = |connection: &Connection| {
-        connection.execute_batch("ALTER TABLE entries RENAME TO gone").unwrap();
-    };
-    store.send(Job::Read(Box::new(drop_table))).await.unwrap();
-    let first = store.append(&conversation(), &[entry(2)]).await;
-    assert!(matches!(first, Err(StoreError::Unknown(_))), "{first:?}");
-    let back = |connection: &Connection| {
-        let _ = connection.execute_batch("ALTER TABLE gone RENAME TO entries");
-    };
-    store.send(Job::Read(Box::new(back))).await.unwrap();
-    let second = store.append(&conversation(), &[entry(2)]).await;
-    assert!(matches!(second, Err(StoreError::Refused(_))), "{second:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,48 +136,82 @@ async fn long_lists_of_records_are_read_whole() {
     assert_eq!(store.records(RecordPart::Starts(user, device)).await, Ok(all));
 }
 
-/// The child of the next test: appends and prints each acked seq until it is killed.
+/// The child of the next test: raises and appends in several conversations until it is killed.
 #[tokio::test]
-async fn child_that_appends_until_killed() {
-    let Ok(folder) = std::env::var("PARLOR_TEST_CHILD_FOLDER") else { return };
-    let store = EmbeddedStore::open(Path::new(&folder)).unwrap();
-    for seq in 1.. {
-        assert_eq!(store.append(&conversation(), &[entry(seq)]).await, Ok(1));
-        println!("acked {seq}");
-    }
+async fn child_that_writes_until_killed() {
+    let Ok(folder) = std::env::var("PARLOR_TEST_CHILD_UNTIL_KILLED") else { return };
+    let _lock = FolderLock::take(Path::new(&folder)).unwrap();
+    let store = EmbeddedStore::open_with(Path::new(&folder), power::LOG_PAGES).unwrap();
+    power::talks(&store, u64::MAX).await;
 }
 
+/// Killed at any moment, also while it starts, again and again on one folder: all that was
+/// acknowledged by any of its lives is there, and the folder is free at once.
 #[tokio::test]
 async fn what_was_acked_survives_kill_9() {
     let folder = tempdir().unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "--nocapture", "store::embedded::tests::child_that_appends_until_killed"])
-        .env("PARLOR_TEST_CHILD_FOLDER", folder.path())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut acked = 0;
-    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-        if let Some(seq) = line.unwrap().strip_prefix("acked ") {
-            acked = seq.parse().unwrap();
-            if acked == 200 {
-                child.kill().unwrap();
-            }
-        }
+    let (mut acked, mut in_use) = (power::Acked::default(), 0);
+    for life in 0..25 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture"])
+            .arg("store::embedded::tests::child_that_writes_until_killed")
+            .env("PARLOR_TEST_CHILD_UNTIL_KILLED", folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let heard = std::thread::spawn(move || {
+            let mut acked = acked;
+            lines.map_while(Result::ok).for_each(|line| acked.hear(&line));
+            acked
+        });
+        tokio::time::sleep(Duration::from_millis(rand::random_range(5..60 + life * 8))).await;
+        // Whoever comes while it dies is told so, or has the folder.
+        let rival = folder.path().to_owned();
+        let rival = std::thread::spawn(move || {
+            (0..50).filter(|_| matches!(FolderLock::take(&rival), Err(OpenError::InUse(_)))).count()
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        in_use += rival.join().unwrap();
+        acked = heard.join().unwrap();
+        let lock = FolderLock::take(folder.path()).unwrap();
+        power::look(folder.path(), acked, false).await.unwrap();
+        drop(lock);
+        assert_eq!(faults(folder.path()), [""; 0]);
     }
-    child.wait().unwrap();
-    assert!(acked >= 200, "the child ended early, at {acked}");
+    let all: Seq = acked.appended.iter().sum();
+    assert!(all > 500, "{all} were acknowledged: too few to say anything");
+    assert!(in_use > 0, "nobody ever came while it was in use");
+}
+
+#[tokio::test]
+async fn a_long_log_is_read_quickly_and_a_clean_stop_leaves_none() {
+    let folder = tempdir().unwrap();
     let store = EmbeddedStore::open(folder.path()).unwrap();
-    let mut found = Vec::new();
-    loop {
-        let after = found.len() as Seq;
-        let page = store.log(&conversation(), LogRange::following(after, 500)).await.unwrap();
-        found.extend(page.entries);
-        if !page.more {
-            break;
-        }
+    // 16 KB each: the log comes near the length at which it is copied.
+    let long = |seq| Entry { message: Some("x".repeat(16_000).into()), ..entry(seq) };
+    for chunk in 0..28 {
+        let entries: Vec<_> = (chunk * 100 + 1..=chunk * 100 + 100).map(long).collect();
+        assert_eq!(store.append(&conversation(), &entries).await, Ok(100));
     }
-    assert!(found.len() as Seq >= acked, "{} found, {acked} acked", found.len());
-    assert!(found.iter().zip(1..).all(|(found, seq)| *found == entry(seq)));
+    let log = opening::log_path(folder.path());
+    let length = std::fs::metadata(&log).unwrap().len();
+    assert!(length > 40 << 20, "{length} bytes");
+    // Dropped without a close, as if it had been killed.
+    drop(store);
+    let begun = std::time::Instant::now();
+    let store = EmbeddedStore::open(folder.path()).unwrap();
+    let took = begun.elapsed();
+    println!("{} MB of log are opened in {took:?}", length >> 20);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let newest = store.log(&conversation(), LogRange::newest(1)).await.unwrap();
+    assert_eq!(newest.entries, [long(2_800)]);
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), 0, "it begins anew");
+    assert_eq!(store.append(&conversation(), &[long(2_801)]).await, Ok(1));
+    OwnDisk::close(&*store).await;
+    assert_eq!(std::fs::metadata(&log).map_or(0, |log| log.len()), 0, "and ends empty");
+    let closed = store.append(&conversation(), &[long(2_802)]).await;
+    assert!(matches!(closed, Err(StoreError::Unavailable(_))), "{closed:?}");
 }

@@ -1,14 +1,19 @@
 //! The writer thread: group commit.
 //!
 //! Takes what has queued up (at most [`BATCH_MAX`] calls) into one transaction; answers after the
-//! commit. **After a commit or a write failed in a way that leaves the disk's state in doubt the
-//! store refuses all writes until the process is restarted**: a second fsync that succeeds says
-//! nothing about the pages that the first one lost.
+//! commit. `trouble` says what a failure means, and what has to happen before the next write.
 
-use rusqlite::{Connection, ErrorCode};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{log, mailbox, records};
+use super::opening::{self, Opened};
+use super::trouble::{Trouble, damaged};
+use super::{commits, log, mailbox, records};
 use crate::protocol::{ConversationId, UserId};
 use crate::store::{Raise, Record, StoreError};
 
@@ -29,25 +34,57 @@ pub enum Job {
     Write { record: Record, reply: Reply<bool> },
     /// A read, for a store in memory.
     Read(Box<dyn FnOnce(&Connection) + Send>),
+    /// A commit that changes nothing: whether there is room again.
+    Probe,
+    /// The last one: empties the log into the database.
+    Close(oneshot::Sender<()>),
 }
 
 /// The way to the writer thread, which ends when this is dropped.
 pub struct Writer {
     jobs: mpsc::Sender<Job>,
+    trouble: Arc<Trouble>,
 }
 
 impl Writer {
-    /// Starts the thread.
-    pub fn start(connection: Connection) -> Self {
+    /// Starts the thread on files.
+    pub fn start(mut opened: Opened, log_pages_max: u32) -> rusqlite::Result<Self> {
+        let log_pages = Arc::new(AtomicU32::new(0));
+        let counted = log_pages.clone();
+        opened.connection.wal_hook(Some(move |_: &mut _, pages: i32| {
+            counted.store(pages.unsigned_abs(), Relaxed);
+            Ok(())
+        }))?;
+        let log = Log { note: opened.note, pages: log_pages, pages_max: log_pages_max, tried: 0 };
+        Ok(Self::run(opened.connection, Some(log)))
+    }
+
+    /// Starts the thread on a database in memory.
+    pub fn in_memory(connection: Connection) -> Self {
+        Self::run(connection, None)
+    }
+
+    fn run(connection: Connection, log: Option<Log>) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
-        std::thread::spawn(move || Thread { connection, broken: None }.run(queue));
-        Self { jobs }
+        let trouble = Arc::new(Trouble::default());
+        let told = trouble.clone();
+        std::thread::spawn(move || Thread { connection, log, trouble: told }.run(queue));
+        Self { jobs, trouble }
     }
 
     /// Queues a job; waits for room. A caller that goes away meanwhile has queued nothing.
     pub async fn send(&self, job: Job) -> Result<(), StoreError> {
         let sent = self.jobs.send(job).await;
         sent.map_err(|_| StoreError::Unavailable("the writer ended".to_owned()))
+    }
+
+    /// What is wrong with the disk, as far as the last write has shown. Asking while the disk is
+    /// full makes the writer try again, so that the answer changes where nobody writes.
+    pub fn trouble(&self) -> Option<String> {
+        if self.trouble.may_pass() {
+            let _ = self.jobs.try_send(Job::Probe);
+        }
+        self.trouble.told()
     }
 }
 
@@ -60,9 +97,22 @@ fn after_commit<T: Send + 'static>(reply: Reply<T>, value: T) -> Answer {
     })
 }
 
+/// What a writer on files keeps of its log.
+struct Log {
+    note: commits::Note,
+    /// Pages in the log as of the last commit.
+    pages: Arc<AtomicU32>,
+    /// From so many on the log is copied into the database.
+    pages_max: u32,
+    /// At how many that was last tried.
+    tried: u32,
+}
+
 struct Thread {
     connection: Connection,
-    broken: Option<StoreError>,
+    /// None for a database in memory.
+    log: Option<Log>,
+    trouble: Arc<Trouble>,
 }
 
 impl Thread {
@@ -75,18 +125,24 @@ impl Thread {
             {
                 batch.push(job);
             }
-            self.commit(&mut batch);
+            let closing = batch.iter().position(|job| matches!(job, Job::Close(_)));
+            let closing = closing.map(|at| batch.split_off(at).swap_remove(0));
+            if !batch.is_empty() {
+                self.commit(&mut batch);
+            }
+            if let Some(Job::Close(reply)) = closing {
+                self.close();
+                let _ = reply.send(());
+                return;
+            }
+            self.keep_log_short();
         }
     }
 
-    fn commit(&mut self, batch: &mut Vec<Job>) {
+    fn commit(&self, batch: &mut Vec<Job>) {
         let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
-        let mut failed = self.broken.clone();
-        if failed.is_none()
-            && let Err(error) = self.connection.execute_batch("BEGIN IMMEDIATE")
-        {
-            failed = Some(self.judge(&error));
-        }
+        let mut failed = self.before().err();
+        let changes = self.connection.total_changes();
         for job in batch.drain(..) {
             let done = match &failed {
                 None => self.apply(job, &mut answers),
@@ -105,20 +161,94 @@ impl Thread {
                             answer(Err(damaged));
                         }
                     }
-                    None => failed = Some(self.judge(&error)),
+                    None => failed = Some(self.trouble.judge(&error)),
                 },
             }
         }
-        if failed.is_none()
-            && let Err(error) = self.connection.execute_batch("COMMIT")
-        {
-            failed = Some(self.judge(&error));
+        if failed.is_none() {
+            failed = self.end(changes).err();
         }
         if failed.is_some() && !self.connection.is_autocommit() {
             let _ = self.connection.execute_batch("ROLLBACK");
         }
         let result = failed.map_or(Ok(()), Err);
         answers.into_iter().for_each(|answer| answer(result.clone()));
+    }
+
+    /// Begins a transaction, if anything may be written at all.
+    fn before(&self) -> Result<(), StoreError> {
+        if let Some(refusal) = self.trouble.refusal() {
+            return Err(refusal);
+        }
+        let begun =
+            self.log_sound().and_then(|()| self.connection.execute_batch("BEGIN IMMEDIATE"));
+        begun.map_err(|error| match self.trouble.judge(&error) {
+            // Of this transaction nothing was tried yet.
+            StoreError::Unknown(text) => StoreError::Unavailable(text),
+            other => other,
+        })
+    }
+
+    /// Pieces of a commit that failed may lie in the log: nothing is written behind or over them.
+    /// Where a reader is in the way, that is for the next time.
+    fn log_sound(&self) -> rusqlite::Result<()> {
+        if self.trouble.log_in_doubt() && opening::emptied(&self.connection, Duration::ZERO)? {
+            self.trouble.log_is_sound();
+        }
+        Ok(())
+    }
+
+    /// Commits, and notes it before anybody is answered.
+    fn end(&self, changes_before: u64) -> Result<(), StoreError> {
+        let judge = |error| self.trouble.judge(&error);
+        let mut number = None;
+        if self.log.is_some() && self.connection.total_changes() > changes_before {
+            number = Some(commits::count(&self.connection).map_err(judge)?);
+        }
+        self.connection.execute_batch("COMMIT").map_err(judge)?;
+        if let (Some(log), Some(number)) = (&self.log, number) {
+            if let Err(error) = log.note.write(number) {
+                tracing::warn!(%error, "a commit is not noted: its loss would not be noticed");
+            }
+            self.trouble.passed();
+        }
+        Ok(())
+    }
+
+    /// Copies the log into the database when it has grown long. A failure loses nothing, since the
+    /// log stands; but where the disk fails, that shows here first.
+    fn keep_log_short(&mut self) {
+        let Some(log) = &mut self.log else { return };
+        let pages = log.pages.load(Relaxed);
+        if pages < log.tried {
+            log.tried = 0;
+        }
+        // Readers may have been in the way: not again at every commit.
+        let due = if log.tried == 0 { log.pages_max } else { log.tried + log.pages_max / 8 + 1 };
+        if pages < due || self.trouble.refusal().is_some() {
+            return;
+        }
+        log.tried = pages;
+        let begun = Instant::now();
+        if let Err(error) = opening::copied(&self.connection) {
+            self.trouble.judge_copy(&error);
+        }
+        tracing::debug!(pages, took = ?begun.elapsed(), "copied the log");
+    }
+
+    fn close(&self) {
+        if self.trouble.refusal().is_some() {
+            return;
+        }
+        match opening::emptied(&self.connection, Duration::ZERO) {
+            Ok(true) => {}
+            Ok(false) => tracing::info!("somebody reads: the log is emptied at the next start"),
+            Err(error) => tracing::warn!(%error, "the log is emptied at the next start"),
+        }
+        let note = self.log.as_ref().map(|log| log.note.sync());
+        if let Some(Err(error)) = note {
+            tracing::warn!(%error, "the number of commits may be lost");
+        }
     }
 
     fn apply(&self, job: Job, answers: &mut Vec<Answer>) -> rusqlite::Result<()> {
@@ -142,46 +272,9 @@ impl Thread {
                 read(connection);
                 Ok(())
             }
+            Job::Probe => commits::touch(connection),
+            Job::Close(_) => Ok(()),
         }
-    }
-
-    /// What a failure means. A full disk is rolled back whole and may pass; after anything else
-    /// that touches the disk nothing more is written.
-    fn judge(&mut self, error: &rusqlite::Error) -> StoreError {
-        if let Some(broken) = &self.broken {
-            return broken.clone();
-        }
-        let failed = match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => {
-                return StoreError::Unavailable("the disk is full".to_owned());
-            }
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                return StoreError::Unavailable(format!("the database is locked: {error}"));
-            }
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                StoreError::Damaged(error.to_string())
-            }
-            _ => StoreError::Unknown(format!("a write failed, restart parlor: {error}")),
-        };
-        tracing::error!(%error, "the embedded store takes no more writes until a restart");
-        let refusal = format!("writes have stopped after a failure, restart parlor: {error}");
-        self.broken = Some(StoreError::Refused(refusal));
-        failed
-    }
-}
-
-/// What a write depends on can't be read back: a matter of that row, and not of the disk.
-fn damaged(error: &rusqlite::Error) -> Option<StoreError> {
-    use rusqlite::Error;
-    match error {
-        Error::FromSqlConversionFailure(_, _, source) => {
-            let known = source.downcast_ref::<StoreError>().cloned();
-            Some(known.unwrap_or_else(|| StoreError::Damaged(error.to_string())))
-        }
-        Error::InvalidColumnType(..) | Error::IntegralValueOutOfRange(..) => {
-            Some(StoreError::Damaged(error.to_string()))
-        }
-        _ => None,
     }
 }
 
@@ -191,6 +284,6 @@ fn refuse(job: Job, answers: &mut Vec<Answer>) {
         Job::Raise { reply, .. } => answers.push(after_commit(reply, ())),
         Job::Write { reply, .. } => answers.push(after_commit(reply, false)),
         // Dropping it tells its caller.
-        Job::Read(_) => {}
+        Job::Read(_) | Job::Probe | Job::Close(_) => {}
     }
 }

@@ -150,6 +150,11 @@ async fn damage_is_said_and_nothing_panics() {
     let raise = Raise { last: Some(9), ..Raise::default() };
     let error = store.raise(&user("userB"), &dm(), &raise).await.unwrap_err();
     assert!(matches!(error, StoreError::Damaged(_)), "{error}");
+    let other = crate::protocol::ConversationId::parse("dm:userB:userC").unwrap();
+    store.raise(&user("userB"), &other, &raise).await.unwrap();
+    let part = MailboxPart::Page { after: None, consistent: true };
+    let page = store.mailbox(&user("userB"), part).await.unwrap();
+    assert_eq!((page.rows.len(), page.damaged.len()), (1, 1), "it hides no other: {page:?}");
 
     // A kind of item of a later version is passed over.
     put(&[("pk", text("U#userC")), ("sk", text("X#new"))]).await;
