@@ -4,7 +4,7 @@ mod after;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::device::DeviceId;
+use super::device::{DeviceId, GIVEN_UP};
 use super::gate::share;
 use super::history::Phase;
 use super::judge::Checker;
@@ -190,7 +190,8 @@ impl Checker {
     fn never_connected(&self, t: u64) {
         let Some(most) = self.gates.limits.recovery_ms else { return };
         for (id, device) in self.devices.list.iter().enumerate() {
-            if let Some(since) = device.trying.filter(|since| t - since > most * MS) {
+            let trying = device.trying.filter(|(_, last)| t - last < GIVEN_UP);
+            if let Some((since, _)) = trying.filter(|(since, _)| t - since > most * MS) {
                 self.broken(Invariant::I15, (since, t), || {
                     let who = self.device_text(id);
                     (
