@@ -165,7 +165,7 @@ impl Device {
         }
     }
 
-    async fn connect(&mut self) -> Option<(Client, String, Welcome)> {
+    async fn connect(&self) -> Option<(Client, String, Welcome)> {
         let connection = self.world.connection();
         let line = |outcome, server| What::Connect {
             connection: connection.clone(),

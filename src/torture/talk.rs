@@ -309,7 +309,7 @@ impl<'a> Talk<'a> {
     }
 
     /// In the drain: says what is missing.
-    fn look(&mut self) {
+    fn look(&self) {
         let missing = match self.caught_up {
             true => self.device.missing(),
             false => Some("it has not caught up".to_owned()),
@@ -391,7 +391,7 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    fn status(&mut self, conversation: String, seq: u64, user: String, status: Status) {
+    fn status(&self, conversation: String, seq: u64, user: String, status: Status) {
         let connection = self.connection.clone();
         self.note(What::Status { connection, conversation, seq, user, status });
     }
