@@ -226,7 +226,7 @@ impl Chat {
             for (handed, texts) in handed.entries.iter().zip(&*texts) {
                 if sends_none(handed) {
                     let (entry, via) = (&handed.entry, &self.me.id);
-                    self.push_entry(&outbox, conversation, entry, texts, via, false);
+                    self.push_entry(&outbox, conversation, entry, texts, via, handed.repeated);
                 }
             }
         }
@@ -272,7 +272,7 @@ impl Chat {
                 roster,
                 users: users.to_vec(),
                 via: self.me.id.clone(),
-                again: false,
+                again: one.repeated,
             })
         };
         let envelopes: Vec<_> = handed.entries.iter().map(envelope).collect();

@@ -69,7 +69,7 @@ pub struct Device {
     pub had: BTreeMap<ConversationId, BTreeSet<u64>>,
     /// What the application was shown in this life.
     shown: BTreeMap<ConversationId, BTreeSet<u64>>,
-    /// What it sent in this life.
+    /// What it sent in this life, or was told that it missed.
     own: BTreeSet<(ConversationId, u64)>,
     pub wrong: Vec<String>,
 }
@@ -342,6 +342,7 @@ impl Device {
                 connection.unproven.insert(log.clone(), to);
                 let known = self.known.entry(log.clone()).or_default();
                 *known = to.max(*known);
+                self.own.extend((from..=to).map(|seq| (log.clone(), seq)));
                 self.had.entry(log).or_default().extend(from..=to);
                 core.log(What::Missed { connection: id, conversation, from, to });
             }
@@ -372,10 +373,12 @@ impl Device {
         *known = seq.max(*known);
         self.had.entry(log).or_default().insert(seq);
         let from = frame.from.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
+        let about = frame.until.as_ref().and_then(Value::as_str);
         core.log(What::Received {
             connection: connection.id.clone(),
             conversation: name.clone(),
             seq,
+            to: about.filter(|_| frame.kind != "message").map(str::to_owned),
             kind: frame.kind,
             from,
             body: frame.message.unwrap_or_default(),

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::world::World;
-use crate::checker::history::{Outcome, What};
+use crate::checker::history::{Event, Outcome, What};
+use crate::checker::{Checker, Gates, Limits, Violation};
 use crate::protocol::{ConversationId, Entry, Kind};
 
 /// What is not where it belongs yet: a send without an answer, a device without a text.
@@ -79,4 +80,20 @@ pub fn judge(world: &mut World) -> Vec<String> {
         }
     }
     found
+}
+
+/// What the checker says to the history, as it would say to one of real processes.
+pub fn check(history: &[Event]) -> Vec<String> {
+    let limits = Limits {
+        recovery_ms: Some(super::world::RECOVERY_MS),
+        latency_factor: None,
+        growth_percent: None,
+        ..Limits::default()
+    };
+    let mut checker = Checker::new(Gates { limits, ..Gates::none() });
+    history.iter().for_each(|event| checker.feed(event.clone()));
+    let report = checker.finish();
+    let told =
+        |violation: &Violation| format!("{:?}: {}", violation.invariant, violation.statement);
+    report.violations.iter().map(told).collect()
 }

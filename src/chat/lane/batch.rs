@@ -151,7 +151,8 @@ impl Item {
 
     /// Puts an entry that stands for this item among those that leave.
     fn leave(&self, conversation: &ConversationId, stored: Stored, leaving: &mut Leaving) {
-        let handed = Handed { entry: stored.entry, sender: self.answer.sender() };
+        let handed =
+            Handed { entry: stored.entry, sender: self.answer.sender(), repeated: stored.repeated };
         leaving.push(&self.answer.origin, conversation, stored.roster, handed);
     }
 }
