@@ -214,6 +214,7 @@ async fn boot(link: Arc<Link>, row: BoardRow, clock: Clock, running: Arc<Running
         directory: link.clone(),
         bus: link.clone(),
         lanes: Lanes::with(link.clone(), clock.clone(), Bounds::default()),
+        reads: Arc::default(),
         liveness,
         metrics: Arc::new(Metrics::new(id.as_str())),
         clock,
