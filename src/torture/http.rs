@@ -99,6 +99,7 @@ impl Http {
         seed: u64,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             weather: watch::Sender::default(),
             bites: AtomicU64::new(0),

@@ -116,6 +116,7 @@ impl Tcp {
         seed: u64,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
         let (state, refuses) = (Mutex::default(), watch::Sender::new(false));
         let shared = Arc::new(Shared { state, refuses, upstream });
         let task = tokio::spawn(accept(listener, address, shared.clone(), seed));
