@@ -113,7 +113,8 @@ impl Health {
     }
 
     fn readiness(&self) -> (bool, serde_json::Value) {
-        let (mut local, mut shared) = (self.lock().local.clone(), self.lock().shared.clone());
+        let mut local = self.lock().local.clone();
+        let mut shared = self.lock().shared.clone();
         for (watched, told) in [(&self.watched_local, &mut local), (&self.watched, &mut shared)] {
             for (part, trouble) in &*watched.lock().unwrap_or_else(PoisonError::into_inner) {
                 told.extend(trouble().map(|trouble| (*part, trouble)));

@@ -11,5 +11,6 @@ mod bad;
 mod bus_key;
 mod cli;
 mod costs;
+mod disk;
 mod flows;
 mod protocol;
