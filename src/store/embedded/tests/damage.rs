@@ -190,6 +190,8 @@ async fn a_check_tells_of_every_broken_rule() {
         assert_eq!(faults(folder.path()), [""; 0], "after {what}");
     };
     connection.execute_batch("DELETE FROM entries WHERE seq = 3").unwrap();
+    let read = all_of(&store).await;
+    assert!(matches!(read, Err(StoreError::Damaged(_))), "nobody is shown a log with a hole");
     broken("a hole", &["entry dm:a:b 4: there is nothing between 2 and this"]);
     connection.execute_batch("DELETE FROM entries WHERE seq = 1").unwrap();
     let missing = "the entries before it are missing";
