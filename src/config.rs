@@ -39,6 +39,8 @@ pub enum Command {
     Chat(Chat),
     /// Load, with a report.
     Bench(crate::bench::Bench),
+    /// Servers, Redis and DynamoDB Local under attack: is a message lost?
+    Torture(crate::torture::Torture),
 }
 
 /// What all long-running roles take.
@@ -67,12 +69,42 @@ pub struct Parts {
     /// Put before every Redis key and channel
     #[arg(long, value_name = "PREFIX", default_value = "", env = "PARLOR_REDIS_PREFIX")]
     pub redis_prefix: String,
+    /// Sign what servers tell each other over Redis, and drop what is not signed; better by the
+    /// variable or a file, since others can see a command line. Several, with commas between them,
+    /// for a change of key: the first one signs, all are accepted
+    #[arg(
+        long,
+        value_name = "KEY",
+        value_delimiter = ',',
+        hide_env_values = true,
+        env = "PARLOR_BUS_KEY"
+    )]
+    pub bus_key: Vec<Secret>,
+    /// The same from a file, one key a line
+    #[arg(long, value_name = "FILE", conflicts_with = "bus_key", env = "PARLOR_BUS_KEY_FILE")]
+    pub bus_key_file: Option<PathBuf>,
     /// DynamoDB: `aws` for the ordinary credential and region chain, or the URL of DynamoDB Local
     #[arg(long, value_name = "URL|aws", env = "PARLOR_DYNAMODB")]
     pub dynamodb: Option<String>,
     /// The table's name
     #[arg(long, value_name = "NAME", default_value = "parlor", env = "PARLOR_TABLE")]
     pub table: String,
+}
+
+/// A secret of the command line: it is never shown, in an error neither.
+#[derive(Clone)]
+pub struct Secret(pub String);
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// `parlor up`

@@ -21,6 +21,7 @@ use crate::api::health::Health;
 use crate::board::{BoardRow, Role};
 use crate::chat::lane::Lanes;
 use crate::chat::liveness::{Liveness, RowChange, StartError};
+use crate::chat::reads::Reads;
 use crate::chat::{self, Chat, Identity};
 use crate::gateway::{Accepted, DOOR_MAX, Door, Gateway};
 use crate::protocol::{Epoch, ProcessId};
@@ -129,6 +130,7 @@ pub struct Node {
     pub wired: Wired,
     /// The lanes of all parts.
     pub lanes: Arc<Lanes>,
+    reads: Arc<Reads>,
     /// What `/readyz` says.
     pub health: Arc<Health>,
     /// Its parts, in the order of starting.
@@ -154,6 +156,7 @@ impl Node {
         }
         Self {
             lanes: Lanes::new(wired.store.clone()),
+            reads: Arc::default(),
             wired,
             health,
             parts: Vec::new(),
@@ -215,6 +218,7 @@ impl Node {
             directory: self.wired.directory.clone(),
             bus: self.wired.bus.clone(),
             lanes: self.lanes.clone(),
+            reads: self.reads.clone(),
             liveness,
             metrics,
             clock: chat::wall_clock(),

@@ -9,6 +9,7 @@ use crate::board::embedded::EmbeddedBoard;
 use crate::bus::Bus;
 use crate::bus::embedded::EmbeddedBus;
 use crate::bus::redis::RedisBus;
+use crate::bus::signing::Keys;
 use crate::config::Parts;
 use crate::directory::Directory;
 use crate::directory::embedded::EmbeddedDirectory;
@@ -120,13 +121,34 @@ async fn hints(
     parts: &Parts,
     metrics: &Arc<Metrics>,
 ) -> Result<(Arc<dyn Directory>, Arc<dyn Bus>), WiringError> {
+    let keys = bus_keys(parts)?;
     let Some(url) = &parts.redis else {
+        // Nobody else can publish in here: there is nothing to sign.
         return Ok((Arc::new(EmbeddedDirectory::default()), Arc::new(EmbeddedBus::default())));
     };
     let directory =
         RedisDirectory::connect(url, &parts.redis_prefix, metrics.clone()).await.map_err(part)?;
     let bus = RedisBus::connect(url, &parts.redis_prefix, metrics.clone()).await.map_err(part)?;
-    Ok((Arc::new(directory), Arc::new(bus)))
+    Ok((Arc::new(directory), Arc::new(bus.signed(keys))))
+}
+
+/// The keys of `--bus-key`, or of its file.
+fn bus_keys(parts: &Parts) -> Result<Option<Keys>, WiringError> {
+    let usage = |error: String| WiringError::Usage(error);
+    let keys = match &parts.bus_key_file {
+        None => Keys::new(parts.bus_key.iter().map(|key| key.0.as_str())),
+        Some(path) => {
+            let text = std::fs::read_to_string(path);
+            let text =
+                text.map_err(|e| usage(format!("--bus-key-file {}: {e}", path.display())))?;
+            let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+            if lines.is_empty() {
+                return Err(usage(format!("--bus-key-file {} is empty", path.display())));
+            }
+            Keys::new(lines)
+        }
+    };
+    keys.map_err(|bad| usage(bad.to_string()))
 }
 
 /// The board alone, for a balancer.

@@ -12,7 +12,7 @@ mod pair;
 mod pairs;
 mod process;
 mod report;
-mod resp;
+pub(crate) mod resp;
 mod ring;
 mod storm;
 mod talk;

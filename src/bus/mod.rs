@@ -7,11 +7,14 @@
 //! the order of publishing, those that arrive. After a gap that the adapter noticed (a lost
 //! connection, an overflow) the subscriber hears [`Heard::Gap`] before what follows. A publish ends
 //! within [`CALL_MS_MAX`] and never retries by itself; `Ok` says only that it was handed over.
+//! Where strangers could publish, only what a holder of a key has signed is heard (`signing`).
 
 pub mod contract;
 pub mod embedded;
 mod inbox;
 pub mod redis;
+pub mod signing;
+mod replay;
 
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
 //! The bus in Redis: channel `messages:ws3`, JSON that a person can read with `SUBSCRIBE`.
 //!
-//! Several envelopes are a JSON array in one PUBLISH; a cluster uses sharded pub/sub, read at the
+//! Several envelopes are a JSON array in one PUBLISH, signed where there is a key; a cluster uses sharded pub/sub, read at the
 //! node that owns the channel. **Invariant:** a subscription has a connection of its own, and
 //! between two connections of it the reader always hears a gap, after the second one listens.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rand::RngExt;
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::inbox::{Inbox, Pushed};
+use super::signing::{Guard, Keys, Refusal, Signer};
 use super::{Bus, BusError, Subscription};
 use crate::directory::link::{Link, Target};
 use crate::protocol::{Envelope, ProcessId};
@@ -28,6 +29,8 @@ const PUBLISH_BYTES: usize = 256 * 1024;
 const CHECK_INTERVAL: Duration = Duration::from_secs(3);
 /// How long a dial, a SUBSCRIBE or a check may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often at most it is said that publishes are dropped.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
 /// The first pause after a lost connection, at most; it doubles up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -39,6 +42,8 @@ pub struct RedisBus {
     link: Link,
     prefix: String,
     metrics: Arc<Metrics>,
+    keys: Option<Keys>,
+    signer: Option<Signer>,
 }
 
 impl RedisBus {
@@ -46,7 +51,13 @@ impl RedisBus {
     pub async fn connect(url: &str, prefix: &str, metrics: Arc<Metrics>) -> Result<Self, BusError> {
         let target = Target::parse(url).map_err(BusError)?;
         let link = Link::connect(target, metrics.clone()).await.map_err(BusError)?;
-        Ok(Self { link, prefix: prefix.to_owned(), metrics })
+        Ok(Self { link, prefix: prefix.to_owned(), metrics, keys: None, signer: None })
+    }
+
+    /// Signs what is published, and hears only what is signed. Without keys nothing changes.
+    pub fn signed(self, keys: Option<Keys>) -> Self {
+        let signer = keys.clone().map(Signer::new);
+        Self { keys, signer, ..self }
     }
 
     fn channel(&self, process: &ProcessId) -> String {
@@ -57,9 +68,10 @@ impl RedisBus {
 #[async_trait]
 impl Bus for RedisBus {
     async fn publish(&self, to: &ProcessId, batch: &[Arc<Envelope>]) -> Result<(), BusError> {
-        let payloads = encode(batch).map_err(|error| BusError(error.to_string()))?;
-        let verb = if self.link.target().is_cluster() { "SPUBLISH" } else { "PUBLISH" };
         let channel = self.channel(to);
+        let payloads = encode(batch, &channel, self.signer.as_ref());
+        let payloads = payloads.map_err(|error| BusError(error.to_string()))?;
+        let verb = if self.link.target().is_cluster() { "SPUBLISH" } else { "PUBLISH" };
         let call = |mut connection| async move {
             match &payloads[..] {
                 [] => Ok(()),
@@ -81,8 +93,11 @@ impl Bus for RedisBus {
 
     async fn subscribe(&self, me: &ProcessId) -> Result<Subscription, BusError> {
         let (inbox, subscription) = Inbox::new();
-        let ear = Arc::new(Ear { inbox, metrics: self.metrics.clone() });
-        let channel = Channel { target: self.link.target().clone(), name: self.channel(me), ear };
+        let name = self.channel(me);
+        let guard = Guard::new(self.keys.clone(), name.clone());
+        let ear =
+            Arc::new(Ear { inbox, guard, metrics: self.metrics.clone(), told: Mutex::default() });
+        let channel = Channel { target: self.link.target().clone(), name, ear };
         let first = channel.listen().await.map_err(|error| BusError(error.to_string()))?;
         // Ends with the subscription: it waits for nothing without waiting for that too.
         tokio::spawn(channel.keep(first));
@@ -91,23 +106,43 @@ impl Bus for RedisBus {
 }
 
 /// One envelope as an object, several as an array; a new payload where one grows large.
-fn encode(batch: &[Arc<Envelope>]) -> serde_json::Result<Vec<Vec<u8>>> {
-    if let [one] = batch {
-        return Ok(vec![serde_json::to_vec(one)?]);
-    }
+fn encode(
+    batch: &[Arc<Envelope>],
+    channel: &str,
+    signer: Option<&Signer>,
+) -> serde_json::Result<Vec<Vec<u8>>> {
+    let begin = || signer.map_or_else(Vec::new, Signer::begin);
     let mut payloads = Vec::new();
-    let mut payload = Vec::new();
-    for envelope in batch {
-        payload.push(if payload.is_empty() { b'[' } else { b',' });
-        serde_json::to_writer(&mut payload, envelope)?;
-        if payload.len() >= PUBLISH_BYTES {
-            payload.push(b']');
-            payloads.push(std::mem::take(&mut payload));
+    let mut end = |mut payload: Vec<u8>| {
+        if let Some(signer) = signer {
+            signer.finish(&mut payload, channel);
         }
-    }
-    if !payload.is_empty() {
-        payload.push(b']');
         payloads.push(payload);
+    };
+    let mut open: Option<Vec<u8>> = None;
+    for envelope in batch {
+        let mut payload = match open.take() {
+            Some(mut payload) => {
+                payload.push(b',');
+                payload
+            }
+            None => {
+                let mut payload = begin();
+                payload.extend_from_slice(if batch.len() > 1 { b"[" } else { b"" });
+                payload
+            }
+        };
+        serde_json::to_writer(&mut payload, envelope)?;
+        if payload.len() < PUBLISH_BYTES && batch.len() > 1 {
+            open = Some(payload);
+            continue;
+        }
+        payload.extend_from_slice(if batch.len() > 1 { b"]" } else { b"" });
+        end(payload);
+    }
+    if let Some(mut payload) = open {
+        payload.push(b']');
+        end(payload);
     }
     Ok(payloads)
 }
@@ -135,7 +170,10 @@ fn decode(payload: &[u8]) -> (Vec<Arc<Envelope>>, usize) {
 /// Hears what a connection of the subscription receives; called by that connection's own task.
 struct Ear {
     inbox: Inbox,
+    guard: Guard,
     metrics: Arc<Metrics>,
+    /// When it was last said that something was dropped.
+    told: Mutex<Option<Instant>>,
 }
 
 /// One connection of a subscription.
@@ -149,6 +187,17 @@ impl Ear {
     fn count(&self, outcome: &'static str, times: usize) {
         let call = Call { operation: "hear", outcome };
         self.metrics.redis_calls.get_or_create(&call).inc_by(times as u64);
+    }
+
+    /// Drops what may not be believed; said once in a while, or a stranger could fill the logs.
+    fn refuse(&self, refusal: Refusal) {
+        self.count(refusal.name(), 1);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told: Instant| told.elapsed() > TELL_INTERVAL) {
+            *told = Some(Instant::now());
+            let why = refusal.name();
+            tracing::warn!(why, "a bus message is dropped: see --bus-key, and the clocks");
+        }
     }
 
     fn push(&self, push: &PushInfo, lost: &Notify) {
@@ -166,7 +215,11 @@ impl Ear {
             tracing::warn!(bytes = payload.len(), "a bus message is too large, dropped");
             return self.count("oversized", 1);
         }
-        let (batch, bad) = decode(payload);
+        let batch = match self.guard.open(payload) {
+            Ok(batch) => batch,
+            Err(refusal) => return self.refuse(refusal),
+        };
+        let (batch, bad) = decode(batch);
         if bad > 0 {
             tracing::warn!(bad, "a bus message can't be read, dropped");
             self.count("malformed", bad);
@@ -294,176 +347,4 @@ impl Channel {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::Heard;
-    use super::super::contract::{self, batch, entry, probe, process};
-    use super::*;
-    use crate::directory::testing::{Cluster, Server, prefix, quick, shared_url};
-    use futures_util::StreamExt;
-    use std::time::Instant;
-
-    async fn connect(url: &str, prefix: &str) -> RedisBus {
-        RedisBus::connect(url, prefix, Arc::new(Metrics::new("test"))).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn passes_the_contract() {
-        let Some(url) = shared_url() else { return };
-        contract::all(&connect(&url, &prefix()).await).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn passes_the_contract_on_a_cluster_and_survives_a_move() {
-        if quick() {
-            return;
-        }
-        let mut cluster = Cluster::start();
-        let bus = connect(&cluster.url(), "").await;
-        contract::all(&bus).await;
-
-        // The channel's slot moves to another master under the live subscription.
-        let me = ProcessId::parse("ws3").unwrap();
-        let mut subscription = bus.subscribe(&me).await.unwrap();
-        let slot = cluster.nodes[0].cli(&["CLUSTER", "KEYSLOT", "messages:ws3"]);
-        let slot = slot.trim();
-        let mine = |node: &Server| node.cli(&["SPUBLISH", "messages:ws3", "[]"]).trim() == "1";
-        let owner = cluster.nodes.iter().position(mine).unwrap();
-        let next = cluster.nodes[(owner + 1) % 3].cli(&["CLUSTER", "MYID"]);
-        for node in &cluster.nodes {
-            let answer = node.cli(&["CLUSTER", "SETSLOT", slot, "NODE", next.trim()]);
-            assert_eq!(answer.trim(), "OK");
-        }
-        hears_after_a_gap(&bus, &me, &mut subscription).await;
-        assert!(mine(&cluster.nodes[(owner + 1) % 3]));
-        cluster.nodes.clear();
-    }
-
-    /// A gap comes, and whatever is published from then on.
-    async fn hears_after_a_gap(bus: &RedisBus, me: &ProcessId, heard: &mut Subscription) {
-        let gap = async {
-            loop {
-                match heard.recv().await.unwrap() {
-                    Heard::Gap => return,
-                    Heard::Batch(_) => {}
-                }
-            }
-        };
-        timeout(Duration::from_secs(10), gap).await.expect("no gap was heard");
-        let until = Instant::now() + Duration::from_secs(5);
-        while bus.publish(me, &[probe(77)]).await.is_err() {
-            assert!(Instant::now() < until, "publishing does not recover");
-            sleep(Duration::from_millis(20)).await;
-        }
-        assert!(matches!(*batch(heard).await[0], Envelope::Probe { number: 77 }));
-    }
-
-    #[tokio::test]
-    async fn a_plain_client_sees_json() {
-        if quick() {
-            return;
-        }
-        let server = Server::start(&[]);
-        let client = redis::Client::open(server.url()).unwrap();
-        let mut plain = client.get_async_pubsub().await.unwrap();
-        plain.subscribe("messages:ws3").await.unwrap();
-        let bus = connect(&server.url(), "").await;
-        let ws3 = ProcessId::parse("ws3").unwrap();
-        bus.publish(&ws3, &[entry("Hi")]).await.unwrap();
-        bus.publish(&ws3, &[entry("one"), entry("two")]).await.unwrap();
-        let mut messages = plain.on_message();
-        let first: String = messages.next().await.unwrap().get_payload().unwrap();
-        let start = "{\"to\":\"userB\",\"message\":\"Hi\",\"from\":\"userA\",\"type\":\"entry\",";
-        assert!(first.starts_with(start), "{first}");
-        let second: String = messages.next().await.unwrap().get_payload().unwrap();
-        let second: serde_json::Value = serde_json::from_str(&second).unwrap();
-        assert_eq!(second[0]["message"], "one");
-        assert_eq!(second[1]["message"], "two");
-    }
-
-    #[tokio::test]
-    async fn foreign_payloads_are_dropped_and_counted() {
-        if quick() {
-            return;
-        }
-        let server = Server::start(&[]);
-        let bus = connect(&server.url(), "").await;
-        let me = ProcessId::parse("ws3").unwrap();
-        let mut heard = bus.subscribe(&me).await.unwrap();
-        let publish = async |payload: &str| {
-            let call = |mut c| {
-                let mut command = redis::cmd("PUBLISH");
-                command.arg("messages:ws3").arg(payload);
-                async move { command.query_async::<()>(&mut c).await }
-            };
-            bus.link.run("test", Link::deadline(), call).await.unwrap();
-        };
-        for payload in ["", "{", "[", "[]", "7", "null", "{\"type\":\"later\"}", "\u{7f}\u{0}"] {
-            publish(payload).await;
-        }
-        publish(&format!("\"{}\"", "x".repeat(PAYLOAD_BYTES_MAX))).await;
-        publish("[{\"type\":\"later\"},{\"type\":\"probe\",\"number\":5,\"v\":1}]").await;
-        let known = batch(&mut heard).await;
-        assert!(matches!(*known[0], Envelope::Probe { number: 5 }) && known.len() == 1);
-        let counted = |outcome| bus.link.counted(&Call { operation: "hear", outcome });
-        assert_eq!((counted("malformed"), counted("oversized")), (8, 1));
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_redis_that_died_is_heard_again_after_a_gap() {
-        if quick() {
-            return;
-        }
-        let mut server = Server::start(&[]);
-        let bus = connect(&server.url(), "").await;
-        let me = process();
-        let mut heard = bus.subscribe(&me).await.unwrap();
-        for round in 0..2 {
-            bus.publish(&me, &[probe(round)]).await.unwrap();
-            batch(&mut heard).await;
-            server.kill();
-            let begun = Instant::now();
-            assert!(bus.publish(&me, &[probe(99)]).await.is_err());
-            assert!(begun.elapsed() < Duration::from_millis(400));
-            sleep(Duration::from_millis(300)).await;
-            server.start_again();
-            hears_after_a_gap(&bus, &me, &mut heard).await;
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_hung_redis_is_noticed_and_heard_again() {
-        if quick() {
-            return;
-        }
-        let server = Server::start(&[]);
-        let bus = connect(&server.url(), "").await;
-        let me = process();
-        let mut heard = bus.subscribe(&me).await.unwrap();
-        server.signal("STOP");
-        let begun = Instant::now();
-        assert!(bus.publish(&me, &[probe(1)]).await.is_err());
-        assert!(begun.elapsed() < Duration::from_millis(400));
-        sleep(CHECK_INTERVAL + ANSWER_TIMEOUT + Duration::from_millis(500)).await;
-        server.signal("CONT");
-        hears_after_a_gap(&bus, &me, &mut heard).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_dropped_subscription_leaves_redis() {
-        if quick() {
-            return;
-        }
-        let server = Server::start(&[]);
-        let bus = connect(&server.url(), "").await;
-        let me = ProcessId::parse("ws3").unwrap();
-        let heard = bus.subscribe(&me).await.unwrap();
-        let subscribers = || server.cli(&["PUBSUB", "NUMSUB", "messages:ws3"]);
-        assert!(subscribers().contains('1'));
-        drop(heard);
-        let until = Instant::now() + Duration::from_secs(5);
-        while subscribers().contains('1') {
-            assert!(Instant::now() < until, "still subscribed");
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
+mod tests;

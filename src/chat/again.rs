@@ -14,9 +14,14 @@ use crate::telemetry::Metrics;
 const LOCATE_MAX: usize = 256;
 
 impl Chat {
-    /// Tries hints again that have waited too long; run by `keeper` twice a second. Once Redis does
-    /// not answer all of them go to the board: one failed call, not one for each, is waited for.
+    /// Tries hints again that have waited too long; run by `keeper` twice a second. What waits for
+    /// somebody who says deaf now, and was handed on before that, goes to the board. Once Redis
+    /// does not answer all of them do: one failed call, not one for each, is waited for.
     pub(super) async fn retry_overdue(&self) {
+        for over in self.router.pending.at_servers(&self.newly_deaf()) {
+            let Key { conversation, user } = over.key;
+            self.put_on_board(SlowHint { user, conversation, seq: over.seq });
+        }
         let mut overdue = self.router.pending.overdue(Instant::now());
         overdue.iter().for_each(|_| Metrics::count(&self.metrics.hints, "again"));
         for over in overdue.extract_if(.., |over| over.last_try) {

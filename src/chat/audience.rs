@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Chat;
+use super::reads::{InTurn, Turn};
 use super::route::Texts;
 use crate::chance::Hashing;
 use crate::hub::Event;
@@ -130,7 +131,8 @@ impl Chat {
     }
 
     async fn read_roster(&self, room: &ConversationId) -> Option<Arc<Vec<Member>>> {
-        let records = match self.store.records(RecordPart::Roster(room.clone())).await {
+        let store = InTurn::new(&*self.store, &self.reads, Turn::Live);
+        let records = match store.records(RecordPart::Roster(room.clone())).await {
             Ok(records) => records,
             Err(error) => {
                 // An entry is not answered, so the lane's process tries again, then the slow way.

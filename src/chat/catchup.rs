@@ -9,12 +9,15 @@ mod ending;
 
 pub(super) use ending::endings;
 
+use mailbox::cursor;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::reads::{InTurn, Turn};
 use super::{Chat, roster};
 use crate::hub::Outbox;
 use crate::protocol::{ConversationId, Entry, Seq};
@@ -38,7 +41,7 @@ pub enum Work {
     /// Read the mailbox again. This socket stands here; its device's cursor may be past that.
     Reread(HashMap<ConversationId, Seq>),
     /// Read one row.
-    Load(ConversationId),
+    Load(ConversationId, Turn),
     /// Read a log onwards.
     Read {
         /// Which.
@@ -47,6 +50,8 @@ pub enum Work {
         after: Seq,
         /// At most so many.
         limit: usize,
+        /// For whom.
+        turn: Turn,
     },
     /// Wait a moment for what is missing.
     Pause(ConversationId),
@@ -87,6 +92,8 @@ pub enum Done {
     Page {
         /// Which log.
         conversation: ConversationId,
+        /// Nothing up to here is kept any more.
+        start: Seq,
         /// In order, dense from the seq that was asked for on.
         entries: Vec<(Seq, Option<Entry>)>,
         /// Nothing between the last of them and this is for the person.
@@ -142,7 +149,7 @@ pub async fn perform(chat: &Arc<Chat>, outbox: &Arc<Outbox>, work: Work) -> Done
 fn given_up(work: &Work, error: &StoreError) -> Option<Done> {
     match work {
         _ if error.retryable() => None,
-        Work::Load(conversation) | Work::Read { conversation, .. } => {
+        Work::Load(conversation, _) | Work::Read { conversation, .. } => {
             Some(Done::Failed(conversation.clone()))
         }
         Work::Reread(_) => Some(Done::Mailbox(Vec::new())),
@@ -153,128 +160,171 @@ fn given_up(work: &Work, error: &StoreError) -> Option<Done> {
 
 impl Chat {
     async fn try_work(&self, outbox: &Outbox, work: &Work) -> Result<Done, StoreError> {
+        let store = InTurn::new(&*self.store, &self.reads, turn(work));
         match work {
-            Work::Enter { catchup } => self.read_mailbox(outbox, *catchup, &HashMap::new()).await,
-            Work::Reread(here) => self.read_mailbox(outbox, None, here).await,
-            Work::Load(conversation) => {
+            Work::Enter { catchup } => {
+                self.read_mailbox(&store, outbox, *catchup, &HashMap::new()).await
+            }
+            Work::Reread(here) => self.read_mailbox(&store, outbox, None, here).await,
+            Work::Load(conversation, _) => {
                 let part = MailboxPart::Row(conversation.clone());
-                let rows = self.store.mailbox(&outbox.who.user, part).await?.rows;
+                let rows = store.mailbox(&outbox.who.user, part).await?.rows;
                 let mut cursor = match rows.into_iter().next() {
-                    Some(row) => self.cursor(outbox, &row, &mut None).await?,
+                    Some(row) => cursor(&store, outbox, &row, &mut None).await?,
                     None => 0,
                 };
                 if conversation.is_room() {
-                    let member = self.member(outbox, conversation).await?;
+                    let member = member(&store, outbox, conversation).await?;
                     let onwards = member.and_then(|member| roster::onwards(&member, cursor));
                     cursor = onwards.unwrap_or(cursor);
                 }
                 Ok(Done::Loaded(conversation.clone(), cursor))
             }
-            Work::Read { conversation, after, limit } => {
-                self.read_log(outbox, conversation, *after, *limit).await
+            Work::Read { conversation, after, limit, .. } => {
+                read_log(&store, outbox, conversation, *after, *limit).await
             }
             Work::Pause(conversation) => {
                 sleep(GAP_PATIENCE).await;
                 Ok(Done::Paused(conversation.clone()))
             }
-            Work::Store(raises) => Ok(self.store_cursors(outbox, raises).await),
-            Work::See { conversation, seq, n } => self.see(outbox, conversation, *seq, *n).await,
+            Work::Store(raises) => Ok(store_cursors(&store, outbox, raises).await),
+            Work::See { conversation, seq, n } => see(&store, outbox, conversation, *seq, *n).await,
         }
     }
+}
 
-    async fn store_cursors(&self, outbox: &Outbox, raises: &[(ConversationId, Raise)]) -> Done {
-        let (mut stored, mut failed) = (Vec::with_capacity(raises.len()), Vec::new());
-        let mut away = false;
-        for (conversation, raise) in raises {
-            let done = match away {
-                true => Err(StoreError::Unavailable("it was a moment ago".to_owned())),
-                false => self.store.raise(&outbox.who.user, conversation, raise).await,
-            };
-            match done {
-                Ok(()) => stored.push((conversation.clone(), raise.delivered.unwrap_or(0))),
-                Err(error) => {
-                    tracing::debug!(%error, %conversation, "a cursor is stored later");
-                    // The others would only wait for the same.
-                    away |= error.retryable();
-                    failed.push(conversation.clone());
-                }
+/// For whom it is.
+fn turn(work: &Work) -> Turn {
+    match work {
+        Work::Enter { .. } | Work::Store(_) => Turn::CatchingUp,
+        Work::Reread(_) => Turn::Again,
+        Work::Load(_, turn) | Work::Read { turn, .. } => *turn,
+        Work::See { .. } | Work::Pause(_) => Turn::Live,
+    }
+}
+
+async fn store_cursors(
+    store: &InTurn<'_>,
+    outbox: &Outbox,
+    raises: &[(ConversationId, Raise)],
+) -> Done {
+    let (mut stored, mut failed) = (Vec::with_capacity(raises.len()), Vec::new());
+    let mut away = false;
+    for (conversation, raise) in raises {
+        let done = match away {
+            true => Err(StoreError::Unavailable("it was a moment ago".to_owned())),
+            false => store.raise(&outbox.who.user, conversation, raise).await,
+        };
+        match done {
+            Ok(()) => stored.push((conversation.clone(), raise.delivered.unwrap_or(0))),
+            Err(error) => {
+                tracing::debug!(%error, %conversation, "a cursor is stored later");
+                // The others would only wait for the same.
+                away |= error.retryable();
+                failed.push(conversation.clone());
             }
         }
-        Done::Stored { stored, failed }
     }
+    Done::Stored { stored, failed }
+}
 
-    async fn read_log(
-        &self,
-        outbox: &Outbox,
-        conversation: &ConversationId,
-        after: Seq,
-        limit: usize,
-    ) -> Result<Done, StoreError> {
-        let page = self.store.log(conversation, LogRange::following(after, limit)).await?;
-        // The member is read after the entries: whoever was removed before one of them was stored
-        // is seen as removed (P9).
-        let (mut skip, mut more) = (after, page.more);
-        let mut members = Vec::new();
-        if conversation.is_room() {
-            members.extend(self.member(outbox, conversation).await?);
-            // An item follows its entry; what was just read may tell more than the item.
-            let own = |entry: &&Entry| entry.to.as_ref() == Some(&outbox.who.user);
-            for entry in page.entries.iter().filter(own) {
-                let changed = roster::applied(&members, None, entry);
-                changed.into_iter().for_each(|member| roster::set(&mut members, member));
-            }
-            let last = page.entries.last().map_or(after, |entry| entry.seq);
-            match members.first().and_then(|member| roster::onwards(member, last)) {
-                Some(onwards) => skip = onwards,
-                // Nothing that follows is for a former member.
-                None => more = false,
-            }
+async fn read_log(
+    store: &InTurn<'_>,
+    outbox: &Outbox,
+    conversation: &ConversationId,
+    after: Seq,
+    limit: usize,
+) -> Result<Done, StoreError> {
+    let page = store.log(conversation, LogRange::following(after, limit)).await?;
+    let start = match page.entries.first() {
+        Some(first) if first.seq > after + 1 => {
+            kept_from(store, outbox, conversation, first.seq).await?
         }
-        let sees = |seq| members.first().is_some_and(|member| member.may_see(seq));
-        let sees = |seq| !conversation.is_room() || sees(seq);
-        let shown = |entry: Entry| (entry.seq, sees(entry.seq).then_some(entry));
-        let entries = page.entries.into_iter().map(shown).collect();
-        Ok(Done::Page { conversation: conversation.clone(), entries, skip, more })
+        _ => after,
+    };
+    // The member is read after the entries: whoever was removed before one of them was stored
+    // is seen as removed (P9).
+    let (mut skip, mut more) = (after, page.more);
+    let mut members = Vec::new();
+    if conversation.is_room() {
+        members.extend(member(store, outbox, conversation).await?);
+        // An item follows its entry; what was just read may tell more than the item.
+        let own = |entry: &&Entry| entry.to.as_ref() == Some(&outbox.who.user);
+        for entry in page.entries.iter().filter(own) {
+            let changed = roster::applied(&members, None, entry);
+            changed.into_iter().for_each(|member| roster::set(&mut members, member));
+        }
+        let last = page.entries.last().map_or(after, |entry| entry.seq);
+        match members.first().and_then(|member| roster::onwards(member, last)) {
+            Some(onwards) => skip = onwards,
+            // Nothing that follows is for a former member.
+            None => more = false,
+        }
     }
+    let sees = |seq| members.first().is_some_and(|member| member.may_see(seq));
+    let sees = |seq| !conversation.is_room() || sees(seq);
+    let shown = |entry: Entry| (entry.seq, sees(entry.seq).then_some(entry));
+    let entries = page.entries.into_iter().map(shown).collect();
+    let conversation = conversation.clone();
+    Ok(Done::Page { conversation, start, entries, skip, more })
+}
 
-    async fn member(
-        &self,
-        outbox: &Outbox,
-        room: &ConversationId,
-    ) -> Result<Option<crate::store::Member>, StoreError> {
-        let part = RecordPart::Member(room.clone(), outbox.who.user.clone());
-        let records = self.store.records(part).await?;
-        Ok(records.into_iter().find_map(|record| match record {
-            Record::Member(_, member) => Some(member),
-            _ => None,
-        }))
+/// A log has no holes, so what is missing before `first` must lie below its floor. Gives up to
+/// where nothing is kept.
+async fn kept_from(
+    store: &InTurn<'_>,
+    outbox: &Outbox,
+    conversation: &ConversationId,
+    first: Seq,
+) -> Result<Seq, StoreError> {
+    let part = RecordPart::Member(conversation.clone(), outbox.who.user.clone());
+    let floor = store.records(part).await?.into_iter().find_map(|record| match record {
+        Record::Head(_, head) => Some(head.floor),
+        _ => None,
+    });
+    match floor {
+        Some(floor) if first <= floor => Ok(first - 1),
+        _ => Err(StoreError::Damaged(format!("{conversation} has nothing before {first}"))),
     }
+}
 
-    async fn see(
-        &self,
-        outbox: &Outbox,
-        conversation: &ConversationId,
-        seq: Seq,
-        n: Option<u64>,
-    ) -> Result<Done, StoreError> {
-        let mut seen = n.map(|n| (seq, n));
-        if seen.is_none() {
-            // Clamped to the log: what is not there can't have been seen.
-            let range = LogRange { before: seq.checked_add(1), ..LogRange::newest(1) };
-            let page = self.store.log(conversation, range).await?;
-            seen = page.entries.first().map(|entry| (entry.seq, entry.n));
-        }
-        if let (true, Some((seq, _))) = (conversation.is_room(), seen)
-            && !self.member(outbox, conversation).await?.is_some_and(|m| m.may_see(seq))
-        {
-            seen = None;
-        }
-        if let Some(read) = seen {
-            let raise = Raise { read: Some(read), ..Raise::default() };
-            self.store.raise(&outbox.who.user, conversation, &raise).await?;
-        }
-        Ok(Done::Seen(conversation.clone(), seen.map(|(seq, _)| seq)))
+async fn member(
+    store: &InTurn<'_>,
+    outbox: &Outbox,
+    room: &ConversationId,
+) -> Result<Option<crate::store::Member>, StoreError> {
+    let part = RecordPart::Member(room.clone(), outbox.who.user.clone());
+    let records = store.records(part).await?;
+    Ok(records.into_iter().find_map(|record| match record {
+        Record::Member(_, member) => Some(member),
+        _ => None,
+    }))
+}
+
+async fn see(
+    store: &InTurn<'_>,
+    outbox: &Outbox,
+    conversation: &ConversationId,
+    seq: Seq,
+    n: Option<u64>,
+) -> Result<Done, StoreError> {
+    let mut seen = n.map(|n| (seq, n));
+    if seen.is_none() {
+        // Clamped to the log: what is not there can't have been seen.
+        let range = LogRange { before: seq.checked_add(1), ..LogRange::newest(1) };
+        let page = store.log(conversation, range).await?;
+        seen = page.entries.first().map(|entry| (entry.seq, entry.n));
     }
+    if let (true, Some((seq, _))) = (conversation.is_room(), seen)
+        && !member(store, outbox, conversation).await?.is_some_and(|m| m.may_see(seq))
+    {
+        seen = None;
+    }
+    if let Some(read) = seen {
+        let raise = Raise { read: Some(read), ..Raise::default() };
+        store.raise(&outbox.who.user, conversation, &raise).await?;
+    }
+    Ok(Done::Seen(conversation.clone(), seen.map(|(seq, _)| seq)))
 }
 
 #[cfg(test)]

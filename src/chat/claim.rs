@@ -287,17 +287,18 @@ impl Chat {
     pub(super) async fn repeat_claims(self: &Arc<Self>) {
         let unclaimed = self.claims.without();
         if !unclaimed.is_empty() {
-            self.claim_again(unclaimed).await;
+            self.claim_again(unclaimed, true).await;
         }
     }
 
+    /// The caller has all mailboxes read again behind it.
     pub(super) async fn claim_all_again(self: &Arc<Self>) {
-        self.claim_again(self.claims.all()).await;
+        self.claim_again(self.claims.all(), false).await;
     }
 
-    async fn claim_again(self: &Arc<Self>, outboxes: Vec<Arc<Outbox>>) {
+    async fn claim_again(self: &Arc<Self>, outboxes: Vec<Arc<Outbox>>, reread: bool) {
         let again = |outbox: Arc<Outbox>| async move {
-            if self.is_open(&outbox) && self.claim(&outbox).await.is_some() {
+            if self.is_open(&outbox) && self.claim(&outbox).await.is_some() && reread {
                 outbox.push(Event::Reread);
             }
             self.release_if_closed(&outbox).await;
@@ -326,8 +327,8 @@ impl Chat {
             let who = &outbox.who;
             match self.directory.extend(&who.user, who.socket, number).await {
                 Ok(true) => {}
-                Ok(false) => self.claim_again(vec![outbox]).await,
-                Err(_) => return,
+                Ok(false) => self.claim_again(vec![outbox], true).await,
+                Err(_) => return self.redis_failed(),
             }
         }
     }

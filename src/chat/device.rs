@@ -1,6 +1,7 @@
 //! A device that was never seen: where it starts, and who gives way to it.
 
 use super::Chat;
+use super::reads::InTurn;
 use crate::hub::Outbox;
 use crate::protocol::{ConversationId, DEVICES_PER_USER_MAX, Seq};
 use crate::store::{Device, Record, Row, StoreError};
@@ -13,6 +14,7 @@ impl Chat {
     /// known, a row without its cursor stands where the starts say.
     pub(super) async fn register(
         &self,
+        store: &InTurn<'_>,
         outbox: &Outbox,
         rows: &[Row],
         mut devices: Vec<Device>,
@@ -24,15 +26,15 @@ impl Chat {
         for (chunk, starts) in (0..).zip(starts.chunks(STARTS_PER_CHUNK)) {
             let (user, device) = (user.clone(), device.clone());
             let starts = starts.to_vec();
-            self.store.write(Record::Starts { user, device, chunk, starts }).await?;
+            store.write(Record::Starts { user, device, chunk, starts }).await?;
         }
         let now = (self.clock)();
         let new = Device { device: device.clone(), first_seen: now, last_seen: now };
-        self.store.write(Record::Device(user.clone(), new)).await?;
+        store.write(Record::Device(user.clone(), new)).await?;
         devices.sort_by_key(|known| known.last_seen);
         let over = (devices.len() + 1).saturating_sub(DEVICES_PER_USER_MAX);
         for longest_unseen in devices.into_iter().take(over) {
-            self.store.write(Record::ForgetDevice(user.clone(), longest_unseen.device)).await?;
+            store.write(Record::ForgetDevice(user.clone(), longest_unseen.device)).await?;
         }
         Ok(())
     }

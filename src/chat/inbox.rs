@@ -89,6 +89,10 @@ impl Inbox {
         self.receipts.is_late(now)
     }
 
+    pub fn wait_anew(&mut self, now: Instant) {
+        self.receipts.wait_anew(now);
+    }
+
     pub fn plain_ping(&self) -> [u8; 8] {
         self.receipts.plain_ping()
     }
@@ -118,13 +122,15 @@ impl Inbox {
     pub fn hear(&mut self, event: Event, now: Instant, out: &mut Outputs) {
         let (conversation, seq, via, again, text) = match event {
             Event::Text { conversation, seq, n, text, via, again } => {
-                let held = Held { seq, n, text, fresh: !again };
+                let held = Held { seq, n, text };
                 (conversation, seq, Some(via), again, Some(held))
             }
             Event::Hint { conversation, seq, via } => (conversation, seq, via, true, None),
             _ => return,
         };
-        let live = self.stage == Stage::Live;
+        // While nothing may be written no text is kept: a slow reader costs no memory, and what
+        // waits is read from the store.
+        let keeps = self.stage == Stage::Live && self.receipts.has_room();
         let position = self.position(&conversation, now);
         let passed = position.loaded && seq <= position.sent;
         if let Some(via) = via {
@@ -142,7 +148,10 @@ impl Inbox {
             return;
         }
         position.hear(seq, now);
-        if let (true, Some(held)) = (live, text) {
+        if text.is_some() && !again {
+            position.hear_first_try(seq);
+        }
+        if let (true, Some(held)) = (keeps, text) {
             position.hold(held);
         }
         self.advance(&conversation, now, out);
@@ -217,6 +226,12 @@ impl Inbox {
     ) {
         let proven = self.receipts.ack(conversation, seq, now);
         self.proven(proven, now, out);
+        // What `missed` told of has no text of its own: an `ack` alone says that it was received.
+        let position = self.positions.get(conversation).filter(|_| self.wish.acks_app);
+        let seq = position.filter(|p| p.loaded).map_or(0, |p| p.sent.min(seq));
+        if position.is_some_and(|p| seq > p.received) {
+            self.received(conversation, seq, false, now, out);
+        }
     }
 
     fn proven(&mut self, proven: Vec<Item>, now: Instant, out: &mut Outputs) {
@@ -238,6 +253,11 @@ impl Inbox {
         for conversation in waiting {
             self.advance(&conversation, now, out);
         }
+    }
+
+    #[cfg(test)]
+    pub fn texts_held(&self) -> usize {
+        self.positions.values().map(|position| position.held.len()).sum()
     }
 
     fn forget(&mut self, conversation: &ConversationId) {

@@ -3,12 +3,12 @@
 //!
 //! One task owns all of it; it ends with the part's stop signal.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,7 +18,7 @@ use super::liveness::{BoardEvent, RowChange};
 use crate::bus::Subscription;
 use crate::directory::SocketEntry;
 use crate::hub::{Event, Outbox};
-use crate::protocol::{Envelope, UserId};
+use crate::protocol::{Envelope, ProcessId, UserId};
 
 /// How often the subscription is probed end to end.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
@@ -27,6 +27,13 @@ pub const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 /// After a death mailboxes are read at once, and again so much later: what the dead process stored
 /// in its last moments is there by then.
 pub const SECOND_READ_AFTER: Duration = Duration::from_secs(20);
+/// How soon a probe that failed is followed by another.
+const PROBE_AGAIN: Duration = Duration::from_millis(250);
+/// After the row says deaf, others need so long to read it: what came before is in the mailboxes.
+const DEAF_IS_READ: Duration = Duration::from_secs(3);
+/// What asks to start over so soon after a run shares the next one: Redis that comes and goes, or
+/// calls that are late because the machine is busy, must not make it busier.
+pub(super) const START_OVER_PAUSE: Duration = Duration::from_secs(2);
 /// How many mailboxes are asked for again at once, 20 times a second.
 const REREAD_STEP: usize = 100;
 /// The belt: every mailbox is read again so often.
@@ -42,7 +49,12 @@ pub struct Keeper {
     probe_wake: tokio::sync::Notify,
     suspect: tokio::sync::Notify,
     deaf: AtomicBool,
+    went_deaf: tokio::sync::Notify,
+    /// Other processes that were deaf at the last look.
+    deaf_others: Mutex<Vec<ProcessId>>,
     starting_over: AtomicBool,
+    /// When the last run ended; held during a run.
+    started_over: tokio::sync::Mutex<Option<Instant>>,
     rereads_asked: AtomicU64,
     /// How many of those asked for are answered by runs that have begun; held during a run.
     rereads: tokio::sync::Mutex<u64>,
@@ -70,7 +82,7 @@ impl Chat {
         stop: CancellationToken,
     ) -> bool {
         let tasks = TaskTracker::new();
-        let chores: [fn(Arc<Self>) -> futures_util::future::BoxFuture<'static, ()>; 8] = [
+        let chores: [fn(Arc<Self>) -> futures_util::future::BoxFuture<'static, ()>; 9] = [
             |chat| Box::pin(async move { chat.retry_for_ever().await }),
             |chat| Box::pin(async move { chat.claim_for_ever().await }),
             |chat| Box::pin(async move { chat.tell_for_ever().await }),
@@ -78,6 +90,7 @@ impl Chat {
             |chat| Box::pin(async move { chat.sweep_for_ever().await }),
             |chat| Box::pin(async move { chat.belt_for_ever().await }),
             |chat| Box::pin(async move { chat.probe_for_ever().await }),
+            |chat| Box::pin(async move { chat.reread_when_deaf().await }),
             |chat| Box::pin(async move { chat.rest_for_ever().await }),
         ];
         for chore in chores {
@@ -126,8 +139,8 @@ impl Chat {
     }
 
     /// Claims all again and reads all mailboxes again: after a gap of the bus, after Redis was
-    /// emptied or failed over, after a pause. What asks for it before a run begins shares that run;
-    /// what asks later has another, since the first may have passed it by.
+    /// emptied or failed over, after a pause. One run at a time. What asks for it before a run
+    /// begins shares that run; what asks later has another, since the first may have passed it by.
     pub(super) fn start_over(self: &Arc<Self>, why: &'static str) {
         if self.keeper.starting_over.swap(true, Ordering::Relaxed) {
             return;
@@ -135,11 +148,16 @@ impl Chat {
         tracing::info!(why, "all sockets are claimed again and all mailboxes read again");
         let chat = self.clone();
         tokio::spawn(async move {
+            let mut ended = chat.keeper.started_over.lock().await;
+            if let Some(ended) = *ended {
+                sleep_until(ended + START_OVER_PAUSE).await;
+            }
             chat.keeper.starting_over.store(false, Ordering::Relaxed);
             let recovery = chat.liveness.recovering();
             chat.claim_all_again().await;
             chat.reread_all().await;
             chat.liveness.recovered(recovery);
+            *ended = Some(Instant::now());
         });
     }
 
@@ -233,6 +251,7 @@ impl Chat {
         }
         if deaf {
             tracing::warn!("Redis does not answer: hints go over the board until it does");
+            self.keeper.went_deaf.notify_one();
         } else {
             tracing::info!("Redis answers again");
         }
@@ -265,8 +284,8 @@ impl Chat {
                     failed += 1;
                     if failed > 1 {
                         self.set_deaf(true);
-                        self.reread_after_deaf().await;
                     }
+                    sleep(PROBE_AGAIN).await;
                 }
             }
         }
@@ -290,12 +309,36 @@ impl Chat {
     }
 
     /// While deaf: what was published before the others knew lies in the store. They know once
-    /// they have read the row, so mailboxes of unclaimed sockets are read 3 s later.
-    async fn reread_after_deaf(&self) {
-        sleep(Duration::from_secs(3)).await;
-        for outbox in self.unclaimed() {
-            outbox.push(Event::Reread);
+    /// they have read the row, so mailboxes of unclaimed sockets are read then; and once more for
+    /// those whose view of the board is old (see `Chat::hand_on`).
+    async fn reread_when_deaf(&self) {
+        loop {
+            self.keeper.went_deaf.notified().await;
+            while self.is_deaf() && !self.liveness.says_deaf() {
+                sleep(Duration::from_millis(100)).await;
+            }
+            for pause in [DEAF_IS_READ, SECOND_READ_AFTER] {
+                if timeout(pause, self.keeper.went_deaf.notified()).await.is_ok() {
+                    // Once more: it begins anew.
+                    self.keeper.went_deaf.notify_one();
+                    break;
+                }
+                if self.is_deaf() {
+                    self.reread(self.unclaimed()).await;
+                }
+            }
         }
+    }
+
+    /// Other processes that say deaf since the last look.
+    pub(super) fn newly_deaf(&self) -> Vec<ProcessId> {
+        let view = self.liveness.view();
+        let deaf = view.alive.iter().filter(|row| row.deaf && row.id != self.me.id);
+        let deaf: Vec<ProcessId> = deaf.map(|row| row.id.clone()).collect();
+        let mut known = self.keeper.deaf_others.lock().unwrap_or_else(PoisonError::into_inner);
+        let newly = deaf.iter().filter(|id| !known.contains(id)).cloned().collect();
+        *known = deaf;
+        newly
     }
 
     /// Removes map entries that name this server for a person who has no socket here; those of an

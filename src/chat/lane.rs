@@ -85,6 +85,9 @@ pub struct Handed {
     pub entry: Arc<Entry>,
     /// The socket that sent it and gets no copy.
     pub sender: Option<SocketId>,
+    /// It stood there before this try, and may have been handed on then: no socket is to take it
+    /// for new.
+    pub repeated: bool,
 }
 
 /// Something to be appended.

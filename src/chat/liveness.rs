@@ -8,7 +8,7 @@
 mod place;
 mod watched;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -105,6 +105,8 @@ struct Own {
     left: bool,
     /// Since when the part recovers from having been late; it appends nothing meanwhile.
     recovering: Option<Instant>,
+    /// The row as it was last written says deaf.
+    said_deaf: bool,
 }
 
 /// The own row and the judged view of one process part. Cheap to ask.
@@ -141,14 +143,20 @@ impl Liveness {
         let liveness = Arc::new(Self {
             me: Identity { id: row.id.clone(), epoch: row.epoch },
             board,
-            own: Mutex::new(Own { row, written: now, left: false, recovering: None }),
+            own: Mutex::new(Own {
+                row,
+                written: now,
+                left: false,
+                recovering: None,
+                said_deaf: false,
+            }),
             view: Mutex::new(Arc::new(View { begun: now, alive })),
             viewed: Notify::new(),
             beat_now: Notify::new(),
             read_now: Notify::new(),
             beating: tokio::sync::Mutex::default(),
             hinting: tokio::sync::Mutex::default(),
-            events: Events { sender, lost: AtomicBool::default() },
+            events: Events { sender, lost: AtomicU8::new(NONE_LOST) },
         });
         let (beats, reads) = (liveness.clone(), liveness.clone());
         let beat_stop = stop.clone();
@@ -181,6 +189,11 @@ impl Liveness {
         let own = self.own();
         let recovers = own.recovering.is_some_and(|since| since.elapsed() < RECOVERY_MAX);
         !own.left && !recovers && own.written.elapsed() < BEAT_COUNTS
+    }
+
+    /// Whether the row says deaf, for others to read.
+    pub fn says_deaf(&self) -> bool {
+        self.own().said_deaf
     }
 
     /// Which recovery is under way, for [`Liveness::recovered`].
@@ -273,6 +286,7 @@ impl Liveness {
             }
             // The write may be as old as its beginning.
             own.written = begun;
+            own.said_deaf = row.deaf;
         }
         Ok(beat)
     }
@@ -299,6 +313,7 @@ impl Liveness {
         let mut last = Instant::now();
         loop {
             let _ = timeout(interval, self.read_now.notified()).await;
+            events.make_good();
             let begun = Instant::now();
             match self.board.read().await {
                 Ok(rows) => {
@@ -337,19 +352,33 @@ impl Liveness {
     }
 }
 
-/// Events to the part. One that does not fit is told as `ReadAgain`, which makes good for all.
+/// Events to the part. One that does not fit is told as `ReadAgain` as soon as there is room, which
+/// makes good for all but `Revived`: that is told as itself.
 struct Events {
     sender: mpsc::Sender<BoardEvent>,
-    lost: AtomicBool,
+    lost: AtomicU8,
 }
+
+const NONE_LOST: u8 = 0;
+const SOME_LOST: u8 = 1;
+const REVIVED_LOST: u8 = 2;
 
 impl Events {
     fn send(&self, event: BoardEvent) {
-        if self.lost.load(Relaxed) && self.sender.try_send(BoardEvent::ReadAgain).is_ok() {
-            self.lost.store(false, Relaxed);
-        }
+        self.make_good();
+        let lost = if event == BoardEvent::Revived { REVIVED_LOST } else { SOME_LOST };
         if self.sender.try_send(event).is_err() {
-            self.lost.store(true, Relaxed);
+            self.lost.fetch_max(lost, Relaxed);
+        }
+    }
+
+    /// Tells what was lost, once there is room.
+    fn make_good(&self) {
+        let Ok(place) = self.sender.try_reserve() else { return };
+        match self.lost.swap(NONE_LOST, Relaxed) {
+            NONE_LOST => {}
+            REVIVED_LOST => place.send(BoardEvent::Revived),
+            _ => place.send(BoardEvent::ReadAgain),
         }
     }
 

@@ -20,6 +20,7 @@ mod position;
 mod receipt;
 mod status;
 mod device;
+pub mod reads;
 pub mod catchup;
 pub mod claim;
 pub mod rest;
@@ -128,6 +129,8 @@ pub struct Parts {
     pub bus: Arc<dyn Bus>,
     /// All appends of this OS process, shared by its parts.
     pub lanes: Arc<lane::Lanes>,
+    /// Turns at the store for those who catch up, shared by its parts.
+    pub reads: Arc<reads::Reads>,
     /// What the board says, and the own row on it.
     pub liveness: Arc<liveness::Liveness>,
     /// Counters.
@@ -151,6 +154,8 @@ pub struct Chat {
     pub hub: Hub,
     /// All appends of this OS process.
     pub lanes: Arc<lane::Lanes>,
+    /// Turns at the store for those who catch up.
+    pub reads: Arc<reads::Reads>,
     /// What the board says.
     pub liveness: Arc<liveness::Liveness>,
     /// Counters.
@@ -179,6 +184,7 @@ impl Chat {
             bus: parts.bus,
             hub: Hub::default(),
             lanes: parts.lanes,
+            reads: parts.reads,
             liveness: parts.liveness,
             metrics: parts.metrics,
             clock: parts.clock,

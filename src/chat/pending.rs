@@ -216,6 +216,25 @@ impl Pending {
         servers
     }
 
+    /// Takes out what waits for one of these servers.
+    pub fn at_servers(&self, servers: &[ProcessId]) -> Vec<Overdue> {
+        if servers.is_empty() {
+            return Vec::new();
+        }
+        let mut records = self.lock();
+        let waits = |record: &Record| {
+            record.servers.iter().any(|(id, has)| *has < record.last && servers.contains(id))
+        };
+        let taken = records.extract_if(|_, record| waits(record));
+        let overdue = |(key, record): (Key, Record)| Overdue {
+            key,
+            seq: record.last,
+            last_try: true,
+            handed_at: record.last_at,
+        };
+        taken.map(overdue).collect()
+    }
+
     /// What has waited longer than [`PATIENCE`]. Each is counted as tried; those whose tries are
     /// used up are forgotten here.
     pub fn overdue(&self, now: Instant) -> Vec<Overdue> {
@@ -348,6 +367,19 @@ mod tests {
         pending.open(&key(), 9, false, now);
         assert_eq!(pending.gone(&key(), &both[0], 8), None, "9 is answered by itself");
         assert_eq!(pending.relocated(&key(), both.to_vec()), both);
+    }
+
+    #[test]
+    fn what_waits_for_a_server_is_taken_out() {
+        let (pending, now) = (Pending::default(), Instant::now());
+        pending.open(&key(), 7, false, now);
+        pending.located(&key(), &[server("ws2"), server("ws3")], &[]);
+        pending.confirm(&key(), &server("ws2"), 7, true, now);
+        assert!(pending.at_servers(&[]).is_empty());
+        assert!(pending.at_servers(&[server("ws2")]).is_empty(), "it has it");
+        let taken = pending.at_servers(&[server("ws2"), server("ws3")]);
+        assert_eq!((taken.len(), taken[0].seq), (1, 7));
+        assert!(pending.is_empty());
     }
 
     #[test]

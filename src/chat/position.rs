@@ -25,8 +25,6 @@ pub(super) struct Held {
     pub n: u64,
     /// The frame.
     pub text: Text,
-    /// A first try, which this socket can't have been sent yet.
-    pub fresh: bool,
 }
 
 /// In which of the session's queues a conversation stands.
@@ -66,6 +64,8 @@ pub(super) struct Position {
     pub stored: Seq,
     /// The highest seq heard of.
     pub heard: Seq,
+    /// The lowest first try heard of before the row was read: this socket can't have been sent it.
+    pub first_try: Option<Seq>,
     /// The newest entry passed whose `n` is known, with that `n`.
     pub newest: (Seq, u64),
     /// The highest own send passed whose raise of the own row is not stored yet.
@@ -106,6 +106,7 @@ impl Position {
             received: 0,
             stored: 0,
             heard: 0,
+            first_try: None,
             newest: (0, 0),
             own_passed: 0,
             own: Vec::new(),
@@ -126,8 +127,8 @@ impl Position {
     /// Takes the cursor of the row. Another socket of the same device may have moved it past a text
     /// that came for this one too; such a text is still sent here.
     pub fn load(&mut self, cursor: Seq) {
-        let first = self.held.iter().filter(|h| h.fresh).map(|h| h.seq).min();
-        let sent = first.map_or(cursor, |first| cursor.min(first - 1));
+        let first = self.first_try.take();
+        let sent = first.map_or(cursor, |first| cursor.min(first.saturating_sub(1)));
         self.loaded = true;
         self.sent = sent;
         self.received = sent;
@@ -141,6 +142,13 @@ impl Position {
         self.heard = self.heard.max(seq);
         self.marked = true;
         self.moved = now;
+    }
+
+    /// A text at `seq` came as a first try.
+    pub fn hear_first_try(&mut self, seq: Seq) {
+        if !self.loaded {
+            self.first_try = Some(self.first_try.map_or(seq, |known| known.min(seq)));
+        }
     }
 
     /// Keeps a text until its turn comes. Over the bounds the highest goes: a read brings it back.
@@ -227,6 +235,12 @@ impl Position {
         raised.then(|| std::mem::take(&mut self.own_passed))
     }
 
+    /// The highest own send that the stored row may not tell of.
+    pub fn own_unstored(&self) -> Option<Seq> {
+        let waits = self.own.last().map_or(0, |&(seq, _)| seq);
+        Some(waits.max(self.own_passed)).filter(|seq| *seq > self.stored)
+    }
+
     /// Whether the last of the offline messages has just been passed; `ended`: nothing follows.
     pub fn catches_up(&mut self, ended: bool) -> bool {
         self.behind.take_if(|behind| ended || *behind <= self.sent).is_some()
@@ -278,7 +292,7 @@ mod tests {
 
     fn held(seq: Seq, bytes: usize) -> Held {
         let text = Text::from(vec![b'x'; bytes]);
-        Held { seq, n: seq, text, fresh: true }
+        Held { seq, n: seq, text }
     }
 
     fn at(cursor: Seq) -> Position {
@@ -341,11 +355,12 @@ mod tests {
     #[test]
     fn a_second_socket_of_the_device_gets_what_the_first_had() {
         let mut p = Position::unknown(Instant::now());
-        p.hold(held(8, 1));
+        p.hear_first_try(9);
+        p.hear_first_try(8);
         p.load(9);
         assert_eq!((p.sent, p.stored), (7, 9));
         let mut repeated = Position::unknown(Instant::now());
-        repeated.hold(Held { fresh: false, ..held(8, 1) });
+        repeated.hold(held(8, 1));
         repeated.load(9);
         assert_eq!(repeated.sent, 9);
         assert!(repeated.next().is_none());

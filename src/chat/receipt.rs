@@ -136,6 +136,11 @@ impl Receipts {
         }
     }
 
+    /// The server itself stood still: the client has had no time.
+    pub fn wait_anew(&mut self, now: Instant) {
+        self.since = self.since.map(|_| now);
+    }
+
     /// Whether the client has left texts unreceived for too long.
     pub fn is_late(&self, now: Instant) -> bool {
         self.since.is_some_and(|since| now.saturating_duration_since(since) >= SLOW_AFTER)

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -27,6 +28,9 @@ use crate::telemetry::Metrics;
 /// Up to so many members a room's sockets are located one by one; a larger room's entry goes to
 /// each living server, which knows its local members.
 pub const ROOM_LOCATE_MAX: usize = 64;
+/// How long a view of the board can say that nobody is deaf: who is reads the mailboxes of the
+/// sockets that the map does not show once more later than that.
+const VIEW_TELLS: Duration = Duration::from_secs(15);
 /// The most hand-overs that wait for the directory; beyond, hints go the slow way.
 const HANDING_MAX: usize = 8_192;
 
@@ -88,7 +92,8 @@ impl Origin for Chat {
 
     fn hand_on(&self, handed: HandedOn) {
         let Some(chat) = self.this.upgrade() else { return };
-        if chat.liveness.view().any_deaf() {
+        let view = chat.liveness.view();
+        if view.any_deaf() || view.begun.elapsed() >= VIEW_TELLS {
             // Who can't hear the bus looks at the board, whether the map shows him or not.
             chat.slow_hint(&handed);
         }
@@ -187,7 +192,7 @@ impl Chat {
     }
 
     async fn hand_on_large_room(&self, handed: &HandedOn, key: &Key) {
-        let limit = std::time::Duration::from_secs(3);
+        let limit = Duration::from_secs(3);
         let Some(view) = self.liveness.view_after(Instant::now(), limit).await else {
             return self.slow_hint(handed);
         };
@@ -221,7 +226,7 @@ impl Chat {
             for (handed, texts) in handed.entries.iter().zip(&*texts) {
                 if sends_none(handed) {
                     let (entry, via) = (&handed.entry, &self.me.id);
-                    self.push_entry(&outbox, conversation, entry, texts, via, false);
+                    self.push_entry(&outbox, conversation, entry, texts, via, handed.repeated);
                 }
             }
         }
@@ -267,7 +272,7 @@ impl Chat {
                 roster,
                 users: users.to_vec(),
                 via: self.me.id.clone(),
-                again: false,
+                again: one.repeated,
             })
         };
         let envelopes: Vec<_> = handed.entries.iter().map(envelope).collect();

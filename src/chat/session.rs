@@ -5,6 +5,7 @@
 //! the socket has been sent and has received, and decides what is read from the store next.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -13,15 +14,18 @@ use super::catchup::{Done, Work};
 use super::inbox::Inbox;
 use crate::hub::{Event, Who};
 use crate::protocol::{
-    ClientFrame, CloseCode, ConversationId, ErrorCode, ProcessId, Receipt, Ref, SendFrame, Seq,
-    Target, Text, Timestamp, answer,
+    ClientFrame, CloseCode, ConversationId, ErrorCode, PING_INTERVAL_MS, ProcessId, Receipt, Ref,
+    SendFrame, Seq, Target, Text, Timestamp, answer,
 };
 use crate::store::Raise;
 
 /// How many sends may be without an answer; past that the socket is not read.
 pub const SENDS_MAX: u32 = 64;
-/// How many ticks without a sign of life end a socket.
-const SILENT_TICKS_MAX: u8 = 2;
+/// How many ticks in a row may bring no sign of life.
+const SILENT_TICKS_MAX: u8 = 1;
+/// Two ticks further apart than this: the process stood still, and the client's words still wait to
+/// be read.
+const TICKS_APART_MAX: Duration = Duration::from_millis(PING_INTERVAL_MS + 5_000);
 
 /// What the socket's task feeds in.
 #[derive(Debug)]
@@ -101,10 +105,31 @@ pub struct Wish {
 pub struct Unstored {
     /// The session got its mailbox, so its device is registered.
     pub entered: bool,
-    /// Cursors.
-    pub cursors: Vec<(ConversationId, Raise)>,
+    /// Cursors, and rows of own sends.
+    pub raises: Vec<(ConversationId, Raise)>,
     /// Own sends whose rows these raise.
     pub own: Vec<(ConversationId, Seq)>,
+}
+
+impl Unstored {
+    /// An own send was stored at `seq`. Nobody but its session raises the row of a sender without
+    /// further devices.
+    pub fn sent(&mut self, conversation: &ConversationId, seq: Seq) {
+        if conversation.is_room() {
+            return;
+        }
+        match self.raises.iter_mut().find(|(known, _)| known == conversation) {
+            Some((_, raise)) => raise.last = raise.last.max(Some(seq)),
+            None => {
+                let raise = Raise { last: Some(seq), ..Raise::default() };
+                self.raises.push((conversation.clone(), raise));
+            }
+        }
+        match self.own.iter_mut().find(|(known, _)| known == conversation) {
+            Some((_, known)) => *known = seq.max(*known),
+            None => self.own.push((conversation.clone(), seq)),
+        }
+    }
 }
 
 /// One socket's session.
@@ -116,19 +141,21 @@ pub struct Session {
     sends: u32,
     alive: bool,
     silent_ticks: u8,
+    ticked: Option<Instant>,
 }
 
 impl Session {
     /// A session before its first frame.
     pub fn new(who: Who, server: ProcessId, wish: Wish) -> Self {
         let inbox = Inbox::new(who.user.clone(), who.device.clone(), wish);
-        Self { who, server, inbox, sends: 0, alive: true, silent_ticks: 0 }
+        Self { who, server, inbox, sends: 0, alive: true, silent_ticks: 0, ticked: None }
     }
 
     /// Says `welcome` and asks for the claim and the mailbox.
     pub fn start(&mut self, clock: Timestamp, now: Instant, out: &mut Outputs) {
         let Who { user, device, socket } = &self.who;
         out.frames.push(answer::welcome(user, *socket, &self.server, device, clock));
+        self.ticked = Some(now);
         self.inbox.next_work(now, out);
     }
 
@@ -217,6 +244,11 @@ impl Session {
     }
 
     fn tick(&mut self, now: Instant, out: &mut Outputs) {
+        let before = self.ticked.replace(now);
+        if before.is_some_and(|before| now.duration_since(before) > TICKS_APART_MAX) {
+            self.alive = true;
+            self.inbox.wait_anew(now);
+        }
         if self.inbox.is_late(now) {
             out.close = Some(CloseCode::Slow);
             return;

@@ -159,6 +159,7 @@ impl Part {
             directory: ports.clone(),
             bus: ports.clone(),
             lanes: Lanes::new(ports.clone()),
+            reads: Arc::default(),
             liveness,
             metrics: Arc::new(Metrics::new("ws1")),
             clock: Arc::new(move || time.fetch_add(1, Ordering::SeqCst)),

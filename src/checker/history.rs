@@ -79,6 +79,9 @@ pub struct Listed {
     pub from: String,
     /// Its text; empty for what is no message.
     pub body: String,
+    /// Whom it is about: who has joined or left. Absent for a message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
     /// Its status for the sender, where it was told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
@@ -126,7 +129,8 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server: Option<String>,
     },
-    /// A connection has ended.
+    /// A connection has ended. Whoever kills a client that won't come back writes it in its place:
+    /// a device counts as present while its newest connection is open.
     Close {
         /// Which.
         connection: String,
@@ -187,6 +191,9 @@ pub enum What {
         from: String,
         /// Its text.
         body: String,
+        /// Whom it is about: who has joined or left. Absent for a message.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
         /// It came before `caughtup`.
         catchup: bool,
     },

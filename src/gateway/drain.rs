@@ -9,9 +9,9 @@ use crate::hub::{Event, Outbox};
 use crate::protocol::CloseCode;
 
 /// The fewest sockets a second: a handful is not kept waiting.
-const RATE_MIN: u64 = 200;
-/// How often some are sent away.
-const STEP: Duration = Duration::from_millis(50);
+const RATE_MIN: f64 = 10.0;
+/// How exactly the rate is kept.
+const STEP: Duration = Duration::from_millis(2);
 /// How long a client may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -23,14 +23,12 @@ pub(super) fn send_away(outbox: &Outbox) {
 
 impl Gateway {
     /// Takes no more sockets, tells every client to reconnect and closes with 1012, spread evenly
-    /// over `limit`. Returns once all have ended, or a little after the limit, then with force.
+    /// over `limit`: sockets ÷ limit a second. Returns once all have ended, or with force 2 s
+    /// after the last was told.
     pub async fn drain(&self, limit: Duration) {
         self.open.store(false, std::sync::atomic::Ordering::Relaxed);
         let outboxes = self.chat.hub.all();
-        let count = outboxes.len() as u64;
-        // The last ones need time to say goodbye within the limit.
-        let seconds = limit.saturating_sub(GOODBYE).as_secs_f64().max(0.05);
-        let rate = (count as f64 / seconds).max(RATE_MIN as f64);
+        let rate = (outboxes.len() as f64 / limit.as_secs_f64().max(0.05)).max(RATE_MIN);
         let begun = Instant::now();
         for (number, outbox) in outboxes.iter().enumerate() {
             let due = begun + Duration::from_secs_f64(number as f64 / rate);
@@ -40,8 +38,7 @@ impl Gateway {
             send_away(outbox);
         }
         self.sockets.close();
-        let left = limit.saturating_sub(begun.elapsed()).max(GOODBYE);
-        if tokio::time::timeout(left, self.sockets.wait()).await.is_err() {
+        if tokio::time::timeout(GOODBYE, self.sockets.wait()).await.is_err() {
             tracing::warn!(left = self.chat.hub.all().len(), "sockets that did not end are cut");
             self.abort.cancel();
             let _ = tokio::time::timeout(GOODBYE, self.sockets.wait()).await;

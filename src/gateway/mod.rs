@@ -9,6 +9,7 @@ pub mod drain;
 pub mod handshake;
 pub mod socket;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -215,16 +216,21 @@ impl Entered {
         Self { chat, outbox, left: false }
     }
 
-    fn out(&mut self) {
+    fn out(&mut self) -> VecDeque<Event> {
         self.left = true;
         self.chat.hub.leave(&self.outbox.who.user, self.outbox.who.socket);
-        self.outbox.close();
+        let unheard = self.outbox.close();
         self.chat.metrics.sockets.dec();
+        unheard
     }
 
-    async fn leave(mut self, name: &'static str, unstored: Unstored) {
+    async fn leave(mut self, name: &'static str, mut unstored: Unstored) {
         crate::telemetry::Metrics::count(&self.chat.metrics.sockets_closed, name);
-        self.out();
+        for event in self.out() {
+            if let Event::Sent { conversation, seq, .. } = event {
+                unstored.sent(&conversation, seq);
+            }
+        }
         // Out of the map first: from here on a sender looks elsewhere, or nowhere.
         self.chat.release(&self.outbox).await;
         self.chat.store_at_end(&self.outbox.who, unstored).await;

@@ -1,10 +1,11 @@
-//! A drain that begins in the middle of a handshake.
+//! Drains: their rate, and one that begins in the middle of a handshake.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::*;
 use crate::chat::testing::Part;
+use crate::protocol::{DeviceId, UserId};
 
 #[tokio::test]
 async fn a_socket_that_comes_after_the_drains_look_is_sent_away_too() {
@@ -36,4 +37,55 @@ async fn a_socket_that_comes_after_the_drains_look_is_sent_away_too() {
     assert!(shown.contains(r#""type":"reconnect""#), "{shown}");
     let code = CloseCode::Restart.number().to_be_bytes();
     assert!(heard.windows(2).any(|pair| pair == code), "1012: {shown}");
+}
+
+/// Whoever's socket it would be, only its outbox: what counts is when each is told.
+fn outboxes(chat: &Chat, count: u128) -> Vec<Arc<Outbox>> {
+    let outbox = |socket| {
+        let user = UserId::parse(&format!("user-{socket}")).unwrap();
+        let (device, socket) = (DeviceId::plain(), SocketId(socket));
+        Arc::new(Outbox::new(Who { user, device, socket }))
+    };
+    let outboxes: Vec<_> = (0..count).map(outbox).collect();
+    outboxes.iter().for_each(|outbox| drop(chat.hub.enter(outbox.clone())));
+    outboxes
+}
+
+/// In which second after the start each was sent away.
+async fn told_in(outboxes: Vec<Arc<Outbox>>) -> Vec<usize> {
+    let begun = tokio::time::Instant::now();
+    let told = outboxes.into_iter().map(|outbox| async move {
+        let events = outbox.take().await;
+        let sent_away = [Event::Reconnect(0), Event::Close(CloseCode::Restart)];
+        assert_eq!(events.len(), sent_away.len(), "once: {events:?}");
+        assert!(matches!(events[0], Event::Reconnect(after) if after < 1_000), "{events:?}");
+        assert!(matches!(events[1], Event::Close(CloseCode::Restart)), "{events:?}");
+        begun.elapsed().as_secs() as usize
+    });
+    futures_util::future::join_all(told).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_keeps_its_rate_in_every_second() {
+    let part = Part::new().await;
+    let gateway = Gateway::new(part.chat.clone());
+    let told = tokio::spawn(told_in(outboxes(&part.chat, 4_000)));
+    tokio::task::yield_now().await;
+    let begun = tokio::time::Instant::now();
+    gateway.drain(Duration::from_secs(20)).await;
+    assert!(begun.elapsed() < Duration::from_secs(23), "{:?}", begun.elapsed());
+    let told = told.await.unwrap();
+    for second in 0..20 {
+        let count = told.iter().filter(|told| **told == second).count();
+        assert!((190..=210).contains(&count), "200 ± 5 % in second {second}, not {count}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handful_is_not_kept_waiting() {
+    let part = Part::new().await;
+    let told = tokio::spawn(told_in(outboxes(&part.chat, 9)));
+    tokio::task::yield_now().await;
+    Gateway::new(part.chat.clone()).drain(Duration::from_secs(20)).await;
+    assert_eq!(told.await.unwrap(), [0; 9]);
 }

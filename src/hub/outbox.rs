@@ -136,8 +136,13 @@ impl Outbox {
     /// Queues an event. Over the bounds texts, hints and frames are dropped; for texts and hints
     /// the session is told to read its mailbox again; what else there is is always kept.
     pub fn push(&self, event: Event) {
+        self.offer(event);
+    }
+
+    /// As [`Outbox::push`]. `false`: the socket has ended, and nobody will hear it.
+    pub fn offer(&self, event: Event) -> bool {
         let may_drop = event.is_hint() || matches!(event, Event::Frame(_));
-        self.put(event, may_drop);
+        self.put(event, may_drop)
     }
 
     /// Queues the answer to something that this client said, other than a send: always kept. For
@@ -146,10 +151,10 @@ impl Outbox {
         self.put(Event::Frame(frame), false);
     }
 
-    fn put(&self, event: Event, may_drop: bool) {
+    fn put(&self, event: Event, may_drop: bool) -> bool {
         let mut queue = self.lock();
         if queue.closed {
-            return;
+            return false;
         }
         let full = queue.events.len() >= EVENTS_MAX || queue.bytes + event.bytes() > BYTES_MAX;
         if full && may_drop {
@@ -163,6 +168,7 @@ impl Outbox {
         if let Some(waker) = waker {
             waker.wake();
         }
+        true
     }
 
     /// Waits until something is there and takes all of it. For one reader only. Cancel-safe.
@@ -187,12 +193,12 @@ impl Outbox {
         self.lock().closed
     }
 
-    /// Nothing is taken in any more; what waits is dropped.
-    pub fn close(&self) {
+    /// Nothing is taken in any more; what waits is given back.
+    pub fn close(&self) -> VecDeque<Event> {
         let mut queue = self.lock();
         queue.closed = true;
-        queue.events = VecDeque::new();
         queue.bytes = 0;
+        std::mem::take(&mut queue.events)
     }
 }
 

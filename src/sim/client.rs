@@ -48,8 +48,6 @@ pub struct Connection {
     /// Received, and no Pong or ack has left for it.
     unproven: BTreeMap<ConversationId, u64>,
     acks: Vec<(u64, ConversationId, u64)>,
-    /// The newest of each conversation that came here.
-    newest: BTreeMap<ConversationId, u64>,
 }
 
 /// See the module.
@@ -69,8 +67,10 @@ pub struct Device {
     known: BTreeMap<ConversationId, u64>,
     /// What was received, or is its own, or was told as missed, in any life.
     pub had: BTreeMap<ConversationId, BTreeSet<u64>>,
-    /// It came when others had talked already.
-    pub late: bool,
+    /// What the application was shown in this life.
+    shown: BTreeMap<ConversationId, BTreeSet<u64>>,
+    /// What it sent in this life, or was told that it missed.
+    own: BTreeSet<(ConversationId, u64)>,
     pub wrong: Vec<String>,
 }
 
@@ -110,7 +110,8 @@ impl Device {
             connections: 0,
             known: BTreeMap::new(),
             had: BTreeMap::new(),
-            late: dials_at > 0,
+            shown: BTreeMap::new(),
+            own: BTreeSet::new(),
             wrong: Vec::new(),
         }
     }
@@ -181,7 +182,6 @@ impl Device {
             caught_up: false,
             unproven: BTreeMap::new(),
             acks: Vec::new(),
-            newest: BTreeMap::new(),
         });
     }
 
@@ -221,6 +221,8 @@ impl Device {
     pub fn forget(&mut self, told: bool, core: &mut Core) {
         self.leave(told, core);
         self.known.clear();
+        self.shown.clear();
+        self.own.clear();
         self.queue.clear();
         let (user, device) = (self.user.to_string(), self.name.to_string());
         core.log(What::Forget { user, device });
@@ -338,9 +340,9 @@ impl Device {
                 let (from, to) = (number(&frame.from).unwrap(), number(&frame.until).unwrap());
                 let log = ConversationId::parse(&conversation).unwrap();
                 connection.unproven.insert(log.clone(), to);
-                connection.newest.insert(log.clone(), to);
                 let known = self.known.entry(log.clone()).or_default();
                 *known = to.max(*known);
+                self.own.extend((from..=to).map(|seq| (log.clone(), seq)));
                 self.had.entry(log).or_default().extend(from..=to);
                 core.log(What::Missed { connection: id, conversation, from, to });
             }
@@ -352,9 +354,15 @@ impl Device {
         let Some(connection) = &mut self.connection else { return };
         let (Some(name), Some(seq)) = (frame.conversation, frame.seq) else { return };
         let log = ConversationId::parse(&name).unwrap();
-        let before = connection.newest.insert(log.clone(), seq).unwrap_or(0);
-        if seq <= before {
-            self.wrong.push(format!("{}: {name} {seq} came after {before}", connection.id));
+        // The application drops what it has seen; of the rest each is newer than all before.
+        let shown = self.shown.entry(log.clone()).or_default();
+        let own = self.own.contains(&(log.clone(), seq));
+        let new = !own && !shown.contains(&seq);
+        if let Some(newest) = shown.last().filter(|last| new && seq < **last) {
+            self.wrong.push(format!("{}: {name} {seq} came after {newest}", connection.id));
+        }
+        if own || !shown.insert(seq) {
+            core.count("came twice");
         }
         connection.unproven.insert(log.clone(), seq);
         if self.wish.acks_app {
@@ -365,10 +373,12 @@ impl Device {
         *known = seq.max(*known);
         self.had.entry(log).or_default().insert(seq);
         let from = frame.from.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
+        let about = frame.until.as_ref().and_then(Value::as_str);
         core.log(What::Received {
             connection: connection.id.clone(),
             conversation: name.clone(),
             seq,
+            to: about.filter(|_| frame.kind != "message").map(str::to_owned),
             kind: frame.kind,
             from,
             body: frame.message.unwrap_or_default(),
@@ -408,6 +418,7 @@ impl Device {
         core.log(self.answered(&outgoing, Outcome::Done, &frame));
         let known = self.known.entry(outgoing.conversation.clone()).or_default();
         *known = seq.max(*known);
+        self.own.insert((outgoing.conversation.clone(), seq));
         self.had.entry(outgoing.conversation).or_default().insert(seq);
     }
 

@@ -92,10 +92,8 @@ impl Nemesis {
     /// What is due begins, and ends; traps that were sprung do their deed.
     pub fn step(&mut self, world: &mut World) {
         self.spring(world);
-        let now = world.sea.lock().now;
-        let over: Vec<_> = self.active.extract_if(.., |fault| fault.until <= now).collect();
-        over.into_iter().for_each(|fault| self.undo(fault, world));
         self.restart_ended(world);
+        let now = world.sea.lock().now;
         if now >= self.next {
             let kind = world.sea.lock().pick(&self.kinds);
             self.begin(kind, world);
@@ -129,7 +127,10 @@ impl Nemesis {
     }
 
     /// A drain ended, or a process gave up: somebody starts it again.
-    fn restart_ended(&mut self, world: &mut World) {
+    pub fn restart_ended(&mut self, world: &mut World) {
+        let now = world.sea.lock().now;
+        let over: Vec<_> = self.active.extract_if(.., |fault| fault.until <= now).collect();
+        over.into_iter().for_each(|fault| self.undo(fault, world));
         for process in 0..=API {
             let waits = self
                 .active

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::world::World;
-use crate::checker::history::{Outcome, What};
-use crate::protocol::{ConversationId, Kind};
+use crate::checker::history::{Event, Outcome, What};
+use crate::checker::{Checker, Gates, Limits, Violation};
+use crate::protocol::{ConversationId, Entry, Kind};
 
 /// What is not where it belongs yet: a send without an answer, a device without a text.
 pub fn unfinished(world: &World) -> Vec<String> {
@@ -23,27 +24,24 @@ pub fn unfinished(world: &World) -> Vec<String> {
             let member = core.store.members(conversation).find(|m| m.user == device.user);
             let direct = conversation.other(&device.user).is_some();
             let sees = |seq| direct || member.is_some_and(|member| member.may_see(seq));
-            let lacks = |seq: &u64| sees(*seq) && !device.has(conversation, *seq);
-            let lacking: Vec<u64> = entries.iter().map(|e| e.seq).filter(lacks).collect();
-            // What the person had received before the device was new is history.
-            let Some(first) = device.had.get(conversation).and_then(|had| had.first()) else {
-                if !lacking.is_empty() && !super::judge::is_new(&core, device) {
-                    open.push(format!("{name} has nothing of {conversation}"));
-                }
-                continue;
+            let since = core.store.registered.get(&(device.user.clone(), device.name.clone()));
+            // One's own is no news to the device that said it, nor to one that came later: who
+            // forgot it before it was answered finds it in the history.
+            let own = |entry: &Entry| {
+                let put = core.store.put_at.get(&(conversation.clone(), entry.seq));
+                entry.from == device.user && (entry.device == device.name || since > put)
             };
-            let lost: Vec<_> = lacking.into_iter().filter(|seq| seq > first).collect();
+            let lacks = |e: &&Entry| sees(e.seq) && !own(e) && !device.has(conversation, e.seq);
+            let lacking: Vec<u64> = entries.iter().filter(lacks).map(|e| e.seq).collect();
+            // What the person had received before the device was new is history.
+            let start = core.store.start(&device.user, &device.name, conversation);
+            let lost: Vec<_> = lacking.into_iter().filter(|seq| *seq > start).collect();
             if !lost.is_empty() {
                 open.push(format!("{name} lacks {lost:?} of {conversation}"));
             }
         }
     }
     open
-}
-
-/// Whether the device came when others had talked already.
-pub fn is_new(_core: &super::sea::Core, device: &super::client::Device) -> bool {
-    device.late
 }
 
 /// What may never be, whatever went wrong.
@@ -82,4 +80,20 @@ pub fn judge(world: &mut World) -> Vec<String> {
         }
     }
     found
+}
+
+/// What the checker says to the history, as it would say to one of real processes.
+pub fn check(history: &[Event]) -> Vec<String> {
+    let limits = Limits {
+        recovery_ms: Some(super::world::RECOVERY_MS),
+        latency_factor: None,
+        growth_percent: None,
+        ..Limits::default()
+    };
+    let mut checker = Checker::new(Gates { limits, ..Gates::none() });
+    history.iter().for_each(|event| checker.feed(event.clone()));
+    let report = checker.finish();
+    let told =
+        |violation: &Violation| format!("{:?}: {}", violation.invariant, violation.statement);
+    report.violations.iter().map(told).collect()
 }

@@ -65,7 +65,7 @@ impl Store for Link {
             entries.truncate(core.takes);
             core.ask(self.process, Call::Append, about, move |core| {
                 core.check_put(&log, &entries);
-                core.store.append_at(&log, &entries, core.now)
+                core.store.append_now(&log, &entries)
             })
         };
         self.store(answer).await

@@ -13,6 +13,7 @@ use crate::chat::history::{HistoryQuery, Shown, Status as Stage};
 use crate::chat::rooms::NewRoom;
 use crate::chat::{Chat, ChatError};
 use crate::checker::history::{Direction, Listed, Outcome, Status, What};
+use crate::directory::SocketEntry;
 use crate::protocol::{
     ConversationId, Entry, ErrorCode, Kind, Ref, RoomId, SendFrame, Target, UserId,
 };
@@ -50,7 +51,7 @@ pub fn found_conversations(world: &mut World) {
         let members: Vec<_> = people[..count].to_vec();
         let Some(chat) = world.chat() else { return };
         let (creator, others) = (people[0].clone(), members.clone());
-        let (sea, told, id) = (world.sea.clone(), members.clone(), conversation.clone());
+        tell(&world.sea, &conversation, members.clone());
         world.servers[API].spawn(async move {
             let new = || NewRoom {
                 room: Some(room.clone()),
@@ -59,7 +60,6 @@ pub fn found_conversations(world: &mut World) {
                 members: others.clone(),
             };
             while chat.create_room(&creator, new()).await.is_err() {}
-            tell(&sea, &id, told);
         });
         let stands = |world: &World| {
             let wanted = members.len();
@@ -295,6 +295,7 @@ pub fn stored(entry: &Entry) -> Listed {
         seq: entry.seq,
         kind: entry.kind.as_str().to_owned(),
         from: entry.from.to_string(),
+        to: entry.to.as_ref().filter(|_| entry.kind != Kind::Message).map(UserId::to_string),
         body: match entry.kind {
             Kind::Message => entry.message.as_deref().unwrap_or_default().to_owned(),
             _ => String::new(),
@@ -326,8 +327,24 @@ pub fn read_everything(world: &mut World) {
         core.log(What::Stored { conversation: conversation.to_string(), entries });
     }
     let user = |users: &crate::protocol::UserId| users.to_string();
+    // An entry counts while its server's life does. One whose socket is held there by nobody else
+    // than a server that has not yet noticed is no fault of the map.
+    let counts = |(user, entry): &(&UserId, &SocketEntry)| {
+        let row = core.board.rows.get(&entry.server);
+        let server = world.servers.iter().find(|server| server.id == entry.server);
+        let (Some(row), Some(server)) = (row, server) else { return false };
+        let here = world.devices.iter().any(|device| {
+            let connection = device.connection.as_ref();
+            device.user == **user && connection.is_some_and(|c| c.server == server.process)
+        });
+        let held = server.chat().is_some_and(|chat| {
+            chat.hub.of(user).iter().any(|outbox| outbox.who.socket == entry.socket_id)
+        });
+        row.epoch == entry.epoch && (here || !held)
+    };
     let claimed = core.redis.map.iter().flat_map(|(who, sockets)| {
-        sockets.iter().map(move |socket| (user(who), socket.server.to_string()))
+        let living = sockets.iter().map(move |entry| (who, entry)).filter(counts);
+        living.map(move |(_, socket)| (user(who), socket.server.to_string()))
     });
     let claimed = claimed.collect();
     let open = world.devices.iter().filter_map(|device| {

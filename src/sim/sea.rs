@@ -293,6 +293,7 @@ impl Core {
 
     /// Lets everything happen that is due.
     pub fn run_due(&mut self) {
+        self.store.now = self.now;
         while let Some(entry) = self.jobs.first_entry()
             && entry.key().0 <= self.now
         {

@@ -213,6 +213,7 @@ async fn boot(link: Arc<Link>, row: BoardRow, clock: Clock, running: Arc<Running
         store: link.clone(),
         directory: link.clone(),
         bus: link.clone(),
+        reads: Arc::default(),
         lanes: Lanes::with(link.clone(), clock.clone(), Bounds::default()),
         liveness,
         metrics: Arc::new(Metrics::new(id.as_str())),

@@ -25,7 +25,10 @@ pub struct Memory {
     starts: BTreeMap<(UserId, DeviceId), BTreeMap<u32, Starts>>,
     heads: BTreeMap<ConversationId, Head>,
     members: BTreeMap<ConversationId, BTreeMap<UserId, Member>>,
-    put_at: BTreeMap<(ConversationId, Seq), u64>,
+    /// When entries were put, and devices registered.
+    pub put_at: BTreeMap<(ConversationId, Seq), u64>,
+    pub registered: BTreeMap<(UserId, DeviceId), u64>,
+    pub now: u64,
 }
 
 impl Memory {
@@ -140,6 +143,8 @@ impl Memory {
     pub fn write(&mut self, record: Record) -> bool {
         match record {
             Record::Device(user, device) => {
+                let key = (user.clone(), device.device.clone());
+                self.registered.entry(key).or_insert(self.now);
                 let devices = self.devices.entry(user).or_default();
                 match devices.get_mut(&device.device) {
                     Some(known) if known.last_seen >= device.last_seen => return false,
@@ -196,10 +201,10 @@ impl Memory {
     }
 
     /// As [`Memory::append`], remembering when.
-    pub fn append_at(&mut self, log: &ConversationId, entries: &[Entry], now: u64) -> usize {
+    pub fn append_now(&mut self, log: &ConversationId, entries: &[Entry]) -> usize {
         let count = self.append(log, entries);
         for entry in &entries[..count] {
-            self.put_at.insert((log.clone(), entry.seq), now);
+            self.put_at.insert((log.clone(), entry.seq), self.now);
         }
         count
     }
@@ -214,6 +219,13 @@ impl Memory {
     pub fn is_raised(&self, user: &UserId, log: &ConversationId, seq: Seq) -> bool {
         let row = self.rows.get(user).and_then(|rows| rows.get(log));
         row.is_some_and(|row| row.last >= seq)
+    }
+
+    /// Where a device began to be pushed to.
+    pub fn start(&self, user: &UserId, device: &DeviceId, log: &ConversationId) -> Seq {
+        let chunks = self.starts.get(&(user.clone(), device.clone()));
+        let starts = chunks.into_iter().flat_map(|chunks| chunks.values()).flatten();
+        starts.filter(|(known, _)| known == log).map(|(_, seq)| *seq).max().unwrap_or(0)
     }
 
     /// The member items of a room.

@@ -30,6 +30,13 @@ pub struct Outcome {
     pub drained_in: u64,
 }
 
+impl Outcome {
+    /// Without what is long.
+    pub fn slim(self) -> Self {
+        Self { history: Vec::new(), trace: String::new(), ..self }
+    }
+}
+
 /// See the module.
 pub struct World {
     pub sea: Sea,
@@ -60,7 +67,7 @@ impl World {
                 let catchup = core.chance(0.2).then(|| core.any(2..6));
                 // Some devices are new when others have talked for long.
                 let late = core.chance(0.15);
-                let dials_at = if late { core.any(5_000..40_000) } else { 0 };
+                let dials_at = if late { core.any(20_001..45_000) } else { 0 };
                 let wish = Wish { acks_app, catchup };
                 devices.push(Device::new(user.clone(), &format!("d{name}"), wish, dials_at));
             }
@@ -74,6 +81,8 @@ impl World {
     pub fn run(mut self) -> Outcome {
         self.servers.iter_mut().for_each(Server::start);
         self.wait(30_000, |world| world.servers.iter().all(Server::is_open));
+        let here = |device: &Device| device.dials_at > 20_000 || device.is_caught_up();
+        self.wait(10_000, |world| world.devices.iter().all(here));
         load::found_conversations(&mut self);
         self.phase(Phase::Quiet);
         self.pass(3_000, |world| load::talk(world, 1.0));
@@ -87,17 +96,28 @@ impl World {
         nemesis.heal(&mut self);
         self.phase(Phase::Healed);
         let healed = self.sea.lock().now;
-        self.pass(4_000, |world| load::talk(world, 0.7));
+        self.pass(4_000, |world| {
+            load::talk(world, 0.7);
+            nemesis.restart_ended(world);
+        });
         self.phase(Phase::Drain);
         self.pace = (30, 60);
         let bound = healed + RECOVERY_MS;
         let left = bound.saturating_sub(self.sea.lock().now);
-        self.wait(left, |world| super::judge::unfinished(world).is_empty());
+        let until = self.sea.lock().now + left;
+        while self.sea.lock().now < until && !super::judge::unfinished(&self).is_empty() {
+            self.pass(500, |world| nemesis.restart_ended(world));
+        }
         let drained = self.sea.lock().now - healed;
         let mut violations = super::judge::unfinished(&self);
+        if self.sea.chance(0.25) {
+            // Stored statuses may trail for so long.
+            self.pass(34_000, |_| {});
+        }
         self.phase(Phase::Read);
         load::read_everything(&mut self);
         violations.extend(super::judge::judge(&mut self));
+        violations.extend(super::judge::check(&self.sea.lock().history));
         self.end(violations, drained)
     }
 

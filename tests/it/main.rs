@@ -8,7 +8,9 @@ mod raw;
 
 mod admin;
 mod bad;
+mod bus_key;
 mod cli;
+mod costs;
 mod disk;
 mod flows;
 mod protocol;

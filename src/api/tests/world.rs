@@ -101,6 +101,7 @@ impl World {
             directory: directory.clone(),
             bus: Arc::new(EmbeddedBus::default()),
             lanes: Lanes::new(store.clone()),
+            reads: Arc::default(),
             liveness,
             metrics: Arc::new(Metrics::new("api-1")),
             clock: Arc::new(move || time.fetch_add(1, Ordering::SeqCst)),

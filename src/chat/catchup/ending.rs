@@ -21,20 +21,20 @@ impl Chat {
     /// At the end of a socket: its cursors, and when its device was last seen. What the store does
     /// not take now is offered again at the next connect.
     pub async fn store_at_end(&self, who: &Who, unstored: Unstored) {
-        if !unstored.entered {
-            // A device must not be known before its starts are: it would be pushed everything.
-            return;
-        }
         // Many sockets may end at once. The store then takes their cursors in turn, and has room
         // for what people send meanwhile.
         let _turn = self.endings.acquire().await;
-        for (conversation, raise) in unstored.cursors {
+        for (conversation, raise) in unstored.raises {
             if let Err(error) = self.store.raise(&who.user, &conversation, &raise).await {
                 tracing::warn!(%error, "a cursor was not stored, its texts are offered again");
             }
         }
         for (conversation, seq) in unstored.own {
             self.hint_own(who, &conversation, seq);
+        }
+        if !unstored.entered {
+            // A device must not be known before its starts are: it would be pushed everything.
+            return;
         }
         let now = (self.clock)();
         let device = Device { device: who.device.clone(), first_seen: now, last_seen: now };

@@ -2,16 +2,18 @@
 
 use std::collections::HashMap;
 
-use super::{Done, Waiting};
+use super::{Done, Waiting, member};
+use crate::chat::reads::InTurn;
 use crate::chat::{Chat, roster};
 use crate::hub::Outbox;
 use crate::protocol::{ConversationId, Seq};
-use crate::store::{LogRange, MailboxPart, Record, RecordPart, Row, StoreError};
+use crate::store::{MailboxPart, Record, RecordPart, Row, StoreError};
 
 impl Chat {
     /// The whole mailbox: what waits for the device, which is known from then on.
     pub(super) async fn read_mailbox(
         &self,
+        store: &InTurn<'_>,
         outbox: &Outbox,
         catchup: Option<u64>,
         here: &HashMap<ConversationId, Seq>,
@@ -23,9 +25,9 @@ impl Chat {
         let (mut rows, mut devices, mut after) = (Vec::new(), Vec::new(), None);
         loop {
             let part = MailboxPart::Page { after, consistent: true };
-            let page = match self.store.mailbox(user, part).await {
+            let page = match store.mailbox(user, part).await {
                 Err(error @ StoreError::Damaged(_)) => {
-                    return self.without_rows(outbox, error).await;
+                    return without_rows(store, outbox, error).await;
                 }
                 page => page?,
             };
@@ -49,19 +51,19 @@ impl Chat {
         }
         let known = devices.iter().any(|known| known.device == outbox.who.device);
         if !known {
-            self.register(outbox, &rows, devices).await?;
+            self.register(store, outbox, &rows, devices).await?;
         }
         let (mut waiting, mut starts) = (Vec::new(), None);
         for row in &rows {
             let cursor = match known {
-                true => self.cursor(outbox, row, &mut starts).await,
+                true => cursor(store, outbox, row, &mut starts).await,
                 // A new device starts at what the person has received.
                 false => Ok(row.delivered),
             };
             let found = match cursor {
                 Ok(cursor) => {
                     let cursor = at(&row.conversation, cursor);
-                    self.waiting(outbox, row, cursor, catchup).await
+                    waiting_in(store, outbox, row, cursor, catchup).await
                 }
                 Err(error) => Err(error),
             };
@@ -73,95 +75,94 @@ impl Chat {
         }
         Ok(Done::Mailbox(waiting))
     }
+}
 
-    /// What waits in a row, if anything does.
-    async fn waiting(
-        &self,
-        outbox: &Outbox,
-        row: &Row,
-        cursor: Seq,
-        catchup: Option<u64>,
-    ) -> Result<Option<Waiting>, StoreError> {
-        let conversation = row.conversation.clone();
-        if conversation.is_room() {
-            return self.waiting_in_room(outbox, row, cursor, catchup).await;
-        }
-        let (mut start, mut end) = (cursor, row.last);
-        if end > cursor && catchup.is_some() {
-            // `last` is an upper bound, and `catchup` counts from the end.
-            end = self.tail(&conversation).await?;
-            start = newest(cursor, end, catchup);
-        }
-        Ok((end > cursor).then_some(Waiting { conversation, cursor, start, end }))
+/// What waits in a row, if anything does.
+async fn waiting_in(
+    store: &InTurn<'_>,
+    outbox: &Outbox,
+    row: &Row,
+    cursor: Seq,
+    catchup: Option<u64>,
+) -> Result<Option<Waiting>, StoreError> {
+    let conversation = row.conversation.clone();
+    if conversation.is_room() {
+        return waiting_in_room(store, outbox, row, cursor, catchup).await;
     }
+    let (mut start, mut end) = (cursor, row.last);
+    if end > cursor && catchup.is_some() {
+        // `last` is an upper bound, and `catchup` counts from the end.
+        end = store.tail(&conversation).await?;
+        start = newest(cursor, end, catchup);
+    }
+    Ok((end > cursor).then_some(Waiting { conversation, cursor, start, end }))
+}
 
-    /// `last` is not raised for a room's messages: what waits there shows its log, within what the
-    /// member may see.
-    async fn waiting_in_room(
-        &self,
-        outbox: &Outbox,
-        row: &Row,
-        cursor: Seq,
-        catchup: Option<u64>,
-    ) -> Result<Option<Waiting>, StoreError> {
-        let conversation = row.conversation.clone();
-        let tail = self.tail(&conversation).await?;
-        if tail <= cursor {
-            return Ok(None);
-        }
-        let member = self.member(outbox, &conversation).await?;
-        let (cursor, end) = match member.and_then(|member| roster::within(&member, cursor, tail)) {
-            Some(within) => within,
-            // Nothing for a former member, but a change that the item does not tell of yet.
-            None if row.last > cursor => (cursor, tail),
-            None => return Ok(None),
-        };
-        let start = newest(cursor, end, catchup);
-        Ok(Some(Waiting { conversation, cursor, start, end }))
+/// `last` is not raised for a room's messages: what waits there shows its log, within what the
+/// member may see.
+async fn waiting_in_room(
+    store: &InTurn<'_>,
+    outbox: &Outbox,
+    row: &Row,
+    cursor: Seq,
+    catchup: Option<u64>,
+) -> Result<Option<Waiting>, StoreError> {
+    let conversation = row.conversation.clone();
+    let tail = store.shared_tail(&conversation).await?;
+    if tail <= cursor {
+        return Ok(None);
     }
+    let member = member(store, outbox, &conversation).await?;
+    let (cursor, end) = match member.and_then(|member| roster::within(&member, cursor, tail)) {
+        Some(within) => within,
+        // Nothing for a former member, but a change that the item does not tell of yet.
+        None if row.last > cursor => (cursor, tail),
+        None => return Ok(None),
+    };
+    let start = newest(cursor, end, catchup);
+    Ok(Some(Waiting { conversation, cursor, start, end }))
+}
 
-    async fn tail(&self, conversation: &ConversationId) -> Result<Seq, StoreError> {
-        let newest = self.store.log(conversation, LogRange::newest(1)).await?;
-        Ok(newest.entries.first().map_or(0, |entry| entry.seq))
+/// A page that can't be read hides all rows of a mailbox; each is read by itself as soon as
+/// something comes for it. Not so for a device that is not known: its starts are in the rows.
+async fn without_rows(
+    store: &InTurn<'_>,
+    outbox: &Outbox,
+    error: StoreError,
+) -> Result<Done, StoreError> {
+    let devices = store.mailbox(&outbox.who.user, MailboxPart::Devices).await?.devices;
+    if !devices.iter().any(|known| known.device == outbox.who.device) {
+        return Err(error);
     }
+    tracing::error!(%error, user = %outbox.who.user, "a mailbox can't be read");
+    Ok(Done::Mailbox(Vec::new()))
+}
 
-    /// A page that can't be read hides all rows of a mailbox; each is read by itself as soon as
-    /// something comes for it. Not so for a device that is not known: its starts are in the rows.
-    async fn without_rows(&self, outbox: &Outbox, error: StoreError) -> Result<Done, StoreError> {
-        let devices = self.store.mailbox(&outbox.who.user, MailboxPart::Devices).await?.devices;
-        if !devices.iter().any(|known| known.device == outbox.who.device) {
-            return Err(error);
-        }
-        tracing::error!(%error, user = %outbox.who.user, "a mailbox can't be read");
-        Ok(Done::Mailbox(Vec::new()))
+/// Where this device stands in a row.
+pub(super) async fn cursor(
+    store: &InTurn<'_>,
+    outbox: &Outbox,
+    row: &Row,
+    starts: &mut Option<Vec<(ConversationId, Seq)>>,
+) -> Result<Seq, StoreError> {
+    let who = &outbox.who;
+    if let Some((_, cursor)) = row.cursors.iter().find(|(device, _)| *device == who.device) {
+        return Ok(*cursor);
     }
-
-    /// Where this device stands in a row.
-    pub(super) async fn cursor(
-        &self,
-        outbox: &Outbox,
-        row: &Row,
-        starts: &mut Option<Vec<(ConversationId, Seq)>>,
-    ) -> Result<Seq, StoreError> {
-        let who = &outbox.who;
-        if let Some((_, cursor)) = row.cursors.iter().find(|(device, _)| *device == who.device) {
-            return Ok(*cursor);
-        }
-        // What nobody has received, this device has not either: no need to ask where it started.
-        if row.delivered == 0 {
-            return Ok(0);
-        }
-        if starts.is_none() {
-            let part = RecordPart::Starts(who.user.clone(), who.device.clone());
-            let chunks = self.store.records(part).await?.into_iter().filter_map(|r| match r {
-                Record::Starts { starts, .. } => Some(starts),
-                _ => None,
-            });
-            *starts = Some(chunks.flatten().collect());
-        }
-        let found = starts.iter().flatten().find(|(known, _)| *known == row.conversation);
-        Ok(found.map_or(0, |(_, seq)| *seq))
+    // What nobody has received, this device has not either: no need to ask where it started.
+    if row.delivered == 0 {
+        return Ok(0);
     }
+    if starts.is_none() {
+        let part = RecordPart::Starts(who.user.clone(), who.device.clone());
+        let chunks = store.records(part).await?.into_iter().filter_map(|r| match r {
+            Record::Starts { starts, .. } => Some(starts),
+            _ => None,
+        });
+        *starts = Some(chunks.flatten().collect());
+    }
+    let found = starts.iter().flatten().find(|(known, _)| *known == row.conversation);
+    Ok(found.map_or(0, |(_, seq)| *seq))
 }
 
 /// Where pushing starts, if only the newest are pushed.

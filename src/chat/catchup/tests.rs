@@ -9,7 +9,7 @@ use crate::chat::testing::{Part, message, user};
 use crate::directory::Directory;
 use crate::hub::Event;
 use crate::protocol::{DeviceId, Kind};
-use crate::store::{Member, Span, Store};
+use crate::store::{Head, Member, Span, Store};
 
 fn dm() -> ConversationId {
     ConversationId::direct(&user("a"), &user("b"))
@@ -98,7 +98,7 @@ async fn a_socket_that_left_before_its_mailbox_does_not_make_its_device_known() 
     assert!(!is_known(&part, "phone").await);
     assert!(enter(&part, &outbox).await.is_empty(), "it starts at what the person has received");
     assert!(is_known(&part, "phone").await);
-    let load = perform(&part.chat, &outbox, Work::Load(dm())).await;
+    let load = perform(&part.chat, &outbox, Work::Load(dm(), Turn::Live)).await;
     assert!(matches!(load, Done::Loaded(_, 1)), "{load:?}");
 }
 
@@ -117,9 +117,9 @@ async fn what_cannot_be_read_fails_alone() {
     *part.ports.failing.lock().unwrap() =
         vec![("log", room.clone(), damaged()), ("row", room.clone(), damaged())];
     assert_eq!(enter(&part, &outbox).await, [dm()], "the room is left out");
-    let load = perform(&part.chat, &outbox, Work::Load(room.clone())).await;
+    let load = perform(&part.chat, &outbox, Work::Load(room.clone(), Turn::Live)).await;
     assert!(matches!(&load, Done::Failed(failed) if *failed == room), "{load:?}");
-    let read = Work::Read { conversation: room.clone(), after: 0, limit: 9 };
+    let read = Work::Read { conversation: room.clone(), after: 0, limit: 9, turn: Turn::Live };
     let read = perform(&part.chat, &outbox, read).await;
     assert!(matches!(&read, Done::Failed(failed) if *failed == room), "{read:?}");
 }
@@ -189,9 +189,9 @@ async fn a_member_reads_from_where_there_is_something_to_see() {
         let done = perform(&part.chat, &outbox, Work::Enter { catchup }).await;
         assert!(matches!(&done, Done::Mailbox(all) if *all == [waiting(100, start)]), "{done:?}");
     }
-    let load = perform(&part.chat, &outbox, Work::Load(room())).await;
+    let load = perform(&part.chat, &outbox, Work::Load(room(), Turn::Live)).await;
     assert!(matches!(load, Done::Loaded(_, 100)), "{load:?}");
-    let read = Work::Read { conversation: room(), after: 100, limit: 128 };
+    let read = Work::Read { conversation: room(), after: 100, limit: 128, turn: Turn::Live };
     let read = perform(&part.chat, &outbox, read).await;
     let Done::Page { entries, skip: 400, more: true, .. } = read else { panic!("{read:?}") };
     assert_eq!(entries.iter().filter(|(_, entry)| entry.is_some()).count(), 10);
@@ -203,7 +203,7 @@ async fn a_former_member_does_not_walk_what_came_later() {
     let outbox = part.enter("a", "default");
     in_room(&part, &[(100, Some(110))], 110).await;
     assert_eq!(enter(&part, &outbox).await, [room()]);
-    let read = Work::Read { conversation: room(), after: 100, limit: 128 };
+    let read = Work::Read { conversation: room(), after: 100, limit: 128, turn: Turn::Live };
     let read = perform(&part.chat, &outbox, read).await;
     assert!(matches!(read, Done::Page { more: false, .. }), "{read:?}");
     let cursors = vec![(DeviceId::plain(), 110)];
@@ -222,7 +222,7 @@ async fn who_has_just_joined_sees_it_before_the_item_tells() {
     let joined =
         Entry { seq: 1, kind, from, to, message, data, reference, device, timestamp: 1, n: 0 };
     assert_eq!(part.ports.append(&room(), &[joined]).await, Ok(1));
-    let read = Work::Read { conversation: room(), after: 0, limit: 128 };
+    let read = Work::Read { conversation: room(), after: 0, limit: 128, turn: Turn::Live };
     let read = perform(&part.chat, &outbox, read).await;
     let Done::Page { entries, .. } = read else { panic!("{read:?}") };
     assert!(matches!(&entries[..], [(1, Some(_))]), "{entries:?}");
@@ -244,4 +244,45 @@ async fn a_reread_compares_with_what_this_socket_has() {
         let done = perform(&part.chat, &outbox, Work::Reread(here)).await;
         assert!(matches!(&done, Done::Mailbox(all) if all.len() == waits), "{done:?}");
     }
+}
+
+/// Retention has raised the floor and removed what lay below it.
+#[tokio::test]
+async fn a_read_goes_on_at_the_floor_and_never_turns_in_circles() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "default");
+    let kept: Vec<_> = (10..=12).map(|seq| message("b", "a", seq)).collect();
+    assert_eq!(part.ports.append(&dm(), &kept).await, Ok(3));
+    let raise = Raise { last: Some(12), ..Raise::default() };
+    part.ports.raise(&user("a"), &dm(), &raise).await.unwrap();
+    let read = || Work::Read { conversation: dm(), after: 4, limit: 128, turn: Turn::CatchingUp };
+    let done = perform(&part.chat, &outbox, read()).await;
+    assert!(matches!(done, Done::Failed(_)), "a hole that nothing accounts for: {done:?}");
+
+    let head = Head { floor: 10, title: None, creator: None, public: false, created: 1 };
+    part.ports.write(Record::Head(dm(), head)).await.unwrap();
+    let server = part.chat.me.id.clone();
+    let mut session = Session::new(outbox.who.clone(), server, Wish::default());
+    let (now, mut out) = (tokio::time::Instant::now(), Default::default());
+    session.start(1, now, &mut out);
+    for work in 0.. {
+        let Some(asked) = out.work.take() else { break };
+        assert!(work < 5, "{asked:?}");
+        let done = perform(&part.chat, &outbox, asked).await;
+        session.step(crate::chat::session::Input::Done(done), 1, now, &mut out);
+    }
+    let kinds = |text: &crate::protocol::Text| {
+        let frame: serde_json::Value = serde_json::from_slice(text).unwrap();
+        (frame["type"].as_str().unwrap().to_owned(), frame["seq"].as_u64())
+    };
+    let frames: Vec<_> = out.frames.iter().map(kinds).collect();
+    let said = |kind: &str, seq| (kind.to_owned(), seq);
+    let expected = [
+        said("welcome", None),
+        said("message", Some(10)),
+        said("message", Some(11)),
+        said("message", Some(12)),
+        said("caughtup", None),
+    ];
+    assert_eq!(frames, expected);
 }

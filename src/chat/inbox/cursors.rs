@@ -112,11 +112,17 @@ impl Inbox {
 
     /// All that the store does not know yet.
     pub fn finish(self) -> Unstored {
-        let dirty = self.positions.iter().filter(|(_, position)| position.dirty());
-        let cursors = dirty.map(|(id, position)| (id.clone(), self.raise(position))).collect();
-        let own = self.positions.iter().filter(|(_, p)| p.own_passed > 0 && p.dirty());
-        let own = own.map(|(id, position)| (id.clone(), position.own_passed)).collect();
-        Unstored { entered: self.stage != Stage::New, cursors, own }
+        let entered = self.stage != Stage::New;
+        let mut unstored = Unstored { entered, ..Unstored::default() };
+        for (id, position) in &self.positions {
+            if position.dirty() {
+                unstored.raises.push((id.clone(), self.raise(position)));
+            }
+            if let Some(own) = position.own_unstored() {
+                unstored.sent(id, own);
+            }
+        }
+        unstored
     }
 }
 

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use super::{Inbox, Stage};
 use crate::chat::catchup::{Done, Waiting, Work};
 use crate::chat::position::Queued;
+use crate::chat::reads::Turn;
 use crate::chat::receipt::Item;
 use crate::chat::session::{Effect, Outputs};
 use crate::protocol::{ConversationId, Entry, Seq, Text, answer};
@@ -31,7 +32,10 @@ impl Inbox {
                 }
                 self.advance(&conversation, now, out);
             }
-            Done::Page { conversation, entries, skip, more } => {
+            Done::Page { conversation, start, entries, skip, more } => {
+                if let Some(position) = self.positions.get_mut(&conversation) {
+                    position.pass(start, None);
+                }
                 self.page(&conversation, entries, skip, more, now, out);
             }
             Done::Paused(conversation) => {
@@ -240,6 +244,7 @@ impl Inbox {
 
     /// The first conversation in the queue for which there is still something to read.
     fn choose_read(&mut self, now: Instant, out: &mut Outputs) -> Option<Work> {
+        let turn = if self.stage == Stage::Live { Turn::Live } else { Turn::CatchingUp };
         while let Some(conversation) = self.queue.pop_front() {
             let Some(position) = self.positions.get_mut(&conversation) else { continue };
             let queued = std::mem::replace(&mut position.queued, Queued::No);
@@ -250,7 +255,7 @@ impl Inbox {
             }
             if !position.loaded {
                 position.queued = Queued::Load;
-                return Some(Work::Load(conversation));
+                return Some(Work::Load(conversation, turn));
             }
             if !self.receipts.has_room() {
                 // Receipts must come first; then this goes on where it stands.
@@ -266,7 +271,7 @@ impl Inbox {
             position.marked = false;
             let (texts, _) = self.receipts.room();
             let (after, limit) = (position.sent, texts.clamp(1, READ_MAX) as usize);
-            return Some(Work::Read { conversation, after, limit });
+            return Some(Work::Read { conversation, after, limit, turn });
         }
         None
     }

@@ -14,27 +14,30 @@ impl Reply {
     /// Answers with a refusal.
     pub fn refuse(self, reference: Option<&Ref>, error: &ChatError) {
         match self {
-            Self::Socket(outbox) => outbox.push(Event::Refused(answer::error(
-                error.code,
-                &error.detail,
-                reference,
-                error.retry_after_ms,
-            ))),
+            Self::Socket(outbox) => {
+                let (code, after) = (error.code, error.retry_after_ms);
+                let frame = answer::error(code, &error.detail, reference, after);
+                outbox.push(Event::Refused(frame));
+            }
             // A caller that left no longer wants to know.
             Self::Call(caller) => drop(caller.send(Err(error.clone()))),
         }
     }
 
-    fn sent(self, sent: Sent) {
+    /// `false`: a socket that has ended, and so does not hear it.
+    fn sent(self, sent: Sent) -> bool {
         match self {
-            Self::Socket(outbox) => outbox.push(Event::Sent {
+            Self::Socket(outbox) => outbox.offer(Event::Sent {
                 reference: sent.reference,
                 conversation: sent.conversation,
                 seq: sent.seq,
                 n: sent.n,
                 timestamp: sent.timestamp,
             }),
-            Self::Call(caller) => drop(caller.send(Ok(sent))),
+            Self::Call(caller) => {
+                drop(caller.send(Ok(sent)));
+                true
+            }
         }
     }
 }
@@ -68,8 +71,14 @@ impl Answer {
         matches!(&self.reply, Some(Reply::Socket(outbox)) if !outbox.is_closed())
     }
 
-    pub(super) fn sent(&mut self, conversation: &ConversationId, entry: &Entry, repeated: bool) {
-        let Some(reply) = self.reply.take() else { return };
+    /// `false`: its socket has ended, and no session will raise the sender's row.
+    pub(super) fn sent(
+        &mut self,
+        conversation: &ConversationId,
+        entry: &Entry,
+        repeated: bool,
+    ) -> bool {
+        let Some(reply) = self.reply.take() else { return true };
         self.origin.count(if repeated { "repeated" } else { "stored" });
         reply.sent(Sent {
             reference: self.shown.take(),
@@ -78,7 +87,7 @@ impl Answer {
             n: entry.n,
             timestamp: entry.timestamp,
             repeated,
-        });
+        })
     }
 
     pub(super) fn refuse(&mut self, error: &ChatError) {

@@ -151,7 +151,8 @@ impl Item {
 
     /// Puts an entry that stands for this item among those that leave.
     fn leave(&self, conversation: &ConversationId, stored: Stored, leaving: &mut Leaving) {
-        let handed = Handed { entry: stored.entry, sender: self.answer.sender() };
+        let handed =
+            Handed { entry: stored.entry, sender: self.answer.sender(), repeated: stored.repeated };
         leaving.push(&self.answer.origin, conversation, stored.roster, handed);
     }
 }
@@ -165,11 +166,13 @@ pub(super) struct Batch {
     echoed: HashMap<usize, Result<Stored, ChatError>>,
     /// What was answered and is yet to be handed on.
     leaving: Leaving,
+    /// The sender of the item that was answered last, if its socket has ended.
+    left: Option<UserId>,
 }
 
 impl Batch {
     pub(super) fn new(items: VecDeque<Item>) -> Self {
-        Self { items, gone: 0, echoed: HashMap::new(), leaving: Leaving::default() }
+        Self { items, gone: 0, echoed: HashMap::new(), leaving: Leaving::default(), left: None }
     }
 
     /// How many are to be put yet.
@@ -213,10 +216,14 @@ impl Batch {
     }
 
     /// Answers by their fates all items that are decided, from the front on, and hands on what
-    /// stands of them. Stops before a send that stood in the log already, to be raised first.
-    pub(super) fn settle(&mut self, conversation: &ConversationId) {
-        while self.pop(conversation) && self.front_repeated().is_none() {}
-        self.leaving.flush();
+    /// stands of them. Stops before a send that stood in the log already, to be raised first; and
+    /// behind one whose sender has left: gives whose row is to be raised before this goes on.
+    pub(super) fn settle(&mut self, conversation: &ConversationId) -> Option<UserId> {
+        while self.left.is_none() && self.pop(conversation) && self.front_repeated().is_none() {}
+        if self.left.is_none() {
+            self.leaving.flush();
+        }
+        self.left.take()
     }
 
     /// Answers the front item by its fate; `false` where there is none or it is not decided.
@@ -243,7 +250,9 @@ impl Batch {
         }
         match outcome {
             Ok(stored) => {
-                item.answer.sent(conversation, &stored.entry, stored.repeated);
+                if !item.answer.sent(conversation, &stored.entry, stored.repeated) {
+                    self.left = Some(item.from.clone());
+                }
                 item.leave(conversation, stored, &mut self.leaving);
             }
             Err(error) => item.answer.refuse(&error),

@@ -70,10 +70,17 @@ impl Round<'_> {
     async fn settle(&mut self) -> Result<(), ChatError> {
         loop {
             self.raise_again().await?;
-            self.batch.settle(&self.lane.conversation);
+            self.answer().await;
             if self.batch.front_repeated().is_none() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Answers what is decided at the front, up to a repeated send, and hands it on.
+    async fn answer(&mut self) {
+        while let Some(sender) = self.batch.settle(&self.lane.conversation) {
+            self.raise_left(&sender).await;
         }
     }
 
@@ -92,7 +99,6 @@ impl Round<'_> {
             Ok(count) => {
                 self.patience.renew();
                 self.stored(run, entries, count);
-                self.raise_left(&run[..count]).await;
                 Ok(())
             }
             Err(error) => {
@@ -188,7 +194,7 @@ impl Round<'_> {
             // What fails is tried again in a moment.
             let _ = self.decide().await;
             while self.batch.is_decided() {
-                self.batch.settle(conversation);
+                self.answer().await;
             }
             let _ = self.pay().await;
         }

@@ -116,18 +116,14 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// A sender's socket may have ended during the put: nobody else raises its row then. What fails
-    /// is raised with the next message; the entries stand all the same.
-    pub(super) async fn raise_left(&mut self, run: &[usize]) {
+    /// A sender's socket had ended when its answer came: nobody else raises its row then. What
+    /// fails is raised with the next message; the entries stand all the same.
+    pub(super) async fn raise_left(&mut self, sender: &UserId) {
         let tail = self.log.tail;
         let Place::Direct(rows) = &self.log.place else { return };
-        let left = run.iter().map(|at| &self.batch.items[*at]).filter(|i| !i.answer.is_heard());
-        let left = left.filter_map(|item| rows.0.iter().position(|row| row.user == item.from));
-        let left: Vec<usize> = left.collect();
-        for row in left {
-            if let Err(error) = self.raise_row(row, tail).await {
-                tracing::warn!(%error, "the row of a sender who left was not raised");
-            }
+        let Some(row) = rows.0.iter().position(|row| row.user == *sender) else { return };
+        if let Err(error) = self.raise_row(row, tail).await {
+            tracing::warn!(%error, "the row of a sender who left was not raised");
         }
     }
 

@@ -408,6 +408,27 @@ async fn what_does_not_fit_is_told_as_read_again() {
     assert_eq!(events, [BoardEvent::ReadAgain, BoardEvent::Hints(vec![hint(1)])]);
 }
 
+#[test]
+fn what_was_lost_is_told_as_soon_as_there_is_room() {
+    let (sender, mut told) = mpsc::channel(1);
+    let events = Events { sender, lost: AtomicU8::new(NONE_LOST) };
+    for lost in [BoardEvent::ReadAgain, BoardEvent::Revived] {
+        events.send(BoardEvent::Hints(Vec::new()));
+        events.send(BoardEvent::Death(ProcessId::parse("ws2").unwrap()));
+        if lost == BoardEvent::Revived {
+            events.send(BoardEvent::Revived);
+            events.send(BoardEvent::Hints(Vec::new()));
+        }
+        events.make_good();
+        assert_eq!(told.try_recv().ok(), Some(BoardEvent::Hints(Vec::new())));
+        // Nothing else happens.
+        events.make_good();
+        assert_eq!(told.try_recv().ok(), Some(lost), "claiming again takes a reading along");
+        events.make_good();
+        assert!(told.try_recv().is_err(), "once");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_view_after_now_is_of_a_reading_that_began_after_now() {
     let lived = Lived::new().await;

@@ -47,7 +47,8 @@ impl Routed {
     }
 
     fn hand_on(&self, seq: Seq) {
-        let entries = vec![Handed { entry: Arc::new(message("a", "b", seq)), sender: None }];
+        let entry = Arc::new(message("a", "b", seq));
+        let entries = vec![Handed { entry, sender: None, repeated: false }];
         self.part.chat.hand_on(HandedOn { conversation: dm(), entries, roster: None });
     }
 

@@ -139,7 +139,7 @@ impl Thread {
         }
     }
 
-    fn commit(&mut self, batch: &mut Vec<Job>) {
+    fn commit(&self, batch: &mut Vec<Job>) {
         let mut answers: Vec<Answer> = Vec::with_capacity(batch.len());
         let mut failed = self.before().err();
         let changes = self.connection.total_changes();

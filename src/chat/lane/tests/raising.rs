@@ -64,8 +64,8 @@ async fn a_sender_whose_socket_has_ended_has_its_row_raised() {
     world.trace();
     socket.close();
     world.lanes.finish().await;
-    let expected = ["raise a 2", "stored", "handed 2", "raise a 3", "raise b 3", "put 3"];
-    assert_eq!(world.trace()[..6], expected, "after the put under way, before the next");
+    let expected = ["stored", "raise a 2", "handed 2", "raise a 3", "raise b 3", "put 3"];
+    assert_eq!(world.trace()[..6], expected, "nobody heard the answer: before it goes on");
     assert_eq!(row(&world, "a").await.map(|row| row.last), Some(3));
 }
 

@@ -32,6 +32,7 @@ async fn a_hit_goes_the_whole_way() {
     assert_eq!(world.trace(), ["log newest", "raise b 1", "repeated", "handed 1"]);
     let handed = other.part.handed.lock().unwrap()[0].clone();
     assert_eq!(*handed.entry, world.log(&dm()).await[0], "as it stands in the log");
+    assert!(handed.repeated, "no socket is to take it for new");
     // Known to be raised: no second time.
     other.say(Say::named("r1", "Hi")).await.unwrap();
     assert_eq!(world.trace(), ["repeated", "handed 1"]);

@@ -27,6 +27,7 @@ pub fn dm() -> ConversationId {
 pub struct One {
     pub entry: Arc<Entry>,
     pub sender: Option<SocketId>,
+    pub repeated: bool,
     pub roster: Option<Arc<Vec<Member>>>,
 }
 
@@ -50,9 +51,9 @@ impl Origin for Part {
             "in the order of seq: {seqs:?}"
         );
         assert!(entries.iter().all(|handed| handed.entry.from == entries[0].entry.from));
-        for Handed { entry, sender } in entries {
+        for Handed { entry, sender, repeated } in entries {
             self.trace.lock().unwrap().push(format!("handed {}", entry.seq));
-            let one = One { entry, sender, roster: roster.clone() };
+            let one = One { entry, sender, repeated, roster: roster.clone() };
             self.handed.lock().unwrap().push(one);
         }
     }

@@ -67,7 +67,7 @@ impl Client {
         Ok(())
     }
 
-    /// A frame was received. Says which text it was.
+    /// A frame was received. Says what there is to acknowledge: a text, or the end of `missed`.
     pub fn receive(&mut self, frame: &[u8], logs: &[Log], offline: &[Seq]) -> Option<(usize, Seq)> {
         let json: Value = serde_json::from_slice(frame).unwrap();
         let at = || {
@@ -83,9 +83,11 @@ impl Client {
             "missed" => {
                 assert!(!self.caught_up);
                 let (from, to) = (json["from"].as_u64().unwrap(), json["to"].as_u64().unwrap());
-                let log = &logs[at()];
+                let at = at();
+                let log = &logs[at];
                 assert_eq!(self.has_all(log, from - 1), Ok(()), "a hole before {json}");
                 self.have.extend((from..=to).map(|seq| (log.id.clone(), seq)));
+                return Some((at, to));
             }
             "caughtup" => {
                 assert!(!std::mem::replace(&mut self.caught_up, true), "said once");

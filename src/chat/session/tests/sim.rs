@@ -254,7 +254,7 @@ impl Sim {
     async fn close(&mut self) {
         let Some(socket) = self.socket.take() else { return };
         let unstored = socket.session.finish();
-        self.check(&unstored.cursors);
+        self.check(&unstored.raises);
         self.part.chat.store_at_end(&socket.outbox.who, unstored).await;
     }
 
@@ -262,7 +262,8 @@ impl Sim {
     fn check(&self, raises: &[(ConversationId, Raise)]) {
         for (id, raise) in raises {
             let log = &self.logs[self.log(id)];
-            for seq in [raise.delivered.unwrap(), raise.cursors[0].1] {
+            let cursors = raise.cursors.iter().map(|(_, seq)| *seq);
+            for seq in cursors.chain(raise.delivered) {
                 assert_eq!(self.client.has_all(log, seq), Ok(()), "stored: {id} {raise:?}");
             }
         }

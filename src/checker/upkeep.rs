@@ -1,0 +1,216 @@
+//! The run itself: its phases and faults, and how it was after them (I15, I16).
+
+mod after;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::device::DeviceId;
+use super::gate::share;
+use super::history::Phase;
+use super::judge::Checker;
+use super::report::{About, Invariant};
+
+/// The most latencies that are kept of a phase.
+const LATENCIES_MAX: usize = 1 << 18;
+/// How long before and after a fault something may be its doing.
+const AROUND: u64 = 5_000_000_000;
+const MS: u64 = 1_000_000;
+
+#[derive(Debug)]
+struct Fault {
+    name: String,
+    kind: String,
+    target: String,
+    from: u64,
+    to: Option<u64>,
+    bites: u64,
+    recovered_ms: Option<u64>,
+}
+
+/// A process's needs: before the faults, and in the end.
+#[derive(Debug, Default)]
+struct Needs {
+    quiet: Option<(u64, u64)>,
+    last: Option<(u64, u64)>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    phase: Option<Phase>,
+    faults: Vec<Fault>,
+    active: HashMap<String, usize>,
+    /// From here on all is to be as before the faults.
+    recovered_from: Option<u64>,
+    needs: BTreeMap<String, Needs>,
+    quiet: Vec<u32>,
+    healed: Vec<u32>,
+    /// What of the map is not open, or open and not in the map, when it was looked at last.
+    map: Option<(u64, Vec<String>)>,
+}
+
+impl Upkeep {
+    /// No fault is active.
+    pub fn is_calm(&self) -> bool {
+        self.active.is_empty()
+    }
+
+    /// What is read now is final: the drain is over, or the history has no phases.
+    pub fn is_reading(&self) -> bool {
+        self.phase.is_none_or(|phase| phase == Phase::Read)
+    }
+
+    /// Faults are over, so long that all should be as before.
+    pub fn is_recovered(&self, t: u64) -> bool {
+        self.recovered_from.is_some_and(|from| t >= from)
+    }
+
+    pub fn latency(&mut self, sent: u64, received: u64) {
+        let us = u32::try_from(received.saturating_sub(sent) / 1_000).unwrap_or(u32::MAX);
+        let recovered = self.is_recovered(sent);
+        let (taken, of) = match self.phase {
+            Some(Phase::Quiet) => (true, &mut self.quiet),
+            Some(Phase::Healed) => (recovered, &mut self.healed),
+            _ => return,
+        };
+        if taken && of.len() < LATENCIES_MAX {
+            of.push(us);
+        }
+    }
+
+    pub fn fault(&mut self, t: u64, name: String, kind: String, target: String) {
+        self.active.insert(name.clone(), self.faults.len());
+        let (to, bites, recovered_ms) = (None, 0, None);
+        self.faults.push(Fault { name, kind, target, from: t, to, bites, recovered_ms });
+    }
+
+    pub fn healed(&mut self, t: u64, name: &str, bites: u64, recovered_ms: Option<u64>) {
+        if let Some(fault) = self.active.remove(name).and_then(|at| self.faults.get_mut(at)) {
+            (fault.to, fault.bites, fault.recovered_ms) = (Some(t), bites, recovered_ms);
+        }
+    }
+
+    pub fn resources(&mut self, process: &str, resident: u64, files: u64) {
+        let needs = self.needs.entry(process.to_owned()).or_default();
+        match self.phase {
+            Some(Phase::Quiet) => needs.quiet = Some((resident, files)),
+            Some(Phase::Healed | Phase::Drain | Phase::Read) => {
+                needs.last = Some((resident, files));
+            }
+            _ => {}
+        }
+    }
+
+    pub fn map(&mut self, t: u64, claimed: &[(String, String)], open: &[(String, String)]) {
+        let claimed: HashSet<_> = claimed.iter().collect();
+        let open: HashSet<_> = open.iter().collect();
+        let told = |pair: &&(String, String), how| format!("{} on {} is {how}", pair.0, pair.1);
+        let mut wrong: Vec<_> =
+            claimed.difference(&open).map(|pair| told(pair, "in the map only")).collect();
+        wrong.extend(open.difference(&claimed).map(|pair| told(pair, "not in the map")));
+        wrong.sort();
+        self.map = Some((t, wrong));
+    }
+
+    /// The faults around a time, for a person who asks what was going on.
+    pub fn around(&self, (from, to): (u64, u64), began: u64) -> Vec<String> {
+        let seconds = |t: u64| t.saturating_sub(began) as f64 / 1e9;
+        let near = self.faults.iter().filter(|fault| {
+            fault.from <= to.saturating_add(AROUND)
+                && fault.to.is_none_or(|end| end.saturating_add(AROUND) >= from)
+        });
+        let told = near.map(|fault| {
+            let end = fault.to.map_or("…".to_owned(), |to| format!("{:.3}", seconds(to)));
+            let Fault { name, kind, target, from, bites, .. } = fault;
+            format!("{kind} on {target} ({:.3}–{end} s, {bites} bites, {name})", seconds(*from))
+        });
+        told.collect()
+    }
+
+    /// Effective faults, those of the kind that bit least, and the share of all.
+    pub fn effective(&self) -> (u64, u64, f64) {
+        let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+        for fault in &self.faults {
+            *kinds.entry(&fault.kind).or_default() += u64::from(fault.bites > 0);
+        }
+        let all: u64 = kinds.values().sum();
+        let least = kinds.values().min().copied().unwrap_or(0);
+        (all, least, share(all, self.faults.len() as u64))
+    }
+
+    /// Latencies measured, of the phase that has fewer.
+    pub fn latencies(&self) -> usize {
+        self.quiet.len().min(self.healed.len())
+    }
+}
+
+impl Checker {
+    pub(super) fn phase(&mut self, t: u64, phase: Phase) {
+        match phase {
+            Phase::Healed => {
+                let recovery = self.gates.limits.recovery_ms;
+                self.upkeep.recovered_from = recovery.map(|ms| t + ms * MS);
+            }
+            Phase::Drain => {
+                self.logs.list.iter_mut().for_each(|log| log.at_drain = Some(log.seen));
+            }
+            Phase::Read => {
+                self.devices.end_drain();
+                self.never_connected(t);
+            }
+            Phase::Quiet | Phase::Faults => {}
+        }
+        self.upkeep.phase = Some(phase);
+    }
+
+    /// Ends a history that has no last phase.
+    pub(super) fn end_phases(&mut self) {
+        if self.upkeep.phase != Some(Phase::Read) {
+            self.devices.end_drain();
+        }
+        let settled = self.upkeep.phase.is_none();
+        for log in self.logs.list.iter_mut().filter(|_| settled) {
+            log.at_drain = Some(log.seen);
+        }
+    }
+
+    /// A device that had tried in vain has its connection.
+    pub(super) fn connected_again(&self, device: DeviceId, since: u64, t: u64) {
+        let Some(most) = self.gates.limits.recovery_ms else { return };
+        let took = (t - since) / MS;
+        if took > most {
+            self.broken(Invariant::I15, (since, t), || {
+                let who = self.device_text(device);
+                let what = format!("{who} took {took} ms to connect after all faults had healed");
+                (About::default(), what)
+            });
+        }
+    }
+
+    fn never_connected(&self, t: u64) {
+        let Some(most) = self.gates.limits.recovery_ms else { return };
+        for (id, device) in self.devices.list.iter().enumerate() {
+            if let Some(since) = device.trying.filter(|since| t - since > most * MS) {
+                self.broken(Invariant::I15, (since, t), || {
+                    let who = self.device_text(id);
+                    (
+                        About::default(),
+                        format!("{who} could not connect after all faults had healed"),
+                    )
+                });
+            }
+        }
+    }
+
+    pub(super) fn process_broke(&self, t: u64, process: &str, detail: &str) {
+        self.broken(Invariant::I16, (t, t), || {
+            (About::default(), format!("{process} broke: {detail}"))
+        });
+    }
+
+    pub(super) fn leaked(&self, t: u64, process: &str, line: &str) {
+        self.broken(Invariant::I13, (t, t), || {
+            (About::default(), format!("content stands in what {process} wrote: {line}"))
+        });
+    }
+}
