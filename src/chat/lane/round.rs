@@ -168,7 +168,7 @@ impl Round<'_> {
     }
 
     /// Waits until it is permitted; at most a second.
-    async fn await_permit(&mut self, permitted: impl Fn(&Self) -> bool) {
+    async fn await_permit(&self, permitted: impl Fn(&Self) -> bool) {
         let until = Instant::now() + PERMIT_WAIT;
         while !permitted(self) && Instant::now() < until {
             sleep(PERMIT_PAUSE).await;
