@@ -15,6 +15,7 @@ use super::patience::{Patience, persist};
 use super::queue::Lane;
 use super::refs::Seen;
 use crate::chat::ChatError;
+use crate::planted::{Bug, planted};
 use crate::protocol::{Entry, ErrorCode, Kind};
 use crate::store::{Record, StoreError};
 
@@ -87,7 +88,9 @@ impl Round<'_> {
 
     /// One put of what stands at these places of the batch.
     async fn put(&mut self, run: &[usize]) -> Result<(), ChatError> {
-        self.raise_for(run).await?;
+        if !planted(Bug::PutBeforeRaise) {
+            self.raise_for(run).await?;
+        }
         self.pay().await?;
         let count = self.permitted(run).await?;
         if count == 0 {
@@ -95,11 +98,15 @@ impl Round<'_> {
         }
         let run = &run[..count];
         let entries = self.entries(run);
+        self.forestall(run, &entries);
         match self.shared.store.append(&self.lane.conversation, &entries).await {
             Ok(0) => self.walk().await,
             Ok(count) => {
                 self.patience.renew();
                 self.stored(run, entries, count);
+                if planted(Bug::PutBeforeRaise) {
+                    self.raise_for(&run[..count]).await?;
+                }
                 Ok(())
             }
             Err(error) => {
@@ -136,9 +143,23 @@ impl Round<'_> {
     }
 
     fn note_undecided(&mut self, error: &StoreError, puts: usize) {
-        if matches!(error, StoreError::Unknown(_)) {
+        if matches!(error, StoreError::Unknown(_)) && !planted(Bug::UnknownIsFailed) {
             let until = self.log.tail + puts as u64;
             self.log.undecided = self.log.undecided.max(Some(until));
+        }
+    }
+
+    /// Bugs: what is not stored yet is answered, or handed on.
+    fn forestall(&mut self, run: &[usize], entries: &[Entry]) {
+        for (at, entry) in run.iter().zip(entries) {
+            let (conversation, roster) = (&self.lane.conversation, self.log.roster());
+            let item = &mut self.batch.items[*at];
+            if planted(Bug::AckBeforePersist) {
+                item.answer.sent(conversation, entry, false);
+            }
+            if planted(Bug::DeliverBeforePersist) {
+                item.hand_on(conversation, entry, roster);
+            }
         }
     }
 
