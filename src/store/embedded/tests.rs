@@ -82,6 +82,8 @@ async fn a_later_schema_is_not_touched() {
     connection.execute_batch("PRAGMA user_version = 99").unwrap();
     let refused = EmbeddedStore::open(folder.path()).err().unwrap();
     assert!(matches!(refused, OpenError::Newer(_, 99)), "{refused}");
+    let unchecked = check_folder(folder.path(), &mut |_| ());
+    assert!(matches!(unchecked, Err(OpenError::Newer(_, 99))), "{unchecked:?}");
 }
 
 #[tokio::test]

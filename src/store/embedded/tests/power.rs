@@ -280,14 +280,14 @@ fn nothing_acked_is_lost(rounds: u64, count: usize, seed: u64) {
 
 #[test]
 fn a_power_cut_loses_nothing_that_was_acknowledged() {
-    nothing_acked_is_lost(18, 1_200, 1);
+    nothing_acked_is_lost(16, 1_000, 1);
 }
 
 #[test]
 #[ignore = "some minutes: ./test full"]
 fn ten_thousand_power_cuts_lose_nothing_that_was_acknowledged() {
     for seed in 2..=6 {
-        nothing_acked_is_lost(40, 2_500, seed);
+        nothing_acked_is_lost(25, 2_500, seed);
     }
 }
 
