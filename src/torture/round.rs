@@ -29,7 +29,7 @@ const QUIET_SECONDS: std::ops::RangeInclusive<u64> = 4..=15;
 /// After them it is so much longer: the judge gives 30 s to recover, and compares then.
 const HEALED_FACTOR: u32 = 3;
 /// How long nothing may be sent before everybody has everything.
-const DRAIN_LIMIT: Duration = Duration::from_secs(90);
+const DRAIN_LIMIT: Duration = Duration::from_secs(300);
 /// How long reading all histories may take.
 const READ_LIMIT: Duration = Duration::from_secs(300);
 /// Cursors are stored as connections close: so long after the last one statuses are read.
