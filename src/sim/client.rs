@@ -45,6 +45,8 @@ pub struct Connection {
     asked_at: u64,
     welcome: bool,
     caught_up: bool,
+    /// Since when.
+    pub live_at: u64,
     /// Received, and no Pong or ack has left for it.
     unproven: BTreeMap<ConversationId, u64>,
     acks: Vec<(u64, ConversationId, u64)>,
@@ -180,6 +182,7 @@ impl Device {
             asked_at: 0,
             welcome: false,
             caught_up: false,
+            live_at: 0,
             unproven: BTreeMap::new(),
             acks: Vec::new(),
         });
@@ -272,7 +275,7 @@ impl Device {
                 "ref": outgoing.reference,
                 "after": outgoing.after,
                 // Ignored: who sends is the server's own knowledge.
-                "from": "somebody",
+                "from": "u0",
             });
             core.log(What::Send {
                 connection: connection.id.clone(),
@@ -333,6 +336,7 @@ impl Device {
             }),
             "caughtup" => {
                 connection.caught_up = true;
+                connection.live_at = core.now;
                 core.log(What::Caughtup { connection: id });
             }
             "missed" => {

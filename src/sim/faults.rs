@@ -75,6 +75,22 @@ pub struct Nemesis {
     between: u64,
     active: Vec<Active>,
     begun: u64,
+    late_before: Option<u64>,
+}
+
+/// Something rare that ends the faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finale {
+    None,
+    /// A server dies with a put that nobody knows of; its sender sends again.
+    Crash,
+    /// The same, and the sender has forgotten.
+    CrashForgotten,
+    /// What is published for this process is lost, the publisher dies, and the process is told of
+    /// a gap.
+    Gap(usize),
+    /// This process puts something as late as it may, when others hold it for dead already.
+    LastGasp(usize),
 }
 
 impl Nemesis {
@@ -86,7 +102,7 @@ impl Nemesis {
             kinds.push(core.pick(&KINDS));
         }
         let between = core.pick(&[400, 1_000, 2_500]);
-        Self { kinds, next: core.now, between, active: Vec::new(), begun: 0 }
+        Self { kinds, next: core.now, between, active: Vec::new(), begun: 0, late_before: None }
     }
 
     /// What is due begins, and ends; traps that were sprung do their deed.
@@ -101,20 +117,35 @@ impl Nemesis {
         }
     }
 
-    /// Everything ends.
+    /// Everything ends; of the dead some stay so for a while.
     pub fn heal(&mut self, world: &mut World) {
         world.sea.lock().traps.clear();
         self.spring(world);
         let all = std::mem::take(&mut self.active);
+        let (dead, all): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|fault| matches!(fault.undo, Undo::Start(_)));
         all.into_iter().for_each(|fault| self.undo(fault, world));
+        let mut core = world.sea.lock();
+        for fault in dead {
+            core.log(What::Healed { fault: fault.name, bites: 1, recovered_ms: None });
+        }
+        drop(core);
         for process in 0..=API {
             world.servers[process].pause(false);
             world.servers[process].skew.store(0, Ordering::Relaxed);
             if !world.servers[process].is_alive() {
-                world.servers[process].start();
+                if world.sea.chance(0.7) && process != API {
+                    let undo = Undo::Start(process);
+                    self.told("Gone".to_owned(), World::name(process), 25_000, undo, world);
+                } else {
+                    world.servers[process].start();
+                }
             }
         }
         let mut core = world.sea.lock();
+        for process in 0..=API {
+            core.redis_back(process);
+        }
         core.weather.iter_mut().for_each(Weather::clear);
         for device in &mut world.devices {
             device.reads_at = 0;
@@ -301,22 +332,26 @@ impl Nemesis {
             core.pick(&Call::TRAPPED),
             core.pick(&[Moment::Left, Moment::Applied, Moment::Answered]),
         );
+        let forget = call == Call::Append && core.chance(0.4);
         if core.traps.len() < 4 {
-            core.traps.push(Trap { process, call, moment, deed });
+            core.traps.push(Trap { process, call, moment, deed, forget });
         }
     }
 
     fn spring(&mut self, world: &mut World) {
         let sprung = std::mem::take(&mut world.sea.lock().sprung);
-        for (process, Trap { call, moment, deed, .. }) in sprung {
+        for (process, Trap { call, moment, deed, forget, .. }) in sprung {
             world.sea.count(&format!("{deed:?} at {call:?} {moment:?}"));
+            if forget {
+                self.forget_all(process, world);
+            }
             match deed {
                 Deed::Crash => self.crash(process, world),
                 Deed::Pause => self.pause(process, world),
                 Deed::CutRedis => self.cut_redis(Some(process), Cut::Both, world),
                 Deed::CutStore => {
                     world.sea.lock().weather[process].store_cut = true;
-                    let ms = world.sea.any(500..5_000);
+                    let ms = world.sea.lock().pick(&[500, 3_500, 8_000]);
                     let undo = Undo::Store(Some(process));
                     self.lasts(Kind::StoreCut, process, ms, undo, world);
                 }
@@ -328,20 +363,105 @@ impl Nemesis {
         }
     }
 
+    /// Those who wait for an answer from this process lose their state.
+    fn forget_all(&mut self, process: usize, world: &mut World) {
+        let mut core = world.sea.lock();
+        for device in &mut world.devices {
+            let there = device.connection.as_ref().is_some_and(|c| c.server == process);
+            if there && !device.queue.is_empty() {
+                device.forget(true, &mut core);
+            }
+        }
+    }
+
+    /// The last act: something rare, made to happen. `true` once it has.
+    pub fn finale(&mut self, finale: Finale, begun: u64, world: &mut World) -> bool {
+        let passed = world.sea.lock().now - begun;
+        let fires = world.sea.lock().sprung.first().map(|(process, _)| *process);
+        match finale {
+            Finale::None => return true,
+            Finale::Crash | Finale::CrashForgotten => {
+                if let Some(process) = fires {
+                    if finale == Finale::CrashForgotten {
+                        self.forget_all(process, world);
+                    }
+                    world.sea.count(&format!("finale {finale:?}"));
+                    world.sea.lock().sprung.clear();
+                    world.crash(process, true);
+                    return true;
+                }
+                return passed > 4_000;
+            }
+            Finale::Gap(deaf) => {
+                if let Some(process) = fires {
+                    world.sea.lock().sprung.clear();
+                    if process != deaf {
+                        world.sea.count("finale Gap");
+                        world.crash(process, true);
+                    }
+                    return true;
+                }
+                return passed > 900;
+            }
+            Finale::LastGasp(process) => {
+                if passed > 7_000 && passed < 9_000 {
+                    world.sea.lock().weather[process].late_puts = true;
+                }
+                let under_way = world.sea.lock().windows.get("late Append").copied();
+                if passed > 9_900 || passed > 8_500 && under_way > self.late_before {
+                    world.sea.count("finale LastGasp");
+                    self.forget_all(process, world);
+                    world.crash(process, true);
+                    return true;
+                }
+                return false;
+            }
+        }
+    }
+
+    /// Sets the scene for the last act.
+    pub fn prepare(&mut self, world: &mut World) -> Finale {
+        let mut core = world.sea.lock();
+        let process = core.any(0..SERVERS as u64) as usize;
+        let finale = core.pick(&[
+            Finale::None,
+            Finale::Crash,
+            Finale::CrashForgotten,
+            Finale::Gap(process),
+            Finale::LastGasp(process),
+        ]);
+        let moment = core.pick(&[Moment::Applied, Moment::Answered]);
+        let trap =
+            |call, moment| Trap { process: None, call, moment, deed: Deed::Crash, forget: false };
+        core.sprung.clear();
+        match finale {
+            Finale::None => {}
+            Finale::Crash | Finale::CrashForgotten => {
+                core.traps = vec![trap(Call::Append, moment)];
+            }
+            Finale::Gap(process) => {
+                core.weather[process].redis_cut = Cut::Both;
+                core.lost_entry = Some(process);
+            }
+            Finale::LastGasp(process) => core.weather[process].board_cut = true,
+        }
+        self.late_before = core.windows.get("late Append").copied();
+        finale
+    }
+
     fn undo(&mut self, fault: Active, world: &mut World) {
         let mut core = world.sea.lock();
-        let healthy = Weather::default();
         match fault.undo {
             Undo::Nothing => {}
             Undo::Store(whom) => each(&mut core.weather, whom, |weather| {
                 weather.store_cut = false;
                 (weather.refuse, weather.mute, weather.late, weather.lose) = (0.0, 0.0, 0.0, 0.0);
-                weather.store_ms = healthy.store_ms.clone();
+                weather.store_ms = weather.usual_ms.clone();
             }),
             Undo::Board(whom) => each(&mut core.weather, whom, |w| w.board_cut = false),
             Undo::Bus(whom) => each(&mut core.weather, whom, |weather| {
                 (weather.bus_drop, weather.bus_twice) = (0.0, 0.0);
-                weather.bus_ms = healthy.bus_ms.clone();
+                weather.bus_ms = Weather::default().bus_ms;
             }),
             Undo::Redis(whom) => {
                 each(&mut core.weather, whom, |weather| weather.redis_cut = Cut::No);

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use super::client::Device;
+use super::sea::Core;
 use super::world::World;
 use crate::checker::history::{Event, Outcome, What};
 use crate::checker::{Checker, Gates, Limits, Violation};
-use crate::protocol::{ConversationId, Entry, Kind};
+use crate::protocol::{ConversationId, Kind};
 
 /// What is not where it belongs yet: a send without an answer, a device without a text.
 pub fn unfinished(world: &World) -> Vec<String> {
@@ -21,27 +23,107 @@ pub fn unfinished(world: &World) -> Vec<String> {
             open.push(format!("{name} has no answer to {}", outgoing.reference));
         }
         for (conversation, entries) in &core.store.logs {
-            let member = core.store.members(conversation).find(|m| m.user == device.user);
-            let direct = conversation.other(&device.user).is_some();
-            let sees = |seq| direct || member.is_some_and(|member| member.may_see(seq));
-            let since = core.store.registered.get(&(device.user.clone(), device.name.clone()));
-            // One's own is no news to the device that said it, nor to one that came later: who
-            // forgot it before it was answered finds it in the history.
-            let own = |entry: &Entry| {
-                let put = core.store.put_at.get(&(conversation.clone(), entry.seq));
-                entry.from == device.user && (entry.device == device.name || since > put)
-            };
-            let lacks = |e: &&Entry| sees(e.seq) && !own(e) && !device.has(conversation, e.seq);
-            let lacking: Vec<u64> = entries.iter().filter(lacks).map(|e| e.seq).collect();
-            // What the person had received before the device was new is history.
-            let start = core.store.start(&device.user, &device.name, conversation);
-            let lost: Vec<_> = lacking.into_iter().filter(|seq| *seq > start).collect();
+            let seqs = entries.iter().map(|entry| entry.seq);
+            let lost: Vec<_> =
+                seqs.filter(|seq| lacks(&core, device, conversation, *seq)).collect();
             if !lost.is_empty() {
                 open.push(format!("{name} lacks {lost:?} of {conversation}"));
             }
         }
     }
     open
+}
+
+/// How long an acked message may be on its way to somebody who is there, where nothing is wrong.
+const DELIVERED_MS: u64 = 8_000;
+/// How long after a told gap all is there that was stored before it.
+const GAP_MS: u64 = 10_000;
+/// How long after the faults the map must be whole.
+const MAP_MS: u64 = 12_000;
+
+/// Looks on after the faults: what was promised soon must be there soon.
+pub struct Watch {
+    healed: u64,
+    looked_at: u64,
+    read: usize,
+    acked: Vec<(u64, ConversationId, u64)>,
+    pub wrong: Vec<String>,
+}
+
+impl Watch {
+    pub fn new(healed: u64) -> Self {
+        Self { healed, looked_at: 0, read: 0, acked: Vec::new(), wrong: Vec::new() }
+    }
+
+    pub fn look(&mut self, world: &World) {
+        let core = world.sea.lock();
+        let now = core.now;
+        if now < self.looked_at + 200 || !self.wrong.is_empty() {
+            return;
+        }
+        self.looked_at = now;
+        for event in &core.history[self.read..] {
+            if let What::Sent { outcome: Outcome::Done, conversation, seq: Some(seq), .. } =
+                &event.what
+            {
+                let id = ConversationId::parse(conversation).unwrap();
+                self.acked.push((event.t / 1_000_000, id, *seq));
+            }
+        }
+        self.read = core.history.len();
+        let healed = self.healed;
+        let due = self.acked.extract_if(.., |(at, ..)| *at + DELIVERED_MS <= now);
+        let due: Vec<_> = due.filter(|(at, ..)| *at >= healed).collect();
+        let gaps: Vec<_> =
+            core.gaps.iter().filter(|(at, _)| *at >= healed && at + GAP_MS <= now).collect();
+        for device in &world.devices {
+            let Some(connection) = device.connection.as_ref().filter(|_| device.is_caught_up())
+            else {
+                continue;
+            };
+            let name = format!("{}/{}", device.user, device.name);
+            for (at, conversation, seq) in &due {
+                if connection.live_at < *at && lacks(&core, device, conversation, *seq) {
+                    let late = format!("L1: {name} has not got {conversation} {seq} in time");
+                    self.wrong.push(late);
+                }
+            }
+            let server = &world.servers[connection.server];
+            for (at, process) in &gaps {
+                if *process != connection.server || connection.live_at > *at || !server.is_open() {
+                    continue;
+                }
+                for ((conversation, seq), put) in &core.store.put_at {
+                    if put < at && lacks(&core, device, conversation, *seq) {
+                        let lost = format!("G1: {name} has not got {conversation} {seq} by a gap");
+                        self.wrong.push(lost);
+                    }
+                }
+            }
+            let sockets = core.redis.map.get(&device.user).into_iter().flatten();
+            let stands = sockets.into_iter().any(|entry| entry.server == server.id);
+            if now > self.healed + MAP_MS && server.is_open() && !stands {
+                self.wrong.push(format!("M1: {name} on {} is not in the map", server.id));
+            }
+        }
+    }
+}
+
+/// Whether an entry is for a device that does not have it.
+fn lacks(core: &Core, device: &Device, conversation: &ConversationId, seq: u64) -> bool {
+    let Some(log) = core.store.logs.get(conversation) else { return false };
+    let Some(entry) = log.iter().find(|entry| entry.seq == seq) else { return false };
+    let member = core.store.members(conversation).find(|m| m.user == device.user);
+    let direct = conversation.other(&device.user).is_some();
+    let sees = direct || member.is_some_and(|member| member.may_see(seq));
+    let since = core.store.registered.get(&(device.user.clone(), device.name.clone()));
+    // One's own is no news to the device that said it, nor to one that came later: who forgot it
+    // before it was answered finds it in the history.
+    let put = core.store.put_at.get(&(conversation.clone(), seq));
+    let own = entry.from == device.user && (entry.device == device.name || since > put);
+    // What the person had received before the device was new is history.
+    let old = seq <= core.store.start(&device.user, &device.name, conversation);
+    sees && !own && !old && !device.has(conversation, seq)
 }
 
 /// What may never be, whatever went wrong.

@@ -154,6 +154,9 @@ impl Board for Link {
             format!("{} of {:?} hints {} deaf {}", row.beat, row.epoch, row.hints, row.deaf)
         });
         let row = row.clone();
+        if row.deaf {
+            self.sea.count("deaf");
+        }
         let ask = move |core: &mut super::sea::Core| core.board.beat(&row, replacing);
         let answer = self.sea.lock().ask(self.process, Call::Beat, about, ask);
         self.store(answer).await
@@ -206,8 +209,8 @@ impl Bus for Link {
             }
             other => format!("{to} {other:?} of {}", batch.len()),
         });
-        let (to, batch) = (to.clone(), batch.to_vec());
-        let ask = move |core: &mut super::sea::Core| core.deliver(&to, batch);
+        let (from, to, batch) = (self.process, to.clone(), batch.to_vec());
+        let ask = move |core: &mut super::sea::Core| core.deliver(from, &to, batch);
         let answer = self.sea.lock().ask_redis(self.process, Call::Publish, about, ask);
         let late = || BusError("no answer".to_owned());
         self.redis(answer).await.ok_or_else(late)

@@ -100,6 +100,16 @@ pub fn talk(world: &mut World, pace: f64) {
     }
 }
 
+/// People come and go.
+pub fn churn(world: &mut World) {
+    if !world.sea.chance(0.02) {
+        return;
+    }
+    let device = world.sea.any(0..world.devices.len() as u64) as usize;
+    let told = world.sea.chance(0.5);
+    world.devices[device].leave(told, &mut world.sea.lock());
+}
+
 fn any_person(world: &World) -> UserId {
     world.people[world.sea.any(0..world.people.len() as u64) as usize].clone()
 }
@@ -150,6 +160,8 @@ fn send_by_api(world: &mut World) {
             data: None,
             reference: None,
             after: Some(0),
+            #[cfg(debug_assertions)]
+            claimed: None,
         };
         for _ in 0..20 {
             sea.log(What::Send {
@@ -330,9 +342,8 @@ pub fn read_everything(world: &mut World) {
     // An entry counts while its server's life does. One whose socket is held there by nobody else
     // than a server that has not yet noticed is no fault of the map.
     let counts = |(user, entry): &(&UserId, &SocketEntry)| {
-        let row = core.board.rows.get(&entry.server);
         let server = world.servers.iter().find(|server| server.id == entry.server);
-        let (Some(row), Some(server)) = (row, server) else { return false };
+        let Some(server) = server.filter(|server| server.lives(entry.epoch)) else { return false };
         let here = world.devices.iter().any(|device| {
             let connection = device.connection.as_ref();
             device.user == **user && connection.is_some_and(|c| c.server == server.process)
@@ -340,7 +351,7 @@ pub fn read_everything(world: &mut World) {
         let held = server.chat().is_some_and(|chat| {
             chat.hub.of(user).iter().any(|outbox| outbox.who.socket == entry.socket_id)
         });
-        row.epoch == entry.epoch && (here || !held)
+        here || !held
     };
     let claimed = core.redis.map.iter().flat_map(|(who, sockets)| {
         let living = sockets.iter().map(move |entry| (who, entry)).filter(counts);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::sea::{Core, Cut};
+use super::sea::{Call, Core, Cut, Deed, Moment, Trap};
 use crate::bus::{Heard, SUBSCRIPTION_BATCHES_MAX, Subscription};
 use crate::directory::{SOCKETS_KEPT_MAX, SocketEntry};
 use crate::planted::{Bug, planted};
@@ -20,6 +20,15 @@ struct Channel {
     /// Something was lost, and the subscriber will be told.
     gap: bool,
 }
+
+/// The publisher of an entry that was lost dies.
+const LOST: Trap = Trap {
+    process: None,
+    call: Call::Publish,
+    moment: Moment::Applied,
+    deed: Deed::Crash,
+    forget: false,
+};
 
 /// See the module.
 #[derive(Default)]
@@ -69,7 +78,7 @@ impl Redis {
 
 impl Core {
     /// Redis has a batch for a process.
-    pub fn deliver(&mut self, to: &ProcessId, batch: Vec<Arc<Envelope>>) {
+    pub fn deliver(&mut self, from: usize, to: &ProcessId, batch: Vec<Arc<Envelope>>) {
         let Some(channel) = self.redis.channels.get(to) else { return };
         let (process, sender) = (channel.process, channel.sender.clone());
         let weather = self.weather[process].clone();
@@ -79,6 +88,11 @@ impl Core {
         };
         if lost {
             self.count("a publish was lost");
+            let entry = batch.iter().any(|envelope| matches!(&**envelope, Envelope::Entry { .. }));
+            if entry && self.lost_entry == Some(process) && from != process {
+                self.lost_entry = None;
+                self.sprung.push((from, LOST));
+            }
             if let Some(channel) = self.redis.channels.get_mut(to) {
                 channel.gap |= weather.redis_cut != Cut::Silent && weather.redis_cut != Cut::No;
             }
@@ -106,15 +120,18 @@ impl Core {
         for channel in self.redis.channels.values_mut().filter(|c| c.process == process) {
             if std::mem::take(&mut channel.gap) {
                 let sender = channel.sender.clone();
-                self.jobs_gap(after, sender);
+                self.tell_gap(after, process, sender);
                 return;
             }
         }
     }
 
-    fn jobs_gap(&mut self, after: u64, sender: mpsc::Sender<Heard>) {
+    fn tell_gap(&mut self, after: u64, process: usize, sender: mpsc::Sender<Heard>) {
         self.at(self.now + after, move |core| {
             core.count("gap told");
+            if core.weather[process].is_fair() {
+                core.gaps.push((core.now, process));
+            }
             let _ = sender.try_send(Heard::Gap);
         });
     }
@@ -123,10 +140,10 @@ impl Core {
     pub fn redis_emptied(&mut self) {
         self.redis.map.clear();
         self.redis.instance += 1;
-        let senders: Vec<_> = self.redis.channels.values().map(|c| c.sender.clone()).collect();
-        for sender in senders {
+        let told = self.redis.channels.values().map(|c| (c.process, c.sender.clone()));
+        for (process, sender) in told.collect::<Vec<_>>() {
             let after = self.any(0..1_500);
-            self.jobs_gap(after, sender);
+            self.tell_gap(after, process, sender);
         }
     }
 }

@@ -89,6 +89,8 @@ pub struct Trap {
     pub call: Call,
     pub moment: Moment,
     pub deed: Deed,
+    /// Whoever had something under way there forgets it.
+    pub forget: bool,
 }
 
 /// How the way to Redis is cut.
@@ -107,6 +109,8 @@ pub enum Cut {
 #[derive(Debug, Clone)]
 pub struct Weather {
     pub store_ms: Range<u64>,
+    /// How far the store is when nothing is wrong.
+    pub usual_ms: Range<u64>,
     pub store_cut: bool,
     pub board_cut: bool,
     /// Of a call: not done, and told so.
@@ -115,6 +119,8 @@ pub struct Weather {
     pub mute: f64,
     /// Not told, and done later.
     pub late: f64,
+    /// So of every put.
+    pub late_puts: bool,
     /// Not told, and not done.
     pub lose: f64,
     pub redis_ms: Range<u64>,
@@ -130,11 +136,13 @@ impl Default for Weather {
     fn default() -> Self {
         Self {
             store_ms: 1..6,
+            usual_ms: 1..6,
             store_cut: false,
             board_cut: false,
             refuse: 0.0,
             mute: 0.0,
             late: 0.0,
+            late_puts: false,
             lose: 0.0,
             redis_ms: 0..3,
             redis_cut: Cut::No,
@@ -147,9 +155,17 @@ impl Default for Weather {
 }
 
 impl Weather {
+    /// Nothing is wrong with the way to the store.
+    pub fn is_fair(&self) -> bool {
+        let trouble = self.refuse + self.mute + self.late + self.lose;
+        !self.store_cut && trouble == 0.0 && self.store_ms.end <= 130
+    }
+
     /// Nothing is in the way any more; the order of calls stays.
     pub fn clear(&mut self) {
-        *self = Self { redis_at: self.redis_at, ..Self::default() };
+        let store_ms = self.usual_ms.clone();
+        let usual_ms = store_ms.clone();
+        *self = Self { redis_at: self.redis_at, store_ms, usual_ms, ..Self::default() };
     }
 }
 
@@ -184,8 +200,12 @@ pub struct Core {
     pub windows: BTreeMap<String, u64>,
     pub traps: Vec<Trap>,
     pub sprung: Vec<(usize, Trap)>,
+    /// The next entry that is lost on its way to this process springs a trap for its publisher.
+    pub lost_entry: Option<usize>,
     /// Connections whose clients have left: what they had said still arrives.
     pub orphans: Vec<Arc<Wire>>,
+    /// When a process was told of a gap of the bus while nothing else was wrong with it.
+    pub gaps: Vec<(u64, usize)>,
     /// Rules broken that only the store sees.
     pub broken: Vec<String>,
 }
@@ -213,7 +233,9 @@ impl Sea {
             windows: BTreeMap::new(),
             traps: Vec::new(),
             sprung: Vec::new(),
+            lost_entry: None,
             orphans: Vec::new(),
+            gaps: Vec::new(),
             broken: Vec::new(),
         })))
     }
@@ -265,9 +287,14 @@ impl Core {
     }
 
     pub fn count(&mut self, window: &str) {
+        self.count_many(window, 1);
+    }
+
+    pub fn count_many(&mut self, window: &str, times: u64) {
         match self.windows.get_mut(window) {
-            Some(count) => *count += 1,
-            None => drop(self.windows.insert(window.to_owned(), 1)),
+            _ if times == 0 => {}
+            Some(count) => *count += times,
+            None => drop(self.windows.insert(window.to_owned(), times)),
         }
     }
 
@@ -358,6 +385,7 @@ impl Core {
                     "lost"
                 }
             }
+            _ if weather.late_puts && call == Call::Append => "late",
             _ if drawn < refuse => "refused",
             _ if drawn < refuse + mute => "mute",
             _ if drawn < refuse + mute + late => "late",

@@ -28,7 +28,7 @@ use crate::chat::{Chat, Clock, Parts};
 use crate::gateway::socket::hand_on;
 use crate::hub::{Event, Outbox, Who};
 use crate::protocol::{CloseCode, DeviceId, Epoch, PING_INTERVAL_MS, ProcessId, SocketId, UserId};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Outcome};
 
 /// Servers; the process behind them is the Message API.
 pub const SERVERS: usize = 3;
@@ -141,13 +141,27 @@ impl Server {
             sleep(Duration::from_millis(passed)).await;
         });
         if life.running.ended.load(Ordering::Relaxed) {
+            self.tally();
             self.sea.lock().note(|| format!("p{} has ended", self.process));
             self.life = None;
         }
     }
 
+    /// What it counted itself in this life.
+    fn tally(&self) {
+        let Some(chat) = self.chat() else { return };
+        let mut core = self.sea.lock();
+        for outcome in ["local", "bus", "again", "board", "offline"] {
+            let count = chat.metrics.hints.get_or_create(&Outcome { outcome }).get();
+            core.count_many(&format!("hint {outcome}"), count);
+        }
+        let repeated = Outcome { outcome: "repeated" };
+        core.count_many("hit", chat.metrics.messages.get_or_create(&repeated).get());
+    }
+
     /// Dies where it stands.
     pub fn crash(&mut self) {
+        self.tally();
         if let Some(life) = self.life.take() {
             let mut core = self.sea.lock();
             core.note(|| format!("p{} crashes", self.process));
@@ -174,6 +188,11 @@ impl Server {
 
     pub fn is_open(&self) -> bool {
         self.life.as_ref().is_some_and(|life| life.running.is_open())
+    }
+
+    /// Whether this life of it goes on.
+    pub fn lives(&self, epoch: Epoch) -> bool {
+        self.chat().is_some_and(|chat| chat.me.epoch == epoch)
     }
 
     pub fn chat(&self) -> Option<&Arc<Chat>> {

@@ -1,11 +1,13 @@
 //! One run: processes, devices, load, faults, and the phases that they go through.
 #![cfg(test)]
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use super::client::Device;
 use super::faults::Nemesis;
+use super::judge::Watch;
 use super::load;
 use super::sea::Sea;
 use super::server::{API, SERVERS, Server};
@@ -53,12 +55,17 @@ pub struct World {
 impl World {
     pub fn new(seed: u64, traced: bool) -> Self {
         seeded::seed(Some(seed ^ 0x5eed));
+        count_panics();
         let sea = Sea::new(seed, SERVERS + 1, traced);
         let servers = (0..=API).map(|process| Server::new(&sea, process, traced)).collect();
         let mut core = sea.lock();
         let pace = core.pick(&[(3, 12), (5, 20), (10, 40), (20, 60)]);
         core.takes = core.pick(&[1, 1, 3, 500]);
         core.short_pages = core.pick(&[0.0, 0.2, 0.5]);
+        let far = core.pick(&[6, 6, 30, 120]);
+        for weather in &mut core.weather {
+            (weather.store_ms, weather.usual_ms) = (1..far, 1..far);
+        }
         let people: Vec<UserId> = (0..core.any(3..6)).map(|i| person(&format!("u{i}"))).collect();
         let mut devices = Vec::new();
         for user in &people {
@@ -93,12 +100,21 @@ impl World {
             load::talk(world, 1.0);
             nemesis.step(world);
         });
+        let finale = nemesis.prepare(&mut self);
+        let begun = self.sea.lock().now;
+        while !nemesis.finale(finale, begun, &mut self) {
+            self.pass(1, |world| load::talk(world, 1.5));
+        }
         nemesis.heal(&mut self);
         self.phase(Phase::Healed);
         let healed = self.sea.lock().now;
-        self.pass(4_000, |world| {
-            load::talk(world, 0.7);
+        let mut watch = Watch::new(healed);
+        let healed_ms = self.sea.any(3_000..18_000);
+        self.pass(healed_ms, |world| {
+            load::talk(world, 0.4);
+            load::churn(world);
             nemesis.restart_ended(world);
+            watch.look(world);
         });
         self.phase(Phase::Drain);
         self.pace = (30, 60);
@@ -106,7 +122,10 @@ impl World {
         let left = bound.saturating_sub(self.sea.lock().now);
         let until = self.sea.lock().now + left;
         while self.sea.lock().now < until && !super::judge::unfinished(&self).is_empty() {
-            self.pass(500, |world| nemesis.restart_ended(world));
+            self.pass(500, |world| {
+                nemesis.restart_ended(world);
+                watch.look(world);
+            });
         }
         let drained = self.sea.lock().now - healed;
         let mut violations = super::judge::unfinished(&self);
@@ -116,12 +135,16 @@ impl World {
         }
         self.phase(Phase::Read);
         load::read_everything(&mut self);
+        violations.append(&mut watch.wrong);
         violations.extend(super::judge::judge(&mut self));
         violations.extend(super::judge::check(&self.sea.lock().history));
         self.end(violations, drained)
     }
 
-    fn end(mut self, violations: Vec<String>, drained_in: u64) -> Outcome {
+    fn end(mut self, mut violations: Vec<String>, drained_in: u64) -> Outcome {
+        if PANICS.get() > 0 {
+            violations.push(format!("I16: {} tasks panicked", PANICS.get()));
+        }
         self.servers.iter_mut().for_each(Server::crash);
         let mut core = self.sea.lock();
         Outcome {
@@ -201,14 +224,26 @@ impl World {
         if process == API { "api".to_owned() } else { format!("ws{}", process + 1) }
     }
 
-    /// The devices of a person.
-    pub fn devices_of<'a>(&'a self, user: &'a UserId) -> impl Iterator<Item = &'a Device> {
-        self.devices.iter().filter(move |device| device.user == *user)
-    }
-
     pub fn chat(&self) -> Option<Arc<crate::chat::Chat>> {
         self.servers[API].chat().cloned()
     }
+}
+
+thread_local! {
+    static PANICS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// From now on the panics of this thread are counted: the runtimes would hide those of their tasks.
+fn count_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.set(PANICS.get() + 1);
+            before(panic);
+        }));
+    });
+    PANICS.set(0);
 }
 
 pub fn person(name: &str) -> UserId {

@@ -8,6 +8,7 @@
 mod device;
 mod faults;
 mod fleet;
+mod hearing;
 mod http;
 mod journal;
 mod ledger;

@@ -1,4 +1,4 @@
-//! A device with an open connection.
+//! A device with an open connection: what it does. What it hears stands in `hearing`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,15 +12,13 @@ use super::device::{Device, Order, Ordered, obeyed};
 use super::journal::locked;
 use super::post;
 use super::world::Stage;
-use crate::checker::history::{Outcome, Status, What};
-use crate::client::{Client, ClientError, EntryFrame, Heard, ServerFrame, Welcome};
+use crate::checker::history::What;
+use crate::client::{Client, ClientError, Heard, Welcome};
 
 /// The most messages at once, and under way in one conversation.
 const BURST_MAX: usize = 8;
 /// The most without an answer.
 const PENDING_MAX: usize = 24;
-/// Acks are collected for so long.
-const ACK_AFTER: Duration = Duration::from_millis(4);
 /// A server that was silent for so long is asked for a sign of life.
 const PING_AFTER: Duration = Duration::from_secs(1);
 /// Longer than any answer takes: the connection is given up, and the sends leave on another.
@@ -57,21 +55,21 @@ pub(super) enum Why {
 }
 
 pub(super) struct Talk<'a> {
-    device: &'a mut Device,
-    connection: String,
-    server: String,
-    caught_up: bool,
+    pub(super) device: &'a mut Device,
+    pub(super) connection: String,
+    pub(super) server: String,
+    pub(super) caught_up: bool,
     /// What is to be acknowledged, by conversation.
-    acks: BTreeMap<String, u64>,
+    pub(super) acks: BTreeMap<String, u64>,
     /// What came since the last receipt: the next Pong proves it.
-    unproven: BTreeMap<String, u64>,
-    ack_at: Option<Instant>,
+    pub(super) unproven: BTreeMap<String, u64>,
+    pub(super) ack_at: Option<Instant>,
     /// The payload of the newest ping.
-    ping: Vec<u8>,
-    heard: Instant,
-    asked: bool,
-    act_at: Instant,
-    leave_at: Option<Instant>,
+    pub(super) ping: Vec<u8>,
+    pub(super) heard: Instant,
+    pub(super) asked: bool,
+    pub(super) act_at: Instant,
+    pub(super) leave_at: Option<Instant>,
 }
 
 impl<'a> Talk<'a> {
@@ -94,7 +92,7 @@ impl<'a> Talk<'a> {
         }
     }
 
-    fn note(&self, what: What) {
+    pub(super) fn note(&self, what: What) {
         self.device.world.journal.note(what);
     }
 
@@ -341,129 +339,6 @@ impl<'a> Talk<'a> {
                 Obeyed::Stays
             }
         }
-    }
-
-    /// A Pong is about to leave: it proves what came before the first ping with this number.
-    fn ping(&mut self, payload: &[u8]) {
-        (self.heard, self.asked) = (Instant::now(), false);
-        if self.device.acks_app || self.ping == payload {
-            return;
-        }
-        self.ping = payload.to_vec();
-        for (conversation, seq) in std::mem::take(&mut self.unproven) {
-            self.note(What::Acked { connection: self.connection.clone(), conversation, seq });
-        }
-    }
-
-    fn text(&mut self, text: &str) -> Result<(), ClientError> {
-        (self.heard, self.asked) = (Instant::now(), false);
-        let frame = ServerFrame::parse(text);
-        match frame.map_err(|error| ClientError::Protocol(format!("{error}: {text}")))? {
-            ServerFrame::Entry(entry) => self.entry(entry),
-            ServerFrame::Sent { reference: Some(reference), seq, .. } => {
-                self.sent(&reference, Outcome::Done, Some(seq), None);
-            }
-            ServerFrame::Error { code, reference, retryable, retry_after_ms, .. } => {
-                self.refused(code, reference, retryable, retry_after_ms);
-            }
-            ServerFrame::Delivered { conversation, seq, user } => {
-                self.status(conversation, seq, user, Status::Delivered);
-            }
-            ServerFrame::Read { conversation, seq, user } => {
-                self.status(conversation, seq, user, Status::Read);
-            }
-            ServerFrame::Missed { conversation, from, to } => {
-                self.learn(&conversation, to);
-                let connection = self.connection.clone();
-                self.note(What::Missed { connection, conversation, from, to });
-            }
-            ServerFrame::CaughtUp => {
-                self.caught_up = true;
-                self.note(What::Caughtup { connection: self.connection.clone() });
-                let now = self.device.world.journal.now_ms();
-                self.device.present(|presence| presence.caught_up_ms = now);
-            }
-            ServerFrame::Reconnect { after_ms } => {
-                self.leave_at = Some(Instant::now() + Duration::from_millis(after_ms.min(2_000)));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn status(&self, conversation: String, seq: u64, user: String, status: Status) {
-        let connection = self.connection.clone();
-        self.note(What::Status { connection, conversation, seq, user, status });
-    }
-
-    fn learn(&mut self, conversation: &str, seq: u64) {
-        for known in [&mut self.device.known, &mut self.device.top] {
-            match known.get_mut(conversation) {
-                Some(known) => *known = (*known).max(seq),
-                None => {
-                    known.insert(conversation.to_owned(), seq);
-                }
-            }
-        }
-    }
-
-    fn entry(&mut self, entry: EntryFrame) {
-        self.learn(&entry.conversation, entry.seq);
-        // The moment and the server of the send stand in the body.
-        let mut words = entry.message.rsplit(' ');
-        if let (Some(from), Some(Ok(sent_ms))) = (words.next(), words.next().map(str::parse)) {
-            self.device.world.came(&self.server, from, sent_ms);
-        }
-        let EntryFrame { conversation, seq, kind, from, to, message: body, .. } = entry;
-        let to = to.filter(|_| kind != "message");
-        let waiting = if self.device.acks_app { &mut self.acks } else { &mut self.unproven };
-        waiting.insert(conversation.clone(), seq);
-        if self.device.acks_app && self.ack_at.is_none() {
-            self.ack_at = Some(Instant::now() + ACK_AFTER);
-        }
-        let (connection, catchup) = (self.connection.clone(), !self.caught_up);
-        self.note(What::Received { connection, conversation, seq, kind, from, body, to, catchup });
-    }
-
-    fn refused(&mut self, code: String, to: Option<String>, retryable: bool, wait: Option<u64>) {
-        let Some(reference) = to else { return };
-        if retryable {
-            let random = self.device.random.random();
-            let Some(pending) = self.device.sends.later(&reference, wait, random) else { return };
-            let (conversation, user) = (pending.conversation.clone(), self.device.user.clone());
-            let connection = self.connection.clone();
-            let (outcome, seq, code) = (Outcome::Open, None, Some(code));
-            self.note(What::Sent { connection, user, conversation, reference, outcome, seq, code });
-        } else {
-            self.sent(&reference, Outcome::Refused, None, Some(code));
-        }
-    }
-
-    fn sent(&mut self, reference: &str, outcome: Outcome, seq: Option<u64>, code: Option<String>) {
-        let Some(pending) = self.device.sends.take(reference) else { return };
-        // What was refused now may have been done by an earlier try, or lies too far back to tell.
-        let outcome = match (outcome, code.as_deref()) {
-            (Outcome::Refused, Some("ref_expired")) => Outcome::Open,
-            (Outcome::Refused, _) if pending.tries > 1 => Outcome::Open,
-            (outcome, _) => outcome,
-        };
-        if code.as_deref() == Some("ref_conflict") {
-            let detail = format!("ref_conflict for a body that never changed: {}", pending.body);
-            self.note(What::Broken { process: self.server.clone(), detail });
-        }
-        if let Some(seq) = seq {
-            self.learn(&pending.conversation, seq);
-            self.device.world.acked(&self.server);
-        }
-        self.note(What::Sent {
-            connection: self.connection.clone(),
-            user: self.device.user.clone(),
-            conversation: pending.conversation,
-            reference: reference.to_owned(),
-            outcome,
-            seq,
-            code,
-        });
     }
 }
 

@@ -6,11 +6,13 @@
 mod lasting;
 mod people;
 mod process;
+mod proxy;
 mod real;
 
 pub use lasting::Lasting;
 pub use people::{Person, texts};
 pub use process::{Process, command};
+pub use proxy::{Proxy, Way};
 pub use real::{Listening, Redis, dynamodb};
 
 use std::collections::BTreeMap;
@@ -168,6 +170,11 @@ impl Stack {
     /// `kill -9` of a process: what a crash looks like.
     pub fn kill(&mut self, name: &str) {
         self.processes.remove(name).unwrap().kill();
+    }
+
+    /// Forgets a process that has ended by itself.
+    pub fn stop_dead(&mut self, name: &str) {
+        self.processes.remove(name);
     }
 
     /// SIGTERM to a process, and its exit status.
