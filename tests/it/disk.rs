@@ -166,8 +166,18 @@ async fn a_full_disk_is_said_and_passes() {
     assert_eq!(log.map_or(0, |log| log.len()), 0, "a clean stop leaves no log");
 }
 
-/// `strace` on a running process: its next fsync fails, all others go well.
-fn next_fsync_fails(pid: u32) -> Option<Child> {
+/// `strace` on a running process, until it is dropped.
+struct Tracing(Child);
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The next fsync of a running process fails, all others go well.
+fn next_fsync_fails(pid: u32) -> Option<Tracing> {
     if std::env::var_os("PARLOR_TEST_QUICK").is_some() || !cfg!(target_os = "linux") {
         return None;
     }
@@ -175,10 +185,10 @@ fn next_fsync_fails(pid: u32) -> Option<Child> {
     strace.args(["-f", "-e", "trace=fsync,fdatasync", "-e", "signal=none"]);
     strace.args(["-e", "inject=fsync,fdatasync:error=EIO:when=1", "-p", &pid.to_string()]);
     strace.stderr(Stdio::piped());
-    let mut strace = strace.spawn().expect("install strace: ./test does");
+    let mut strace = Tracing(strace.spawn().expect("install strace: ./test does"));
     let mut said = [0; 8];
     // "strace: Process … attached", or why not.
-    strace.stderr.as_mut().unwrap().read_exact(&mut said).unwrap();
+    strace.0.stderr.as_mut().unwrap().read_exact(&mut said).unwrap();
     for _ in 0..100 {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         if !status.contains("TracerPid:\t0") {
@@ -186,7 +196,6 @@ fn next_fsync_fails(pid: u32) -> Option<Child> {
         }
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    let _ = strace.kill();
     println!("left out: only root may trace a process that runs already");
     None
 }
@@ -203,7 +212,7 @@ async fn after_a_failed_fsync_nothing_is_acknowledged_until_a_restart() {
         a.say("userB", &text).await;
         acked.push(text);
     }
-    let Some(mut strace) = next_fsync_fails(up.process.pid()) else { return };
+    let Some(strace) = next_fsync_fails(up.process.pid()) else { return };
     // The same send again and again, as a client does; later fsyncs go well, and that counts for
     // nothing.
     let send = to("userB", "text 21");
@@ -216,9 +225,7 @@ async fn after_a_failed_fsync_nothing_is_acknowledged_until_a_restart() {
     holds(&up, "userB", "dm:userA:userB", &acked).await;
     // As a supervisor would: the end is not a clean one, and need not be.
     up.process.kill();
-    let _ = strace.kill();
-    let _ = strace.wait();
-    drop((a, b));
+    drop((strace, a, b));
     let up = Up::start(&data).await;
     assert_eq!(up.readiness().await.0, 200);
     holds(&up, "userB", "dm:userA:userB", &acked).await;

@@ -310,19 +310,29 @@ fn a_restart_after_a_failed_fsync_builds_on_nothing_that_is_not_durable() {
     if !available() {
         return;
     }
-    let mut in_the_database = 0;
-    for failing in [40, 57, 58, 59, 60] {
+    // Which fsync is of which file depends on what came together: tried until both were seen.
+    let (mut of_the_log, mut of_the_database) = (0, 0);
+    for failing in 40..100 {
         let folder = tempdir().unwrap();
         let life = Life { failing_fsync: Some(failing), ..Life::default() };
         let mut events = recorded(folder.path(), 20, &life, None);
         let failed = events.iter().find(|event| matches!(event, Event::SyncFailed(_)));
-        in_the_database += u32::from(failed == Some(&Event::SyncFailed(FILE.to_owned())));
+        let seen = match failed == Some(&Event::SyncFailed(FILE.to_owned())) {
+            true => &mut of_the_database,
+            false => &mut of_the_log,
+        };
+        *seen += 1;
+        if *seen > 2 {
+            continue;
+        }
         let restart = events.len();
         events.extend(recorded(folder.path(), 8, &Life::default(), None));
         let outcome = try_cuts(&events, &cuts(restart..=events.len(), 80, failing.into()), 3);
         let failed = outcome.failed.into_inner().unwrap();
         assert!(failed.is_empty(), "fsync {failing}: {failed:#?}");
+        if of_the_log >= 2 && of_the_database >= 1 {
+            return;
+        }
     }
-    println!("{in_the_database} of 5 were of the database");
-    assert!((1..5).contains(&in_the_database), "one kind of file alone: {in_the_database}");
+    panic!("one kind of file alone: {of_the_log} of the log, {of_the_database} of the database");
 }
