@@ -18,6 +18,7 @@ use super::liveness::{BoardEvent, RowChange};
 use crate::bus::Subscription;
 use crate::directory::SocketEntry;
 use crate::hub::{Event, Outbox};
+use crate::planted::{Bug, planted};
 use crate::protocol::{Envelope, ProcessId, UserId};
 
 /// How often the subscription is probed end to end.
@@ -127,6 +128,9 @@ impl Chat {
                 let chat = self.clone();
                 tokio::spawn(async move {
                     chat.reread_all().await;
+                    if planted(Bug::ReReadOnce) {
+                        return;
+                    }
                     sleep(SECOND_READ_AFTER).await;
                     chat.reread_all().await;
                 });
@@ -311,8 +315,9 @@ impl Chat {
     }
 
     /// While deaf: what was published before the others knew lies in the store. They know once
-    /// they have read the row, so mailboxes of unclaimed sockets are read then; and once more for
-    /// those whose view of the board is old (see `Chat::hand_on`).
+    /// they have read the row, so mailboxes are read then; and once more for those whose view of the
+    /// board is old (see `Chat::hand_on`). All of them, whatever their claims were answered: Redis
+    /// may have lost the entries since.
     async fn reread_when_deaf(&self) {
         loop {
             self.keeper.went_deaf.notified().await;
@@ -326,7 +331,7 @@ impl Chat {
                     break;
                 }
                 if self.is_deaf() {
-                    self.reread(self.unclaimed()).await;
+                    self.reread_all().await;
                 }
             }
         }

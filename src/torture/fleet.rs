@@ -35,6 +35,7 @@ const ROLE_LIMIT: Duration = Duration::from_secs(90);
 const PORTS: std::ops::Range<u16> = 10_000..20_000;
 /// The launcher that binds DynamoDB Local to loopback.
 const LAUNCHER: &str = include_str!("../../tests/tools/dynamodb-local/DynamoDbLocal.java");
+const BUS_KEY: &str = "torture-torture-torture-torture-torture";
 /// The table of the run.
 pub(super) const TABLE: &str = "parlor";
 
@@ -96,6 +97,8 @@ pub(super) struct Links {
     pub redis: Option<Tcp>,
     /// To DynamoDB.
     pub store: Http,
+    /// It signs what it tells others over Redis.
+    signs: bool,
 }
 
 /// See the module.
@@ -169,7 +172,8 @@ impl Fleet {
         redis_answers(redis).await.context("Redis does not answer")?;
         let url = format!("http://{dynamodb}");
         create_table(&url).await?;
-        let mut links = Vec::new();
+        // Every other fleet signs what its servers tell each other.
+        let (mut links, signs) = (Vec::new(), seed % 2 == 1);
         for (number, name) in (0_u64..).zip(SERVERS.into_iter().chain(["api", "balancer"])) {
             let seed = seed.wrapping_add(number << 32);
             let redis = match name {
@@ -177,7 +181,7 @@ impl Fleet {
                 _ => Some(Tcp::start(free()?, redis, seed).await?),
             };
             let store = Http::start(free()?, dynamodb, seed).await?;
-            links.push(Links { name: name.to_owned(), redis, store });
+            links.push(Links { name: name.to_owned(), redis, store, signs });
         }
         let mut doors = Vec::new();
         for links in &links[..SERVERS.len()] {
@@ -259,6 +263,9 @@ fn parts(links: &Links) -> Vec<String> {
     let mut parts = Vec::new();
     if let Some(redis) = &links.redis {
         parts.extend(["--redis".to_owned(), format!("redis://{}", redis.address)]);
+    }
+    if links.signs {
+        parts.extend(["--bus-key".to_owned(), BUS_KEY.to_owned()]);
     }
     let store = format!("http://{}", links.store.address);
     parts.extend(["--dynamodb".to_owned(), store, "--table".to_owned(), TABLE.to_owned()]);

@@ -99,6 +99,7 @@ impl Http {
         seed: u64,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             weather: watch::Sender::default(),
             bites: AtomicU64::new(0),
@@ -255,4 +256,96 @@ fn error(status: u16, code: &str) -> anyhow::Result<Response<Full<Bytes>>> {
         .status(status)
         .header("content-type", "application/x-amz-json-1.0")
         .body(Full::new(Bytes::from(body)))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Answer, Api};
+    use std::net::Ipv4Addr;
+    use tokio::time::timeout;
+
+    const SHORT: Duration = Duration::from_millis(300);
+
+    /// Counts calls, and repeats their bodies.
+    async fn upstream() -> (SocketAddr, Arc<AtomicU64>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (address, calls) = (listener.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
+        let counted = calls.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let counted = counted.clone();
+                let repeat = move |request: Request<Incoming>| {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                    async move {
+                        let body = request.into_body().collect().await?.to_bytes();
+                        Ok::<_, hyper::Error>(Response::new(Full::new(body)))
+                    }
+                };
+                let service = hyper::service::service_fn(repeat);
+                let serving = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::spawn(serving);
+            }
+        });
+        (address, calls)
+    }
+
+    async fn call(proxy: &Http, operation: &str) -> Option<Answer> {
+        let api = Api::new(format!("http://{}", proxy.address));
+        let target = format!("DynamoDB_20120810.{operation}");
+        let headers = [("x-amz-target", target.as_str())];
+        let body = json!({"TableName": "t", "Limit": 9});
+        timeout(SHORT, api.call("POST", "/", Some(&body), &headers)).await.ok()?.ok()
+    }
+
+    #[tokio::test]
+    async fn every_mood_does_what_its_name_says() {
+        let (upstream, calls) = upstream().await;
+        let proxy = Http::start((Ipv4Addr::LOCALHOST, 0).into(), upstream, 7).await.unwrap();
+        let mut done = 0;
+        // What is answered, and whether the call is done.
+        for (mood, status, is_done) in [
+            (Mood::Well, Some(200), true),
+            (Mood::Throttled, Some(400), false),
+            (Mood::Throttling, Some(400), false),
+            (Mood::Error500, Some(500), false),
+            (Mood::Error503, Some(503), false),
+            (Mood::Slow(20), Some(200), true),
+            (Mood::Hung, None, false),
+            (Mood::AppliedThenDropped, None, true),
+            (Mood::AppliedThenHung, None, true),
+            (Mood::Refused, None, false),
+            (Mood::Well, Some(200), true),
+        ] {
+            let before = proxy.bites();
+            proxy.weather(Weather { mood, percent: 100, writes_only: false });
+            // A listener that was given up is back a moment later.
+            sleep(REBIND * 4).await;
+            let answer = call(&proxy, "PutItem").await;
+            done += u64::from(is_done);
+            assert_eq!(answer.as_ref().map(|answer| answer.status), status, "{mood:?}");
+            assert_eq!(calls.load(Ordering::Relaxed), done, "{mood:?}");
+            let bites = !matches!(mood, Mood::Well | Mood::Refused);
+            assert_eq!(proxy.bites() - before, u64::from(bites), "{mood:?}");
+            if let (Mood::Throttling, Some(answer)) = (mood, answer) {
+                let kind = answer.body["__type"].as_str().unwrap().to_owned();
+                assert!(kind.ends_with("#ThrottlingException"), "{kind}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_end_early_for_queries_and_reads_pass_where_writes_are_meant() {
+        let (upstream, _) = upstream().await;
+        let proxy = Http::start((Ipv4Addr::LOCALHOST, 0).into(), upstream, 7).await.unwrap();
+        let early = Weather { mood: Mood::EarlyPages, percent: 100, writes_only: false };
+        proxy.weather(early);
+        assert_eq!(call(&proxy, "Query").await.unwrap().body["Limit"], EARLY_LIMIT);
+        assert_eq!(call(&proxy, "PutItem").await.unwrap().body["Limit"], 9);
+        let writes = Weather { mood: Mood::Error500, percent: 100, writes_only: true };
+        proxy.weather(writes);
+        assert_eq!(call(&proxy, "Query").await.unwrap().status, 200);
+        assert_eq!(call(&proxy, "UpdateItem").await.unwrap().status, 500);
+    }
 }

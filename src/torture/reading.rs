@@ -33,6 +33,10 @@ const BOTH_WAYS_MAX: u64 = 4_000;
 const PAGE: u32 = 100;
 const PAGE_MAX: u32 = 500;
 
+/// DynamoDB Local wants a signature, and looks at none.
+const SIGNATURE: &str = "AWS4-HMAC-SHA256 Credential=torture/20260101/local/dynamodb/aws4_request, \
+                         SignedHeaders=host, Signature=0";
+
 /// A walk that is to be done.
 #[derive(Debug, Clone)]
 struct Walk {
@@ -174,41 +178,47 @@ pub(super) async fn store(world: &World, fleet: &Fleet) -> anyhow::Result<()> {
 }
 
 async fn query(address: SocketAddr, conversation: &str) -> anyhow::Result<Vec<Listed>> {
+    let mut entries = Vec::new();
+    for item in items(address, &format!("C#{conversation}"), Some("M#")).await? {
+        let text = |name: &str| item[name]["S"].as_str();
+        let kind = text("kind").context("an entry without a kind")?.to_owned();
+        let seq = text("sk").and_then(|sk| sk.strip_prefix("M#")?.parse().ok());
+        entries.push(Listed {
+            seq: seq.context("an entry without a seq")?,
+            from: text("from").unwrap_or_default().to_owned(),
+            body: text("message").unwrap_or_default().to_owned(),
+            to: text("to").filter(|_| kind != "message").map(str::to_owned),
+            kind,
+            status: None,
+        });
+    }
+    Ok(entries)
+}
+
+/// All items of a partition, or those whose sort key begins so.
+async fn items(address: SocketAddr, pk: &str, sk: Option<&str>) -> anyhow::Result<Vec<Value>> {
     let api = Api::new(format!("http://{address}"));
-    let headers = [
-        ("x-amz-target", "DynamoDB_20120810.Query"),
-        (
-            "authorization",
-            "AWS4-HMAC-SHA256 Credential=torture/20260101/local/dynamodb/aws4_request, \
-                           SignedHeaders=host, Signature=0",
-        ),
-    ];
+    let headers = [("x-amz-target", "DynamoDB_20120810.Query"), ("authorization", SIGNATURE)];
     let mut request = json!({
         "TableName": TABLE,
         "ConsistentRead": true,
-        "KeyConditionExpression": "pk = :pk AND begins_with(sk, :sk)",
-        "ExpressionAttributeValues": {":pk": {"S": format!("C#{conversation}")},
-                                      ":sk": {"S": "M#"}},
+        "KeyConditionExpression": "pk = :pk",
+        "ExpressionAttributeValues": {":pk": {"S": pk}},
     });
-    let mut entries = Vec::new();
+    if let Some(sk) = sk {
+        request["KeyConditionExpression"] = json!("pk = :pk AND begins_with(sk, :sk)");
+        request["ExpressionAttributeValues"][":sk"] = json!({"S": sk});
+    }
+    let mut items = Vec::new();
     loop {
-        let answer = api.call("POST", "/", Some(&request), &headers).await?.good()?;
-        for item in answer["Items"].as_array().context("DynamoDB sent no items")? {
-            let text = |name: &str| item[name]["S"].as_str();
-            let kind = text("kind").context("an entry without a kind")?.to_owned();
-            let seq = text("sk").and_then(|sk| sk.strip_prefix("M#")?.parse().ok());
-            entries.push(Listed {
-                seq: seq.context("an entry without a seq")?,
-                from: text("from").unwrap_or_default().to_owned(),
-                body: text("message").unwrap_or_default().to_owned(),
-                to: text("to").filter(|_| kind != "message").map(str::to_owned),
-                kind,
-                status: None,
-            });
+        let mut answer = api.call("POST", "/", Some(&request), &headers).await?.good()?;
+        match answer["Items"].take() {
+            Value::Array(page) => items.extend(page),
+            _ => anyhow::bail!("DynamoDB sent no items"),
         }
-        match &answer["LastEvaluatedKey"] {
-            Value::Null => return Ok(entries),
-            key => request["ExclusiveStartKey"] = key.clone(),
+        match answer["LastEvaluatedKey"].take() {
+            Value::Null => return Ok(items),
+            key => request["ExclusiveStartKey"] = key,
         }
     }
 }
@@ -241,9 +251,15 @@ fn shown_line(line: &str) -> Option<Listed> {
     })
 }
 
-/// Dumps the socket map, beside what devices hold.
+/// Dumps the socket map, beside what devices hold. An entry counts only while its server lives with
+/// the same epoch: what a killed one left is void, and nobody has to delete it.
 pub(super) async fn map(world: &World, fleet: &Fleet) -> anyhow::Result<()> {
-    let Some(redis) = fleet.redis else { return Ok(()) };
+    let (Some(redis), Some(dynamodb)) = (fleet.redis, fleet.dynamodb) else { return Ok(()) };
+    let rows = items(dynamodb, "BOARD", None).await?;
+    let lives = |server: &str, epoch: &Value| {
+        let is_it = |row: &&Value| row["sk"]["S"] == *server && row["epoch"]["S"] == *epoch;
+        rows.iter().any(|row| is_it(&row))
+    };
     let Reply::Array(keys) = resp::once(redis, &["KEYS", "user:*"]).await? else {
         anyhow::bail!("not a list of keys");
     };
@@ -255,7 +271,7 @@ pub(super) async fn map(world: &World, fleet: &Fleet) -> anyhow::Result<()> {
         let user = key.strip_prefix("user:").unwrap_or(&key);
         let others = entry["others"].as_array().into_iter().flatten();
         for socket in std::iter::once(&entry).chain(others) {
-            if let Some(server) = socket["server"].as_str() {
+            if let Some(server) = socket["server"].as_str().filter(|s| lives(s, &socket["epoch"])) {
                 claimed.push((user.to_owned(), server.to_owned()));
             }
         }

@@ -48,8 +48,6 @@ const TICKS_PER_LINE: u64 = 20;
 pub(super) struct Done {
     /// The history.
     pub history: PathBuf,
-    /// How long it took, judging aside.
-    pub took: Duration,
     /// Pairs of kinds of faults that ran at the same time.
     pub pairs: BTreeSet<(&'static str, &'static str)>,
     /// How long each recovery took, by kind.
@@ -64,7 +62,6 @@ pub(super) async fn run(
     commit: &str,
     bar: &ProgressBar,
 ) -> anyhow::Result<Done> {
-    let begun = Instant::now();
     std::fs::create_dir_all(folder)?;
     bar.set_message("starting");
     let fleet = match options.embedded {
@@ -82,12 +79,16 @@ pub(super) async fn run(
     let mut tasks = JoinSet::new();
     let attack = Arc::new(Attack { orders: devices(&world, seed, &mut tasks), fleet, world });
     let world = attack.world.clone();
-    let watching = tokio::spawn(watch::run(attack.clone()));
-    let guests = tokio::spawn(members::run(world.clone(), seed));
-    let passing = tokio::spawn(walks_in_passing(world.clone()));
+    // Whatever ends this round, these end with it.
+    let mut beside = JoinSet::new();
+    let watching = beside.spawn(watch::run(attack.clone()));
+    beside.spawn(members::run(world.clone(), seed));
+    beside.spawn(walks_in_passing(world.clone()));
+    all_here(&world).await;
     let Deeds { pairs, recovery_ms } = load(options, &attack, seed, bar).await;
     drain(&world, bar).await;
-    let _ = timeout(STOP_LIMIT, async { tokio::join!(guests, passing) }).await;
+    let last = async { while beside.len() > 1 && beside.join_next().await.is_some() {} };
+    let _ = timeout(STOP_LIMIT, last).await;
     world.journal.note(What::Phase { phase: Phase::Read });
     bar.set_message("reading");
     reading::map(&world, &attack.fleet).await?;
@@ -103,7 +104,16 @@ pub(super) async fn run(
     let names: Vec<String> = attack.fleet.slots.iter().map(|slot| slot.name.clone()).collect();
     watch::logs(&world, folder, &names).await?;
     journal.finish().with_context(|| format!("writing {}", journal.path().display()))?;
-    Ok(Done { history, took: begun.elapsed(), pairs, recovery_ms })
+    Ok(Done { history, pairs, recovery_ms })
+}
+
+/// Until every device has caught up for the first time.
+async fn all_here(world: &World) {
+    let limit = Instant::now() + SETUP_LIMIT;
+    let is_here = || locked(&world.presence).values().all(|p| p.caught_up_ms > 0 || p.away);
+    while !is_here() && Instant::now() < limit {
+        sleep(LOOK).await;
+    }
 }
 
 async fn begin_conversations(plan: &Plan, journal: &Journal, api: &str) -> anyhow::Result<()> {

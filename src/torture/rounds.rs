@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::ledger::{self, PARLOR, Record};
 use super::round::{self, Done};
 use super::{Options, page};
-use crate::checker::{Gates, Report, Verdict, judge_files};
+use crate::checker::{Gates, Report, judge_files};
 
 /// Rounds of so many seconds must see as much as the judge asks for by itself; shorter ones less.
 const FULL_SECONDS: f64 = 300.0;
@@ -49,46 +49,63 @@ async fn all(options: &Options) -> anyhow::Result<ExitCode> {
         let seed = options.seed + round;
         let place = folder.join(format!("seed-{seed}"));
         eprintln!("round {} of {}, seed {seed}: {}", round + 1, options.rounds, place.display());
-        let bar = ProgressBar::new(options.seconds);
-        bar.set_style(ProgressStyle::with_template("{elapsed} {msg}")?);
-        bar.enable_steady_tick(Duration::from_millis(500));
-        let done = round::run(options, &place, seed, &commit, &bar).await;
-        bar.set_message("judging");
-        let (done, report) = judged(options, done?).await?;
-        bar.finish_and_clear();
-        println!("{report}");
-        let record = Record {
+        let mut record = Record {
             system: PARLOR.to_owned(),
             run: run.clone(),
-            when: utc().await,
             commit: commit.clone(),
             dirty,
             target: if options.embedded { "embedded" } else { "fleet" }.to_owned(),
             seed,
             seconds: options.seconds,
             command: command(options),
-            recovery_ms: done.recovery_ms,
-            pairs: done.pairs.len() as u64,
+            // What could not be judged has not passed.
+            verdict: "unknown".to_owned(),
             ..Record::default()
+        };
+        match one(options, &place, seed, &commit).await {
+            Ok((done, report)) => {
+                println!("{report}");
+                std::fs::write(place.join("report.txt"), report.to_string())?;
+                (record.recovery_ms, record.pairs) = (done.recovery_ms, done.pairs.len() as u64);
+                record = record.judged(&report);
+            }
+            Err(error) => eprintln!("the round could not be judged: {error:#}"),
         }
-        .judged(&report);
+        let is_good = record.verdict == "pass";
+        if is_good && options.keep.is_none() {
+            std::fs::remove_dir_all(&place)?;
+        } else {
+            println!("kept: {}", place.display());
+        }
+        passed &= is_good;
+        record.when = utc().await;
         if let Some(lines) = &options.ledger {
             ledger::add(lines, &record)?;
         }
         records.push(record);
-        passed &= report.verdict == Verdict::Pass;
-        std::fs::write(place.join("report.txt"), report.to_string())?;
-        if report.verdict == Verdict::Pass && options.keep.is_none() {
-            std::fs::remove_dir_all(&place)?;
-        } else {
-            println!("kept: {} (took {} s)", place.display(), done.took.as_secs());
-        }
     }
     print!("{}", page::summary(&records));
     if passed && options.keep.is_none() {
         let _ = std::fs::remove_dir(&folder);
     }
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A round, with its progress on the screen, and its judgement.
+async fn one(
+    options: &Options,
+    place: &Path,
+    seed: u64,
+    commit: &str,
+) -> anyhow::Result<(Done, Report)> {
+    let bar = ProgressBar::new(options.seconds);
+    bar.set_style(ProgressStyle::with_template("{elapsed} {msg}")?);
+    bar.enable_steady_tick(Duration::from_millis(500));
+    let done = round::run(options, place, seed, commit, &bar).await?;
+    bar.set_message("judging");
+    let judged = judged(options, done).await;
+    bar.finish_and_clear();
+    judged
 }
 
 /// Judges beside the runtime: a long history takes seconds.

@@ -116,6 +116,7 @@ impl Tcp {
         seed: u64,
     ) -> std::io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
         let (state, refuses) = (Mutex::default(), watch::Sender::new(false));
         let shared = Arc::new(Shared { state, refuses, upstream });
         let task = tokio::spawn(accept(listener, address, shared.clone(), seed));
@@ -346,5 +347,109 @@ impl Pump<'_> {
             bytes = &bytes[piece..];
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+    use tokio::time::timeout;
+
+    const LONG: Duration = Duration::from_secs(5);
+    const SHORT: Duration = Duration::from_millis(200);
+
+    /// A proxy before a server that repeats what it hears, and a connection through it.
+    async fn echo() -> (Tcp, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let upstream = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    let _ = tokio::io::copy(&mut from, &mut to).await;
+                });
+            }
+        });
+        let proxy = Tcp::start((Ipv4Addr::LOCALHOST, 0).into(), upstream, 7).await.unwrap();
+        let client = TcpStream::connect(proxy.address).await.unwrap();
+        (proxy, client)
+    }
+
+    async fn says(client: &mut TcpStream, text: &str) -> Option<String> {
+        client.write_all(text.as_bytes()).await.ok()?;
+        hears(client, text.len(), LONG).await
+    }
+
+    async fn hears(client: &mut TcpStream, count: usize, limit: Duration) -> Option<String> {
+        let mut bytes = vec![0; count];
+        timeout(limit, client.read_exact(&mut bytes)).await.ok()?.ok()?;
+        String::from_utf8(bytes).ok()
+    }
+
+    fn count(bites: &Bites) -> u64 {
+        bites.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn what_is_held_or_late_or_in_pieces_arrives_whole() {
+        let (proxy, mut client) = echo().await;
+        assert_eq!(says(&mut client, "hello").await.unwrap(), "hello");
+        let bites = proxy.rule_all(Rules { up: Way::Pass, down: Way::Hold });
+        client.write_all(b"held").await.unwrap();
+        assert_eq!(hears(&mut client, 4, SHORT).await, None);
+        assert!(count(&bites) > 0);
+        proxy.rule_all(Rules::default());
+        assert_eq!(hears(&mut client, 4, LONG).await.unwrap(), "held");
+        for way in [Way::Delay(20, 20), Way::Slice, Way::Trickle(7)] {
+            let bites = proxy.rule_all(Rules::both(way));
+            let text = "some more than twenty-four bytes of text";
+            assert_eq!(says(&mut client, text).await.unwrap(), text);
+            assert!(count(&bites) > 0, "{way:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_cut_ends_in_the_middle_and_by_a_reset() {
+        let (proxy, mut client) = echo().await;
+        says(&mut client, "hello").await.unwrap();
+        let bites = proxy.rule_all(Rules { up: Way::Pass, down: Way::Cut(3) });
+        client.write_all(b"abcdef").await.unwrap();
+        assert_eq!(hears(&mut client, 3, LONG).await.unwrap(), "abc");
+        let end = timeout(LONG, client.read(&mut [0; 8])).await.unwrap();
+        assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        assert_eq!(count(&bites), 1);
+        // The next one is whole again.
+        let mut next = TcpStream::connect(proxy.address).await.unwrap();
+        assert_eq!(says(&mut next, "hello").await.unwrap(), "hello");
+    }
+
+    #[tokio::test]
+    async fn a_rule_hits_the_lines_that_it_names_and_those_that_subscribe_are_told_apart() {
+        let (proxy, mut one) = echo().await;
+        says(&mut one, "hello").await.unwrap();
+        let mut two = TcpStream::connect(proxy.address).await.unwrap();
+        says(&mut two, "*2\r\n$9\r\nSUBSCRIBE\r\n").await.unwrap();
+        let subscribing = proxy.lines(Some(true));
+        assert_eq!((proxy.lines(None).len(), subscribing.len()), (2, 1));
+        let bites = proxy.rule(&subscribing, Rules { up: Way::Drop, down: Way::Pass });
+        two.write_all(b"gone").await.unwrap();
+        assert_eq!(hears(&mut two, 4, SHORT).await, None);
+        assert_eq!((count(&bites), says(&mut one, "here").await.unwrap()), (1, "here".to_owned()));
+        proxy.rule(&subscribing, Rules::both(Way::Reset));
+        assert!(timeout(LONG, two.read(&mut [0; 8])).await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn refused_is_refused_until_it_is_not() {
+        let (proxy, mut open) = echo().await;
+        says(&mut open, "hello").await.unwrap();
+        proxy.refuse(true);
+        let refused = async { while TcpStream::connect(proxy.address).await.is_ok() {} };
+        timeout(LONG, refused).await.unwrap();
+        assert_eq!(says(&mut open, "still").await.unwrap(), "still");
+        proxy.refuse(false);
+        let taken = async { while TcpStream::connect(proxy.address).await.is_err() {} };
+        timeout(LONG, taken).await.unwrap();
     }
 }

@@ -9,7 +9,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use tokio::time::sleep;
 
-use super::{Attack, Effect, Kind, RECOVERY_LIMIT};
+use super::{Attack, Effect, Kind, RECOVERY_LIMIT, until_bitten};
 use crate::torture::device::Order;
 use crate::torture::tcp::{Rules, Way};
 
@@ -25,7 +25,7 @@ impl Attack {
     ) -> anyhow::Result<Effect> {
         let front = &self.fleet.front;
         let open = front.lines(None);
-        let count = random.random_range(3..=20);
+        let count = random.random_range(5..=20);
         let lines: Vec<u64> = open.sample(random, count).copied().collect();
         let millis = random.random_range(500..5_000);
         let (rules, breaks) = match kind {
@@ -53,7 +53,7 @@ impl Attack {
             _ => (Rules::both(Way::Slice), false),
         };
         let bites = front.rule(&lines, rules);
-        sleep(Duration::from_millis(millis)).await;
+        until_bitten(Duration::from_millis(millis), || bites.load(Ordering::Relaxed)).await;
         front.rule(&lines, if breaks { Rules::both(Way::Reset) } else { Rules::default() });
         Ok(Effect { bites: bites.load(Ordering::Relaxed), recovered_ms: None })
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 
 use super::device::Ordered;
 use super::fleet::{Fleet, SERVERS};
@@ -22,6 +23,8 @@ use crate::bench::resp;
 
 /// How long a recovery is waited for.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(30);
+/// How long a fault that has not bitten goes on.
+const BITE_LIMIT: Duration = Duration::from_secs(6);
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,6 +218,15 @@ impl Kind {
     }
 }
 
+/// Waits for as long as a fault is to last, and on until it has bitten: nothing may have passed.
+async fn until_bitten(lasts: Duration, bites: impl Fn() -> u64) {
+    sleep(lasts).await;
+    let limit = Instant::now() + BITE_LIMIT;
+    while bites() == 0 && Instant::now() < limit {
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// What faults can reach.
 pub(super) struct Attack {
     /// The processes and proxies.
@@ -321,5 +333,36 @@ impl Mood {
             Self::AppliedThenDropped => "store-applied-then-dropped-for-all",
             other => other.name(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_kind_is_drawn_under_a_name_of_its_own() {
+        let mut random = SmallRng::seed_from_u64(1);
+        for (embedded, kinds) in [(false, FLEET), (true, EMBEDDED)] {
+            let names: BTreeSet<_> = kinds.iter().map(|(kind, _)| kind.name()).collect();
+            assert_eq!(names.len(), kinds.len());
+            let drawn: BTreeSet<_> =
+                (0..5_000).map(|_| Kind::draw(&mut random, embedded).name()).collect();
+            assert_eq!(drawn, names);
+        }
+    }
+
+    #[test]
+    fn faults_do_not_meet_on_one_thing_nor_take_the_last_server() {
+        let goes = |target: &str, others: &[&str]| {
+            let others: Vec<String> = others.iter().map(|other| (*other).to_owned()).collect();
+            Kind::goes_with(target, &others)
+        };
+        assert!(goes("ws1", &["redis", "ws2", "ws1>redis"]));
+        assert!(!goes("ws1", &["ws1"]) && !goes("ws3", &["ws1", "ws2"]));
+        assert!(!goes("dynamodb", &["ws1>dynamodb"]) && !goes("ws1>dynamodb", &["dynamodb"]));
+        assert!(goes("ws1>dynamodb", &["ws2>dynamodb"]));
     }
 }

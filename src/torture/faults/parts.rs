@@ -7,7 +7,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use tokio::time::sleep;
 
-use super::{Attack, Effect, Kind, RECOVERY_LIMIT};
+use super::{Attack, Effect, Kind, RECOVERY_LIMIT, until_bitten};
 use crate::bench::resp::{self, Reply};
 use crate::torture::fleet::SERVERS;
 use crate::torture::tcp::{Rules, Way};
@@ -130,7 +130,7 @@ impl Attack {
             Kind::RedisSlow => {
                 let rules = Rules::both(Way::Delay(random.random_range(20..300), 100));
                 let bites = link.rule_all(rules);
-                sleep(millis).await;
+                until_bitten(millis, || bites.load(Ordering::Relaxed)).await;
                 link.rule_all(Rules::default());
                 bites
             }
@@ -140,7 +140,7 @@ impl Attack {
                     false => Rules { up: Way::Pass, down: Way::Drop },
                 };
                 let bites = link.rule_all(rules);
-                sleep(millis).await;
+                until_bitten(millis, || bites.load(Ordering::Relaxed)).await;
                 let lines = link.lines(None);
                 link.rule_all(Rules::default());
                 link.rule(&lines, Rules::both(Way::Reset));
@@ -150,7 +150,7 @@ impl Attack {
             _ => {
                 let lines = link.lines(Some(true));
                 let bites = link.rule(&lines, Rules { up: Way::Pass, down: Way::Drop });
-                sleep(millis * 2).await;
+                until_bitten(millis * 2, || bites.load(Ordering::Relaxed)).await;
                 link.rule(&lines, Rules::both(Way::Reset));
                 bites
             }

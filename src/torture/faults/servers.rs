@@ -7,7 +7,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use tokio::time::{sleep, timeout};
 
-use super::{Attack, Effect, Kind, RECOVERY_LIMIT};
+use super::{Attack, Effect, Kind, RECOVERY_LIMIT, until_bitten};
 use crate::torture::fleet::SERVERS;
 use crate::torture::journal::locked;
 use crate::torture::tcp::{Rules, Way};
@@ -138,7 +138,8 @@ impl Attack {
             _ => Rules::both(Way::Hold),
         };
         let bites = door.rule_all(rules);
-        sleep(Duration::from_millis(random.random_range(500..5_000))).await;
+        let lasts = Duration::from_millis(random.random_range(500..5_000));
+        until_bitten(lasts, || bites.load(Ordering::Relaxed)).await;
         // What was dropped is missing in the stream: it can't go on.
         let lost = rules != Rules::both(Way::Hold);
         let lines = door.lines(None);

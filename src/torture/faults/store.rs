@@ -6,7 +6,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use tokio::time::sleep;
 
-use super::{Attack, Effect, RECOVERY_LIMIT};
+use super::{Attack, Effect, RECOVERY_LIMIT, until_bitten};
 use crate::torture::fleet::{Links, SERVERS};
 use crate::torture::http::{Mood, Weather};
 
@@ -28,7 +28,8 @@ impl Attack {
         let weather = Weather {
             mood,
             percent: [30, 60, 100][random.random_range(0..3)],
-            writes_only: random.random_bool(0.3),
+            // A balancer only reads.
+            writes_only: process != Some("balancer") && random.random_bool(0.3),
         };
         // Refused or hung for all, nothing goes on at all: shorter.
         let millis = match (target, random.random_ratio(1, LONG_ONE_IN)) {
@@ -37,7 +38,7 @@ impl Attack {
             (Some(_), true) => random.random_range(9_000..16_000),
         };
         links.iter().for_each(|links| links.store.weather(weather));
-        sleep(Duration::from_millis(millis)).await;
+        until_bitten(Duration::from_millis(millis), || count() - before).await;
         links.iter().for_each(|links| links.store.weather(Weather::default()));
         let bites = count() - before;
         let since = self.world.journal.now_ms();

@@ -260,6 +260,11 @@ impl Stack {
             let status = process.stop().await;
             assert!(status.success(), "{name} ended with {status}");
         }
+        if self.redis.is_none() {
+            // Whatever a flow did: the rules of the data hold.
+            let checked = self.parlor(&["store", "check"]).await;
+            assert!(checked.status.success(), "{checked:?}");
+        }
     }
 }
 
