@@ -75,6 +75,10 @@ pub struct Nemesis {
     between: u64,
     active: Vec<Active>,
     begun: u64,
+    /// Who plays in the last act, since when, and which beat was its last.
+    actor: usize,
+    began: u64,
+    beat: Option<u64>,
     late_before: Option<u64>,
 }
 
@@ -86,11 +90,24 @@ pub enum Finale {
     Crash,
     /// The same, and the sender has forgotten.
     CrashForgotten,
-    /// What is published for this process is lost, the publisher dies, and the process is told of
-    /// a gap.
-    Gap(usize),
-    /// This process puts something as late as it may, when others hold it for dead already.
-    LastGasp(usize),
+    /// A server stores something, loses the store for long, and the sender has forgotten.
+    CutForgotten,
+    /// What is published for a process is lost, the publisher dies, and the process is told of a
+    /// gap.
+    Gap,
+    /// A process puts something as late as it may, when others hold it for dead already.
+    LastGasp,
+}
+
+impl Finale {
+    const ALL: [Self; 6] = [
+        Self::None,
+        Self::Crash,
+        Self::CrashForgotten,
+        Self::CutForgotten,
+        Self::Gap,
+        Self::LastGasp,
+    ];
 }
 
 impl Nemesis {
@@ -102,7 +119,17 @@ impl Nemesis {
             kinds.push(core.pick(&KINDS));
         }
         let between = core.pick(&[400, 1_000, 2_500]);
-        Self { kinds, next: core.now, between, active: Vec::new(), begun: 0, late_before: None }
+        Self {
+            kinds,
+            next: core.now,
+            between,
+            active: Vec::new(),
+            begun: 0,
+            actor: 0,
+            began: 0,
+            beat: None,
+            late_before: None,
+        }
     }
 
     /// What is due begins, and ends; traps that were sprung do their deed.
@@ -374,79 +401,94 @@ impl Nemesis {
         }
     }
 
-    /// The last act: something rare, made to happen. `true` once it has.
-    pub fn finale(&mut self, finale: Finale, begun: u64, world: &mut World) -> bool {
-        let passed = world.sea.lock().now - begun;
-        let fires = world.sea.lock().sprung.first().map(|(process, _)| *process);
+    /// Sets the scene for the last act.
+    pub fn prepare(&mut self, wanted: Option<Finale>, world: &mut World) -> Finale {
+        let mut core = world.sea.lock();
+        self.actor = core.any(0..SERVERS as u64) as usize;
+        let finale = wanted.unwrap_or(core.pick(&Finale::ALL));
+        let moment = core.pick(&[Moment::Applied, Moment::Applied, Moment::Answered]);
+        let trap = |moment| Trap {
+            process: None,
+            call: Call::Append,
+            moment,
+            deed: Deed::Crash,
+            forget: false,
+        };
+        core.sprung.clear();
         match finale {
-            Finale::None => return true,
-            Finale::Crash | Finale::CrashForgotten => {
-                if let Some(process) = fires {
-                    if finale == Finale::CrashForgotten {
-                        self.forget_all(process, world);
-                    }
-                    world.sea.count(&format!("finale {finale:?}"));
-                    world.sea.lock().sprung.clear();
-                    world.crash(process, true);
-                    return true;
-                }
-                return passed > 4_000;
+            Finale::None | Finale::LastGasp => {}
+            Finale::Crash | Finale::CrashForgotten => core.traps = vec![trap(moment)],
+            Finale::CutForgotten => core.traps = vec![trap(Moment::Applied)],
+            Finale::Gap => {
+                core.weather[self.actor].redis_cut = Cut::Both;
+                core.lost_entry = Some(self.actor);
             }
-            Finale::Gap(deaf) => {
-                if let Some(process) = fires {
-                    world.sea.lock().sprung.clear();
-                    if process != deaf {
-                        world.sea.count("finale Gap");
-                        world.crash(process, true);
-                    }
-                    return true;
+        }
+        self.began = core.now;
+        self.beat = None;
+        finale
+    }
+
+    /// The last act: something rare, made to happen. `true` once it is over.
+    pub fn finale(&mut self, finale: Finale, world: &mut World) -> bool {
+        let passed = world.sea.lock().now - self.began;
+        let fires = world.sea.lock().sprung.first().map(|(process, _)| *process);
+        match (finale, fires) {
+            (Finale::None, _) => true,
+            (Finale::LastGasp, _) => self.last_gasp(world),
+            (Finale::CutForgotten, None) if self.beat.is_some() => passed > 9_000,
+            (_, None) => passed > 4_000,
+            (_, Some(process)) => {
+                world.sea.count(&format!("finale {finale:?}"));
+                let mut core = world.sea.lock();
+                core.sprung.clear();
+                core.traps.clear();
+                if finale == Finale::CutForgotten {
+                    core.weather[process].store_cut = true;
+                    (self.began, self.beat) = (core.now, Some(0));
                 }
-                return passed > 900;
-            }
-            Finale::LastGasp(process) => {
-                if passed > 7_000 && passed < 9_000 {
-                    world.sea.lock().weather[process].late_puts = true;
-                }
-                let under_way = world.sea.lock().windows.get("late Append").copied();
-                if passed > 9_900 || passed > 8_500 && under_way > self.late_before {
-                    world.sea.count("finale LastGasp");
+                drop(core);
+                if matches!(finale, Finale::CutForgotten | Finale::CrashForgotten) {
                     self.forget_all(process, world);
-                    world.crash(process, true);
-                    return true;
                 }
-                return false;
+                if finale != Finale::CutForgotten {
+                    world.crash(process, true);
+                }
+                finale != Finale::CutForgotten
             }
         }
     }
 
-    /// Sets the scene for the last act.
-    pub fn prepare(&mut self, world: &mut World) -> Finale {
+    /// From a beat on the process can't beat any more; what it puts at the end of its ten seconds
+    /// comes late, and then it dies.
+    fn last_gasp(&mut self, world: &mut World) -> bool {
+        let process = self.actor;
+        let id = world.servers[process].id.clone();
         let mut core = world.sea.lock();
-        let process = core.any(0..SERVERS as u64) as usize;
-        let finale = core.pick(&[
-            Finale::None,
-            Finale::Crash,
-            Finale::CrashForgotten,
-            Finale::Gap(process),
-            Finale::LastGasp(process),
-        ]);
-        let moment = core.pick(&[Moment::Applied, Moment::Answered]);
-        let trap =
-            |call, moment| Trap { process: None, call, moment, deed: Deed::Crash, forget: false };
-        core.sprung.clear();
-        match finale {
-            Finale::None => {}
-            Finale::Crash | Finale::CrashForgotten => {
-                core.traps = vec![trap(Call::Append, moment)];
+        let now = core.now;
+        let Some(row) = core.board.rows.get(&id).map(|row| row.beat) else { return true };
+        if !core.weather[process].board_cut {
+            if self.beat.is_some_and(|beat| beat != row) {
+                core.weather[process].board_cut = true;
+                self.began = now;
             }
-            Finale::Gap(process) => {
-                core.weather[process].redis_cut = Cut::Both;
-                core.lost_entry = Some(process);
-            }
-            Finale::LastGasp(process) => core.weather[process].board_cut = true,
+            self.beat = Some(row);
+            return now > self.began + 8_000;
         }
-        self.late_before = core.windows.get("late Append").copied();
-        finale
+        let passed = now - self.began;
+        core.weather[process].late_puts = passed > 7_500;
+        let late = core.windows.get("late Append").copied();
+        if passed <= 7_500 {
+            self.late_before = late;
+        }
+        if passed < 10_500 && late == self.late_before {
+            return false;
+        }
+        core.count("finale LastGasp");
+        drop(core);
+        self.forget_all(process, world);
+        world.crash(process, true);
+        true
     }
 
     fn undo(&mut self, fault: Active, world: &mut World) {

@@ -169,8 +169,9 @@ impl Weather {
     }
 }
 
-/// The longest that a call may take effect after it was made.
-const LATE_MS_MAX: u64 = 4_000;
+/// The longest that a call may take effect after it was made: a retry within the call's limit may
+/// be the one that is late.
+const LATE_MS_MAX: u64 = 7_000;
 
 type Effect = Box<dyn FnOnce(&mut Core) + Send>;
 
@@ -405,7 +406,8 @@ impl Core {
             "lost" => self.at(given_up, move |_| drop(sender)),
             "late" => {
                 let latest = self.now + LATE_MS_MAX;
-                let arrives = self.any(given_up..latest.max(given_up + 1));
+                let earliest = if weather.late_puts { latest - 1_000 } else { given_up };
+                let arrives = self.any(earliest..latest);
                 self.at(given_up, move |_| drop(sender));
                 self.push(
                     arrives,

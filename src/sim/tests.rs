@@ -7,6 +7,7 @@ mod bugs;
 use std::collections::BTreeMap;
 use std::process::Command;
 
+use super::faults::Finale;
 use super::world::{Outcome, World};
 use crate::planted::{Bug, plant};
 
@@ -18,7 +19,7 @@ const ENOUGH: u64 = 1_000;
 const TAIL: usize = 80;
 
 /// What must have happened over many seeds, by the beginning of its name.
-const WINDOWS: [&str; 40] = [
+const WINDOWS: [&str; 41] = [
     "Crash at Raise Left",
     "Crash at Raise Applied",
     "Crash at Raise Answered",
@@ -57,6 +58,7 @@ const WINDOWS: [&str; 40] = [
     "given up by its client",
     "finale Crash",
     "finale CrashForgotten",
+    "finale CutForgotten",
     "finale Gap",
     "finale LastGasp",
 ];
@@ -75,17 +77,19 @@ fn setting(name: &str) -> Option<u64> {
 /// Runs seeds on two threads, each until `enough`.
 fn run_many(
     seeds: std::ops::Range<u64>,
-    bug: Option<Bug>,
+    bug: Option<(Bug, Option<Finale>)>,
     enough: impl Fn(&Outcome) -> bool + Sync,
 ) -> Vec<Outcome> {
     let enough = &enough;
     let half = |offset: usize| {
         let seeds: Vec<u64> = seeds.clone().skip(offset).step_by(2).collect();
         move || {
-            plant(bug);
+            plant(bug.map(|(bug, _)| bug));
             let mut outcomes = Vec::new();
             for seed in seeds {
-                outcomes.push(run(seed, false).slim());
+                let mut world = World::new(seed, false);
+                world.finale = bug.and_then(|(_, finale)| finale);
+                outcomes.push(world.run().slim());
                 if outcomes.last().is_some_and(enough) {
                     break;
                 }

@@ -102,8 +102,10 @@ impl Wire {
         ends.client_gone = true;
         ends.down.clear();
         if told {
+            // The goodbye may be slower than the next connection.
+            let late = if core.chance(0.3) { core.any(0..2_500) } else { 0 };
             let latest = ends.up.back().map_or(core.now, |(at, _)| *at);
-            ends.up.push_back((latest.max(core.now), Up::End));
+            ends.up.push_back((latest.max(core.now) + late, Up::End));
         } else {
             let keep = core.any(0..ends.up.len() as u64 + 1) as usize;
             ends.up.truncate(keep);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
 
 use super::client::Device;
-use super::faults::Nemesis;
+use super::faults::{Finale, Nemesis};
 use super::judge::Watch;
 use super::load;
 use super::sea::Sea;
@@ -50,6 +50,8 @@ pub struct World {
     /// The least and the most that one step takes.
     pace: (u64, u64),
     seed: u64,
+    /// The last act, where it is not left to chance.
+    pub finale: Option<Finale>,
 }
 
 impl World {
@@ -81,7 +83,7 @@ impl World {
         }
         drop(core);
         let (conversations, messages) = (Vec::new(), 0);
-        Self { sea, servers, devices, people, conversations, messages, pace, seed }
+        Self { sea, servers, devices, people, conversations, messages, pace, seed, finale: None }
     }
 
     /// The whole run.
@@ -100,18 +102,17 @@ impl World {
             load::talk(world, 1.0);
             nemesis.step(world);
         });
-        let finale = nemesis.prepare(&mut self);
-        let begun = self.sea.lock().now;
-        while !nemesis.finale(finale, begun, &mut self) {
+        let finale = nemesis.prepare(self.finale, &mut self);
+        while !nemesis.finale(finale, &mut self) {
             self.pass(1, |world| load::talk(world, 1.5));
         }
         nemesis.heal(&mut self);
         self.phase(Phase::Healed);
         let healed = self.sea.lock().now;
         let mut watch = Watch::new(healed);
-        let healed_ms = self.sea.any(3_000..18_000);
+        let healed_ms = self.sea.any(3_000..20_000);
         self.pass(healed_ms, |world| {
-            load::talk(world, 0.4);
+            load::talk(world, 0.25);
             load::churn(world);
             nemesis.restart_ended(world);
             watch.look(world);
