@@ -20,6 +20,7 @@ use tokio::time::sleep;
 use super::reads::{InTurn, Turn};
 use super::{Chat, roster};
 use crate::hub::Outbox;
+use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, Entry, Seq};
 use crate::store::{LogRange, MailboxPart, Raise, Record, RecordPart, StoreError};
 
@@ -122,12 +123,18 @@ pub enum Done {
 /// socket stays open, and catching up takes longer. What fails for good fails alone, and a write
 /// that fails is given back: nothing else is to wait for it.
 pub async fn perform(chat: &Arc<Chat>, outbox: &Arc<Outbox>, work: Work) -> Done {
-    if let Work::Enter { .. } = work {
+    let enters = matches!(work, Work::Enter { .. });
+    if enters && !planted(Bug::ReadBeforeClaim) {
         chat.enter(outbox).await;
     }
     loop {
         match chat.try_work(outbox, &work).await {
-            Ok(done) => return done,
+            Ok(done) => {
+                if enters && planted(Bug::ReadBeforeClaim) {
+                    chat.enter(outbox).await;
+                }
+                return done;
+            }
             Err(error) => {
                 if let Some(done) = given_up(&work, &error) {
                     tracing::warn!(%error, user = %outbox.who.user, ?done, "left out");

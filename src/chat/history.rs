@@ -5,6 +5,7 @@
 //! which was stored after the caller had left is judged by a record that knows of the leaving.
 
 use super::{Chat, ChatError};
+use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, ConversationKind, Entry, ErrorCode, Ref, Seq, UserId};
 use crate::store::{
     Head, LogPage, LogRange, MailboxPart, Order, PAGE_MAX, Record, RecordPart, Row, Span,
@@ -117,7 +118,10 @@ impl Chat {
         let (entries, has_more, sight) = self.visible(caller, conversation, query).await?;
         let progress = self.progress(caller, conversation, None, &entries).await?;
         let show = |entry| progress.show(caller, entry);
-        let messages = entries.into_iter().map(show).collect();
+        let mut messages: Vec<Shown> = entries.into_iter().map(show).collect();
+        if planted(Bug::OrderByTimestamp) {
+            messages.sort_by_key(|shown| shown.entry.timestamp);
+        }
         let floor = sight.floor();
         Ok(History { conversation: conversation.clone(), messages, has_more, floor })
     }

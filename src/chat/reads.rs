@@ -17,11 +17,12 @@ use crate::store::{
 };
 
 /// How many calls of sockets that catch up are under way, mailboxes read again among them.
-const CATCHING_UP_MAX: usize = 32;
+const CATCHING_UP_MAX: usize = 64;
 /// How many of those are of mailboxes that are read again.
-const AGAIN_MAX: usize = 8;
-/// How many calls of sockets that have caught up are under way.
-const LIVE_MAX: usize = 32;
+const AGAIN_MAX: usize = 16;
+/// How many calls of sockets that have caught up are under way: many, since those of one partition
+/// that answers slowly must not keep all others waiting.
+const LIVE_MAX: usize = 256;
 
 /// For whom a call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

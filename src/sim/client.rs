@@ -272,7 +272,7 @@ impl Device {
                 "ref": outgoing.reference,
                 "after": outgoing.after,
                 // Ignored: who sends is the server's own knowledge.
-                "from": "somebody",
+                "from": "u0",
             });
             core.log(What::Send {
                 connection: connection.id.clone(),

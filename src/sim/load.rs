@@ -150,6 +150,8 @@ fn send_by_api(world: &mut World) {
             data: None,
             reference: None,
             after: Some(0),
+            #[cfg(debug_assertions)]
+            claimed: None,
         };
         for _ in 0..20 {
             sea.log(What::Send {

@@ -215,7 +215,6 @@ async fn boot(link: Arc<Link>, row: BoardRow, clock: Clock, running: Arc<Running
         bus: link.clone(),
         reads: Arc::default(),
         lanes: Lanes::with(link.clone(), clock.clone(), Bounds::default()),
-        reads: Arc::default(),
         liveness,
         metrics: Arc::new(Metrics::new(id.as_str())),
         clock,

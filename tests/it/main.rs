@@ -14,3 +14,4 @@ mod costs;
 mod disk;
 mod flows;
 mod protocol;
+mod redis_hung;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{Inbox, Stage};
 use crate::chat::position::Position;
 use crate::chat::session::{Effect, Outputs, Unstored};
+use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, ProcessId, Receipt, Seq};
 use crate::store::Raise;
 
@@ -101,7 +102,7 @@ impl Inbox {
     }
 
     pub(super) fn raise(&self, position: &Position) -> Raise {
-        let seq = position.received;
+        let seq = position.received + u64::from(planted(Bug::CursorOffByOne));
         Raise {
             last: Some(seq),
             delivered: Some(seq),

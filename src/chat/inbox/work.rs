@@ -8,6 +8,7 @@ use crate::chat::position::Queued;
 use crate::chat::reads::Turn;
 use crate::chat::receipt::Item;
 use crate::chat::session::{Effect, Outputs};
+use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, Entry, Seq, Text, answer};
 
 /// The most entries of one read.
@@ -80,6 +81,7 @@ impl Inbox {
         if first {
             self.stage = Stage::CatchingUp;
         }
+        let waiting = if planted(Bug::CaughtupAlways) { Vec::new() } else { waiting };
         for Waiting { conversation, cursor, start, end } in waiting {
             let catching_up = self.stage == Stage::CatchingUp;
             let position = self.position(&conversation, now);
@@ -207,6 +209,9 @@ impl Inbox {
         }
         if let Some(ping) = self.receipts.seal() {
             out.ping = Some(ping);
+            if planted(Bug::DeliveredOnWrite) {
+                self.pong(&ping, now, out);
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use super::refs::{self, Seen};
 use super::{Append, Handed};
 use crate::chance::{self, Hashing};
 use crate::chat::ChatError;
+use crate::planted::{Bug, planted};
 use crate::protocol::{
     ConversationId, DeviceId, Entry, ErrorCode, Kind, Ref, Seq, Timestamp, UserId,
 };
@@ -149,6 +150,19 @@ impl Item {
         }
     }
 
+    /// Hands an entry on by itself.
+    pub(super) fn hand_on(
+        &self,
+        conversation: &ConversationId,
+        entry: &Entry,
+        roster: Option<Arc<Vec<Member>>>,
+    ) {
+        let mut leaving = Leaving::default();
+        let stored = Stored { entry: Arc::new(entry.clone()), roster, repeated: false };
+        self.leave(conversation, stored, &mut leaving);
+        leaving.flush();
+    }
+
     /// Puts an entry that stands for this item among those that leave.
     fn leave(&self, conversation: &ConversationId, stored: Stored, leaving: &mut Leaving) {
         let handed =
@@ -253,7 +267,9 @@ impl Batch {
                 if !item.answer.sent(conversation, &stored.entry, stored.repeated) {
                     self.left = Some(item.from.clone());
                 }
-                item.leave(conversation, stored, &mut self.leaving);
+                if !(stored.repeated && planted(Bug::HitAnsweredAtOnce)) {
+                    item.leave(conversation, stored, &mut self.leaving);
+                }
             }
             Err(error) => item.answer.refuse(&error),
         }

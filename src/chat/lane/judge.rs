@@ -10,6 +10,7 @@ use super::log::Place;
 use super::patience::persist;
 use super::round::Round;
 use crate::chat::{ChatError, roster};
+use crate::planted::{Bug, planted};
 use crate::protocol::{Entry, ErrorCode, Kind, Seq, UserId};
 use crate::store::{LogRange, Order};
 
@@ -67,7 +68,9 @@ impl Round<'_> {
         };
         let here = |user: &UserId| roster::is_present(&room.roster, user);
         match (&item.kind, &item.to) {
-            (Kind::Message, _) if here(&item.from) => Verdict::Put,
+            (Kind::Message, _) if here(&item.from) || planted(Bug::MembershipUnchecked) => {
+                Verdict::Put
+            }
             (Kind::Message, _) => Verdict::No(ChatError::not_found("conversation")),
             (Kind::Joined | Kind::Left, Some(user)) => {
                 match roster::standing(&room.roster, &item.kind, user) {

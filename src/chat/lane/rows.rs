@@ -12,6 +12,7 @@ use super::log::Place;
 use super::patience::persist;
 use super::round::Round;
 use crate::chat::ChatError;
+use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, ConversationKind, DeviceId, Seq, UserId};
 use crate::store::{MailboxPart, Raise};
 
@@ -65,6 +66,9 @@ impl Round<'_> {
     /// another process's.
     pub(super) async fn raise_again(&mut self) -> Result<(), ChatError> {
         let Some((item, stored)) = self.batch.front_repeated() else { return Ok(()) };
+        if planted(Bug::HitAnsweredAtOnce) {
+            return Ok(());
+        }
         let seq = stored.entry.seq;
         match &self.log.place {
             Place::Direct(rows) => {

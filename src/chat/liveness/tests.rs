@@ -269,6 +269,18 @@ async fn a_row_that_vanished_is_dead_and_another_life_is_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_life_of_a_dead_one_is_told_as_well() {
+    let mut lived = Lived::new().await;
+    lived.board.beat_of("ws3", 1, 1).await;
+    assert!(lived.events(20).await.contains(&death("ws3")));
+    // It woke up, wrote its row and died, and was started again, between two readings.
+    lived.board.beat_of("ws3", 1, 2).await;
+    lived.board.beat_of("ws3", 2, 1).await;
+    assert_eq!(lived.events(3).await, [death("ws3")]);
+    assert!(lived.sees("ws3", 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_name_that_moves_is_in_use() {
     let board = Arc::new(Shaky::default());
     let first = Lived::over(board.clone()).await;

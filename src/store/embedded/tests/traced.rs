@@ -41,9 +41,10 @@ const CALLS: &str = "openat,open,creat,write,pwrite64,writev,pwritev,pwritev2,ft
 /// The calls that make durable.
 pub const FSYNCS: &str = "fsync,fdatasync";
 
-/// Whether processes can be recorded here: quick runs leave it out, all others need `strace`.
+/// Whether processes can be recorded here: quick runs leave it out, all others on Linux need
+/// `strace`.
 pub fn available() -> bool {
-    if std::env::var_os("PARLOR_TEST_QUICK").is_some() {
+    if std::env::var_os("PARLOR_TEST_QUICK").is_some() || !cfg!(target_os = "linux") {
         return false;
     }
     let version = Command::new("strace").arg("-V").stdout(Stdio::null()).status();
