@@ -30,6 +30,8 @@ const QUIET_SECONDS: std::ops::RangeInclusive<u64> = 4..=15;
 const HEALED_FACTOR: u32 = 3;
 /// How long nothing may be sent before everybody has everything.
 const DRAIN_LIMIT: Duration = Duration::from_secs(300);
+/// A drain in which nothing changes for so long has come to its end: what is missing is lost.
+const STUCK_LIMIT: Duration = Duration::from_secs(60);
 /// How long reading all histories may take.
 const READ_LIMIT: Duration = Duration::from_secs(300);
 /// Cursors are stored as connections close: so long after the last one statuses are read.
@@ -219,6 +221,7 @@ async fn drain(world: &Arc<World>, bar: &ProgressBar) {
     world.posts.close();
     let limit = Instant::now() + DRAIN_LIMIT;
     let _ = timeout(DRAIN_LIMIT, world.posts.wait()).await;
+    let (mut last, mut changed) = (Vec::new(), Instant::now());
     loop {
         let missing: Vec<String> = locked(&world.presence)
             .iter()
@@ -229,7 +232,10 @@ async fn drain(world: &Arc<World>, bar: &ProgressBar) {
         if missing.is_empty() {
             return;
         }
-        if Instant::now() > limit {
+        if missing != last {
+            (last, changed) = (missing.clone(), Instant::now());
+        }
+        if Instant::now() > limit || changed.elapsed() > STUCK_LIMIT {
             for line in missing {
                 tracing::warn!("after the drain {line}");
             }

@@ -147,10 +147,11 @@ impl Tcp {
     pub fn rule_all(&self, rules: Rules) -> Bites {
         let ruled = Ruled { rules, bites: Bites::default() };
         let mut state = locked(&self.shared.state);
-        state.coming = match rules.up {
-            // A reset is over with the connection.
-            Way::Reset | Way::Cut(_) => Ruled::default(),
-            _ => ruled.clone(),
+        // A reset is over with the connection.
+        let is_over = |way| matches!(way, Way::Reset | Way::Cut(_));
+        state.coming = match is_over(rules.up) || is_over(rules.down) {
+            true => Ruled::default(),
+            false => ruled.clone(),
         };
         for line in state.lines.values() {
             line.ruled.send_replace(ruled.clone());
