@@ -39,6 +39,8 @@ pub enum Command {
     Chat(Chat),
     /// Load, with a report.
     Bench(crate::bench::Bench),
+    /// Servers, Redis and DynamoDB Local under attack: is a message lost?
+    Torture(crate::torture::Torture),
 }
 
 /// What all long-running roles take.

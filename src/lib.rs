@@ -29,6 +29,7 @@ pub mod table;
 pub mod folder;
 pub mod bench;
 pub mod checker;
+pub mod torture;
 pub mod planted;
 mod chance;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use clap::Parser;
 use parlor::config::{Cli, Command};
 use parlor::node::NodeError;
 use parlor::table::TableError;
-use parlor::{bench, folder, roles, table, telemetry, terminal};
+use parlor::{bench, folder, roles, table, telemetry, terminal, torture};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -48,5 +48,6 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Store(options) => Ok(folder::run(&options)?),
         Command::Chat(options) => terminal::run(options).await,
         Command::Bench(options) => bench::run(options).await,
+        Command::Torture(options) => torture::run(options).await,
     }
 }

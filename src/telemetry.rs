@@ -5,6 +5,8 @@
 
 use std::io::IsTerminal;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -37,6 +39,27 @@ pub struct Outcome {
     pub outcome: &'static str,
 }
 
+/// How long a trouble counts as one of now.
+const LATELY: Duration = Duration::from_secs(10);
+
+/// The last trouble of a kind, in words.
+#[derive(Debug, Default)]
+pub struct Trouble(Mutex<Option<(Instant, String)>>);
+
+impl Trouble {
+    /// It has just been seen.
+    pub fn note(&self, what: &str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((Instant::now(), what.to_owned()));
+    }
+
+    /// What was seen lately, if anything was.
+    pub fn lately(&self) -> Option<String> {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.as_ref().filter(|(at, _)| at.elapsed() < LATELY).map(|(_, what)| what.clone())
+    }
+}
+
 /// The metrics of one process part.
 #[derive(Debug)]
 pub struct Metrics {
@@ -61,6 +84,8 @@ pub struct Metrics {
     pub store_calls: Family<Call, Counter>,
     /// Retries of store calls: `sent`, or `no_budget` where the bucket was empty.
     pub store_retries: Family<Outcome, Counter>,
+    /// Why the last store call failed that did; `/readyz` tells it, and stays ready.
+    pub store_trouble: Trouble,
     /// Write units by kind of call, as DynamoDB bills them (failed conditions included). Their sum
     /// divided by `messages` of outcome `stored` is what a message costs.
     pub write_units: Family<Operation, Counter<f64, AtomicU64>>,
@@ -88,6 +113,7 @@ impl Metrics {
             redis_calls: Family::default(),
             store_calls: Family::default(),
             store_retries: Family::default(),
+            store_trouble: Trouble::default(),
             write_units: Family::default(),
             read_units: Family::default(),
             refused: Family::default(),

@@ -19,7 +19,7 @@ const COLUMNS_MAX: usize = 100;
 const COMMENTS_PERCENT: std::ops::RangeInclusive<usize> = 10..=20;
 
 /// Which modules of the crate each layer may name; what is not listed here may name any.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("protocol", &[]),
     ("hub", &["protocol"]),
     ("store", &["protocol", "telemetry"]),
@@ -31,6 +31,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("client", &["protocol"]),
     ("bench", &["protocol", "client"]),
     ("checker", &[]),
+    ("torture", &["protocol", "client", "checker", "bench"]),
 ];
 
 /// The modules that every layer may name: the switch of planted bugs, and the seam for chance.

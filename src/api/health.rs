@@ -113,7 +113,10 @@ impl Health {
     }
 
     fn readiness(&self) -> (bool, serde_json::Value) {
-        let (mut local, mut shared) = (self.lock().local.clone(), self.lock().shared.clone());
+        let mut local = self.lock().local.clone();
+        let mut shared = self.lock().shared.clone();
+        let of_stores = self.metrics.iter().filter_map(|metrics| metrics.store_trouble.lately());
+        shared.extend(of_stores.map(|trouble| ("store", trouble)));
         for (watched, told) in [(&self.watched_local, &mut local), (&self.watched, &mut shared)] {
             for (part, trouble) in &*watched.lock().unwrap_or_else(PoisonError::into_inner) {
                 told.extend(trouble().map(|trouble| (*part, trouble)));
@@ -173,11 +176,15 @@ mod tests {
 
     #[test]
     fn only_local_trouble_takes_readiness_away() {
-        let health = Health::new(Vec::new());
+        let metrics = Arc::new(Metrics::new("test"));
+        let health = Health::new(vec![metrics.clone()]);
         assert!(!health.readiness().0);
         health.ready();
         assert!(health.readiness().0);
-        health.shared("store", Some("no answer".into()));
+        metrics.store_trouble.note("throttled");
+        assert_eq!(health.readiness().1["shared"]["store"], "throttled");
+        assert!(health.readiness().0);
+        health.watch("store", || Some("no answer".into()));
         let (ready, body) = health.readiness();
         assert!(ready);
         assert_eq!(body["shared"]["store"], "no answer");

@@ -12,7 +12,7 @@ mod pair;
 mod pairs;
 mod process;
 mod report;
-mod resp;
+pub(crate) mod resp;
 mod ring;
 mod storm;
 mod talk;
@@ -46,7 +46,7 @@ pub enum Scenario {
     Talk(talk::Options),
     /// A room: every message to every member
     Fanout(fanout::Options),
-    /// All users lost at once: time until all are back and caught up
+    /// Users lost at once, or a server or Redis: time until all are back and caught up
     Storm(storm::Options),
 }
 
@@ -80,6 +80,10 @@ pub struct Common {
     /// Print the report as one line of JSON
     #[arg(long, env = "PARLOR_BENCH_JSON")]
     pub json: bool,
+    /// How many servers a fleet of the run's own has
+    #[arg(long, default_value_t = 3, env = "PARLOR_BENCH_SERVERS",
+          value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub servers: u8,
     /// How many connections are opened at a time
     #[arg(long, default_value_t = 128, env = "PARLOR_BENCH_CONCURRENCY")]
     pub concurrency: usize,
@@ -87,7 +91,14 @@ pub struct Common {
 
 /// Runs a scenario: prints its report, 0 if nothing was lost.
 pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
-    let common = bench.scenario.common().clone();
+    let mut common = bench.scenario.common().clone();
+    let mut redis = match &bench.scenario {
+        Scenario::Storm(options) => options.own_redis().await?,
+        _ => None,
+    };
+    if let Some(redis) = &redis {
+        common.redis = Some(redis.url.clone());
+    }
     let mut target = target::Target::new(&common).await?;
     let ran = match bench.scenario {
         Scenario::TenThousand(options) => ten_thousand::run(&target, &options).await,
@@ -96,7 +107,7 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
         Scenario::Rate(options) => pairs::run_rate(&target, &options).await,
         Scenario::Talk(options) => talk::run(&target, &options).await,
         Scenario::Fanout(options) => fanout::run(&target, &options).await,
-        Scenario::Storm(options) => storm::run(&target, &options).await,
+        Scenario::Storm(options) => storm::run(&mut target, &options, redis.as_mut()).await,
     };
     let stopped = target.stop().await;
     let mut report = ran?;
@@ -135,13 +146,13 @@ mod tests {
         }
         let line = ["bench"].iter().chain(arguments);
         let bench = <Line as clap::Parser>::try_parse_from(line).unwrap().bench;
-        let target = Target::of_test(fake.url());
+        let mut target = Target::of_test(fake.url());
         match bench.scenario {
             Scenario::TenThousand(options) => ten_thousand::run(&target, &options).await.unwrap(),
             Scenario::Idle(options) => idle::run(&target, &options).await.unwrap(),
             Scenario::Pairs(options) => pairs::run_pairs(&target, &options).await.unwrap(),
             Scenario::Rate(options) => pairs::run_rate(&target, &options).await.unwrap(),
-            Scenario::Storm(options) => storm::run(&target, &options).await.unwrap(),
+            Scenario::Storm(options) => storm::run(&mut target, &options, None).await.unwrap(),
             Scenario::Talk(options) => talk::run(&target, &options).await.unwrap(),
             Scenario::Fanout(_) => panic!("the fake server has no rooms"),
         }

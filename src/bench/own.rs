@@ -17,7 +17,6 @@ const START_SECONDS: u64 = 60;
 const STOP_SECONDS: u64 = 60;
 const LOOPBACK: &str = "127.0.0.1:0";
 const WRITE_UNITS: &str = "parlor_store_write_units_total";
-const SERVERS: [&str; 3] = ["ws1", "ws2", "ws3"];
 
 /// What was started, in the order of starting.
 #[derive(Default)]
@@ -31,7 +30,7 @@ pub(super) struct Own {
 }
 
 struct Role {
-    name: &'static str,
+    name: String,
     child: Child,
     /// Where its metrics are.
     admin: Option<Api>,
@@ -57,8 +56,9 @@ impl Own {
         Ok(own)
     }
 
-    /// Three servers, the API and a balancer as processes of their own, on a table of their own.
-    pub async fn fleet(redis: &str, dynamodb: &str) -> anyhow::Result<Self> {
+    /// Servers, the API and a balancer as processes of their own, on a table of their own.
+    pub async fn fleet(redis: &str, dynamodb: &str, servers: u8) -> anyhow::Result<Self> {
+        let servers: Vec<String> = (1..=servers).map(|number| format!("ws{number}")).collect();
         let table = format!("parlor-bench-{:016x}", rand::random::<u64>());
         let store = ["--dynamodb", dynamodb, "--table", &table];
         let parts = [&["--redis", redis][..], &store].concat();
@@ -67,7 +67,7 @@ impl Own {
         let said = String::from_utf8_lossy(&made.stderr);
         anyhow::ensure!(made.status.success(), "parlor table create: {said}");
         let mut own = Self::default();
-        for id in SERVERS {
+        for id in &servers {
             // A client dials its server itself: `GET /v1/connect` names this address.
             let port = std::net::TcpListener::bind(LOOPBACK)?.local_addr()?.port();
             let (listen, url) = (format!("127.0.0.1:{port}"), format!("ws://127.0.0.1:{port}/ws"));
@@ -79,7 +79,7 @@ impl Own {
         let mut api = command()?;
         api.args(["api", "--listen", LOOPBACK]).args(&parts);
         own.spawn("api", api)?;
-        for id in SERVERS {
+        for id in &servers {
             own.ready(id).await?;
         }
         let api = own.ready("api").await?["api"].clone();
@@ -97,14 +97,14 @@ impl Own {
         Ok(())
     }
 
-    fn spawn(&mut self, name: &'static str, mut command: Command) -> anyhow::Result<()> {
+    fn spawn(&mut self, name: &str, mut command: Command) -> anyhow::Result<()> {
         let mut child = command
             .args(["--admin-listen", LOOPBACK, "--ready-json"])
             .stdout(Stdio::piped())
             .spawn()?;
         let stdout = child.stdout.take().context("no stdout")?;
         let stdout = BufReader::new(stdout).lines();
-        self.roles.push(Role { name, child, admin: None, stdout });
+        self.roles.push(Role { name: name.to_owned(), child, admin: None, stdout });
         Ok(())
     }
 
@@ -137,11 +137,27 @@ impl Own {
         self.roles.iter().filter_map(|role| Some((role.name.to_owned(), role.child.id()?)))
     }
 
+    /// `kill -9` of one process.
+    pub async fn kill(&mut self, name: &str) -> anyhow::Result<()> {
+        let mut role = self.take(name)?;
+        role.child.kill().await.with_context(|| format!("killing {name}"))
+    }
+
+    /// SIGTERM to one process, and waits for its end; its exit code must be 0.
+    pub async fn terminate(&mut self, name: &str) -> anyhow::Result<()> {
+        end(self.take(name)?).await.with_context(|| format!("stopping {name}"))
+    }
+
+    fn take(&mut self, name: &str) -> anyhow::Result<Role> {
+        let at = self.roles.iter().position(|role| role.name == name);
+        Ok(self.roles.remove(at.with_context(|| format!("no process {name}"))?))
+    }
+
     /// Stops everything by SIGTERM, last to first; every exit code must be 0.
     pub async fn stop(self) -> anyhow::Result<()> {
         let mut ended = Ok(());
         for role in self.roles.into_iter().rev() {
-            let name = role.name;
+            let name = role.name.clone();
             ended = ended.and(end(role).await.with_context(|| format!("stopping {name}")));
         }
         if let Some(data) = self.data {

@@ -1,4 +1,7 @@
-//! As much of Redis' protocol as it takes to count keys from outside.
+//! As much of Redis' protocol as it takes to count keys from outside, and to hurt it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -6,12 +9,29 @@ use tokio::net::TcpStream;
 
 const SCAN_COUNT: &str = "1000";
 
+/// How long a single command may take.
+const CALL_LIMIT: Duration = Duration::from_secs(2);
+
+/// What Redis answers; an error is one of ours.
 #[derive(Debug, PartialEq)]
-enum Reply {
+pub(crate) enum Reply {
+    /// A simple or a bulk string.
     Text(String),
+    /// An integer.
     Number(i64),
+    /// Nothing there.
     Nil,
+    /// Several.
     Array(Vec<Reply>),
+}
+
+/// One command on a connection of its own.
+pub(crate) async fn once(address: SocketAddr, words: &[&str]) -> anyhow::Result<Reply> {
+    let calling = async {
+        let mut stream = BufReader::new(TcpStream::connect(address).await?);
+        call(&mut stream, words).await
+    };
+    tokio::time::timeout(CALL_LIMIT, calling).await.context("Redis does not answer")?
 }
 
 /// How many keys match, by SCAN; a key that moved meanwhile counts once.

@@ -1,8 +1,13 @@
-//! `storm`: all users are lost at once and come back at once, each with messages waiting.
+//! `storm`: users are lost at once and come back at once; or a server, or Redis is lost.
+
+mod calm;
+mod fault;
+mod own_redis;
+mod victim;
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -21,9 +26,30 @@ const TEXT_BYTES: usize = 64;
 /// How many messages of the one who writes to the absent are under way.
 const WRITING_AHEAD: u64 = 64;
 
+pub(super) use own_redis::OwnRedis;
+
+/// What is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Fault {
+    /// All users, who come back at once with messages waiting
+    Users,
+    /// One server of a fleet, by kill -9
+    Server,
+    /// One server of a fleet, or a `parlor up`, by SIGTERM
+    Drain,
+    /// A Redis of the run's own, by kill -9; it comes back empty
+    Redis,
+}
+
 /// `parlor bench storm`
 #[derive(Debug, Clone, Args)]
 pub struct Options {
+    /// What is lost
+    #[arg(long, value_enum, default_value_t = Fault::Users, env = "PARLOR_BENCH_FAULT")]
+    pub fault: Fault,
+    /// Pairs of users that nothing happens to: how long their messages take meanwhile
+    #[arg(long, default_value_t = 20, env = "PARLOR_BENCH_PAIRS")]
+    pub pairs: usize,
     /// How many users
     #[arg(long, default_value_t = 10_000, env = "PARLOR_BENCH_USERS")]
     pub users: usize,
@@ -43,8 +69,32 @@ struct Back {
     error: Option<String>,
 }
 
+impl Options {
+    /// The Redis that will be killed, where that is asked for.
+    pub(super) async fn own_redis(&self) -> anyhow::Result<Option<OwnRedis>> {
+        match self.fault {
+            Fault::Redis => {
+                anyhow::ensure!(self.common.start, "only a Redis of the run's own: add --start");
+                OwnRedis::start().await.map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
 /// Runs it.
-pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Report> {
+pub(super) async fn run(
+    target: &mut Target,
+    options: &Options,
+    redis: Option<&mut OwnRedis>,
+) -> anyhow::Result<Report> {
+    match options.fault {
+        Fault::Users => all_users(target, options).await,
+        _ => fault::run(target, options, redis).await,
+    }
+}
+
+async fn all_users(target: &Target, options: &Options) -> anyhow::Result<Report> {
     let mut report = Report::new("storm");
     let mut watch = Watch::new(&target.processes);
     let names = fresh_names("storm", options.users);

@@ -1,7 +1,7 @@
-//! `talk`: pairs that answer each other, one message under way in each conversation.
+//! `talk`: pairs that answer each other, one message under way in each conversation, or one burst.
 //!
 //! What one message costs when nothing is busy: its latency, and with DynamoDB its write units
-//! (the conditions of the cost targets: both write, gaps are short).
+//! (the conditions of the cost targets: both write, gaps are short; bursts of 16).
 
 use std::time::Duration;
 
@@ -29,6 +29,10 @@ pub struct Options {
     /// Messages each way
     #[arg(long, default_value_t = 20, env = "PARLOR_BENCH_MESSAGES")]
     pub messages: u64,
+    /// How many of them leave at once, in one write
+    #[arg(long, default_value_t = 1, env = "PARLOR_BENCH_BURST",
+          value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub burst: u64,
     /// The pause before each answer
     #[arg(long, default_value_t = 200, env = "PARLOR_BENCH_PAUSE_MS")]
     pub pause_ms: u64,
@@ -79,6 +83,7 @@ pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     bar.finish_and_clear();
     watch.mark("after");
     report.figure("pairs", options.pairs);
+    report.figure("burst", options.burst);
     let mut open = Vec::new();
     let messages = tell(&mut report, outcomes, &mut open);
     if let (Some(before), Some(after)) = (units, target.write_units().await?) {
@@ -125,19 +130,22 @@ fn tell(report: &mut Report, outcomes: Vec<Outcome>, open: &mut Vec<Client>) -> 
 async fn talk(voices: [Voice; 2], options: Options, bar: indicatif::ProgressBar) -> Outcome {
     let [mut a, mut b] = voices;
     let (mut latency, mut error) = (Latency::new(), None);
-    for number in 1..=options.messages {
+    let mut said = 0;
+    while said < options.messages {
+        let burst = said + 1..=options.messages.min(said + options.burst);
+        said = *burst.end();
         for turn in [true, false] {
             let (speaker, listener) = if turn { (&mut a, &mut b) } else { (&mut b, &mut a) };
             tokio::time::sleep(Duration::from_millis(options.pause_ms)).await;
             let begun = Instant::now();
-            let told = timeout(PATIENCE, speaker.tell(listener, number, &options)).await;
+            let told = timeout(PATIENCE, speaker.tell(listener, burst.clone(), &options)).await;
             match told.unwrap_or(Err(ClientError::TimedOut(PATIENCE))) {
                 Ok(received) => latency.record(received - begun),
                 Err(failure) => {
                     error.get_or_insert(failure.to_string());
                 }
             }
-            bar.inc(1);
+            bar.inc(burst.end() - burst.start() + 1);
         }
     }
     Outcome { voices: [a, b], latency, error }
@@ -150,27 +158,30 @@ impl Voice {
         Self { client, to, heard, said, stored, refused, delivered_seq, stored_seq }
     }
 
-    /// Says one message and waits until the other one has it, and this one its receipts.
+    /// Says a burst of messages and waits until the other one has them, and this one the receipts.
     async fn tell(
         &mut self,
         listener: &mut Voice,
-        number: u64,
+        burst: std::ops::RangeInclusive<u64>,
         options: &Options,
     ) -> Result<Instant, ClientError> {
-        self.said = number;
-        let (to, text) = (&self.to, flow::text(number, options.bytes));
-        let reference: u128 = rand::random();
-        let frame = format!(
-            r#"{{"type":"message","to":"{to}","message":"{text}","ref":"{reference:032x}"}}"#
-        );
-        self.client.send_text(frame).await?;
+        self.said = *burst.end();
+        for number in burst {
+            let (to, text) = (&self.to, flow::text(number, options.bytes));
+            let reference: u128 = rand::random();
+            let frame = format!(
+                r#"{{"type":"message","to":"{to}","message":"{text}","ref":"{reference:032x}"}}"#
+            );
+            self.client.feed_text(frame).await?;
+        }
+        self.client.flush().await?;
         let mut received = None;
         while received.is_none() || !self.is_answered() {
             tokio::select! {
                 text = listener.client.next_text() => listener.hear(&text?),
                 text = self.client.next_text() => self.hear(&text?),
             }
-            if listener.heard.count() >= number {
+            if listener.heard.count() >= self.said {
                 received.get_or_insert_with(Instant::now);
             }
         }

@@ -1,5 +1,7 @@
 //! What is measured: servers that run already, or processes of the run's own.
 
+use anyhow::Context;
+
 use super::Common;
 use super::own::Own;
 use crate::client::Api;
@@ -24,7 +26,9 @@ impl Target {
     pub async fn new(common: &Common) -> anyhow::Result<Self> {
         let own = match (&common.redis, &common.dynamodb) {
             _ if !common.start => None,
-            (Some(redis), Some(dynamodb)) => Some(Own::fleet(redis, dynamodb).await?),
+            (Some(redis), Some(dynamodb)) => {
+                Some(Own::fleet(redis, dynamodb, common.servers).await?)
+            }
             (redis, _) => Some(Own::up(redis.as_deref()).await?),
         };
         let named = |pid: &u32| (pid.to_string(), *pid);
@@ -34,7 +38,7 @@ impl Target {
             Some(own) => (own.url.clone(), own.api.clone()),
             None => (common.url.clone(), common.api.clone()),
         };
-        let (balancer, api) = (balancer(&url), Api::new(api));
+        let (balancer, api) = (Api::new(http_of(&url)), Api::new(api));
         Ok(Self { url, api, balancer, processes, common: common.clone(), own })
     }
 
@@ -57,6 +61,16 @@ impl Target {
         }
     }
 
+    /// Where the balancer answers HTTP.
+    pub fn balancer_url(&self) -> String {
+        http_of(&self.url)
+    }
+
+    /// The processes of the run's own.
+    pub fn own(&mut self) -> anyhow::Result<&mut Own> {
+        self.own.as_mut().context("only processes of the run's own are hurt: add --start")
+    }
+
     /// Stops what was started; its exit code must be 0.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         match self.own.take() {
@@ -67,9 +81,9 @@ impl Target {
 }
 
 /// `ws://HOST:PORT/ws` is `http://HOST:PORT`.
-fn balancer(url: &str) -> Api {
+fn http_of(url: &str) -> String {
     let place = url.strip_prefix("ws://").unwrap_or(url);
-    Api::new(format!("http://{}", place.split('/').next().unwrap_or(place)))
+    format!("http://{}", place.split('/').next().unwrap_or(place))
 }
 
 #[cfg(test)]
@@ -85,10 +99,11 @@ impl Target {
             connect: false,
             pids: Vec::new(),
             json: true,
+            servers: 3,
             concurrency: 8,
         };
         let processes = vec![("test".to_owned(), std::process::id())];
-        let balancer = balancer(&url);
+        let balancer = Api::new(http_of(&url));
         Self { url, api: Api::new(""), balancer, processes, common, own: None }
     }
 }

@@ -13,7 +13,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::replay::Replays;
@@ -27,6 +26,8 @@ const OPENING: &[u8] = b"{\"mac\":\"";
 const MAC_HEX: usize = 64;
 const KEY_FIELD: &[u8] = b"\",\"key\":\"";
 const KEY_ID_HEX: usize = 8;
+/// What stands before the batch.
+const BATCH_FIELD: &[u8] = b",\"batch\":";
 
 /// Keys that can't be used, in a sentence that does not show them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -132,8 +133,9 @@ impl Signer {
         let (life, at) = (self.life, now_ms());
         let mut payload = [OPENING, &[b'0'; MAC_HEX], KEY_FIELD].concat();
         payload.extend_from_slice(self.keys.0.first().map_or("", |key| &key.id).as_bytes());
-        let fields = format!(r#"","life":"{life:016x}","number":{number},"at":{at},"batch":"#);
+        let fields = format!(r#"","life":"{life:016x}","number":{number},"at":{at}"#);
         payload.extend_from_slice(fields.as_bytes());
+        payload.extend_from_slice(BATCH_FIELD);
         payload
     }
 
@@ -148,14 +150,12 @@ impl Signer {
     }
 }
 
-/// What stands behind the signature.
+/// What stands between the signature and the batch.
 #[derive(Deserialize)]
-struct Sealed<'a> {
-    life: &'a str,
+struct Head {
+    life: String,
     number: u64,
     at: u64,
-    #[serde(borrow)]
-    batch: &'a RawValue,
 }
 
 /// Checks what one channel hears. Without keys whatever comes is taken, signed or not.
@@ -178,17 +178,17 @@ impl Guard {
     pub(super) fn open<'a>(&self, payload: &'a [u8]) -> Result<&'a [u8], Refusal> {
         let Some(keys) = &self.keys else {
             // A fleet that is given its key server by server: those without can still read.
-            let sealed = payload.starts_with(OPENING).then(|| sealed(payload));
-            return sealed.map_or(Ok(payload), |sealed| Ok(sealed?.batch.get().as_bytes()));
+            let parted = payload.starts_with(OPENING).then(|| part(payload));
+            return parted.map_or(Ok(payload), |parted| Ok(parted?.1));
         };
         self.check(keys, payload)?;
-        let sealed = sealed(payload)?;
-        let life = u64::from_str_radix(sealed.life, 16).map_err(|_| Refusal::Malformed)?;
+        let (head, batch) = part(payload)?;
+        let life = u64::from_str_radix(&head.life, 16).map_err(|_| Refusal::Malformed)?;
         let (wall, since) = self.began;
         let now = wall + since.elapsed().as_millis() as u64;
         let mut replays = self.replays.lock().unwrap_or_else(PoisonError::into_inner);
-        replays.admit(life, sealed.number, sealed.at, now)?;
-        Ok(sealed.batch.get().as_bytes())
+        replays.admit(life, head.number, head.at, now)?;
+        Ok(batch)
     }
 
     /// Whether a payload is what a holder of a key has published on this channel.
@@ -204,8 +204,14 @@ impl Guard {
     }
 }
 
-fn sealed(payload: &[u8]) -> Result<Sealed<'_>, Refusal> {
-    serde_json::from_slice(payload).map_err(|_| Refusal::Malformed)
+/// Takes a publish apart without reading the batch, which is read once, later. The batch comes
+/// last, and nothing before it can hold its name.
+fn part(payload: &[u8]) -> Result<(Head, &[u8]), Refusal> {
+    let found = payload.windows(BATCH_FIELD.len()).position(|window| window == BATCH_FIELD);
+    let (head, rest) = payload.split_at(found.ok_or(Refusal::Malformed)?);
+    let batch = rest[BATCH_FIELD.len()..].strip_suffix(b"}").ok_or(Refusal::Malformed)?;
+    let head = serde_json::from_slice(&[head, b"}"].concat());
+    Ok((head.map_err(|_| Refusal::Malformed)?, batch))
 }
 
 fn now_ms() -> u64 {
@@ -230,6 +236,8 @@ fn unhex(text: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const OLD: &str = "an old key of the fleet, 32 chars";
@@ -313,6 +321,26 @@ mod tests {
         assert_eq!(open.open(&publish(&signer, "messages:ws3", "[1]")), Ok(&b"[1]"[..]));
         assert_eq!(guard(&[NEW]).open(br#"{"type":"probe"}"#), Err(Refusal::Unsigned));
         assert_eq!(open.open(br#"{"mac":"x"}"#), Err(Refusal::Malformed));
+    }
+
+    proptest! {
+        /// Whatever comes, signed by somebody of the fleet or not.
+        #[test]
+        fn garbage_ends_nothing(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let channel = "messages:ws3".to_owned();
+            let (open, guard) = (Guard::new(None, channel), guard(&[NEW]));
+            prop_assert!(guard.open(&bytes).is_err());
+            let _ = open.open(&bytes);
+            let _ = open.open(&[OPENING, &bytes].concat());
+            bytes.splice(0..0, [OPENING, &[b'0'; MAC_HEX], KEY_FIELD].concat());
+            prop_assert!(guard.open(&bytes).is_err());
+            let signer = Signer::new(keys(&[NEW]));
+            let key = signer.keys.0[0].id.as_bytes().to_vec();
+            bytes.splice(MAC_HEX + 17..MAC_HEX + 17, key);
+            signer.finish(&mut bytes, "messages:ws3");
+            prop_assert_eq!(guard.open(&bytes), Err(Refusal::Malformed));
+            let _ = open.open(&bytes);
+        }
     }
 
     #[test]

@@ -276,8 +276,8 @@ async fn read_log(
     Ok(Done::Page { conversation, start, entries, skip, more })
 }
 
-/// A log has no holes, so what is missing before `first` must lie below its floor. Gives up to where
-/// nothing is kept.
+/// A log has no holes, so what is missing before `first` must lie below its floor. Gives up to
+/// where nothing is kept.
 async fn kept_from(
     store: &InTurn<'_>,
     outbox: &Outbox,

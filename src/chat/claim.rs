@@ -317,10 +317,6 @@ impl Chat {
         }
     }
 
-    pub(super) fn unclaimed(&self) -> Vec<Arc<Outbox>> {
-        self.claims.without()
-    }
-
     /// One second's share of the sweep: what stands is extended, what is missing is claimed.
     pub(super) async fn sweep(self: &Arc<Self>) {
         for (outbox, number) in self.claims.round() {

@@ -3,7 +3,7 @@
 use super::Chat;
 use super::reads::InTurn;
 use crate::hub::Outbox;
-use crate::protocol::{ConversationId, DEVICES_PER_USER_MAX, Seq};
+use crate::protocol::{ConversationId, DEVICES_PER_USER_MAX, DeviceId, Seq, UserId};
 use crate::store::{Device, Record, Row, StoreError};
 
 /// How many starting positions one item holds.
@@ -31,11 +31,25 @@ impl Chat {
         let now = (self.clock)();
         let new = Device { device: device.clone(), first_seen: now, last_seen: now };
         store.write(Record::Device(user.clone(), new)).await?;
-        devices.sort_by_key(|known| known.last_seen);
         let over = (devices.len() + 1).saturating_sub(DEVICES_PER_USER_MAX);
+        if over > 0 {
+            // When a device was last seen is stored as its socket ends.
+            let open = self.devices_here_now(user).await;
+            devices.sort_by_key(|known| (open.contains(&known.device), known.last_seen));
+        }
         for longest_unseen in devices.into_iter().take(over) {
             store.write(Record::ForgetDevice(user.clone(), longest_unseen.device)).await?;
         }
         Ok(())
+    }
+
+    /// Devices of a person that have a socket, as far as the map tells.
+    async fn devices_here_now(&self, user: &UserId) -> Vec<DeviceId> {
+        let local = self.hub.of(user).into_iter().map(|outbox| outbox.who.device.clone());
+        let view = self.liveness.view();
+        let located = self.directory.locate(std::slice::from_ref(user)).await.unwrap_or_default();
+        let alive = located.into_iter().flatten();
+        let alive = alive.filter(|entry| view.is_alive(&entry.server, entry.epoch));
+        local.chain(alive.map(|entry| entry.device)).collect()
     }
 }

@@ -54,7 +54,7 @@ pub struct Keeper {
     /// Other processes that were deaf at the last look.
     deaf_others: Mutex<Vec<ProcessId>>,
     starting_over: AtomicBool,
-    /// When the last run ended; held during a run.
+    /// When the claims of the last run ended; held during them.
     started_over: tokio::sync::Mutex<Option<Instant>>,
     rereads_asked: AtomicU64,
     /// How many of those asked for are answered by runs that have begun; held during a run.
@@ -159,9 +159,11 @@ impl Chat {
             chat.keeper.starting_over.store(false, Ordering::Relaxed);
             let recovery = chat.liveness.recovering();
             chat.claim_all_again().await;
+            *ended = Some(Instant::now());
+            // Claims of another run need not wait for this one's reading, which is shared anyway.
+            drop(ended);
             chat.reread_all().await;
             chat.liveness.recovered(recovery);
-            *ended = Some(Instant::now());
         });
     }
 
@@ -313,8 +315,9 @@ impl Chat {
     }
 
     /// While deaf: what was published before the others knew lies in the store. They know once
-    /// they have read the row, so mailboxes of unclaimed sockets are read then; and once more for
-    /// those whose view of the board is old (see `Chat::hand_on`).
+    /// they have read the row, so mailboxes are read then; and once more for those whose view of the
+    /// board is old (see `Chat::hand_on`). All of them, whatever their claims were answered: Redis
+    /// may have lost the entries since.
     async fn reread_when_deaf(&self) {
         loop {
             self.keeper.went_deaf.notified().await;
@@ -328,7 +331,7 @@ impl Chat {
                     break;
                 }
                 if self.is_deaf() {
-                    self.reread(self.unclaimed()).await;
+                    self.reread_all().await;
                 }
             }
         }

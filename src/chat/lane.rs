@@ -58,7 +58,8 @@ pub enum Reply {
 
 /// The process part that an append came through: it hands the stored entry on.
 pub trait Origin: Send + Sync + 'static {
-    /// Whether the part's own board row was written in the last 10 s; if not, nothing is appended.
+    /// Whether the part's own board row was written in the last 10 s; if not, nothing is appended,
+    /// and no `sent` is given.
     fn may_append(&self) -> bool;
     /// Takes over stored entries: locates, delivers, keeps the hint until it is confirmed. Called
     /// in the order of seq; must not block.

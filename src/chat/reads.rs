@@ -5,12 +5,11 @@
 //! most that are read again (a death, Redis back, the belt): those have few places in the same
 //! queue, so neither of the two starves. Reads for sockets that have caught up have a queue apart.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod tail;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
+
+use tail::Tails;
 
 use crate::protocol::{ConversationId, Seq, UserId};
 use crate::store::{
@@ -18,11 +17,12 @@ use crate::store::{
 };
 
 /// How many calls of sockets that catch up are under way, mailboxes read again among them.
-const CATCHING_UP_MAX: usize = 32;
+const CATCHING_UP_MAX: usize = 64;
 /// How many of those are of mailboxes that are read again.
-const AGAIN_MAX: usize = 8;
-/// How many calls of sockets that have caught up are under way.
-const LIVE_MAX: usize = 32;
+const AGAIN_MAX: usize = 16;
+/// How many calls of sockets that have caught up are under way: many, since those of one partition
+/// that answers slowly must not keep all others waiting.
+const LIVE_MAX: usize = 256;
 
 /// For whom a call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Reads {
     catching_up: Semaphore,
     again: Semaphore,
     live: Semaphore,
-    tails: Mutex<HashMap<ConversationId, Arc<Tail>>>,
+    tails: Tails,
 }
 
 impl Default for Reads {
@@ -50,7 +50,7 @@ impl Default for Reads {
             catching_up: Semaphore::new(CATCHING_UP_MAX),
             again: Semaphore::new(AGAIN_MAX),
             live: Semaphore::new(LIVE_MAX),
-            tails: Mutex::default(),
+            tails: Tails::default(),
         }
     }
 }
@@ -69,10 +69,6 @@ impl Reads {
                 (again, self.catching_up.acquire().await.ok())
             }
         }
-    }
-
-    fn tails(&self) -> MutexGuard<'_, HashMap<ConversationId, Arc<Tail>>> {
-        self.tails.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -132,59 +128,6 @@ impl<'a> InTurn<'a> {
     pub async fn tail(&self, log: &ConversationId) -> Result<Seq, StoreError> {
         let page = self.log(log, LogRange::newest(1)).await?;
         Ok(page.entries.first().map_or(0, |entry| entry.seq))
-    }
-
-    /// The same for a room: one read for all who ask before it begins.
-    pub async fn shared_tail(&self, room: &ConversationId) -> Result<Seq, StoreError> {
-        let asking = Asking::new(self.reads, room);
-        let number = asking.tail.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut last = asking.tail.last.lock().await;
-        if let Some((answered, tail)) = &*last
-            && *answered >= number
-        {
-            return tail.clone();
-        }
-        let _place = self.reads.place(self.turn).await;
-        // All who have asked by now, and nobody later: the read begins here.
-        let answered = asking.tail.asked.load(Ordering::SeqCst);
-        let page = self.store.log(room, LogRange::newest(1)).await;
-        let tail = page.map(|page| page.entries.first().map_or(0, |entry| entry.seq));
-        *last = Some((answered, tail.clone()));
-        tail
-    }
-}
-
-/// The newest entry of a room, as it was read last.
-#[derive(Debug, Default)]
-struct Tail {
-    asked: AtomicU64,
-    /// How many of those who asked are answered, and with what; held during a read.
-    last: tokio::sync::Mutex<Option<(u64, Result<Seq, StoreError>)>>,
-}
-
-/// Somebody who asks for a tail. The last one takes it off the map.
-struct Asking<'a> {
-    reads: &'a Reads,
-    room: &'a ConversationId,
-    tail: Arc<Tail>,
-}
-
-impl<'a> Asking<'a> {
-    fn new(reads: &'a Reads, room: &'a ConversationId) -> Self {
-        let tail = reads.tails().entry(room.clone()).or_default().clone();
-        Self { reads, room, tail }
-    }
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        let mut tails = self.reads.tails();
-        // The map's and this one's.
-        if let Entry::Occupied(known) = tails.entry(self.room.clone())
-            && Arc::strong_count(known.get()) <= 2
-        {
-            known.remove();
-        }
     }
 }
 

@@ -4,6 +4,7 @@ mod connect;
 mod arrive;
 mod due;
 
+pub(super) use connect::GIVEN_UP;
 pub(super) use due::Losses;
 
 use std::collections::HashMap;
@@ -28,8 +29,9 @@ pub(super) struct Device {
     /// Where it starts as a new device: when it first was caught up, and what others of the
     /// person's devices had received then.
     start: Option<(u64, HashMap<LogId, u64>)>,
-    /// Since when it tries in vain to connect, where nothing stands in the way.
-    pub trying: Option<u64>,
+    /// Since when it tries in vain to connect, where nothing stands in the way, and when it last
+    /// tried.
+    pub trying: Option<(u64, u64)>,
     /// It was connected and caught up when the drain ended.
     pub drained: bool,
 }

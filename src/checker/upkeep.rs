@@ -4,7 +4,7 @@ mod after;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::device::DeviceId;
+use super::device::{DeviceId, GIVEN_UP};
 use super::gate::share;
 use super::history::Phase;
 use super::judge::Checker;
@@ -163,14 +163,12 @@ impl Checker {
         self.upkeep.phase = Some(phase);
     }
 
-    /// Ends a history that has no last phase.
+    /// A history without phases ends drained. One that broke off before its last phase does not:
+    /// what its devices lack, they might have got.
     pub(super) fn end_phases(&mut self) {
-        if self.upkeep.phase != Some(Phase::Read) {
+        if self.upkeep.phase.is_none() {
             self.devices.end_drain();
-        }
-        let settled = self.upkeep.phase.is_none();
-        for log in self.logs.list.iter_mut().filter(|_| settled) {
-            log.at_drain = Some(log.seen);
+            self.logs.list.iter_mut().for_each(|log| log.at_drain = Some(log.seen));
         }
     }
 
@@ -190,7 +188,8 @@ impl Checker {
     fn never_connected(&self, t: u64) {
         let Some(most) = self.gates.limits.recovery_ms else { return };
         for (id, device) in self.devices.list.iter().enumerate() {
-            if let Some(since) = device.trying.filter(|since| t - since > most * MS) {
+            let trying = device.trying.filter(|(_, last)| t - last < GIVEN_UP);
+            if let Some((since, _)) = trying.filter(|(since, _)| t - since > most * MS) {
                 self.broken(Invariant::I15, (since, t), || {
                     let who = self.device_text(id);
                     (

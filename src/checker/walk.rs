@@ -78,12 +78,13 @@ impl Checker {
         let walk = &mut self.walks.list[id];
         (walk.outcome, walk.ended) = (Some(outcome), t);
         let (user, log, begun, last) = (walk.user, walk.log, walk.begun, walk.last);
-        if outcome != Outcome::Done {
-            return;
-        }
         let whole = format!("walk {} of {}", self.names.text(walk.name), self.names.text(user));
         let set = self.listed(t, (log, Some(user)), &whole, entries);
         self.statuses_listed(t, id, entries);
+        // What broke off on the way must be true as far as it goes.
+        if outcome != Outcome::Done {
+            return;
+        }
         let person = self.devices.person_mut(user, log);
         person.sees = person.sees.max(set.last().unwrap_or(0));
         let known = &mut self.logs.list[log];

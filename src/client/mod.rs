@@ -21,6 +21,7 @@ pub use reconnecting::{Backoff, Event, Reconnecting, Rules};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -135,6 +136,15 @@ impl From<WsError> for ClientError {
     }
 }
 
+/// What comes in on a socket.
+#[derive(Debug)]
+pub enum Heard {
+    /// A text.
+    Text(Utf8Bytes),
+    /// A ping with this payload; its pong leaves when the socket is used next.
+    Ping(Bytes),
+}
+
 /// One socket.
 #[derive(Debug)]
 pub struct Client {
@@ -180,15 +190,27 @@ impl Client {
     /// The next text; pings are answered on the way. Nothing is lost if this is dropped.
     pub async fn next_text(&mut self) -> Result<Utf8Bytes, ClientError> {
         loop {
+            if let Heard::Text(text) = self.next_heard().await? {
+                return Ok(text);
+            }
+        }
+    }
+
+    /// The next text or ping, for who must know of a receipt before it leaves.
+    pub async fn next_heard(&mut self) -> Result<Heard, ClientError> {
+        loop {
             let message = match self.socket.next().await {
                 Some(message) => message?,
                 None => return Err(WsError::ConnectionClosed.into()),
             };
             self.heard = Instant::now();
             match message {
-                Message::Text(text) => return Ok(text),
+                Message::Text(text) => return Ok(Heard::Text(text)),
                 // The engine has queued the pong; the next poll of the socket writes it.
-                Message::Ping(_) => self.pings += 1,
+                Message::Ping(payload) => {
+                    self.pings += 1;
+                    return Ok(Heard::Ping(payload));
+                }
                 Message::Close(frame) => return Err(closed(frame)),
                 Message::Binary(_) => return Err(ClientError::Protocol("a binary frame".into())),
                 Message::Pong(_) | Message::Frame(_) => {}
@@ -267,6 +289,12 @@ impl Client {
     /// Says that everything up to `seq` was seen by the person.
     pub async fn read(&mut self, conversation: &str, seq: u64) -> Result<(), ClientError> {
         self.send_text(position("read", conversation, seq)).await
+    }
+
+    /// Ends the connection by a reset, without a word.
+    pub fn reset(self) {
+        // Where it is refused the connection ends by a FIN: as rude, but slower.
+        let _ = self.socket.get_ref().set_zero_linger();
     }
 
     /// Says goodbye with this code and waits a moment for the answer, whose code it returns.

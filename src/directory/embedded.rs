@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::{Directory, DirectoryError, ENTRY_TTL_SECONDS, SOCKETS_KEPT_MAX, SocketEntry};
+use crate::planted::{Bug, planted};
 use crate::protocol::{SocketId, UserId};
 
 const SHARDS: usize = 64;
@@ -101,7 +102,8 @@ impl Directory for EmbeddedDirectory {
     ) -> Result<(), DirectoryError> {
         let mut shard = self.shard(user);
         if let Some(person) = shard.people.get_mut(user) {
-            person.sockets.retain(|old| (old.socket_id, old.claim) != (socket, claim));
+            let any = planted(Bug::ReleaseAny);
+            person.sockets.retain(|old| !any && (old.socket_id, old.claim) != (socket, claim));
             if person.sockets.is_empty() {
                 shard.people.remove(user);
             }
@@ -142,10 +144,20 @@ impl Directory for EmbeddedDirectory {
 mod tests {
     use super::super::contract::{self, entry, user};
     use super::*;
+    use crate::planted::plant;
 
     #[tokio::test]
     async fn passes_the_contract() {
         contract::all(&EmbeddedDirectory::default()).await;
+    }
+
+    /// On one thread, for which the bug is planted.
+    #[tokio::test]
+    async fn the_contract_finds_a_release_that_removes_any() {
+        plant(Some(Bug::ReleaseAny));
+        let found = tokio::spawn(async { contract::all(&EmbeddedDirectory::default()).await });
+        assert!(found.await.is_err_and(|error| error.is_panic()));
+        plant(None);
     }
 
     #[tokio::test(start_paused = true)]

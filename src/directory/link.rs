@@ -2,7 +2,8 @@
 //!
 //! One multiplexed connection per adapter, pipelined by itself, that reconnects by itself.
 //! **Invariant:** a call through [`Link::run`] ends within the port's deadline, whatever state the
-//! connection is in, and a connection that stays silent is replaced rather than waited for.
+//! connection is in, and a connection that stays silent, or leads to what is no primary any more,
+//! is replaced rather than waited for. While Redis is silent most calls fail at once (`breaker`).
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +21,8 @@ use redis::{
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::CALL_MS_MAX;
+use super::breaker::Breaker;
+use super::trouble::Trouble;
 use crate::telemetry::{Call, Metrics};
 
 /// How long the first connection may take.
@@ -180,6 +183,18 @@ struct State {
     connection: Connection,
     /// Since when calls have only timed out.
     silent_since: Option<Instant>,
+    breaker: Breaker,
+    /// When the connection was made anew for a trouble that another one may not have.
+    replaced: Option<Instant>,
+    /// The last trouble that was said, until a call succeeds.
+    told: Option<Trouble>,
+}
+
+impl State {
+    fn new(connection: Connection) -> Self {
+        let breaker = Breaker::default();
+        Self { connection, silent_since: None, breaker, replaced: None, told: None }
+    }
 }
 
 impl Link {
@@ -193,7 +208,7 @@ impl Link {
             Ok(Err(error)) => return Err(format!("Redis at {}: {error}", place.join(","))),
             Err(_) => return Err(format!("Redis at {} does not answer", place.join(","))),
         }
-        let state = Mutex::new(State { connection, silent_since: None });
+        let state = Mutex::new(State::new(connection));
         Ok(Self { target, metrics, state })
     }
 
@@ -222,17 +237,24 @@ impl Link {
     where
         F: Future<Output = RedisResult<T>>,
     {
-        let connection = self.state().connection.clone();
-        let answer = timeout_at(deadline, call(connection)).await;
-        let (outcome, result) = match answer {
-            Ok(Ok(value)) => ("ok", Ok(value)),
-            Ok(Err(error)) if error.is_timeout() => ("timeout", Err(error.to_string())),
-            Ok(Err(error)) => ("error", Err(error.to_string())),
-            Err(_) => ("timeout", Err(format!("no answer within {CALL_MS_MAX} ms"))),
+        let Some(connection) = self.connection() else {
+            self.count(operation, "not_asked");
+            return Err("Redis does not answer, and was not asked again".to_owned());
         };
-        self.count(operation, outcome);
-        self.note(outcome == "timeout");
+        let answer = timeout_at(deadline, call(connection)).await;
+        let (result, trouble) = match answer {
+            Ok(Ok(value)) => (Ok(value), None),
+            Ok(Err(error)) => (Err(error.to_string()), Some(trouble(&error))),
+            Err(_) => (Err(format!("no answer within {CALL_MS_MAX} ms")), Some(Trouble::Timeout)),
+        };
+        self.count(operation, trouble.map_or("ok", Trouble::name));
+        self.note(trouble);
         result
+    }
+
+    fn connection(&self) -> Option<Connection> {
+        let mut state = self.state();
+        state.breaker.lets_through(Instant::now()).then(|| state.connection.clone())
     }
 
     /// Counts something that happened to an operation.
@@ -245,21 +267,65 @@ impl Link {
         self.metrics.redis_calls.get_or_create(call).get()
     }
 
-    /// A connection whose other end vanished without a word would be waited on for minutes.
-    fn note(&self, timed_out: bool) {
-        let mut state = self.state();
-        if !timed_out {
-            state.silent_since = None;
-            return;
+    /// Draws the consequences of how a call ended.
+    fn note(&self, trouble: Option<Trouble>) {
+        let (mut state, now) = (self.state(), Instant::now());
+        match trouble {
+            Some(Trouble::Timeout) => {
+                state.breaker.timed_out();
+                let since = *state.silent_since.get_or_insert(now);
+                // One whose other end vanished without a word would be waited on for minutes.
+                if now - since >= SILENT_MAX {
+                    self.replace_connection(&mut state, now);
+                }
+            }
+            // It says nothing of whether Redis would answer.
+            Some(Trouble::Lost) => {}
+            _ => {
+                state.breaker.answered();
+                state.silent_since = None;
+            }
         }
-        let now = Instant::now();
-        let since = *state.silent_since.get_or_insert(now);
-        if now - since >= SILENT_MAX
-            && let Ok(connection) = self.target.open()
+        let Some(trouble) = trouble else {
+            state.told = None;
+            return;
+        };
+        let lately = state.replaced.is_some_and(|then| now - then < REDIAL_MAX);
+        if trouble.wants_another_connection() && !lately {
+            self.replace_connection(&mut state, now);
+        }
+        if state.told.replace(trouble) != Some(trouble)
+            && let Some(advice) = trouble.advice()
         {
-            *state = State { connection, silent_since: None };
+            let trouble = trouble.name();
+            tracing::warn!(trouble, "Redis refuses calls, and {advice}");
         }
     }
+
+    /// The breaker keeps what it knows: another connection is not yet an answer.
+    fn replace_connection(&self, state: &mut State, now: Instant) {
+        if let Ok(connection) = self.target.open() {
+            state.connection = connection;
+            state.silent_since = None;
+            state.replaced = Some(now);
+        }
+    }
+}
+
+/// What an error says, by its first word where the server said it.
+fn trouble(error: &RedisError) -> Trouble {
+    if error.is_timeout() {
+        return Trouble::Timeout;
+    }
+    if error.kind() == redis::ErrorKind::AuthenticationFailed {
+        return Trouble::Denied;
+    }
+    if error.is_io_error() {
+        return Trouble::Lost;
+    }
+    let said = error.clone().into_server_errors();
+    let first = said.as_ref().and_then(|errors| errors.first());
+    first.map_or(Trouble::Refused, |(_, error)| Trouble::of_code(error.code()))
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@
 pub mod contract;
 pub mod embedded;
 pub(crate) mod link;
+mod breaker;
+mod trouble;
 pub mod redis;
 #[cfg(test)]
 pub(crate) mod testing;

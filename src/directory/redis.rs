@@ -16,6 +16,7 @@ use tokio::time::timeout_at;
 
 use super::link::{Connection, Link, Target};
 use super::{Directory, DirectoryError, ENTRY_TTL_SECONDS, SOCKETS_KEPT_MAX, SocketEntry};
+use crate::planted::{Bug, planted};
 use crate::protocol::{SocketId, UserId};
 use crate::telemetry::Metrics;
 
@@ -223,6 +224,12 @@ impl Directory for RedisDirectory {
         socket: SocketId,
         claim: u64,
     ) -> Result<(), DirectoryError> {
+        if planted(Bug::ReleaseAny) {
+            let delete = redis::cmd("DEL").arg(self.key(user)).clone();
+            let call = |mut c: Connection| async move { delete.query_async(&mut c).await };
+            let deleted = self.link.run("release", Link::deadline(), call).await;
+            return deleted.map_err(DirectoryError);
+        }
         let mut invocation = self.release.key(self.key(user));
         invocation.arg(socket.to_string()).arg(claim.to_string());
         self.in_turn("release", socket, invocation).await.map(drop)
@@ -267,186 +274,4 @@ impl Directory for RedisDirectory {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::{Duration, Instant};
-
-    use super::super::contract::{self, entry, user};
-    use super::super::testing::{Cluster, Server, prefix, quick, shared_url};
-    use super::*;
-    use crate::telemetry::Call;
-
-    async fn connect(url: &str, prefix: &str) -> RedisDirectory {
-        let metrics = Arc::new(Metrics::new("test"));
-        RedisDirectory::connect(url, prefix, metrics).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn passes_the_contract() {
-        let Some(url) = shared_url() else { return };
-        contract::all(&connect(&url, &prefix()).await).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn passes_the_contract_on_a_cluster() {
-        if quick() {
-            return;
-        }
-        let cluster = Cluster::start();
-        let map = connect(&cluster.url(), "").await;
-        contract::all(&map).await;
-        let names = map.instance().await.unwrap();
-        assert_eq!(names.split(',').count(), 3, "{names}");
-    }
-
-    #[tokio::test]
-    async fn an_entry_is_json_that_a_person_can_read() {
-        if quick() {
-            return;
-        }
-        let server = Server::start(&[]);
-        let map = connect(&server.url(), "").await;
-        let user = UserId::parse("userB").unwrap();
-        map.claim(&user, &entry(1, 7), &[]).await.unwrap();
-        let first = "{\"socketId\":\"00000000000000000000000000000001\",\"server\":\"ws3\",\
-                     \"epoch\":\"feedbeef01234567\",\"device\":\"default\",\"claim\":\"7\",\"v\":1";
-        assert_eq!(server.cli(&["GET", "user:userB"]).trim(), format!("{first}}}"));
-        map.claim(&user, &entry(2, u64::MAX), &[]).await.unwrap();
-        let second = first
-            .replace("01\",\"server", "02\",\"server")
-            .replace("\"claim\":\"7\"", "\"claim\":\"18446744073709551615\"");
-        let both = format!("{second},\"others\":[{first}}}]}}");
-        assert_eq!(server.cli(&["GET", "user:userB"]).trim(), both);
-        map.claim(&user, &entry(3, 8), &[]).await.unwrap();
-        map.release(&user, SocketId(3), 8).await.unwrap();
-        assert_eq!(server.cli(&["GET", "user:userB"]).trim(), both, "release keeps the form too");
-        map.release(&user, SocketId(2), u64::MAX).await.unwrap();
-        assert_eq!(server.cli(&["GET", "user:userB"]).trim(), format!("{first}}}"));
-
-        let ttl =
-            |server: &Server| -> u64 { server.cli(&["TTL", "user:userB"]).trim().parse().unwrap() };
-        assert!((3_590..=3_600).contains(&ttl(&server)));
-        server.cli(&["EXPIRE", "user:userB", "100"]);
-        map.release(&user, SocketId(99), 1).await.unwrap();
-        assert!(ttl(&server) <= 100, "a release extends nothing");
-        assert!(map.extend(&user, SocketId(1), 7).await.unwrap());
-        assert!((3_590..=3_600).contains(&ttl(&server)));
-        map.release(&user, SocketId(1), 7).await.unwrap();
-        assert_eq!(server.cli(&["DBSIZE"]).trim(), "0", "nothing stays behind");
-    }
-
-    #[tokio::test]
-    async fn a_damaged_entry_counts_as_none_and_is_replaced() {
-        if quick() {
-            return;
-        }
-        let server = Server::start(&[]);
-        let map = connect(&server.url(), "").await;
-        let user = UserId::parse("userB").unwrap();
-        let damaged = ["", "{", "[]", "7", "{\"socketId\":7}", "{\"others\":[1]}"];
-        for text in damaged {
-            server.cli(&["SET", "user:userB", text]);
-            assert_eq!(map.locate(std::slice::from_ref(&user)).await.unwrap(), [vec![]], "{text}");
-            assert!(!map.extend(&user, SocketId(1), 1).await.unwrap());
-            map.release(&user, SocketId(1), 1).await.unwrap();
-            map.claim(&user, &entry(1, 1), &[]).await.unwrap();
-            assert_eq!(map.locate(std::slice::from_ref(&user)).await.unwrap()[0].len(), 1);
-        }
-        server.cli(&["DEL", "user:userB"]);
-        server.cli(&["HSET", "user:userB", "a", "b"]);
-        assert!(map.locate(std::slice::from_ref(&user)).await.is_err(), "another type is no entry");
-        map.claim(&user, &entry(1, 1), &[]).await.unwrap();
-        assert_eq!(map.locate(&[user]).await.unwrap()[0].len(), 1);
-        let call = Call { operation: "locate", outcome: "malformed" };
-        let counted = map.link.counted(&call);
-        assert_eq!(counted, damaged.len() as u64);
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_hung_redis_costs_the_deadline_and_no_more() {
-        if quick() {
-            return;
-        }
-        let server = Server::start(&[]);
-        let map = connect(&server.url(), "").await;
-        let user = user();
-        map.claim(&user, &entry(1, 1), &[]).await.unwrap();
-        server.signal("STOP");
-        for round in 0..10 {
-            let begun = Instant::now();
-            let again = entry(1, 2);
-            let (a, b, c) = tokio::join!(
-                map.locate(std::slice::from_ref(&user)),
-                map.claim(&user, &again, &[]),
-                map.release(&user, SocketId(1), 2),
-            );
-            assert!(a.is_err() && b.is_err() && c.is_err());
-            let took = begun.elapsed();
-            assert!(took < Duration::from_millis(400), "round {round}: {took:?}");
-        }
-        server.signal("CONT");
-        answers_again(&map).await;
-    }
-
-    async fn answers_again(map: &RedisDirectory) {
-        let until = Instant::now() + Duration::from_secs(3);
-        while map.instance().await.is_err() {
-            assert!(Instant::now() < until, "no answer after Redis came back");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_redis_that_died_is_used_again_under_another_name() {
-        if quick() {
-            return;
-        }
-        let mut server = Server::start(&[]);
-        let map = connect(&server.url(), "").await;
-        let before = map.instance().await.unwrap();
-        server.kill();
-        let begun = Instant::now();
-        assert!(map.locate(&[user()]).await.is_err());
-        assert!(begun.elapsed() < Duration::from_millis(400));
-        server.start_again();
-        answers_again(&map).await;
-        assert_ne!(map.instance().await.unwrap(), before, "its data is another now");
-        let user = user();
-        // The scripts went with the old process.
-        map.claim(&user, &entry(1, 1), &[]).await.unwrap();
-        assert_eq!(map.locate(&[user]).await.unwrap()[0].len(), 1);
-    }
-
-    #[tokio::test]
-    async fn what_can_not_work_is_said_at_the_start() {
-        if quick() {
-            return;
-        }
-        let refusal = async |url: &str| {
-            let metrics = Arc::new(Metrics::new("test"));
-            RedisDirectory::connect(url, "", metrics).await.err().unwrap().to_string()
-        };
-        let evicting = Server::start(&["--maxmemory-policy", "allkeys-lru"]);
-        let error = refusal(&evicting.url()).await;
-        assert!(error.contains("allkeys-lru") && error.contains("noeviction"), "{error}");
-        let error = refusal("redis://127.0.0.1:1").await;
-        assert!(error.contains("127.0.0.1:1"), "{error}");
-        assert!(refusal("http://127.0.0.1").await.contains("redis://"));
-    }
-
-    #[tokio::test]
-    async fn rights_without_info_are_enough() {
-        if quick() {
-            return;
-        }
-        let server = Server::start(&[]);
-        let rule = "on >s3cret ~user:* &messages:* -@all +@connection +@string +@keyspace +@pubsub \
-                    +@scripting -@dangerous";
-        let mut command = vec!["ACL", "SETUSER", "parlor"];
-        command.extend(rule.split_whitespace());
-        assert_eq!(server.cli(&command).trim(), "OK");
-        let url = server.url().replace("redis://", "redis://parlor:s3cret@");
-        let map = connect(&url, "").await;
-        contract::all(&map).await;
-        assert_eq!(map.instance().await.unwrap(), UNKNOWN_INSTANCE);
-    }
-}
+mod tests;

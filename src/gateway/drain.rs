@@ -38,7 +38,8 @@ impl Gateway {
             send_away(outbox);
         }
         self.sockets.close();
-        if tokio::time::timeout(GOODBYE, self.sockets.wait()).await.is_err() {
+        let left = limit.saturating_sub(begun.elapsed()).max(GOODBYE);
+        if tokio::time::timeout(left, self.sockets.wait()).await.is_err() {
             tracing::warn!(left = self.chat.hub.all().len(), "sockets that did not end are cut");
             self.abort.cancel();
             let _ = tokio::time::timeout(GOODBYE, self.sockets.wait()).await;

@@ -11,5 +11,7 @@ mod bad;
 mod bus_key;
 mod cli;
 mod costs;
+mod disk;
 mod flows;
 mod protocol;
+mod redis_hung;

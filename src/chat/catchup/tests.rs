@@ -102,6 +102,33 @@ async fn a_socket_that_left_before_its_mailbox_does_not_make_its_device_known() 
     assert!(matches!(load, Done::Loaded(_, 1)), "{load:?}");
 }
 
+/// When it was last seen is stored as its socket ends, so one that stays looks long unseen.
+#[tokio::test]
+async fn a_device_with_a_socket_is_not_the_one_that_is_forgotten() {
+    let part = Part::new().await;
+    for number in 0..16 {
+        let device = DeviceId::parse(&format!("d{number}")).unwrap();
+        let seen = crate::store::Device { device, first_seen: number, last_seen: number };
+        part.ports.write(Record::Device(user("a"), seen)).await.unwrap();
+    }
+    let here = part.enter("a", "d0");
+    let elsewhere = crate::directory::SocketEntry {
+        socket_id: crate::protocol::SocketId(9),
+        server: part.chat.me.id.clone(),
+        epoch: part.chat.me.epoch,
+        device: DeviceId::parse("d1").unwrap(),
+        claim: 1,
+    };
+    part.ports.claim(&user("a"), &elsewhere, &[]).await.unwrap();
+    let new = part.enter("a", "new");
+    enter(&part, &new).await;
+    for (device, known) in [("d0", true), ("d1", true), ("d2", false), ("d3", true), ("new", true)]
+    {
+        assert_eq!(is_known(&part, device).await, known, "{device}");
+    }
+    drop(here);
+}
+
 fn damaged() -> StoreError {
     StoreError::Damaged("for a test".to_owned())
 }

@@ -71,6 +71,7 @@ impl Round<'_> {
     async fn settle(&mut self) -> Result<(), ChatError> {
         loop {
             self.raise_again().await?;
+            self.vouch().await;
             self.answer().await;
             if self.batch.front_repeated().is_none() {
                 return Ok(());
@@ -166,24 +167,44 @@ impl Round<'_> {
         self.batch.items[at].answer.origin.may_append()
     }
 
+    /// Waits until it is permitted; at most a second.
+    async fn await_permit(&self, permitted: impl Fn(&Self) -> bool) {
+        let until = Instant::now() + PERMIT_WAIT;
+        while !permitted(self) && Instant::now() < until {
+            sleep(PERMIT_PAUSE).await;
+        }
+    }
+
+    /// A put may have taken long: the others may have held this process for dead meanwhile, and be
+    /// done with what it stored. `sent` leaves once its row says that it lives, so that its next
+    /// death is noticed (P11). What can't be vouched for is refused, and handed on all the same.
+    async fn vouch(&mut self) {
+        if self.unvouched().next().is_none() {
+            return;
+        }
+        self.await_permit(|round| round.unvouched().next().is_none()).await;
+        let unvouched: Vec<usize> = self.unvouched().collect();
+        for at in unvouched {
+            self.batch.items[at].answer.refuse(&out_of_touch());
+        }
+    }
+
+    /// What would be told `sent` now by a process that does not count as alive.
+    fn unvouched(&self) -> impl Iterator<Item = usize> {
+        let decided = self.batch.items.iter().take_while(|item| !item.is_new()).enumerate();
+        let stands = decided.filter(|(_, item)| !matches!(item.fate, Fate::Refused(_)));
+        stands.map(|(at, _)| at).filter(|at| !self.may_append(*at))
+    }
+
     /// How many of the run, from the first on, may be put: their process counts as alive. Those
     /// that may not after a second are refused.
     async fn permitted(&mut self, run: &[usize]) -> Result<usize, ChatError> {
-        let allowed = || run.iter().take_while(|at| self.may_append(**at)).count();
-        let count = allowed();
+        self.await_permit(|round| round.may_append(run[0])).await;
+        let count = run.iter().take_while(|at| self.may_append(**at)).count();
         if count > 0 {
             return Ok(count);
         }
-        let until = Instant::now() + PERMIT_WAIT;
-        while Instant::now() < until {
-            sleep(PERMIT_PAUSE).await;
-            let count = allowed();
-            if count > 0 {
-                return Ok(count);
-            }
-        }
-        let detail = "this server has lost touch with the others, send again with the same ref";
-        let error = ChatError::new(ErrorCode::Unavailable, detail);
+        let error = out_of_touch();
         if self.log.undecided.is_some() {
             return Err(error);
         }
@@ -254,4 +275,9 @@ impl Round<'_> {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn out_of_touch() -> ChatError {
+    let detail = "this server has lost touch with the others, send again with the same ref";
+    ChatError::new(ErrorCode::Unavailable, detail)
 }

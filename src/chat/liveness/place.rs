@@ -27,6 +27,8 @@ pub(super) async fn take_place(
             Beat::Taken => Err(StartError::InUse(row.id)),
         };
     };
+    // The clock may have gone back, and who has read up to the old number reads only what is above.
+    row.hints = row.hints.max(old.hints);
     let deadline = Instant::now() + TAKE_OVER_AFTER;
     while !lock_held && Instant::now() < deadline {
         sleep(Duration::from_millis(500)).await;

@@ -269,6 +269,18 @@ async fn a_row_that_vanished_is_dead_and_another_life_is_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn another_life_of_a_dead_one_is_told_as_well() {
+    let mut lived = Lived::new().await;
+    lived.board.beat_of("ws3", 1, 1).await;
+    assert!(lived.events(20).await.contains(&death("ws3")));
+    // It woke up, wrote its row and died, and was started again, between two readings.
+    lived.board.beat_of("ws3", 1, 2).await;
+    lived.board.beat_of("ws3", 2, 1).await;
+    assert_eq!(lived.events(3).await, [death("ws3")]);
+    assert!(lived.sees("ws3", 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_name_that_moves_is_in_use() {
     let board = Arc::new(Shaky::default());
     let first = Lived::over(board.clone()).await;
@@ -295,6 +307,17 @@ async fn a_lock_proves_that_a_row_is_of_the_past() {
     let lived = Lived::over(board).await;
     assert!(began.elapsed() < SECOND);
     assert!(lived.sees("ws1", 7) && lived.liveness.may_append());
+}
+
+#[tokio::test(start_paused = true)]
+async fn hints_are_numbered_above_those_of_an_earlier_life_whatever_the_clock_says() {
+    let board = Arc::new(Shaky::default());
+    let old = BoardRow { hints: u64::MAX / 2, ..board_row("ws1", 3) };
+    board.board.beat(&old, None).await.unwrap();
+    let lived = Lived::over(board).await;
+    lived.liveness.put_hints(&[hint(1)]).await.unwrap();
+    let rows = lived.board.board.read().await.unwrap();
+    assert_eq!(rows[0].hints, old.hints + 1);
 }
 
 #[tokio::test(start_paused = true)]

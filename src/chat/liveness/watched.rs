@@ -76,9 +76,9 @@ impl Watched {
             };
             let seen = self.seen.entry(row.id.clone()).or_insert_with(fresh);
             if seen.epoch != row.epoch {
-                if !seen.dead {
-                    found.dead.push(row.id.clone());
-                }
+                // Also of one that was held for dead: it may have woken up unseen, and stored more
+                // before it died.
+                found.dead.push(row.id.clone());
                 *seen = Seen { hints: seen.hints, ..fresh() };
             } else if seen.beat != row.beat {
                 (seen.beat, seen.still, seen.dead) = (row.beat, Duration::ZERO, false);

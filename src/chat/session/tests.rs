@@ -105,6 +105,12 @@ fn page(other: &str, seqs: std::ops::RangeInclusive<Seq>, more: bool) -> Done {
     Done::Page { conversation: dm(other), start: 0, entries, skip: 0, more }
 }
 
+/// The end of the log.
+fn nothing(other: &str) -> Done {
+    let (conversation, entries) = (dm(other), Vec::new());
+    Done::Page { conversation, start: 0, entries, skip: 0, more: false }
+}
+
 fn waits(other: &str) -> Waiting {
     Waiting { conversation: dm(other), cursor: 0, start: 0, end: 1 }
 }
@@ -233,7 +239,7 @@ fn an_envelope_beyond_the_end_of_the_log_is_dropped() {
     assert!(matches!(out.work, Some(Work::Pause(_))), "{out:?}");
     let out = step(&mut session, Input::Done(Done::Paused(dm("b"))), now);
     assert!(matches!(out.work, Some(Work::Read { after: 1, .. })), "{out:?}");
-    let empty = page("b", 1..=0, false);
+    let empty = nothing("b");
     step(&mut session, Input::Done(empty), now);
     step(&mut session, Input::Event(text("b", 2)), now);
     let out = step(&mut session, Input::Event(text("b", 3)), now);
@@ -292,7 +298,7 @@ fn an_app_acknowledges_what_it_missed_too() {
     let missed = Waiting { conversation: dm("b"), cursor: 0, start: 9, end: 9 };
     let out = step(&mut session, Input::Done(Done::Mailbox(vec![missed])), now);
     assert_eq!(out.frames, [answer::missed(&dm("b"), 1, 9)]);
-    let end = page("b", 1..=0, false);
+    let end = nothing("b");
     step(&mut session, Input::Done(end), now);
     let ack = |seq| format!(r#"{{"type":"ack","conversation":"dm:a:b","seq":{seq}}}"#);
     let out = step(&mut session, Input::Frame(&ack(3)), now);

@@ -7,6 +7,9 @@ use super::super::judge::Checker;
 use super::super::log::LogId;
 use super::{Connection, Gap, Got};
 
+/// Who has not tried to connect for so long does not want to.
+pub(in crate::checker) const GIVEN_UP: u64 = 15_000_000_000;
+
 impl Checker {
     pub(in crate::checker) fn connect(
         &mut self,
@@ -37,7 +40,9 @@ impl Checker {
             });
             devices.list[device].newest = Some(id);
             if self.upkeep.is_recovered(t) {
-                devices.list[device].trying.get_or_insert(t);
+                // One who has given up for a while meant to be away.
+                let trying = devices.list[device].trying.filter(|(_, last)| t - last < GIVEN_UP);
+                devices.list[device].trying = Some((trying.map_or(t, |(since, _)| since), t));
             }
         }
         if outcome == Some(Outcome::Done) {
@@ -45,7 +50,7 @@ impl Checker {
             self.counts.reconnects += u64::from(devices.list[device].known);
             devices.list[device].known = true;
             devices.connections[id].server = server.map(|server| self.names.name(server));
-            if let Some(since) = devices.list[device].trying.take() {
+            if let Some((since, _)) = devices.list[device].trying.take() {
                 self.connected_again(device, since, t);
             }
         }

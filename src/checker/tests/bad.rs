@@ -348,9 +348,18 @@ fn i15_after_the_faults() {
     let mut story = begun();
     story.close("b2").phase(Phase::Healed);
     story.t += 31_000_000_000;
-    story.begin("b2'").close("b2'");
-    story.t += 31_000_000_000;
+    for try_ in ["b2'", "b2''", "b2'''", "b2''''"] {
+        story.begin(try_).close(try_);
+        story.t += 11_000_000_000;
+    }
     breaks(story.read_all(), I15);
+    // One that was away, for its own reasons.
+    let mut story = begun();
+    story.close("b2").phase(Phase::Healed);
+    story.t += 31_000_000_000;
+    story.begin("b2'").close("b2'");
+    story.t += 40_000_000_000;
+    assert_eq!(story.connect("b2''").read_all().broken(), []);
 }
 
 #[test]

@@ -169,3 +169,12 @@ fn a_device_that_never_came_back_is_not_judged() {
     passes(&story);
     assert_eq!((story.report().counts.devices, story.report().counts.drained), (4, 3));
 }
+
+#[test]
+fn a_run_that_broke_off_is_not_judged_by_what_is_missing() {
+    let mut story = Story::of_two();
+    story.phase(Phase::Faults).send("a1", "m1").acked("m1", 1).all_get(&["a2", "b1"], 1);
+    passes(&story);
+    assert_eq!(story.phase(Phase::Drain).broken(), []);
+    assert_eq!(story.report().counts.drained, 3);
+}

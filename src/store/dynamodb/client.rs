@@ -225,7 +225,7 @@ impl Link {
         loop {
             let slot = self.slot(call).await.map_err(|text| {
                 self.count(call, Class::NotSent.name());
-                call.error(Class::NotSent, doubtful, text)
+                self.failed(call, Class::NotSent, doubtful, text)
             })?;
             let answer = timeout(call.attempt_time(), attempt()).await;
             drop(slot);
@@ -255,7 +255,7 @@ impl Link {
             let pause = pause(tries);
             let may = call.may_repeat(class, tries) && pause < call.left();
             if !may || !self.takes_retry(call, partition) {
-                return Err(call.error(class, doubtful, text).into());
+                return Err(self.failed(call, class, doubtful, text));
             }
             tries += 1;
             tokio::time::sleep(pause).await;
@@ -274,6 +274,11 @@ impl Link {
     fn count(&self, call: &Call, outcome: &'static str) {
         let labels = telemetry::Call { operation: call.operation, outcome };
         self.metrics.store_calls.get_or_create(&labels).inc();
+    }
+
+    fn failed(&self, call: &Call, class: Class, doubtful: bool, text: String) -> Failure {
+        self.metrics.store_trouble.note(&text);
+        call.error(class, doubtful, text).into()
     }
 
     fn takes_retry(&self, call: &Call, partition: Partition) -> bool {

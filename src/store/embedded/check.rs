@@ -106,7 +106,9 @@ pub fn check_folder(folder: &Path, tell: &mut dyn FnMut(Told)) -> Result<(), Ope
     let begun = tables::prepare_reader(&connection)
         .and_then(|()| connection.execute_batch("BEGIN"))
         .and_then(|()| commits::stored(&connection));
+    let schema = tables::schema(&connection).unwrap_or(0);
     match begun {
+        Ok(_) if schema > tables::SCHEMA => return Err(OpenError::Newer(name(), schema)),
         Ok(stored) if stored < noted => {
             let what = format!("{noted} commits were acknowledged, and it holds {stored}");
             report.fault(FILE, what, ACCEPT);

@@ -1,9 +1,9 @@
 //! Opens the files of a folder to write: only what has lost nothing, and emptied into one.
 //!
-//! What is left in the log of an earlier life is copied into the database and fsynced there before
-//! anything is acknowledged. After an fsync that failed this is what makes a restart safe: the
-//! kernel may hold pages that it believes written and that are not on the disk, and here all of
-//! them are written again. It also keeps the log short, and with it the next start.
+//! What is left in the log of an earlier life is written once more, then copied into the database
+//! and fsynced there, before anything is acknowledged. After an fsync that failed this is what makes
+//! a restart safe: the kernel may hold pages that it believes written and that are not on the disk,
+//! and here all of them are written again. It also keeps the log short, and with it the next start.
 
 use std::fs::{File, copy};
 use std::path::{Path, PathBuf};
@@ -40,6 +40,7 @@ pub fn open(folder: &Path) -> Result<Opened, OpenError> {
         let what = format!("its log {FILE}-wal is damaged: {lost}");
         return Err(OpenError::Lost(name(), what));
     }
+    wal::make_durable(&log_path(folder)).map_err(io)?;
     let sql = |error: rusqlite::Error| OpenError::Io(name(), error.to_string());
     let connection = connect(folder).map_err(sql)?;
     // Compared before anything is written: what is left stays as it was found.
@@ -67,6 +68,7 @@ pub fn accept_loss(folder: &Path) -> Result<Option<PathBuf>, OpenError> {
             kept = Some(path);
         }
     }
+    wal::make_durable(&log).map_err(io)?;
     ready(folder, connect(folder).map_err(sql)?)?;
     Ok(kept)
 }

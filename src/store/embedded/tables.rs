@@ -12,7 +12,8 @@ use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, DeviceId, UserId};
 use crate::store::StoreError;
 
-const SCHEMA: i64 = 1;
+/// The version of what is below.
+pub const SCHEMA: i64 = 1;
 /// A page ends at 1 MB.
 pub const PAGE_BYTES_MAX: usize = 1_000_000;
 
@@ -41,9 +42,14 @@ pub fn prepare_reader(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA busy_timeout = 2000; PRAGMA cache_size = -16384;")
 }
 
+/// The version that a file was written by; 0 where it is new.
+pub fn schema(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
 /// Makes the tables; `Some` is the schema of a later version.
 pub fn migrate(connection: &Connection) -> rusqlite::Result<Option<i64>> {
-    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let found = schema(connection)?;
     if found > SCHEMA {
         return Ok(Some(found));
     }

@@ -82,6 +82,8 @@ async fn a_later_schema_is_not_touched() {
     connection.execute_batch("PRAGMA user_version = 99").unwrap();
     let refused = EmbeddedStore::open(folder.path()).err().unwrap();
     assert!(matches!(refused, OpenError::Newer(_, 99)), "{refused}");
+    let unchecked = check_folder(folder.path(), &mut |_| ());
+    assert!(matches!(unchecked, Err(OpenError::Newer(_, 99))), "{unchecked:?}");
 }
 
 #[tokio::test]
@@ -150,8 +152,10 @@ async fn child_that_writes_until_killed() {
 #[tokio::test]
 async fn what_was_acked_survives_kill_9() {
     let folder = tempdir().unwrap();
-    let (mut acked, mut in_use) = (power::Acked::default(), 0);
-    for life in 0..25 {
+    let (mut acked, mut in_use, mut life) = (power::Acked::default(), 0, 0);
+    while life < 25 || acked.appended.iter().sum::<Seq>() < 500 {
+        life += 1;
+        assert!(life < 150, "{acked:?}: too few to say anything");
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "--nocapture"])
             .arg("store::embedded::tests::child_that_writes_until_killed")
@@ -166,7 +170,8 @@ async fn what_was_acked_survives_kill_9() {
             lines.map_while(Result::ok).for_each(|line| acked.hear(&line));
             acked
         });
-        tokio::time::sleep(Duration::from_millis(rand::random_range(5..60 + life * 8))).await;
+        tokio::time::sleep(Duration::from_millis(rand::random_range(5..60 + life.min(25) * 8)))
+            .await;
         // Whoever comes while it dies is told so, or has the folder.
         let rival = folder.path().to_owned();
         let rival = std::thread::spawn(move || {
@@ -181,8 +186,6 @@ async fn what_was_acked_survives_kill_9() {
         drop(lock);
         assert_eq!(faults(folder.path()), [""; 0]);
     }
-    let all: Seq = acked.appended.iter().sum();
-    assert!(all > 500, "{all} were acknowledged: too few to say anything");
     assert!(in_use > 0, "nobody ever came while it was in use");
 }
 
@@ -205,7 +208,8 @@ async fn a_long_log_is_read_quickly_and_a_clean_stop_leaves_none() {
     let store = EmbeddedStore::open(folder.path()).unwrap();
     let took = begun.elapsed();
     println!("{} MB of log are opened in {took:?}", length >> 20);
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    // Half a second on a machine with nothing else to do.
+    assert!(took < Duration::from_secs(20), "{took:?}");
     let newest = store.log(&conversation(), LogRange::newest(1)).await.unwrap();
     assert_eq!(newest.entries, [long(2_800)]);
     assert_eq!(std::fs::metadata(&log).unwrap().len(), 0, "it begins anew");

@@ -3,11 +3,13 @@
 //! SQLite reads frames as far as their check sums hold and takes the rest for the torn end of a
 //! commit that never returned. A flipped bit in the middle looks the same to it, and everything
 //! behind is gone without a word. But each commit is fsynced before the next one writes, so that a
-//! power cut leaves pieces of **one** commit at the end and no more: where a whole commit and
-//! something newer stand behind the first bad frame, that frame was durable once.
+//! power cut leaves pieces of **one** commit at the end and no more: where the end of a commit and
+//! a frame that was written upon it stand behind the first bad frame, that frame was durable once.
+//! (A frame's check sum goes on from the one before it, which tells what was written upon what.)
 
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const HEADER: usize = 32;
@@ -62,35 +64,47 @@ fn lost_in(log: &mut impl Read) -> std::io::Result<Option<String>> {
         return Ok(frames.then(|| "its first 32 bytes, without which it is void".to_owned()));
     }
     let mut frame = vec![0; FRAME_HEADER + header.page];
-    let (mut number, mut sums, mut broken) = (0_u64, header.sums, None);
-    let mut commit_behind = false;
+    let (mut number, mut before, mut broken) = (0_u64, header.sums, None);
+    let mut ends_commit = false;
     while filled(log, &mut frame)? {
         number += 1;
+        let sums = add(header.big_endian, before, &frame[..8]);
+        let sums = add(header.big_endian, sums, &frame[FRAME_HEADER..]);
+        let stored = [word(&frame, 16), word(&frame, 20)];
         // What an earlier round of the same file has left behind has other salts.
-        let ours = frame[8..16] == header.salts;
-        let commits = word(&frame, 4) != 0;
-        if broken.is_none() {
-            sums = add(header.big_endian, sums, &frame[..8]);
-            sums = add(header.big_endian, sums, &frame[FRAME_HEADER..]);
-            if ours && sums == [word(&frame, 16), word(&frame, 20)] {
-                continue;
+        let follows = frame[8..16] == header.salts && sums == stored;
+        match broken {
+            None if follows => {}
+            None => broken = Some(number),
+            Some(first) if follows && ends_commit => {
+                return Ok(Some(format!("frame {first} and all behind it")));
             }
-            // A bit may have flipped in the salts themselves.
-            broken = Some(number);
-            commit_behind = commits && looks_like_ours(&frame, &header);
-        } else if ours {
-            if commit_behind {
-                return Ok(broken.map(|frame| format!("frame {frame} and all behind it")));
-            }
-            commit_behind = commits;
+            Some(_) => ends_commit = follows && word(&frame, 4) != 0,
         }
+        before = stored;
     }
     Ok(None)
 }
 
-/// Half of the salts is enough to tell a damaged frame of this round from an older one.
-fn looks_like_ours(frame: &[u8], header: &Header) -> bool {
-    frame[8..12] == header.salts[..4] || frame[12..16] == header.salts[4..]
+/// Writes a log again as it stands and fsyncs it; nothing where there is none.
+///
+/// After an fsync that failed the system may hold pages for written that are not on the disk. Were
+/// they copied into the database from its memory, and the power cut half-way, the log that should
+/// make good for that would lack them.
+pub fn make_durable(path: &Path) -> std::io::Result<()> {
+    let file = match File::options().read(true).write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let (mut piece, mut at) = (vec![0; READ_BYTES], 0);
+    loop {
+        let count = file.read_at(&mut piece, at)?;
+        if count == 0 {
+            return file.sync_all();
+        }
+        file.write_all_at(&piece[..count], at)?;
+        at += count as u64;
+    }
 }
 
 /// Reads the whole buffer; `false` at the end of the file.

@@ -131,6 +131,8 @@ impl Thread {
                 self.commit(&mut batch);
             }
             if let Some(Job::Close(reply)) = closing {
+                // Whoever comes now is told that nothing was done.
+                queue.close();
                 self.close();
                 let _ = reply.send(());
                 return;

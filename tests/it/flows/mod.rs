@@ -3,12 +3,14 @@
 
 mod connect;
 mod crash;
+mod cut_off;
 mod dealing;
 mod devices;
 mod message;
 mod offline;
 mod order;
 mod participants;
+mod paused;
 mod redis_away;
 mod refs;
 mod room;

@@ -1,5 +1,8 @@
 //! SIGTERM: every client is told to reconnect and closed with 1012, entries are released, exit 0.
 
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, stream};
 use parlor::client::{ClientError, Send, ServerFrame, To};
 
 use crate::harness::{Lasting, Parts, Person, Process, SOON, Stack, eventually, on_both};
@@ -108,4 +111,59 @@ async fn in_the_middle_of_a_start() {
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(!stands().await, "its row is removed");
     stack.stop().await;
+}
+
+const MANY: usize = 2_000;
+const DRAIN_SECONDS: u64 = 8;
+
+/// When it was told, once, until the socket ended.
+async fn told(mut person: Person) -> Instant {
+    let mut told = Vec::new();
+    loop {
+        match person.text_within(SOON * 3).await {
+            Ok(text) => {
+                let frame = ServerFrame::parse(&text).unwrap();
+                told.extend(matches!(frame, ServerFrame::Reconnect { .. }).then(Instant::now));
+            }
+            Err(ClientError::Closed { code, .. }) => {
+                assert_eq!((code, told.len()), (Some(1012), 1), "{}", person.user);
+                return told[0];
+            }
+            Err(error) => panic!("{}: {error}", person.user),
+        }
+    }
+}
+
+/// Sockets ÷ seconds a second: those who come back elsewhere come evenly. (How evenly the server
+/// keeps it is measured where no other process has a say: `gateway::tests`.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_are_sent_away_evenly() {
+    let seconds = DRAIN_SECONDS.to_string();
+    let options = ["--drain-seconds", &seconds];
+    let mut stack = Stack::start_with(Parts::Embedded, &options).await.unwrap();
+    let open = (0..MANY).map(|number| {
+        let (url, name) = (stack.ws(), format!("user{number}"));
+        async move { Person::connect(&url, &name).await }
+    });
+    let people: Vec<Person> = stream::iter(open).buffer_unordered(64).collect().await;
+    let waiting: Vec<_> = people.into_iter().map(|person| tokio::spawn(told(person))).collect();
+    let begun = Instant::now();
+    stack.process("up").signal("TERM");
+    let status = stack.process("up").exited().await;
+    assert_eq!(status.code(), Some(0), "{status}");
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(DRAIN_SECONDS + 5), "{took:?}");
+    let mut counts = vec![0; DRAIN_SECONDS as usize + 5];
+    let mut all = Vec::with_capacity(MANY);
+    for told in waiting {
+        all.push(told.await.unwrap());
+    }
+    let first = *all.iter().min().unwrap();
+    all.iter().for_each(|told| counts[told.duration_since(first).as_secs() as usize] += 1);
+    let rate = MANY / DRAIN_SECONDS as usize;
+    let even = |count: &usize| (rate * 9 / 10..=rate * 11 / 10).contains(count);
+    assert!(counts[..DRAIN_SECONDS as usize - 1].iter().all(even), "{rate} a second: {counts:?}");
+    let last = all.iter().max().unwrap().duration_since(first).as_secs_f64();
+    assert!((0.95..1.05).contains(&(last / DRAIN_SECONDS as f64)), "{last} s");
+    eprintln!("told each second: {counts:?}, exit after {took:?}");
 }

@@ -166,11 +166,11 @@ async fn keys_change_without_a_message_lost() {
 
 #[test]
 fn a_signature_adds_little_to_a_publish() {
+    let guard = Guard::new(Keys::new([NEW]).unwrap(), "messages:ws3".to_owned());
     let signer = Signer::new(Keys::new([NEW]).unwrap().unwrap());
     let lines: Vec<_> = (0..16).map(|i| entry(&format!("message {i}"))).collect();
     let plain = encode(&lines, "messages:ws3", None).unwrap().remove(0);
     let signed = encode(&lines, "messages:ws3", Some(&signer)).unwrap().remove(0);
     assert!(signed.len() < plain.len() + 200, "{} and {}", signed.len(), plain.len());
-    let guard = Guard::new(Keys::new([NEW]).unwrap(), "messages:ws3".to_owned());
-    assert_eq!(guard.open(&signed), Ok(&plain[..]), "the same bytes, serialised once");
+    assert!(guard.open(&signed) == Ok(&plain[..]), "the same bytes, serialised once");
 }

@@ -83,6 +83,28 @@ async fn a_process_that_may_not_append_is_refused_after_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_acked_by_a_process_that_fell_behind_during_the_put() {
+    for beat_comes in [false, true] {
+        let world = World::new();
+        world.store.plan(What::Append, [Fault::Slow(SECOND)]);
+        let answers = world.submit_all(["r1", "r1"].map(|name| Say::named(name, "Hi")));
+        sleep(SECOND / 2).await;
+        world.part.alive.store(false, Ordering::SeqCst);
+        sleep(SECOND).await;
+        assert_eq!(world.texts().await, ["Hi"], "the permit was given before the put");
+        world.part.alive.store(beat_comes, Ordering::SeqCst);
+        for answer in answers {
+            let answer = answer.await.unwrap().map(|sent| sent.seq).map_err(|e| e.code.as_str());
+            assert_eq!(answer, if beat_comes { Ok(1) } else { Err("unavailable") });
+        }
+        world.lanes.finish().await;
+        assert_eq!(world.handed(), [1, 1], "whoever is told, it stands");
+        world.part.alive.store(true, Ordering::SeqCst);
+        assert_eq!(world.seq(Say::named("r1", "Hi")).await, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn parts_of_one_process_are_judged_one_by_one() {
     for first_alive in [true, false] {
         let world = World::new();

@@ -50,6 +50,8 @@ async fn one_throttled_partition_is_no_storm_and_nobody_elses() {
             assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
         }
     }
+    let told = metrics.store_trouble.lately().unwrap();
+    assert!(told.contains("throttled"), "/readyz tells it: {told}");
     let sent = proxy.naming("room:hot");
     assert!((201..=210).contains(&sent), "200 calls and 10 retries at most: {sent}");
     assert_eq!(retries(&metrics, "sent"), sent as u64 - 200);

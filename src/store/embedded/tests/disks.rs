@@ -176,8 +176,9 @@ fn after_a_failed_fsync_nothing_is_acknowledged() {
     for number in [40, 47, 60, 61, 62, 63, 64, 65, 66, 67, 90] {
         let folder = tempdir().unwrap();
         // The very first ones belong to the start, which has tests of its own.
-        let inject = format!("inject=fsync,fdatasync:error=EIO:when={number}");
-        let options = ["-e", "trace=fsync,fdatasync", "-e", &inject];
+        let (trace, fsyncs) = (format!("trace={}", traced::FSYNCS), traced::FSYNCS);
+        let inject = format!("inject={fsyncs}:error=EIO:when={number}");
+        let options = ["-e", &trace, "-e", &inject];
         let mut child = traced::under_strace(test, &options);
         let output = child.env("PARLOR_TEST_CHILD_STUBBORN", folder.path()).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();

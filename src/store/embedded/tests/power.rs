@@ -7,7 +7,7 @@
 
 mod disk;
 
-use std::path::{Path, PathBuf};
+use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -70,11 +70,19 @@ async fn talk(store: &EmbeddedStore, number: usize, rounds: u64) {
     for round in 0..rounds {
         let count = 1 + (round + number as u64) % 3;
         let raise = Raise { last: Some(tail + count), ..Raise::default() };
-        store.raise(&to, &conversation, &raise).await.unwrap();
+        if let Err(error) = store.raise(&to, &conversation, &raise).await {
+            println!("refused {error}");
+            return;
+        }
         println!("raised {number} {}", tail + count);
         let entries: Vec<_> = (tail + 1..=tail + count).map(|seq| made(number, seq)).collect();
-        let put = store.append(&conversation, &entries).await.unwrap();
-        tail += put as u64;
+        match store.append(&conversation, &entries).await {
+            Ok(put) => tail += put as Seq,
+            Err(error) => {
+                println!("refused {error}");
+                return;
+            }
+        }
         println!("appended {number} {tail}");
     }
 }
@@ -97,24 +105,40 @@ impl Acked {
     }
 }
 
-/// Three lives on one folder: one that is killed, one that ends in order, and one more.
-fn recorded(rounds: u64, planted: Option<Bug>) -> Vec<Event> {
-    let folder = tempdir().unwrap();
-    let mut events = Vec::new();
-    for closes in ["0", "1", "0"] {
-        let rounds = rounds.to_string();
-        let test = "store::embedded::tests::power::child_that_writes_for_the_record";
-        let mut settings = vec![
-            ("PARLOR_TEST_CHILD_FOLDER", folder.path().to_str().unwrap()),
-            ("PARLOR_TEST_CHILD_ROUNDS", &rounds),
-            ("PARLOR_TEST_CHILD_CLOSES", closes),
-        ];
-        settings.extend(planted.map(|bug| ("PARLOR_PLANTED", bug.name())));
-        let life = record(test, folder.path(), &settings);
-        assert!(life.contains(&Event::Said(DONE.to_owned())), "it ended before it was done");
-        events.extend(life);
-    }
+/// A life on a folder: how it ends, and which of its fsyncs fails.
+#[derive(Default)]
+struct Life {
+    closes: bool,
+    failing_fsync: Option<u32>,
+}
+
+fn recorded(folder: &Path, rounds: u64, life: &Life, planted: Option<Bug>) -> Vec<Event> {
+    let (rounds, closes) = (rounds.to_string(), u8::from(life.closes).to_string());
+    let mut settings = vec![
+        ("PARLOR_TEST_CHILD_FOLDER", folder.to_str().unwrap()),
+        ("PARLOR_TEST_CHILD_ROUNDS", &rounds),
+        ("PARLOR_TEST_CHILD_CLOSES", &closes),
+    ];
+    settings.extend(planted.map(|bug| ("PARLOR_PLANTED", bug.name())));
+    let test = "store::embedded::tests::power::child_that_writes_for_the_record";
+    let events = record(test, folder, &settings, life.failing_fsync);
+    let said = |what: &str| {
+        events.iter().any(|event| matches!(event, Event::Said(line) if line.starts_with(what)))
+    };
+    assert!(said(DONE), "it ended before it was done");
+    assert_eq!(said("refused"), life.failing_fsync.is_some());
+    assert_eq!(
+        events.iter().any(|event| matches!(event, Event::SyncFailed(_))),
+        life.failing_fsync.is_some()
+    );
     events
+}
+
+/// One that is killed, one that ends in order, and one more.
+fn three_lives(rounds: u64, planted: Option<Bug>) -> Vec<Event> {
+    let folder = tempdir().unwrap();
+    let lives = [false, true, false].map(|closes| Life { closes, failing_fsync: None });
+    lives.iter().flat_map(|life| recorded(folder.path(), rounds, life, planted)).collect()
 }
 
 /// A moment at which the power goes, and what becomes of what was under way.
@@ -126,13 +150,13 @@ struct Cut {
     seed: u64,
 }
 
-/// Cuts all over the record, in order. Those within the making of the first files are as likely as
+/// Cuts all over this part of a record, in order. Those within the making of the first files are as likely as
 /// any other.
-fn cuts(events: &[Event], count: usize, seed: u64) -> Vec<Cut> {
+fn cuts(within: RangeInclusive<usize>, count: usize, seed: u64) -> Vec<Cut> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut cuts: Vec<_> = (0..count)
         .map(|number| Cut {
-            after: random.random_range(0..=events.len()),
+            after: random.random_range(within.clone()),
             loss: Loss::ALL[number % Loss::ALL.len()],
             seed: random.random(),
         })
@@ -242,11 +266,11 @@ fn nothing_acked_is_lost(rounds: u64, count: usize, seed: u64) {
     if !available() {
         return;
     }
-    let events = recorded(rounds, None);
+    let events = three_lives(rounds, None);
     let syncs = events.iter().filter(|event| matches!(event, Event::Sync(_))).count();
     let said = events.iter().filter(|event| matches!(event, Event::Said(_))).count();
-    assert!(syncs > 200 && said > 300, "{syncs} fsyncs, {said} lines: too little to cut into");
-    let outcome = try_cuts(&events, &cuts(&events, count, seed), 10);
+    assert!(syncs > 150 && said > 400, "{syncs} fsyncs, {said} lines: too little to cut into");
+    let outcome = try_cuts(&events, &cuts(0..=events.len(), count, seed), 10);
     let failed = outcome.failed.into_inner().unwrap();
     assert!(failed.is_empty(), "seed {seed}: {failed:#?}");
     let bit = outcome.bit.into_inner();
@@ -256,14 +280,14 @@ fn nothing_acked_is_lost(rounds: u64, count: usize, seed: u64) {
 
 #[test]
 fn a_power_cut_loses_nothing_that_was_acknowledged() {
-    nothing_acked_is_lost(40, 1_500, 1);
+    nothing_acked_is_lost(16, 1_000, 1);
 }
 
 #[test]
 #[ignore = "some minutes: ./test full"]
 fn ten_thousand_power_cuts_lose_nothing_that_was_acknowledged() {
-    for seed in 2..=5 {
-        nothing_acked_is_lost(60, 3_000, seed);
+    for seed in 2..=6 {
+        nothing_acked_is_lost(25, 2_500, seed);
     }
 }
 
@@ -273,8 +297,42 @@ fn a_skipped_fsync_is_found() {
     if !available() {
         return;
     }
-    let events = recorded(10, Some(Bug::FsyncSkipped));
-    let outcome = try_cuts(&events, &cuts(&events, 300, 1), 3);
+    let events = three_lives(10, Some(Bug::FsyncSkipped));
+    let outcome = try_cuts(&events, &cuts(0..=events.len(), 300, 1), 3);
     let failed = outcome.failed.into_inner().unwrap();
     assert!(failed.len() >= 3, "{failed:?}");
+}
+
+/// The system may hold for written what a failed fsync has left in its memory: a process that is
+/// started again sees it, builds on it, and the power goes.
+#[test]
+fn a_restart_after_a_failed_fsync_builds_on_nothing_that_is_not_durable() {
+    if !available() {
+        return;
+    }
+    // Which fsync is of which file depends on what came together: tried until both were seen.
+    let (mut of_the_log, mut of_the_database) = (0, 0);
+    for failing in 40..100 {
+        let folder = tempdir().unwrap();
+        let life = Life { failing_fsync: Some(failing), ..Life::default() };
+        let mut events = recorded(folder.path(), 20, &life, None);
+        let failed = events.iter().find(|event| matches!(event, Event::SyncFailed(_)));
+        let seen = match failed == Some(&Event::SyncFailed(FILE.to_owned())) {
+            true => &mut of_the_database,
+            false => &mut of_the_log,
+        };
+        *seen += 1;
+        if *seen > 2 {
+            continue;
+        }
+        let restart = events.len();
+        events.extend(recorded(folder.path(), 8, &Life::default(), None));
+        let outcome = try_cuts(&events, &cuts(restart..=events.len(), 80, failing.into()), 3);
+        let failed = outcome.failed.into_inner().unwrap();
+        assert!(failed.is_empty(), "fsync {failing}: {failed:#?}");
+        if of_the_log >= 2 && of_the_database >= 1 {
+            return;
+        }
+    }
+    panic!("one kind of file alone: {of_the_log} of the log, {of_the_database} of the database");
 }

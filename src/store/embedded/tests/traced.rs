@@ -24,6 +24,8 @@ pub enum Event {
         len: usize,
     },
     Sync(String),
+    /// An fsync that failed: what it was for is on the disk or not, and no later one says.
+    SyncFailed(String),
     /// An fsync of the folder: names are durable.
     SyncFolder,
     Unlink(String),
@@ -36,9 +38,13 @@ const CALLS: &str = "openat,open,creat,write,pwrite64,writev,pwritev,pwritev2,ft
                      fallocate,rename,renameat,renameat2,link,unlink,unlinkat,fsync,fdatasync,\
                      sync_file_range,msync";
 
-/// Whether processes can be recorded here: quick runs leave it out, all others need `strace`.
+/// The calls that make durable.
+pub const FSYNCS: &str = "fsync,fdatasync";
+
+/// Whether processes can be recorded here: quick runs leave it out, all others on Linux need
+/// `strace`.
 pub fn available() -> bool {
-    if std::env::var_os("PARLOR_TEST_QUICK").is_some() {
+    if std::env::var_os("PARLOR_TEST_QUICK").is_some() || !cfg!(target_os = "linux") {
         return false;
     }
     let version = Command::new("strace").arg("-V").stdout(Stdio::null()).status();
@@ -56,11 +62,20 @@ pub fn under_strace(test: &str, options: &[&str]) -> Command {
 }
 
 /// Runs a test of this binary until it ends, or kills itself, and gives what it did in `folder`.
-pub fn record(test: &str, folder: &Path, settings: &[(&str, &str)]) -> Vec<Event> {
+///
+/// The fsync of this number is made to fail, where one is given.
+pub fn record(
+    test: &str,
+    folder: &Path,
+    settings: &[(&str, &str)],
+    failing_fsync: Option<u32>,
+) -> Vec<Event> {
     let trace = tempfile::NamedTempFile::new().unwrap();
     let path = trace.path().to_str().unwrap();
     let calls = format!("trace={CALLS}");
-    let options = ["-y", "-xx", "-s", "1000000", "-o", path, "-e", &calls];
+    let mut options = vec!["-y", "-xx", "-s", "1000000", "-o", path, "-e", &calls];
+    let inject = failing_fsync.map(|number| format!("inject={FSYNCS}:error=EIO:when={number}"));
+    options.extend(inject.iter().flat_map(|inject| ["-e", inject]));
     let mut command = under_strace(test, &options);
     command.envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // What stands already is not made anew by being opened.
@@ -107,13 +122,15 @@ impl Reader {
         let Some((arguments, result)) = rest.rsplit_once(" = ") else { return };
         let arguments = arguments.trim_end().strip_suffix(')').unwrap();
         let arguments: Vec<&str> = arguments.split(", ").collect();
-        if result.starts_with('-') {
-            return;
-        }
+        let failed = result.starts_with('-');
         let file = arguments.first().and_then(|argument| path(argument));
         let ours = |path: &str| path.strip_prefix(&format!("{}/", self.folder)).map(str::to_owned);
         let name_of = file.as_deref().and_then(ours);
         match (name, name_of) {
+            ("fsync" | "fdatasync", Some(file)) if failed => {
+                self.events.push(Event::SyncFailed(file));
+            }
+            _ if failed => {}
             ("openat", _) => {
                 let made = arguments[2].contains("O_CREAT");
                 if let Some(name) = ours(&text(arguments[1])).filter(|_| made)

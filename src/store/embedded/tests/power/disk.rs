@@ -86,6 +86,8 @@ impl Disk {
                     change.on(&mut file.durable);
                 }
             }
+            // Not on the disk, and the system holds it for written.
+            Event::SyncFailed(name) => self.file(name).pending.clear(),
             Event::SyncFolder => {
                 for rename in std::mem::take(&mut self.pending_names) {
                     rename.on(&mut self.durable_names);

@@ -1,0 +1,64 @@
+// A chat server as Socket.IO's documentation builds it: a room for each user, emitted to by any
+// server through the adapter, and an ack to the sender once the message is emitted.
+//
+//   node server.mjs PORT REDIS_PORT redis|sharded|streams
+import { createServer } from "node:http";
+
+import { load } from "./libraries.mjs";
+
+const [port, redisPort, kind] = process.argv.slice(2);
+const { Server } = load("socket.io");
+// The documentation recommends ioredis, which restores subscriptions after a reconnection.
+const { Redis } = load("ioredis");
+
+function connect() {
+  const redis = new Redis({ host: "127.0.0.1", port: Number(redisPort) });
+  redis.on("error", () => {});
+  return redis;
+}
+
+function createAdapter() {
+  if (kind === "streams") {
+    return load("@socket.io/redis-streams-adapter").createAdapter(connect());
+  }
+  const { createAdapter, createShardedAdapter } = load("@socket.io/redis-adapter");
+  const create = kind === "sharded" ? createShardedAdapter : createAdapter;
+  return create(connect(), connect());
+}
+
+// A publish that Redis refused is not to end the process.
+process.on("unhandledRejection", (error) => console.error("rejected:", error?.message));
+
+const http = createServer((request, response) => {
+  response.writeHead(request.url === "/healthz" ? 200 : 404).end();
+});
+const io = new Server(http, {
+  adapter: createAdapter(),
+  transports: ["websocket"],
+  // Only the streams adapter can keep sessions across servers; to the others it means nothing.
+  connectionStateRecovery: { maxDisconnectionDuration: 2 * 60 * 1000, skipMiddlewares: true },
+});
+
+io.use((socket, next) => {
+  socket.data.user = socket.handshake.auth.user;
+  next();
+});
+
+io.on("connection", (socket) => {
+  const { user } = socket.data;
+  socket.join(`user:${user}`);
+  socket.on("message", (message, ack) => {
+    // To the recipient's devices, and to the sender's other ones.
+    io.to([`user:${message.to}`, `user:${user}`])
+      .except(socket.id)
+      .emit("message", { ...message, from: user });
+    ack({ ok: true });
+  });
+});
+
+process.on("SIGTERM", () => {
+  io.close(() => process.exit(0));
+  setTimeout(() => process.exit(0), 5_000).unref();
+});
+
+http.listen(Number(port), "127.0.0.1", () => console.log("ready"));

@@ -1,0 +1,97 @@
+//! Faults of clients and of the networks before them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use tokio::time::sleep;
+
+use super::{Attack, Effect, Kind, RECOVERY_LIMIT, until_bitten};
+use crate::torture::device::Order;
+use crate::torture::tcp::{Rules, Way};
+
+/// How long an order may take to be carried out by a device that is just connecting.
+const ORDER_LIMIT: Duration = Duration::from_secs(8);
+
+impl Attack {
+    /// Some of the connections before the balancer.
+    pub(super) async fn hurt_connections(
+        &self,
+        kind: Kind,
+        random: &mut SmallRng,
+    ) -> anyhow::Result<Effect> {
+        let front = &self.fleet.front;
+        let open = front.lines(None);
+        let count = random.random_range(5..=20);
+        let lines: Vec<u64> = open.sample(random, count).copied().collect();
+        let millis = random.random_range(500..5_000);
+        let (rules, breaks) = match kind {
+            Kind::ClientsReset => (Rules::both(Way::Reset), false),
+            Kind::ClientsCutInFrame => {
+                let cut = |random: &mut SmallRng| Way::Cut(random.random_range(1..60));
+                let (up, down) = (cut(random), cut(random));
+                match random.random_range(0..3) {
+                    0 => (Rules { up, down: Way::Pass }, false),
+                    1 => (Rules { up: Way::Pass, down }, false),
+                    _ => (Rules { up, down }, false),
+                }
+            }
+            Kind::ClientsHalfOpen => match random.random_range(0..3) {
+                0 => (Rules { up: Way::Drop, down: Way::Pass }, true),
+                1 => (Rules { up: Way::Pass, down: Way::Drop }, true),
+                _ => (Rules::both(Way::Drop), true),
+            },
+            Kind::ClientsTrickled => {
+                (Rules { up: Way::Pass, down: Way::Trickle(random.random_range(8..200)) }, false)
+            }
+            Kind::ClientsDelayed => {
+                (Rules::both(Way::Delay(random.random_range(50..400), 200)), false)
+            }
+            _ => (Rules::both(Way::Slice), false),
+        };
+        let bites = front.rule(&lines, rules);
+        until_bitten(Duration::from_millis(millis), || bites.load(Ordering::Relaxed)).await;
+        front.rule(&lines, if breaks { Rules::both(Way::Reset) } else { Rules::default() });
+        Ok(Effect { bites: bites.load(Ordering::Relaxed), recovered_ms: None })
+    }
+
+    /// Some of the devices.
+    pub(super) async fn order_devices(
+        &self,
+        kind: Kind,
+        random: &mut SmallRng,
+    ) -> anyhow::Result<Effect> {
+        let (order, wait) = match kind {
+            Kind::ClientsKilledAfterSend => (Order::KilledAfterSend, Duration::ZERO),
+            Kind::ClientsForget => (Order::Forget, Duration::ZERO),
+            _ => {
+                let millis = random.random_range(1_000..6_000);
+                (Order::StopReading(millis), Duration::from_millis(millis))
+            }
+        };
+        let count = random.random_range(2..=10);
+        let chosen: Vec<_> = self.orders.sample(random, count).collect();
+        let bites = Arc::new(AtomicU64::new(0));
+        let since = self.world.journal.now_ms();
+        for (_, device) in &chosen {
+            // One that has an order already gets no other.
+            let _ = device.try_send((order.clone(), bites.clone()));
+        }
+        sleep(wait).await;
+        let devices: Vec<_> = chosen.iter().map(|(key, _)| *key).collect();
+        let recovered_ms = match kind {
+            Kind::ClientsStopReading => {
+                sleep(Duration::from_millis(200)).await;
+                None
+            }
+            _ => {
+                let back = self.world.back_again(&devices, since, RECOVERY_LIMIT);
+                tokio::time::timeout(ORDER_LIMIT, back).await.ok().flatten()
+            }
+        };
+        Ok(Effect { bites: bites.load(Ordering::Relaxed), recovered_ms })
+    }
+}
