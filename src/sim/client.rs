@@ -73,6 +73,7 @@ pub struct Device {
     shown: BTreeMap<ConversationId, BTreeSet<u64>>,
     /// What it sent in this life, or was told that it missed.
     own: BTreeSet<(ConversationId, u64)>,
+    dropped: BTreeSet<String>,
     pub wrong: Vec<String>,
 }
 
@@ -114,6 +115,7 @@ impl Device {
             had: BTreeMap::new(),
             shown: BTreeMap::new(),
             own: BTreeSet::new(),
+            dropped: BTreeSet::new(),
             wrong: Vec::new(),
         }
     }
@@ -229,6 +231,12 @@ impl Device {
         self.queue.clear();
         let (user, device) = (self.user.to_string(), self.name.to_string());
         core.log(What::Forget { user, device });
+    }
+
+    /// The person no longer wants the rest of what waits for an answer.
+    pub fn keep_one(&mut self) {
+        let rest = self.queue.drain(1.min(self.queue.len())..);
+        self.dropped.extend(rest.map(|outgoing| outgoing.reference));
     }
 
     fn say_due(&mut self, core: &mut Core) {
@@ -415,6 +423,13 @@ impl Device {
     }
 
     fn sent(&mut self, frame: Frame, core: &mut Core) {
+        if let (Some(name), Some(log), Some(seq)) =
+            (&frame.reference, &frame.conversation, frame.seq)
+            && self.dropped.contains(name)
+        {
+            self.own.insert((ConversationId::parse(log).unwrap(), seq));
+            return;
+        }
         let (Some(at), Some(seq)) = (self.find(&frame), frame.seq) else {
             return self.wrong.push(format!("{:?} was answered twice", frame.reference));
         };

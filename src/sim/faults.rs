@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::client::Device;
 use super::sea::{Call, Cut, Deed, Moment, Sea, Trap, Weather};
 use super::server::{API, SERVERS};
 use super::world::World;
@@ -408,9 +409,17 @@ impl Nemesis {
     }
 
     /// Sets the scene for the last act.
-    pub fn prepare(&mut self, wanted: Option<Finale>, world: &World) -> Finale {
+    pub fn prepare(&mut self, wanted: Option<Finale>, world: &mut World) -> Finale {
+        let (dead, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.active)
+            .into_iter()
+            .partition(|fault| matches!(fault.undo, Undo::Start(_)));
+        rest.into_iter().for_each(|fault| self.undo(fault, world));
+        self.active = dead;
+        let open: Vec<_> = (0..SERVERS).filter(|p| world.servers[*p].is_open()).collect();
         let mut core = world.sea.lock();
-        self.actor = core.any(0..SERVERS as u64) as usize;
+        core.traps.clear();
+        core.weather.iter_mut().for_each(Weather::clear);
+        self.actor = if open.is_empty() { 0 } else { core.pick(&open) };
         let finale = wanted.unwrap_or(core.pick(&Finale::ALL));
         let moment = core.pick(&[Moment::Applied, Moment::Applied, Moment::Answered]);
         let trap = |moment| Trap {
@@ -454,7 +463,10 @@ impl Nemesis {
                     (self.began, self.fired) = (core.now, true);
                 }
                 drop(core);
-                if finale != Finale::Crash {
+                if finale == Finale::Crash {
+                    // What follows in a conversation would show what was lost before it.
+                    world.devices.iter_mut().for_each(Device::keep_one);
+                } else {
                     self.forget_all(None, world);
                 }
                 if finale != Finale::CutForgotten {

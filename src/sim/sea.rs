@@ -407,8 +407,12 @@ impl Core {
             "lost" => self.at(given_up, move |_| drop(sender)),
             "late" => {
                 let latest = self.now + LATE_MS_MAX;
-                let earliest = if weather.late_puts { latest - 1_000 } else { given_up };
-                let arrives = self.any(earliest..latest);
+                let mut arrives = self.any(given_up..latest);
+                if weather.late_puts {
+                    // Stuck on the way for longer than others wait before they hold its sender
+                    // for dead.
+                    arrives = self.now + self.any(9_000..12_000);
+                }
                 self.at(given_up, move |_| drop(sender));
                 self.push(
                     arrives,

@@ -102,7 +102,7 @@ impl World {
             load::talk(world, 1.0);
             nemesis.step(world);
         });
-        let finale = nemesis.prepare(self.finale, &self);
+        let finale = nemesis.prepare(self.finale, &mut self);
         while !nemesis.finale(finale, &mut self) {
             // What comes later in a conversation would show what was lost before it.
             let pace = if nemesis.fired() { 0.0 } else { 1.5 };

@@ -38,6 +38,8 @@ pub(super) struct Item {
     pub(super) fate: Fate,
     /// Where and with which time it was last tried.
     tried: Option<(Seq, Timestamp)>,
+    /// Its put was found in the log: others may have read it there before it is handed on.
+    pub(super) found: bool,
     /// A later item of the batch repeats it.
     echoed: bool,
 }
@@ -92,6 +94,7 @@ impl Item {
             answer: Answer::new(append.reply, shown, append.origin),
             fate: Fate::New,
             tried: None,
+            found: false,
             echoed: false,
         }
     }
@@ -165,8 +168,8 @@ impl Item {
 
     /// Puts an entry that stands for this item among those that leave.
     fn leave(&self, conversation: &ConversationId, stored: Stored, leaving: &mut Leaving) {
-        let handed =
-            Handed { entry: stored.entry, sender: self.answer.sender(), repeated: stored.repeated };
+        let repeated = stored.repeated || self.found;
+        let handed = Handed { entry: stored.entry, sender: self.answer.sender(), repeated };
         leaving.push(&self.answer.origin, conversation, stored.roster, handed);
     }
 }

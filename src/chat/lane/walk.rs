@@ -46,6 +46,7 @@ impl Round<'_> {
         if let Some(at) = at {
             let roster = self.log.roster();
             let item = &mut self.batch.items[at];
+            item.found = true;
             item.fate = if item.body == body {
                 Fate::Stored(Stored { entry: Arc::new(entry), roster, repeated: !own })
             } else {

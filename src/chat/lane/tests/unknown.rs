@@ -19,6 +19,8 @@ async fn one_that_was_done_is_found() {
     let expected = ["raise a 1", "raise b 1", "put 1", "log after 0", "stored", "handed 1"];
     assert_eq!(world.trace()[1..], expected);
     assert_eq!(world.texts().await, ["Hi"]);
+    // Others may have read it in the log and shown it: no socket is to take it for new.
+    assert!(world.part.handed.lock().unwrap()[0].repeated);
 }
 
 #[tokio::test(start_paused = true)]
