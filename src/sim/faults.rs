@@ -376,7 +376,7 @@ impl Nemesis {
         for (process, Trap { call, moment, deed, forget, .. }) in sprung {
             world.sea.count(&format!("{deed:?} at {call:?} {moment:?}"));
             if forget {
-                self.forget_all(process, world);
+                self.forget_all(Some(process), world);
             }
             match deed {
                 Deed::Crash => self.crash(process, world),
@@ -396,12 +396,12 @@ impl Nemesis {
         }
     }
 
-    /// Those who wait for an answer from this process lose their state.
-    fn forget_all(&self, process: usize, world: &mut World) {
+    /// Those who wait for an answer, from this process or from any, lose their state.
+    fn forget_all(&self, process: Option<usize>, world: &mut World) {
         let mut core = world.sea.lock();
         for device in &mut world.devices {
-            let there = device.connection.as_ref().is_some_and(|c| c.server == process);
-            if there && !device.queue.is_empty() {
+            let server = device.connection.as_ref().map(|connection| connection.server);
+            if process.is_none_or(|_| server == process) && !device.queue.is_empty() {
                 device.forget(true, &mut core);
             }
         }
@@ -454,8 +454,8 @@ impl Nemesis {
                     (self.began, self.fired) = (core.now, true);
                 }
                 drop(core);
-                if matches!(finale, Finale::CutForgotten | Finale::CrashForgotten) {
-                    self.forget_all(process, world);
+                if finale != Finale::Crash {
+                    self.forget_all(None, world);
                 }
                 if finale != Finale::CutForgotten {
                     world.crash(process, true);
@@ -497,7 +497,7 @@ impl Nemesis {
         }
         core.count("finale LastGasp");
         drop(core);
-        self.forget_all(process, world);
+        self.forget_all(None, world);
         world.crash(process, true);
         true
     }
