@@ -16,7 +16,7 @@ use crate::checker::history::What;
 /// Faults at a time.
 const AT_ONCE: usize = 4;
 /// One in so many is injected while nothing else is wrong: only of these a recovery means something.
-const ALONE_ONE_IN: u32 = 6;
+const ALONE_ONE_IN: u32 = 8;
 /// Draws before a turn is given up, since everything drawn is taken.
 const DRAWS: usize = 12;
 
@@ -78,6 +78,7 @@ pub(super) async fn run(
                 tally.begun.fetch_add(1, Ordering::Relaxed);
                 let seeded = SmallRng::seed_from_u64(random.random());
                 let name = format!("f{number}");
+                attack.world.measures.store(alone, Ordering::Relaxed);
                 tasks.spawn(fault(attack.clone(), name, kind, target, alone, seeded));
                 alone = random.random_ratio(1, ALONE_ONE_IN);
             }
