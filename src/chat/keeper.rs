@@ -314,8 +314,8 @@ impl Chat {
         timeout(PROBE_PATIENCE, heard).await.is_ok()
     }
 
-    /// While deaf: what was published before the others knew lies in the store. They know once
-    /// they have read the row, so mailboxes are read then; and once more for those whose view of the
+    /// While deaf: what was published before the others knew lies in the store. They know once they
+    /// have read the row, so mailboxes are read then; and once more for those whose view of the
     /// board is old (see `Chat::hand_on`). All of them, whatever their claims were answered: Redis
     /// may have lost the entries since.
     async fn reread_when_deaf(&self) {

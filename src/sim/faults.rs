@@ -79,6 +79,7 @@ pub struct Nemesis {
     actor: usize,
     began: u64,
     beat: Option<u64>,
+    fired: bool,
     late_before: Option<u64>,
 }
 
@@ -100,7 +101,7 @@ pub enum Finale {
 }
 
 impl Finale {
-    const ALL: [Self; 6] = [
+    pub const ALL: [Self; 6] = [
         Self::None,
         Self::Crash,
         Self::CrashForgotten,
@@ -128,6 +129,7 @@ impl Nemesis {
             actor: 0,
             began: 0,
             beat: None,
+            fired: false,
             late_before: None,
         }
     }
@@ -235,21 +237,7 @@ impl Nemesis {
             Kind::Drain => {
                 world.servers[process].drain();
             }
-            Kind::StoreTrouble => {
-                let mut core = world.sea.lock();
-                let draw = |core: &mut super::sea::Core| core.pick(&[0.0, 0.0, 0.1, 0.3]);
-                let (refuse, mute, late, lose) =
-                    (draw(&mut core), draw(&mut core), draw(&mut core), draw(&mut core));
-                let slow = core.pick(&[6, 40, 400]);
-                each(&mut core.weather, whom, |weather| {
-                    weather.store_ms = 1..slow;
-                    (weather.refuse, weather.mute) = (refuse, mute * 0.8);
-                    (weather.late, weather.lose) = (late * 0.8, lose * 0.5);
-                });
-                drop(core);
-                let ms = world.sea.any(500..6_000);
-                self.lasts(kind, target, ms, Undo::Store(whom), world);
-            }
+            Kind::StoreTrouble => self.trouble_store(whom, target, world),
             Kind::StoreCut => {
                 each(&mut world.sea.lock().weather, whom, |weather| weather.store_cut = true);
                 let ms = world.sea.lock().pick(&[600, 3_500, 12_000]);
@@ -272,18 +260,7 @@ impl Nemesis {
                 world.sea.lock().redis.map.clear();
                 self.lasts(kind, API + 1, 0, Undo::Nothing, world);
             }
-            Kind::BusTrouble => {
-                let mut core = world.sea.lock();
-                let (drop, twice) = (core.pick(&[0.0, 0.2, 0.6]), core.pick(&[0.0, 0.1, 0.3]));
-                let slow = core.pick(&[3, 100, 2_000]);
-                each(&mut core.weather, whom, |weather| {
-                    (weather.bus_drop, weather.bus_twice) = (drop, twice);
-                    weather.bus_ms = 0..slow;
-                });
-                std::mem::drop(core);
-                let ms = world.sea.any(500..6_000);
-                self.lasts(kind, target, ms, Undo::Bus(whom), world);
-            }
+            Kind::BusTrouble => self.trouble_bus(whom, target, world),
             Kind::Clock => {
                 let wrong = world.sea.any(0..600_000) as i64 - 300_000;
                 world.servers[process].skew.store(wrong, Ordering::Relaxed);
@@ -291,6 +268,35 @@ impl Nemesis {
             }
             _ => self.hurt_client(kind, device, world),
         }
+    }
+
+    fn trouble_store(&mut self, whom: Option<usize>, target: usize, world: &World) {
+        let mut core = world.sea.lock();
+        let draw = |core: &mut super::sea::Core| core.pick(&[0.0, 0.0, 0.1, 0.3]);
+        let (refuse, mute, late, lose) =
+            (draw(&mut core), draw(&mut core), draw(&mut core), draw(&mut core));
+        let slow = core.pick(&[6, 40, 400]);
+        each(&mut core.weather, whom, |weather| {
+            weather.store_ms = 1..slow;
+            (weather.refuse, weather.mute) = (refuse, mute * 0.8);
+            (weather.late, weather.lose) = (late * 0.8, lose * 0.5);
+        });
+        drop(core);
+        let ms = world.sea.any(500..6_000);
+        self.lasts(Kind::StoreTrouble, target, ms, Undo::Store(whom), world);
+    }
+
+    fn trouble_bus(&mut self, whom: Option<usize>, target: usize, world: &World) {
+        let mut core = world.sea.lock();
+        let (drop, twice) = (core.pick(&[0.0, 0.2, 0.6]), core.pick(&[0.0, 0.1, 0.3]));
+        let slow = core.pick(&[3, 100, 2_000]);
+        each(&mut core.weather, whom, |weather| {
+            (weather.bus_drop, weather.bus_twice) = (drop, twice);
+            weather.bus_ms = 0..slow;
+        });
+        std::mem::drop(core);
+        let ms = world.sea.any(500..6_000);
+        self.lasts(Kind::BusTrouble, target, ms, Undo::Bus(whom), world);
     }
 
     fn hurt_client(&mut self, kind: Kind, device: usize, world: &mut World) {
@@ -351,7 +357,7 @@ impl Nemesis {
         self.told(format!("RedisCut{cut:?}"), target, ms, Undo::Redis(whom), world);
     }
 
-    fn trap(&mut self, deed: Deed, world: &World) {
+    fn trap(&self, deed: Deed, world: &World) {
         let mut core = world.sea.lock();
         let process = if core.chance(0.5) { Some(core.any(0..SERVERS as u64 + 1)) } else { None };
         let process = process.map(|process| process as usize);
@@ -370,7 +376,7 @@ impl Nemesis {
         for (process, Trap { call, moment, deed, forget, .. }) in sprung {
             world.sea.count(&format!("{deed:?} at {call:?} {moment:?}"));
             if forget {
-                self.forget_all(process, world);
+                self.forget_all(Some(process), world);
             }
             match deed {
                 Deed::Crash => self.crash(process, world),
@@ -390,19 +396,19 @@ impl Nemesis {
         }
     }
 
-    /// Those who wait for an answer from this process lose their state.
-    fn forget_all(&mut self, process: usize, world: &mut World) {
+    /// Those who wait for an answer, from this process or from any, lose their state.
+    fn forget_all(&self, process: Option<usize>, world: &mut World) {
         let mut core = world.sea.lock();
         for device in &mut world.devices {
-            let there = device.connection.as_ref().is_some_and(|c| c.server == process);
-            if there && !device.queue.is_empty() {
+            let server = device.connection.as_ref().map(|connection| connection.server);
+            if process.is_none_or(|_| server == process) && !device.queue.is_empty() {
                 device.forget(true, &mut core);
             }
         }
     }
 
     /// Sets the scene for the last act.
-    pub fn prepare(&mut self, wanted: Option<Finale>, world: &mut World) -> Finale {
+    pub fn prepare(&mut self, wanted: Option<Finale>, world: &World) -> Finale {
         let mut core = world.sea.lock();
         self.actor = core.any(0..SERVERS as u64) as usize;
         let finale = wanted.unwrap_or(core.pick(&Finale::ALL));
@@ -436,7 +442,7 @@ impl Nemesis {
         match (finale, fires) {
             (Finale::None, _) => true,
             (Finale::LastGasp, _) => self.last_gasp(world),
-            (Finale::CutForgotten, None) if self.beat.is_some() => passed > 9_000,
+            (Finale::CutForgotten, None) if self.fired => passed > 9_000,
             (_, None) => passed > 4_000,
             (_, Some(process)) => {
                 world.sea.count(&format!("finale {finale:?}"));
@@ -445,11 +451,11 @@ impl Nemesis {
                 core.traps.clear();
                 if finale == Finale::CutForgotten {
                     core.weather[process].store_cut = true;
-                    (self.began, self.beat) = (core.now, Some(0));
+                    (self.began, self.fired) = (core.now, true);
                 }
                 drop(core);
-                if matches!(finale, Finale::CutForgotten | Finale::CrashForgotten) {
-                    self.forget_all(process, world);
+                if finale != Finale::Crash {
+                    self.forget_all(None, world);
                 }
                 if finale != Finale::CutForgotten {
                     world.crash(process, true);
@@ -457,6 +463,11 @@ impl Nemesis {
                 finale != Finale::CutForgotten
             }
         }
+    }
+
+    /// The last act goes on, and what it is about has happened.
+    pub fn fired(&self) -> bool {
+        self.fired
     }
 
     /// From a beat on the process can't beat any more; what it puts at the end of its ten seconds
@@ -486,12 +497,12 @@ impl Nemesis {
         }
         core.count("finale LastGasp");
         drop(core);
-        self.forget_all(process, world);
+        self.forget_all(None, world);
         world.crash(process, true);
         true
     }
 
-    fn undo(&mut self, fault: Active, world: &mut World) {
+    fn undo(&self, fault: Active, world: &mut World) {
         let mut core = world.sea.lock();
         match fault.undo {
             Undo::Nothing => {}

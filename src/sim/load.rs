@@ -201,7 +201,7 @@ fn outcome<T>(done: &Result<T, ChatError>) -> Outcome {
 }
 
 /// The creator of a room puts somebody in, or out.
-fn change_room(world: &mut World) {
+fn change_room(world: &World) {
     let conversation = any_conversation(world);
     let Some(room) = conversation.as_str().strip_prefix("room:") else { return };
     let (room, Some(chat)) = (RoomId::parse(room).unwrap(), world.chat()) else { return };
@@ -277,7 +277,7 @@ async fn read(
             Err(error) => break Err(error),
         };
         let seqs = || page.messages.iter().map(|shown| shown.entry.seq);
-        edge = if forward { seqs().last() } else { seqs().next() }.or(edge);
+        edge = if forward { seqs().next_back() } else { seqs().next() }.or(edge);
         let listed = page.messages.iter().map(listed);
         if forward {
             entries.extend(listed);
@@ -338,9 +338,28 @@ pub fn read_everything(world: &mut World) {
         let entries = entries.iter().map(stored).collect();
         core.log(What::Stored { conversation: conversation.to_string(), entries });
     }
-    let user = |users: &crate::protocol::UserId| users.to_string();
-    // An entry counts while its server's life does. One whose socket is held there by nobody else
-    // than a server that has not yet noticed is no fault of the map.
+    drop(core);
+    show_map(world);
+}
+
+/// The map, beside what is open. What is on its way to it gets a moment.
+fn show_map(world: &mut World) {
+    let before = claimed(world);
+    world.pass(1_500, |_| {});
+    let mut claimed = claimed(world);
+    claimed.retain(|entry| before.contains(entry));
+    let claimed = claimed.into_iter().map(|(user, entry)| (user, entry.server.to_string()));
+    let open = world.devices.iter().filter_map(|device| {
+        let connection = device.connection.as_ref()?;
+        Some((device.user.to_string(), World::name(connection.server)))
+    });
+    world.sea.log(What::Map { claimed: claimed.collect(), open: open.collect() });
+}
+
+/// The entries that count. One does while its server's life does; that its socket is held by nobody
+/// else than a server which has not yet noticed is no fault of the map.
+fn claimed(world: &World) -> Vec<(String, SocketEntry)> {
+    let core = world.sea.lock();
     let counts = |(user, entry): &(&UserId, &SocketEntry)| {
         let server = world.servers.iter().find(|server| server.id == entry.server);
         let Some(server) = server.filter(|server| server.lives(entry.epoch)) else { return false };
@@ -353,15 +372,8 @@ pub fn read_everything(world: &mut World) {
         });
         here || !held
     };
-    let claimed = core.redis.map.iter().flat_map(|(who, sockets)| {
-        let living = sockets.iter().map(move |entry| (who, entry)).filter(counts);
-        living.map(move |(_, socket)| (user(who), socket.server.to_string()))
-    });
-    let claimed = claimed.collect();
-    let open = world.devices.iter().filter_map(|device| {
-        let connection = device.connection.as_ref()?;
-        Some((user(&device.user), World::name(connection.server)))
-    });
-    let open = open.collect();
-    core.log(What::Map { claimed, open });
+    let entries = core.redis.map.iter();
+    let entries = entries.flat_map(|(who, all)| all.iter().map(move |entry| (who, entry)));
+    let counting = entries.filter(counts);
+    counting.map(|(user, entry)| (user.to_string(), entry.clone())).collect()
 }

@@ -362,6 +362,27 @@ impl Core {
         }
     }
 
+    /// What becomes of a call to the store or the board; nothing special: it is empty.
+    fn fate(&mut self, weather: &Weather, call: Call) -> &'static str {
+        let cut = weather.store_cut || call.is_board() && weather.board_cut;
+        let (refuse, mute, late) = (weather.refuse, weather.mute, weather.late);
+        let drawn = self.random.random_range(0.0..1.0);
+        let fate = match drawn {
+            _ if cut && drawn < 0.2 => "late",
+            _ if cut => "lost",
+            _ if weather.late_puts && call == Call::Append => "late",
+            _ if drawn < refuse => "refused",
+            _ if drawn < refuse + mute => "mute",
+            _ if drawn < refuse + mute + late => "late",
+            _ if drawn < refuse + mute + late + weather.lose => "lost",
+            _ => "",
+        };
+        if !fate.is_empty() {
+            self.count(&format!("{fate} {call:?}"));
+        }
+        fate
+    }
+
     /// A call to the store or the board.
     pub fn ask<T: Send + 'static>(
         &mut self,
@@ -375,28 +396,8 @@ impl Core {
         self.spring(process, call, Moment::Left);
         let there = self.now + self.any(weather.store_ms.clone());
         let back = self.any(weather.store_ms.clone());
-        let cut = weather.store_cut || call.is_board() && weather.board_cut;
-        let (refuse, mute, late) = (weather.refuse, weather.mute, weather.late);
-        let drawn = self.random.random_range(0.0..1.0);
-        let fate = match drawn {
-            _ if cut => {
-                if drawn < 0.2 {
-                    "late"
-                } else {
-                    "lost"
-                }
-            }
-            _ if weather.late_puts && call == Call::Append => "late",
-            _ if drawn < refuse => "refused",
-            _ if drawn < refuse + mute => "mute",
-            _ if drawn < refuse + mute + late => "late",
-            _ if drawn < refuse + mute + late + weather.lose => "lost",
-            _ => "",
-        };
+        let fate = self.fate(&weather, call);
         self.note(|| format!("p{process} {call:?} {about} {fate}"));
-        if !fate.is_empty() {
-            self.count(&format!("{fate} {call:?}"));
-        }
         let given_up = self.now + self.any(300..2_900);
         let about = move |what: &str| format!("p{process} {call:?} {what} {about}");
         match fate {

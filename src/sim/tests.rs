@@ -125,7 +125,10 @@ fn seeds() {
     if let Some(seed) = setting("PARLOR_SIM_SEED") {
         let name = std::env::var("PARLOR_SIM_BUG").unwrap_or_default();
         plant(Bug::ALL.iter().copied().find(|bug| bug.name() == name));
-        let outcome = run(seed, true);
+        let mut world = World::new(seed, true);
+        let finale = std::env::var("PARLOR_SIM_FINALE").unwrap_or_default();
+        world.finale = Finale::ALL.into_iter().find(|known| format!("{known:?}") == finale);
+        let outcome = world.run();
         println!("{}{:#?}", outcome.trace, outcome.violations);
         assert!(outcome.violations.is_empty(), "seed {seed}");
         return;

@@ -102,17 +102,20 @@ impl World {
             load::talk(world, 1.0);
             nemesis.step(world);
         });
-        let finale = nemesis.prepare(self.finale, &mut self);
+        let finale = nemesis.prepare(self.finale, &self);
         while !nemesis.finale(finale, &mut self) {
-            self.pass(1, |world| load::talk(world, 1.5));
+            // What comes later in a conversation would show what was lost before it.
+            let pace = if nemesis.fired() { 0.0 } else { 1.5 };
+            self.pass(1, |world| load::talk(world, pace));
         }
         nemesis.heal(&mut self);
         self.phase(Phase::Healed);
         let healed = self.sea.lock().now;
         let mut watch = Watch::new(healed);
+        let pace = self.sea.lock().pick(&[0.0, 0.0, 0.2, 0.7]);
         let healed_ms = self.sea.any(3_000..20_000);
         self.pass(healed_ms, |world| {
-            load::talk(world, 0.25);
+            load::talk(world, pace);
             load::churn(world);
             nemesis.restart_ended(world);
             watch.look(world);
@@ -159,7 +162,7 @@ impl World {
         }
     }
 
-    fn phase(&mut self, phase: Phase) {
+    fn phase(&self, phase: Phase) {
         self.sea.log(What::Phase { phase });
     }
 
@@ -211,7 +214,7 @@ impl World {
     }
 
     /// The connections of a process that is gone.
-    pub fn hang_up(&mut self, process: usize, told: bool) {
+    pub fn hang_up(&self, process: usize, told: bool) {
         let mut core = self.sea.lock();
         for device in &self.devices {
             if let Some(connection) = device.connection.as_ref().filter(|c| c.server == process) {

@@ -333,7 +333,8 @@ mod tests {
             done += u64::from(is_done);
             assert_eq!(answer.as_ref().map(|answer| answer.status), status, "{mood:?}");
             assert_eq!(calls.load(Ordering::Relaxed), done, "{mood:?}");
-            // A refusal bites once for each connection that it ends, and who knows how many there are.
+            // A refusal bites once for each connection that it ends, and who knows how many there
+            // are.
             if mood != Mood::Refused {
                 assert_eq!(proxy.bites() - before, u64::from(mood != Mood::Well), "{mood:?}");
             }

@@ -8,12 +8,12 @@ use super::ledger::{PARLOR, Record};
 const HEAD: &str = "\
 # Ledger
 
-Made by `parlor torture` from `ledger.jsonl`; not written by hand. Every run stands here, the bad \
-ones too. *Effective* faults were seen to bite by a probe (a process died, calls failed, bytes were \
-held back); others count for nothing. *Lost*: an acknowledged message that a device of a \
-participant, a history or the store does not have after the drain. *Duplicated*: shown twice to an \
-application that drops repeats by `(conversation, seq)`. *Reordered*: shown out of the order of the \
-log, or stored out of the order of its sends.
+Made by `parlor torture` from `ledger.jsonl`; not written by hand. Every run stands here, the \
+bad ones too. *Effective* faults were seen to bite by a probe (a process died, calls failed, \
+bytes were held back); others count for nothing. *Lost*: an acknowledged message that a device \
+of a participant, a history or the store does not have after the drain. *Duplicated*: shown \
+twice to an application that drops repeats by `(conversation, seq)`. *Reordered*: shown out of \
+the order of the log, or stored out of the order of its sends.
 
 ";
 
@@ -144,7 +144,8 @@ fn runs(page: &mut String, ours: &[&Record]) {
             if broken.is_empty() { String::new() } else { format!(" ({})", broken.join(", ")) };
         let _ = writeln!(
             page,
-            "| {} | {}{dirty} | {} | {seeds} | {} | {} / {} | {} | {} | {} | {} | {} | {}{broken} | `{}` |",
+            "| {} | {}{dirty} | {} | {seeds} | {} | {} / {} | {} | {} | {} | {} | {} | \
+             {}{broken} | `{}` |",
             last.when,
             first.commit,
             first.target,

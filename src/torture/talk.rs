@@ -126,7 +126,8 @@ impl<'a> Talk<'a> {
                     Err(ClientError::Closed { code, .. }) => return Why::Lost(code),
                     Err(_) => return Why::Lost(None),
                 },
-                Some(order) = self.device.orders.recv() => match self.obey(order, &mut client).await {
+                Some(order) = self.device.orders.recv()
+                    => match self.obey(order, &mut client).await {
                     Obeyed::Goes(why) => {
                         client.reset();
                         return why;

@@ -1,8 +1,8 @@
 //! Reads everything that a folder holds and says what is wrong with it.
 //!
 //! Works on a stopped store and beside a running one: all is read in one transaction, as it stood
-//! at one moment. The structure of the file is SQLite's to check; the rows' check sums and the rules
-//! of the data (`entries`, `items`) are ours. Nothing is mended here.
+//! at one moment. The structure of the file is SQLite's to check; the rows' check sums and the
+//! rules of the data (`entries`, `items`) are ours. Nothing is mended here.
 
 mod entries;
 mod items;

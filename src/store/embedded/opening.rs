@@ -1,9 +1,10 @@
 //! Opens the files of a folder to write: only what has lost nothing, and emptied into one.
 //!
 //! What is left in the log of an earlier life is written once more, then copied into the database
-//! and fsynced there, before anything is acknowledged. After an fsync that failed this is what makes
-//! a restart safe: the kernel may hold pages that it believes written and that are not on the disk,
-//! and here all of them are written again. It also keeps the log short, and with it the next start.
+//! and fsynced there, before anything is acknowledged. After an fsync that failed this is what
+//! makes a restart safe: the kernel may hold pages that it believes written and that are not on the
+//! disk, and here all of them are written again. It also keeps the log short, and with it the next
+//! start.
 
 use std::fs::{File, copy};
 use std::path::{Path, PathBuf};
@@ -99,8 +100,8 @@ fn ready(folder: &Path, connection: Connection) -> Result<Opened, OpenError> {
     Ok(Opened { connection, note })
 }
 
-/// Copies as much of the log into the database as readers allow; whoever commits next begins the log
-/// anew where that was all.
+/// Copies as much of the log into the database as readers allow; whoever commits next begins the
+/// log anew where that was all.
 pub fn copied(connection: &Connection) -> rusqlite::Result<()> {
     connection.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE).map(|_| ())
 }

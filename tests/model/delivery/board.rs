@@ -157,8 +157,8 @@ impl Delivery {
         }
     }
 
-    /// A server without sockets does at once what it has to do: whatever it does later, for a socket
-    /// that came meanwhile, is one read more.
+    /// A server without sockets does at once what it has to do: whatever it does later, for a
+    /// socket that came meanwhile, is one read more.
     pub(super) fn rest(&self, s: &mut State) {
         for at in RECIPIENTS {
             if !s.is_up(at) || !s.open_at(at).is_empty() {

@@ -150,8 +150,8 @@ struct Cut {
     seed: u64,
 }
 
-/// Cuts all over this part of a record, in order. Those within the making of the first files are as likely as
-/// any other.
+/// Cuts all over this part of a record, in order. Those within the making of the first files are as
+/// likely as any other.
 fn cuts(within: RangeInclusive<usize>, count: usize, seed: u64) -> Vec<Cut> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut cuts: Vec<_> = (0..count)
