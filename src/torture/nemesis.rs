@@ -15,6 +15,8 @@ use crate::checker::history::What;
 
 /// Faults at a time.
 const AT_ONCE: usize = 4;
+/// One in so many is injected while nothing else is wrong: only of these a recovery means something.
+const ALONE_ONE_IN: u32 = 8;
 /// Draws before a turn is given up, since everything drawn is taken.
 const DRAWS: usize = 12;
 
@@ -30,6 +32,7 @@ pub(super) struct Tally {
 struct Running {
     target: String,
     kind: &'static str,
+    alone: bool,
 }
 
 /// What was done.
@@ -53,10 +56,11 @@ pub(super) async fn run(
     let embedded = attack.fleet.links.is_empty();
     let (mut tasks, mut number) = (JoinSet::new(), 0_u64);
     let (mut running, mut deeds): (Vec<Running>, _) = (Vec::new(), Deeds::default());
-    let mut next = Instant::now();
+    let (mut next, mut alone) = (Instant::now(), false);
     loop {
+        let most = if alone || running.iter().any(|r| r.alone) { 1 } else { AT_ONCE };
         tokio::select! {
-            () = sleep_until(next), if tasks.len() < AT_ONCE && next < until => {
+            () = sleep_until(next), if tasks.len() < most && next < until => {
                 let wait = -random.random_range(1e-6..1.0_f64).ln();
                 next = Instant::now() + gap.mul_f64(wait.min(4.0));
                 let others: Vec<String> = running.iter().map(|r| r.target.clone()).collect();
@@ -69,11 +73,14 @@ pub(super) async fn run(
                 for other in &running {
                     deeds.pairs.insert((kind.name().min(other.kind), kind.name().max(other.kind)));
                 }
-                running.push(Running { target: target.clone(), kind: kind.name() });
+                running.push(Running { target: target.clone(), kind: kind.name(), alone });
                 number += 1;
                 tally.begun.fetch_add(1, Ordering::Relaxed);
-                let random = SmallRng::seed_from_u64(random.random());
-                tasks.spawn(fault(attack.clone(), format!("f{number}"), kind, target, random));
+                let seeded = SmallRng::seed_from_u64(random.random());
+                let name = format!("f{number}");
+                attack.world.measures.store(alone, Ordering::Relaxed);
+                tasks.spawn(fault(attack.clone(), name, kind, target, alone, seeded));
+                alone = random.random_ratio(1, ALONE_ONE_IN);
             }
             Some(done) = tasks.join_next(), if !tasks.is_empty() => {
                 if let Ok((kind, target, effect)) = done {
@@ -97,13 +104,16 @@ async fn fault(
     fault: String,
     kind: Kind,
     target: String,
+    alone: bool,
     mut random: SmallRng,
 ) -> (Kind, String, Effect) {
     let name = kind.name().to_owned();
     let begin = What::Fault { fault: fault.clone(), kind: name.clone(), target: target.clone() };
     attack.world.journal.note(begin);
     let effect = match attack.inject(kind, &target, &mut random).await {
-        Ok(effect) => effect,
+        Ok(effect) if alone => effect,
+        // How long it took is the doing of other faults as well.
+        Ok(effect) => Effect { recovered_ms: None, ..effect },
         Err(error) => {
             // Other faults are in the way, like a Redis that hangs: it counts for nothing.
             tracing::warn!(kind = name, %target, "a fault could not be injected: {error:#}");

@@ -188,7 +188,7 @@ fn kinds(page: &mut String, ours: &[&Record]) {
     page.push_str(
         "## Faults\n\nRecovery: of a death, from the death until everybody who lost a connection \
          is back and has caught up; of other faults, from their end until the target does its work \
-         again. Other faults go on meanwhile.\n\n\
+         again. Measured of those that were injected while nothing else was wrong.\n\n\
          | kind | effective / injected | recovery p50 | max |\n|---|---|---|---|\n",
     );
     for (kind, (effective, injected, mut times)) in kinds {

@@ -12,7 +12,7 @@ use anyhow::Context;
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::fleet::{Fleet, TABLE};
 use super::journal::locked;
@@ -33,6 +33,8 @@ const BOTH_WAYS_MAX: u64 = 4_000;
 const PAGE: u32 = 100;
 const PAGE_MAX: u32 = 500;
 
+/// How long the socket map may take to show what is.
+const MAP_LIMIT: Duration = Duration::from_secs(15);
 /// DynamoDB Local wants a signature, and looks at none.
 const SIGNATURE: &str = "AWS4-HMAC-SHA256 Credential=torture/20260101/local/dynamodb/aws4_request, \
                          SignedHeaders=host, Signature=0";
@@ -251,14 +253,50 @@ fn shown_line(line: &str) -> Option<Listed> {
     })
 }
 
-/// Dumps the socket map, beside what devices hold. An entry counts only while its server lives with
-/// the same epoch: what a killed one left is void, and nobody has to delete it.
+/// Dumps the socket map, beside what devices hold, once they agree, or have not for too long:
+/// everybody has just connected anew, and a release may be repeated a moment later.
 pub(super) async fn map(world: &World, fleet: &Fleet) -> anyhow::Result<()> {
     let (Some(redis), Some(dynamodb)) = (fleet.redis, fleet.dynamodb) else { return Ok(()) };
+    let limit = Instant::now() + MAP_LIMIT;
+    loop {
+        let (mut claimed, mut open) = (claimed(fleet, redis, dynamodb).await?, open(world));
+        (claimed.sort(), open.sort());
+        if claimed == open || Instant::now() > limit {
+            for (user, server) in claimed.iter().filter(|pair| !open.contains(pair)) {
+                // The whole entry, for who looks for the reason.
+                let entry = resp::once(redis, &["GET", &format!("user:{user}")]).await?;
+                tracing::warn!(%user, %server, ?entry, "in the socket map only");
+            }
+            world.journal.note(What::Map { claimed, open });
+            return Ok(());
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+fn open(world: &World) -> Vec<(String, String)> {
+    let presence = locked(&world.presence);
+    let held = presence.iter().filter_map(|((user, _), p)| Some((*user, p.server.clone()?)));
+    held.map(|(user, server)| (world.plan.users[user].clone(), server)).collect()
+}
+
+/// What stands in the map. An entry counts only while its server lives with the same epoch: what a
+/// killed one left is void, and nobody has to delete it.
+async fn claimed(
+    fleet: &Fleet,
+    redis: SocketAddr,
+    dynamodb: SocketAddr,
+) -> anyhow::Result<Vec<(String, String)>> {
     let rows = items(dynamodb, "BOARD", None).await?;
+    // A killed one's row stands there still, and does not move: who moves is told by the API.
+    let moving = Api::new(fleet.api.as_str()).get("/v1/servers").await?.good()?;
+    let moves = |server: &str| {
+        let mut servers = moving["servers"].as_array().into_iter().flatten();
+        servers.any(|row| row["id"] == *server)
+    };
     let lives = |server: &str, epoch: &Value| {
-        let is_it = |row: &&Value| row["sk"]["S"] == *server && row["epoch"]["S"] == *epoch;
-        rows.iter().any(|row| is_it(&row))
+        let is_it = |row: &Value| row["sk"]["S"] == *server && row["epoch"]["S"] == *epoch;
+        moves(server) && rows.iter().any(is_it)
     };
     let Reply::Array(keys) = resp::once(redis, &["KEYS", "user:*"]).await? else {
         anyhow::bail!("not a list of keys");
@@ -276,12 +314,7 @@ pub(super) async fn map(world: &World, fleet: &Fleet) -> anyhow::Result<()> {
             }
         }
     }
-    let open = locked(&world.presence)
-        .iter()
-        .filter_map(|((user, _), p)| Some((world.plan.users[*user].clone(), p.server.clone()?)))
-        .collect();
-    world.journal.note(What::Map { claimed, open });
-    Ok(())
+    Ok(claimed)
 }
 
 #[cfg(test)]

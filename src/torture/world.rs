@@ -2,7 +2,7 @@
 //! life by which recovery is measured.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ pub(super) struct World {
     /// By server: when it last acknowledged a send, and last got a live text from another.
     pulse: Mutex<HashMap<String, (u64, u64)>>,
     connections: AtomicU64,
+    /// One fault runs alone: how long its recovery takes is waited for.
+    pub measures: AtomicBool,
     /// Sends over HTTP that are under way.
     pub posts: TaskTracker,
 }
@@ -85,6 +87,7 @@ impl World {
             guests: Mutex::new(guests),
             pulse: Mutex::default(),
             connections: AtomicU64::new(0),
+            measures: AtomicBool::new(false),
             posts: TaskTracker::new(),
         })
     }
@@ -152,7 +155,8 @@ impl World {
             if is_so() {
                 return Some(now.saturating_sub(since));
             }
-            if now > limit || *self.stage.borrow() != Stage::Load {
+            let measures = self.measures.load(Ordering::Relaxed);
+            if now > limit || !measures || *self.stage.borrow() != Stage::Load {
                 return None;
             }
             sleep(LOOK).await;
