@@ -15,7 +15,7 @@ use crate::checker::history::What;
 
 /// Faults at a time.
 const AT_ONCE: usize = 4;
-/// One in so many is injected while nothing else is wrong: only of these a recovery means something.
+/// One in so many is injected while nothing else is wrong: only its recovery means something.
 const ALONE_ONE_IN: u32 = 8;
 /// Draws before a turn is given up, since everything drawn is taken.
 const DRAWS: usize = 12;

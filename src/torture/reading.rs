@@ -260,7 +260,8 @@ pub(super) async fn map(world: &World, fleet: &Fleet) -> anyhow::Result<()> {
     let limit = Instant::now() + MAP_LIMIT;
     loop {
         let (mut claimed, mut open) = (claimed(fleet, redis, dynamodb).await?, open(world));
-        (claimed.sort(), open.sort());
+        claimed.sort();
+        open.sort();
         if claimed == open || Instant::now() > limit {
             for (user, server) in claimed.iter().filter(|pair| !open.contains(pair)) {
                 // The whole entry, for who looks for the reason.
