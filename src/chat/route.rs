@@ -20,6 +20,7 @@ use super::publish::{Publishers, Pushed};
 use super::slow::Slow;
 use crate::board::SlowHint;
 use crate::directory::{DirectoryError, SocketEntry};
+#[cfg(debug_assertions)]
 use crate::planted::{Bug, planted};
 use crate::protocol::{
     ConversationId, ConversationKind, Entry, Envelope, ProcessId, Text, UserId, answer,

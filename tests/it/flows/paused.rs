@@ -86,12 +86,14 @@ async fn another_life_under_its_name_makes_it_exit() {
     let mut a = stack.at("ws1", "userA").await;
     a.say("userB", "one").await;
     stack.process("ws2").signal("CONT");
-    let mut told = false;
+    let (mut told, mut heard) = (false, false);
     let code = loop {
         match b.text_within(SOON).await {
-            Ok(text) => {
-                told |= matches!(ServerFrame::parse(&text), Ok(ServerFrame::Reconnect { .. }));
-            }
+            Ok(text) => match ServerFrame::parse(&text) {
+                Ok(ServerFrame::Reconnect { .. }) => told = true,
+                Ok(ServerFrame::Entry(_)) => heard = true,
+                _ => {}
+            },
             Err(ClientError::Closed { code, .. }) => break code,
             Err(error) => panic!("{error}"),
         }
@@ -101,7 +103,9 @@ async fn another_life_under_its_name_makes_it_exit() {
     assert_eq!(status.code(), Some(1), "its name is another's: {status}");
     // The other one is not harmed by the end of the first.
     let mut b = Person::connect(&ws, "userB").await;
-    assert_eq!(crate::harness::texts(&b.catch_up().await), [(1, "one".to_owned())]);
+    // The old life may have found its subscription before the board, and handed the text on.
+    let waited = crate::harness::texts(&b.catch_up().await);
+    assert!(waited == [(1, "one".to_owned())] || heard && waited.is_empty(), "{waited:?}");
     assert_eq!(a.say("userB", "two").await, 2);
     assert_eq!(b.hear().await, (2, "two".to_owned()));
     assert!(is_on_the_board(&stack, "ws2").await);
