@@ -27,6 +27,8 @@ const SWEEP_SECONDS: usize = 1_200;
 pub(super) const VIEW_PATIENCE: Duration = Duration::from_secs(5);
 /// The most releases that wait for Redis; what is beyond ends with its TTL, or by a `gone`.
 const RELEASES_MAX: usize = 65_536;
+/// How many claims of unknown outcome of a socket are remembered, to be released at its end.
+const BEFORE_MAX: usize = 16;
 /// The fewest entries swept a second.
 const SWEEP_MIN: usize = 16;
 
@@ -35,6 +37,8 @@ struct Claim {
     outbox: Arc<Outbox>,
     number: u64,
     holds: bool,
+    /// Those before, one of which may stand yet while nothing is known of this.
+    before: Vec<u64>,
     /// Where it stands in the sweep.
     place: u64,
 }
@@ -82,12 +86,16 @@ impl Claims {
         let table = &mut *guard;
         if let Some(claim) = table.claims.get_mut(&socket) {
             table.unclaimed += usize::from(claim.holds);
+            if claim.before.len() < BEFORE_MAX {
+                claim.before.push(claim.number);
+            }
             (claim.number, claim.holds) = (number, false);
             return number;
         }
         table.unclaimed += 1;
         let place = table.put_last(socket);
-        let claim = Claim { outbox: outbox.clone(), number, holds: false, place };
+        let claim =
+            Claim { outbox: outbox.clone(), number, holds: false, before: Vec::new(), place };
         table.claims.insert(socket, claim);
         number
     }
@@ -98,7 +106,7 @@ impl Claims {
             && claim.number == number
             && !claim.holds
         {
-            claim.holds = true;
+            (claim.holds, claim.before) = (true, Vec::new());
             table.unclaimed -= 1;
         }
     }
@@ -109,6 +117,10 @@ impl Claims {
         table.sweep.remove(&claim.place);
         if !claim.holds {
             table.unclaimed -= 1;
+        }
+        drop(table);
+        for before in claim.before {
+            self.keep_unreleased(&claim.outbox.who.user, socket, before);
         }
         Some(claim.number)
     }
@@ -354,6 +366,18 @@ mod tests {
         assert!(claims.without().is_empty());
         assert_eq!(claims.end(SocketId(1)), Some(second));
         assert_eq!(claims.end(SocketId(1)), None);
+    }
+
+    #[test]
+    fn a_claim_that_may_stand_yet_is_released_too() {
+        let claims = Claims::default();
+        let first = claims.begin(&outbox(1));
+        claims.holds(SocketId(1), first);
+        let second = claims.begin(&outbox(1));
+        let third = claims.begin(&outbox(1));
+        assert_eq!(claims.end(SocketId(1)), Some(third));
+        let unreleased: Vec<_> = claims.unreleased().into_iter().map(|(.., n)| n).collect();
+        assert_eq!(unreleased, [first, second], "nobody knows whether the others came to the map");
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub const ROOM_LOCATE_MAX: usize = 64;
 /// How long a view of the board can say that nobody is deaf: who is reads the mailboxes of the
 /// sockets that the map does not show once more later than that.
 const VIEW_TELLS: Duration = Duration::from_secs(15);
+/// What was stored longer ago may have been read in the log by its recipients: a process that was
+/// paused hands it on late.
+const NEW_MS: u64 = 2_000;
 /// The most hand-overs that wait for the directory; beyond, hints go the slow way.
 const HANDING_MAX: usize = 8_192;
 
@@ -111,7 +114,11 @@ impl Origin for Chat {
         Metrics::count(&self.metrics.messages, outcome);
     }
 
-    fn hand_on(&self, handed: HandedOn) {
+    fn hand_on(&self, mut handed: HandedOn) {
+        let now = (self.clock)();
+        for one in &mut handed.entries {
+            one.repeated |= now.saturating_sub(one.entry.timestamp) > NEW_MS;
+        }
         let Some(chat) = self.this.upgrade() else { return };
         let view = chat.liveness.view();
         if view.any_deaf() || view.begun.elapsed() >= VIEW_TELLS {
