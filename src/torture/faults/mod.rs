@@ -66,7 +66,7 @@ pub(super) enum Kind {
 
 use Kind::*;
 
-/// Kinds on a fleet, with the weight by which they are drawn.
+/// Kinds of a fleet's own, with the weight by which they are drawn.
 const FLEET: &[(Kind, u32)] = &[
     (ServerKilled, 10),
     (ServerStopped, 8),
@@ -101,22 +101,13 @@ const FLEET: &[(Kind, u32)] = &[
     (StoreAll(Mood::Hung), 1),
     (StoreAll(Mood::AppliedThenDropped), 3),
     (StoreStopped, 2),
-    (ClientsReset, 4),
-    (ClientsCutInFrame, 5),
-    (ClientsHalfOpen, 4),
-    (ClientsTrickled, 3),
-    (ClientsDelayed, 3),
-    (ClientsSliced, 2),
-    (ClientsKilledAfterSend, 6),
-    (ClientsForget, 4),
-    (ClientsStopReading, 4),
 ];
 
-/// Kinds on `parlor up`.
-const EMBEDDED: &[(Kind, u32)] = &[
-    (UpKilled, 8),
-    (UpStopped, 5),
-    (UpDrained, 3),
+/// Kinds of `parlor up`'s own.
+const EMBEDDED: &[(Kind, u32)] = &[(UpKilled, 8), (UpStopped, 5), (UpDrained, 3)];
+
+/// Kinds of clients and their connections, on both.
+const CLIENTS: &[(Kind, u32)] = &[
     (ClientsReset, 4),
     (ClientsCutInFrame, 5),
     (ClientsHalfOpen, 4),
@@ -129,11 +120,17 @@ const EMBEDDED: &[(Kind, u32)] = &[
 ];
 
 impl Kind {
+    /// Those that there are, with their weights.
+    fn all(embedded: bool) -> impl Iterator<Item = &'static (Self, u32)> {
+        let own = if embedded { EMBEDDED } else { FLEET };
+        own.iter().chain(CLIENTS)
+    }
+
     /// Draws one.
     pub fn draw(random: &mut SmallRng, embedded: bool) -> Self {
-        let kinds = if embedded { EMBEDDED } else { FLEET };
-        let mut left = random.random_range(0..kinds.iter().map(|(_, weight)| weight).sum());
-        for (kind, weight) in kinds {
+        let sum = Self::all(embedded).map(|(_, weight)| weight).sum();
+        let mut left = random.random_range(0..sum);
+        for (kind, weight) in Self::all(embedded) {
             if left < *weight {
                 return *kind;
             }
@@ -345,9 +342,9 @@ mod tests {
     #[test]
     fn every_kind_is_drawn_under_a_name_of_its_own() {
         let mut random = SmallRng::seed_from_u64(1);
-        for (embedded, kinds) in [(false, FLEET), (true, EMBEDDED)] {
-            let names: BTreeSet<_> = kinds.iter().map(|(kind, _)| kind.name()).collect();
-            assert_eq!(names.len(), kinds.len());
+        for embedded in [false, true] {
+            let names: BTreeSet<_> = Kind::all(embedded).map(|(kind, _)| kind.name()).collect();
+            assert_eq!(names.len(), Kind::all(embedded).count());
             let drawn: BTreeSet<_> =
                 (0..5_000).map(|_| Kind::draw(&mut random, embedded).name()).collect();
             assert_eq!(drawn, names);
