@@ -1,31 +1,31 @@
 //! The board of one process, in memory: its parts share it.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Beat, Board, BoardRow, HINT_TTL_SECONDS, SlowHint};
+use super::bulletin::Bulletin;
+use super::{Beat, Board, BoardRow, SlowHint};
 use crate::protocol::{Epoch, ProcessId};
 use crate::store::StoreError;
 
-#[derive(Debug, Default)]
-struct State {
-    rows: HashMap<ProcessId, BoardRow>,
-    hints: HashMap<ProcessId, Vec<(u64, Instant, Vec<SlowHint>)>>,
+/// See the module.
+#[derive(Debug)]
+pub struct EmbeddedBoard {
+    bulletin: Mutex<Bulletin>,
+    since: Instant,
 }
 
-/// See the module.
-#[derive(Debug, Default)]
-pub struct EmbeddedBoard {
-    state: Mutex<State>,
+impl Default for EmbeddedBoard {
+    fn default() -> Self {
+        Self { bulletin: Mutex::default(), since: Instant::now() }
+    }
 }
 
 impl EmbeddedBoard {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Bulletin> {
+        self.bulletin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -36,31 +36,15 @@ impl Board for EmbeddedBoard {
         row: &BoardRow,
         replacing: Option<(Epoch, u64)>,
     ) -> Result<Beat, StoreError> {
-        let mut state = self.lock();
-        let free = state.rows.get(&row.id).is_none_or(|stands| {
-            stands.epoch == row.epoch || replacing == Some((stands.epoch, stands.beat))
-        });
-        if !free {
-            return Ok(Beat::Taken);
-        }
-        let late = |stands: &BoardRow| stands.epoch == row.epoch && stands.beat > row.beat;
-        if !state.rows.get(&row.id).is_some_and(late) {
-            state.rows.insert(row.id.clone(), row.clone());
-        }
-        Ok(Beat::Written)
+        Ok(self.lock().beat(row, replacing))
     }
 
     async fn read(&self) -> Result<Vec<BoardRow>, StoreError> {
-        let mut rows: Vec<_> = self.lock().rows.values().cloned().collect();
-        rows.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(rows)
+        Ok(self.lock().read())
     }
 
     async fn remove(&self, id: &ProcessId, epoch: Epoch) -> Result<(), StoreError> {
-        let mut state = self.lock();
-        if state.rows.get(id).is_some_and(|row| row.epoch == epoch) {
-            state.rows.remove(id);
-        }
+        self.lock().remove(id, epoch);
         Ok(())
     }
 
@@ -70,27 +54,23 @@ impl Board for EmbeddedBoard {
         number: u64,
         hints: &[SlowHint],
     ) -> Result<(), StoreError> {
-        let mut state = self.lock();
-        let items = state.hints.entry(id.clone()).or_default();
-        let ttl = Duration::from_secs(HINT_TTL_SECONDS);
-        items.retain(|(other, put, _)| *other != number && put.elapsed() < ttl);
-        items.push((number, Instant::now(), hints.to_vec()));
-        items.sort_by_key(|(number, ..)| *number);
+        let mut bulletin = self.lock();
+        // Read under the lock, so that it does not go back.
+        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        bulletin.put_hints(id, number, hints.to_vec(), now);
         Ok(())
     }
 
     async fn hints(&self, id: &ProcessId, after: u64) -> Result<(u64, Vec<SlowHint>), StoreError> {
-        let state = self.lock();
-        let items = state.hints.get(id).map(Vec::as_slice).unwrap_or_default();
-        let newer = || items.iter().filter(|(number, ..)| *number > after);
-        let highest = newer().map(|(number, ..)| *number).max().unwrap_or(after);
-        Ok((highest, newer().flat_map(|(.., hints)| hints.clone()).collect()))
+        Ok(self.lock().hints(id, after))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::contract;
+    use std::time::Duration;
+
+    use super::super::{HINT_TTL_SECONDS, contract};
     use super::*;
     use crate::protocol::ConversationId;
 

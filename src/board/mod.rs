@@ -6,6 +6,7 @@
 //! **Guarantees of every adapter.** Reads are strongly consistent. A row is written only by its own
 //! process and epoch, or by a take-over that names the row it replaces.
 
+pub(crate) mod bulletin;
 pub mod contract;
 pub mod dynamodb;
 pub mod embedded;

@@ -2,7 +2,6 @@
 //! connections that fail as a seed says. One thread, one queue, virtual time.
 #![cfg(test)]
 
-mod board;
 mod client;
 mod faults;
 mod judge;

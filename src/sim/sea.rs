@@ -11,10 +11,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::oneshot;
 
-use super::board::Bulletin;
 use super::redis::Redis;
 use super::store::Memory;
 use super::wire::Wire;
+use crate::board::bulletin::Bulletin;
 use crate::checker::history::{Event, What};
 use crate::protocol::{ConversationId, Entry};
 use crate::store::StoreError;
