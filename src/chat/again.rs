@@ -42,7 +42,7 @@ impl Chat {
     /// `false`: Redis did not answer, and the hints went to the board.
     pub(super) async fn hand_on_again(&self, overdue: &[Overdue]) -> bool {
         let users: Vec<UserId> = overdue.iter().filter_map(|over| over.key.user.clone()).collect();
-        let Ok(located) = self.locate(&users).await else {
+        let Ok(located) = self.directory.locate(&users).await else {
             self.redis_failed();
             overdue.iter().for_each(|over| self.give_up(&over.key, over.seq));
             return false;

@@ -20,8 +20,6 @@ use super::publish::{Publishers, Pushed};
 use super::slow::Slow;
 use crate::board::SlowHint;
 use crate::directory::{DirectoryError, SocketEntry};
-#[cfg(debug_assertions)]
-use crate::planted::{Bug, planted};
 use crate::protocol::{
     ConversationId, ConversationKind, Entry, Envelope, ProcessId, Text, UserId, answer,
 };
@@ -49,29 +47,12 @@ pub struct Router {
     /// What waits for the board.
     pub slow: Slow,
     handing: Arc<Semaphore>,
-    /// Where people were once (a planted bug).
-    #[cfg(debug_assertions)]
-    believed: std::sync::Mutex<BTreeMap<UserId, Vec<SocketEntry>>>,
 }
 
 impl Router {
     /// Leave to wait for the directory beside the caller; `None` when too many do.
     pub fn permit(&self) -> Option<OwnedSemaphorePermit> {
         self.handing.clone().try_acquire_owned().ok()
-    }
-}
-
-#[cfg(debug_assertions)]
-impl Router {
-    fn believed(&self, users: &[UserId], located: Vec<Vec<SocketEntry>>) -> Vec<Vec<SocketEntry>> {
-        if !planted(Bug::LocateCached) {
-            return located;
-        }
-        let mut known = self.believed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let once = |(user, found): (&UserId, Vec<SocketEntry>)| {
-            known.entry(user.clone()).or_insert(found).clone()
-        };
-        users.iter().zip(located).map(once).collect()
     }
 }
 
@@ -82,8 +63,6 @@ impl Default for Router {
             publishers: Publishers::default(),
             slow: Slow::default(),
             handing: Arc::new(Semaphore::new(HANDING_MAX)),
-            #[cfg(debug_assertions)]
-            believed: std::sync::Mutex::default(),
         }
     }
 }
@@ -162,7 +141,7 @@ impl Chat {
         }
         let users = [to.clone(), from.clone()];
         let users = if to == *from { &users[..1] } else { &users[..] };
-        let located = match self.locate(users).await {
+        let located = match self.directory.locate(users).await {
             Ok(located) => located,
             Err(error) => return self.not_located(handed, &theirs, &error),
         };
@@ -190,17 +169,6 @@ impl Chat {
         }
     }
 
-    /// Where people are: asked for every message, a cache may never take its place.
-    pub(super) async fn locate(
-        &self,
-        users: &[UserId],
-    ) -> Result<Vec<Vec<SocketEntry>>, DirectoryError> {
-        let located = self.directory.locate(users).await?;
-        #[cfg(debug_assertions)]
-        let located = self.router.believed(users, located);
-        Ok(located)
-    }
-
     async fn hand_on_room(&self, handed: &HandedOn) {
         let (Some(newest), Some(roster)) = (handed.newest(), &handed.roster) else { return };
         // One roster and no change of it among the entries: whoever may see one may see all.
@@ -217,7 +185,7 @@ impl Chat {
         if users.len() > ROOM_LOCATE_MAX {
             return self.hand_on_large_room(handed, &key).await;
         }
-        let located = match self.locate(&users).await {
+        let located = match self.directory.locate(&users).await {
             Ok(located) => located,
             Err(error) => return self.not_located(handed, &key, &error),
         };

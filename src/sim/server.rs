@@ -5,7 +5,7 @@
 #![cfg(test)]
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -89,7 +89,7 @@ impl Server {
         Self {
             process,
             id: ProcessId::parse(&name).unwrap(),
-            link: Arc::new(Link { sea: sea.clone(), process, traced }),
+            link: Arc::new(Link { sea: sea.clone(), process, traced, believed: Mutex::default() }),
             sea: sea.clone(),
             skew: Arc::default(),
             life: None,
@@ -223,6 +223,7 @@ impl Server {
 
 /// As `node.rs` starts a part.
 async fn boot(link: Arc<Link>, row: BoardRow, clock: Clock, running: Arc<Running>) {
+    link.believed.lock().unwrap().clear();
     let id = row.id.clone();
     let started = Liveness::start(link.clone(), row, false, running.stop.clone()).await;
     let Ok((liveness, events)) = started else {
