@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 pub use limits::Limits;
 
-/// What is wanted of a run; 0 switches a gate off. A gate that is missed makes a verdict `unknown`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Gates {
+/// What gates ask for: so much is wanted of a run, or was seen of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measures {
     /// Messages that were acked.
     pub acked: f64,
     /// Share of the messages sent while no fault was active that were acked.
@@ -42,6 +42,14 @@ pub struct Gates {
     pub statuses_share: f64,
     /// Direct sends of which the time to the recipient was measured, before the faults and after.
     pub latencies: f64,
+}
+
+/// What a run is judged by. A gate that is missed makes a verdict `unknown`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Gates {
+    /// What is wanted of it; 0 switches a gate off.
+    #[serde(flatten)]
+    pub wanted: Measures,
     /// What invariants are judged by.
     pub limits: Limits,
 }
@@ -49,7 +57,7 @@ pub struct Gates {
 impl Default for Gates {
     /// What the specification asks of a full run.
     fn default() -> Self {
-        Self {
+        let wanted = Measures {
             acked: 1_000.0,
             acked_share: 0.7,
             open_share: 0.01,
@@ -65,44 +73,27 @@ impl Default for Gates {
             stored_share: 1.0,
             statuses_share: 0.9,
             latencies: 100.0,
-            limits: Limits::default(),
-        }
+        };
+        Self { wanted, limits: Limits::default() }
     }
 }
 
 impl Gates {
     /// No gate at all: for a history that shows one thing.
     pub fn none() -> Self {
-        Self {
-            acked: 0.0,
-            acked_share: 0.0,
-            open_share: 0.0,
-            redeliveries: 0.0,
-            resumes: 0.0,
-            offline_drains: 0.0,
-            membership_changes: 0.0,
-            effective: 0.0,
-            effective_share: 0.0,
-            effective_per_kind: 0.0,
-            drained_share: 0.0,
-            histories_share: 0.0,
-            stored_share: 0.0,
-            statuses_share: 0.0,
-            latencies: 0.0,
-            limits: Limits::default(),
-        }
+        Self { wanted: Measures::default(), limits: Limits::default() }
     }
 
     /// The same for a shorter run: what is counted shrinks to this part, shares stay.
     pub fn scaled(mut self, part: f64) -> Self {
         for count in [
-            &mut self.acked,
-            &mut self.redeliveries,
-            &mut self.resumes,
-            &mut self.offline_drains,
-            &mut self.membership_changes,
-            &mut self.effective,
-            &mut self.latencies,
+            &mut self.wanted.acked,
+            &mut self.wanted.redeliveries,
+            &mut self.wanted.resumes,
+            &mut self.wanted.offline_drains,
+            &mut self.wanted.membership_changes,
+            &mut self.wanted.effective,
+            &mut self.wanted.latencies,
         ] {
             *count = (*count * part).ceil();
         }
@@ -110,47 +101,28 @@ impl Gates {
     }
 
     /// The gates that are wanted, with what was seen.
-    pub(super) fn judge(&self, seen: &Seen) -> Vec<Gate> {
+    pub(super) fn judge(&self, seen: &Measures) -> Vec<Gate> {
+        let wanted = &self.wanted;
         let gates = [
-            ("messages acked", self.acked, seen.acked),
-            ("share acked outside faults", self.acked_share, seen.acked_share),
-            ("share of open sends", self.open_share, seen.open_share),
-            ("redeliveries", self.redeliveries, seen.redeliveries),
-            ("resumes", self.resumes, seen.resumes),
-            ("offline drains", self.offline_drains, seen.offline_drains),
-            ("membership changes", self.membership_changes, seen.membership_changes),
-            ("effective faults", self.effective, seen.effective),
-            ("share of effective faults", self.effective_share, seen.effective_share),
-            ("effective faults of each kind", self.effective_per_kind, seen.effective_per_kind),
-            ("share of drained devices", self.drained_share, seen.drained_share),
-            ("share of histories read", self.histories_share, seen.histories_share),
-            ("share of conversations dumped", self.stored_share, seen.stored_share),
-            ("share of statuses seen", self.statuses_share, seen.statuses_share),
-            ("latencies measured", self.latencies, seen.latencies),
+            ("messages acked", wanted.acked, seen.acked),
+            ("share acked outside faults", wanted.acked_share, seen.acked_share),
+            ("share of open sends", wanted.open_share, seen.open_share),
+            ("redeliveries", wanted.redeliveries, seen.redeliveries),
+            ("resumes", wanted.resumes, seen.resumes),
+            ("offline drains", wanted.offline_drains, seen.offline_drains),
+            ("membership changes", wanted.membership_changes, seen.membership_changes),
+            ("effective faults", wanted.effective, seen.effective),
+            ("share of effective faults", wanted.effective_share, seen.effective_share),
+            ("effective faults of each kind", wanted.effective_per_kind, seen.effective_per_kind),
+            ("share of drained devices", wanted.drained_share, seen.drained_share),
+            ("share of histories read", wanted.histories_share, seen.histories_share),
+            ("share of conversations dumped", wanted.stored_share, seen.stored_share),
+            ("share of statuses seen", wanted.statuses_share, seen.statuses_share),
+            ("latencies measured", wanted.latencies, seen.latencies),
         ];
-        let wanted = gates.into_iter().filter(|(_, wanted, _)| *wanted > 0.0);
-        wanted.map(|(name, wanted, seen)| Gate { name: name.to_owned(), wanted, seen }).collect()
+        let asked = gates.into_iter().filter(|(_, wanted, _)| *wanted > 0.0);
+        asked.map(|(name, wanted, seen)| Gate { name: name.to_owned(), wanted, seen }).collect()
     }
-}
-
-/// What was seen of what gates ask for.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    pub acked: f64,
-    pub acked_share: f64,
-    pub open_share: f64,
-    pub redeliveries: f64,
-    pub resumes: f64,
-    pub offline_drains: f64,
-    pub membership_changes: f64,
-    pub effective: f64,
-    pub effective_share: f64,
-    pub effective_per_kind: f64,
-    pub drained_share: f64,
-    pub histories_share: f64,
-    pub stored_share: f64,
-    pub statuses_share: f64,
-    pub latencies: f64,
 }
 
 /// A share; of nothing there is nothing.

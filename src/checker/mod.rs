@@ -27,7 +27,7 @@ mod status;
 mod upkeep;
 
 pub use files::{judge, judge_files};
-pub use gate::{Gate, Gates, Limits};
+pub use gate::{Gate, Gates, Limits, Measures};
 pub use judge::Checker;
 pub use report::{Counts, Invariant, Report, Verdict, Violation};
 

@@ -119,10 +119,10 @@ fn gates(options: &Options) -> Gates {
     let part = (options.seconds as f64 / FULL_SECONDS).min(1.0);
     let mut gates = Gates::default().scaled(part);
     if part < 1.0 {
-        gates.effective_share = SHORT_EFFECTIVE_SHARE;
-        gates.effective_per_kind = 0.0;
+        gates.wanted.effective_share = SHORT_EFFECTIVE_SHARE;
+        gates.wanted.effective_per_kind = 0.0;
         // Too soon after the faults to be compared.
-        gates.latencies = 0.0;
+        gates.wanted.latencies = 0.0;
     }
     gates.limits.growth_floor_files = GROWTH_FILES;
     gates.limits.latency_factor = Some(LATENCY_FACTOR);
@@ -243,9 +243,11 @@ mod tests {
 
     #[test]
     fn a_short_round_has_less_to_see_and_a_long_one_all() {
-        let (short, long) = (gates(&options(&[])), gates(&options(&["--seconds", "600"])));
-        assert_eq!((short.acked, long.acked), (200.0, Gates::default().acked));
-        assert_eq!(long.effective_share, Gates::default().effective_share);
+        let wanted = |told: &[&str]| gates(&options(told)).wanted;
+        let (short, long) = (wanted(&[]), wanted(&["--seconds", "600"]));
+        let full = Gates::default().wanted;
+        assert_eq!((short.acked, long.acked), (200.0, full.acked));
+        assert_eq!(long.effective_share, full.effective_share);
         assert!(short.drained_share == 1.0 && short.stored_share == 1.0);
     }
 }

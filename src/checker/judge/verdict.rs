@@ -1,7 +1,7 @@
 //! The end: all that had to wait for the whole log is judged, and counted.
 
 use super::super::device::Losses;
-use super::super::gate::{Gate, Seen, share};
+use super::super::gate::{Gate, Measures, share};
 use super::super::log::{Content, Log, Sight};
 use super::super::report::{Invariant, Report, Verdict};
 use super::Checker;
@@ -78,7 +78,7 @@ impl Checker {
         let (histories, read) = self.histories(sights);
         let stored = self.logs.list.iter().filter(|log| log.stored.is_some()).count() as u64;
         let (judged, wanted) = self.statuses.shares();
-        let seen = Seen {
+        let seen = Measures {
             acked: counts.acked as f64,
             acked_share: share(calm_acked, calm().count() as u64),
             open_share: share(counts.open, counts.sends),

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::super::files::{Damage, judge_files, merge};
-use super::super::gate::Gates;
+use super::super::gate::{Gates, Measures};
 use super::super::history::*;
 use super::super::report::{Invariant, Report, Verdict};
 use super::story::Story;
@@ -107,7 +107,10 @@ fn a_missed_gate_is_never_a_pass() {
     let mut story = talk();
     story.all_get(&["b2"], 2).read_all();
     let judge = |gates| super::super::files::judge(&story.events, gates);
-    let wanted = |acked| Gates { acked, stored_share: 1.0, histories_share: 1.0, ..Gates::none() };
+    let gates = |wanted| Gates { wanted, ..Gates::none() };
+    let wanted = |acked| {
+        gates(Measures { acked, stored_share: 1.0, histories_share: 1.0, ..Measures::default() })
+    };
     assert_eq!(judge(wanted(2.0)).verdict, Verdict::Pass);
     let report = judge(wanted(3.0));
     assert_eq!(report.verdict, Verdict::Unknown);
@@ -120,6 +123,6 @@ fn a_missed_gate_is_never_a_pass() {
     // What was not drained is not judged, and not passed.
     let mut story = talk();
     story.close("b2").read_all();
-    let gates = Gates { drained_share: 1.0, ..Gates::none() };
+    let gates = gates(Measures { drained_share: 1.0, ..Measures::default() });
     assert_eq!(super::super::files::judge(&story.events, gates).verdict, Verdict::Unknown);
 }

@@ -24,7 +24,7 @@ impl Checker {
             .latency_factor
             .map(|factor| ((quiet as f64 * factor) as u64).max(limits.latency_floor_ms * 1_000));
         // Of a few a p99 says nothing; their gate is missed then.
-        let enough = self.upkeep.latencies() as f64 >= self.gates.latencies.max(1.0);
+        let enough = self.upkeep.latencies() as f64 >= self.gates.wanted.latencies.max(1.0);
         if enough && slowest.is_some_and(|most| healed > most) {
             self.broken(Invariant::I15, (self.now, self.now), || {
                 let what = format!(
