@@ -99,16 +99,19 @@ pub enum Finale {
     Gap,
     /// A process puts something as late as it may, when others hold it for dead already.
     LastGasp,
+    /// The store is far, and people come and go all the time.
+    Crowd,
 }
 
 impl Finale {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::None,
         Self::Crash,
         Self::CrashForgotten,
         Self::CutForgotten,
         Self::Gap,
         Self::LastGasp,
+        Self::Crowd,
     ];
 }
 
@@ -432,6 +435,7 @@ impl Nemesis {
         core.sprung.clear();
         match finale {
             Finale::None | Finale::LastGasp => {}
+            Finale::Crowd => core.weather.iter_mut().for_each(|weather| weather.usual_ms = 50..300),
             Finale::Crash | Finale::CrashForgotten => core.traps = vec![trap(moment)],
             Finale::CutForgotten => core.traps = vec![trap(Moment::Applied)],
             Finale::Gap => {
@@ -449,7 +453,7 @@ impl Nemesis {
         let passed = world.sea.lock().now - self.began;
         let fires = world.sea.lock().sprung.first().map(|(process, _)| *process);
         match (finale, fires) {
-            (Finale::None, _) => true,
+            (Finale::None | Finale::Crowd, _) => true,
             (Finale::LastGasp, _) => self.last_gasp(world),
             (Finale::CutForgotten, None) if self.fired => passed > 9_000,
             (_, None) => passed > 4_000,

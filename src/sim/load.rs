@@ -101,8 +101,8 @@ pub fn talk(world: &mut World, pace: f64) {
 }
 
 /// People come and go.
-pub fn churn(world: &mut World) {
-    if !world.sea.chance(0.02) {
+pub fn churn(world: &mut World, odds: f64) {
+    if !world.sea.chance(odds) {
         return;
     }
     let device = world.sea.any(0..world.devices.len() as u64) as usize;
@@ -347,7 +347,15 @@ fn show_map(world: &mut World) {
     let before = claimed(world);
     world.pass(1_500, |_| {});
     let mut claimed = claimed(world);
-    claimed.retain(|entry| before.contains(entry));
+    let is_here = |user: &String, entry: &SocketEntry| {
+        world.devices.iter().any(|device| {
+            let server = device.connection.as_ref().map(|c| World::name(c.server));
+            *user == device.user.as_str() && server.as_deref() == Some(entry.server.as_str())
+        })
+    };
+    claimed.retain(|(user, entry)| {
+        is_here(user, entry) || before.iter().any(|(_, known)| known == entry)
+    });
     let claimed = claimed.into_iter().map(|(user, entry)| (user, entry.server.to_string()));
     let open = world.devices.iter().filter_map(|device| {
         let connection = device.connection.as_ref()?;

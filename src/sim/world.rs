@@ -112,11 +112,13 @@ impl World {
         self.phase(Phase::Healed);
         let healed = self.sea.lock().now;
         let mut watch = Watch::new(healed);
+        let crowd = finale == Finale::Crowd;
         let pace = self.sea.lock().pick(&[0.0, 0.0, 0.2, 0.7]);
+        let (pace, comings) = if crowd { (0.2, 0.012) } else { (pace, 0.02) };
         let healed_ms = self.sea.any(3_000..20_000);
         self.pass(healed_ms, |world| {
             load::talk(world, pace);
-            load::churn(world);
+            load::churn(world, comings);
             nemesis.restart_ended(world);
             watch.look(world);
         });
@@ -141,7 +143,7 @@ impl World {
         load::read_everything(&mut self);
         violations.append(&mut watch.wrong);
         violations.extend(super::judge::judge(&mut self));
-        violations.extend(super::judge::check(&self.sea.lock().history));
+        violations.extend(super::judge::check(&self));
         self.end(violations, drained)
     }
 

@@ -48,7 +48,7 @@ bugs! {
     put_before_raise: PutBeforeRaise CrashForgotten,
     hit_answered_at_once: HitAnsweredAtOnce Crash,
     locate_cached: LocateCached,
-    read_before_claim: ReadBeforeClaim,
+    read_before_claim: ReadBeforeClaim Crowd,
     re_read_once: ReReadOnce LastGasp,
     unknown_is_failed: UnknownIsFailed CutForgotten,
 }
