@@ -6,6 +6,7 @@
 mod harness;
 mod raw;
 
+mod acl;
 mod admin;
 mod bad;
 mod bus_key;
@@ -13,5 +14,8 @@ mod cli;
 mod costs;
 mod disk;
 mod flows;
+mod origins;
 mod protocol;
+mod proxies;
 mod redis_hung;
+mod tls;

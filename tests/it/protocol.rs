@@ -9,7 +9,8 @@ use parlor::chat::lane::Bounds;
 use parlor::chat::session::SENDS_MAX;
 use parlor::chat::signal::SIGNALS_MAX;
 use parlor::client::ServerFrame;
-use parlor::gateway::handshake::{HEAD_BYTES_MAX, HEAD_PATIENCE};
+use parlor::edge::HEAD_BYTES_MAX;
+use parlor::gateway::handshake::HEAD_PATIENCE;
 use parlor::protocol::*;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -185,7 +186,6 @@ fn the_limits_are_those_of_the_code() {
     let thousands = |number: usize| format!("{},{:03}", number / 1_000, number % 1_000);
     let (bounds, sockets) = (Bounds::default(), SOCKETS_PER_USER_MAX);
     assert_eq!((sockets, SIGNAL_BYTES_MAX), (DEVICES_PER_USER_MAX, DATA_BYTES_MAX));
-    assert_eq!(parlor::balancer::head::HEAD_BYTES_MAX, HEAD_BYTES_MAX);
     assert_eq!(parlor::balancer::head::HEAD_PATIENCE, HEAD_PATIENCE);
     let kept = [
         ("`message`", kib(MESSAGE_BYTES_MAX)),
