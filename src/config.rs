@@ -172,8 +172,8 @@ pub struct Balancer {
     /// Forward /v1/… to the Message API here
     #[arg(long, value_name = "URL", env = "PARLOR_API")]
     pub api: Option<String>,
-    /// Of servers (tls://HOST:PORT) and an API (https://…) that speak TLS: trust the authorities
-    /// in this PEM file
+    /// Dial servers by TLS alone, and trust the authorities in this PEM file for them and for an
+    /// API of https://…
     #[arg(long, value_name = "FILE", env = "PARLOR_UPSTREAM_CA")]
     pub upstream_ca: Option<PathBuf>,
     /// How new connections are dealt

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde_json::json;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -144,26 +145,10 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     let mut node = Node::new(wired, health, common.drain_seconds);
     let mut parts = Vec::new();
     for ((name, metrics), listener) in names.into_iter().zip(listeners) {
-        let options = PartOptions {
-            id: process_id(&name)?,
-            role: Role::Server,
-            advertise: None,
-            public_url: None,
-            edge: entrance.at(&listener),
-            listener,
-            lock_held,
-        };
+        let options = part_of_up(&name, Role::Server, listener, &entrance, lock_held)?;
         parts.push((options, metrics));
     }
-    let api = PartOptions {
-        id: process_id("api")?,
-        role: Role::Api,
-        advertise: None,
-        public_url: None,
-        edge: entrance.at(&api),
-        listener: api,
-        lock_held,
-    };
+    let api = part_of_up("api", Role::Api, api, &entrance, lock_held)?;
     parts.push((api, api_metrics));
     let admin = match start(&mut node, parts, &entrance, common, &mut signals).await {
         Ok(Some(admin)) => admin,
@@ -187,6 +172,17 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     }
     let end = until_stopped(&mut node, &mut signals).await;
     Ok(stop(node, end).await)
+}
+
+fn part_of_up(
+    name: &str,
+    role: Role,
+    listener: TcpListener,
+    entrance: &Entrance,
+    lock_held: bool,
+) -> Result<PartOptions, NodeError> {
+    let (id, edge) = (process_id(name)?, entrance.at(&listener));
+    Ok(PartOptions { id, role, advertise: None, public_url: None, listener, edge, lock_held })
 }
 
 /// The way to the Message API in this process: what passes through the balancer's listener is

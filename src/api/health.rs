@@ -246,4 +246,31 @@ mod tests {
         assert_eq!(health.readiness().1["stage"], "draining");
         assert!(!health.readiness().0);
     }
+
+    #[tokio::test]
+    async fn where_tokens_are_verified_only_an_admin_is_answered() {
+        let check: AdminCheck = Arc::new(|headers| match headers.get(header::AUTHORIZATION) {
+            Some(value) if value == "Bearer good" => Ok(()),
+            _ => Err("an admin's token is required".to_owned()),
+        });
+        let admin = Admin { edge: Edge::open(), check: Some(check) };
+        let router = admin_router(Health::new(vec![Arc::new(Metrics::new("test"))]), admin);
+        let ask = async |path: &str, token: Option<&str>| {
+            let mut request = Request::builder().uri(path).header(header::HOST, "localhost");
+            if let Some(token) = token {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            let request = request.body(axum::body::Body::empty()).unwrap();
+            let service = hyper_util::service::TowerToHyperService::new(router.clone());
+            hyper::service::Service::call(&service, request).await.unwrap()
+        };
+        for path in ["/metrics", "/healthz"] {
+            assert_eq!(ask(path, Some("good")).await.status(), StatusCode::OK, "{path}");
+            for token in [None, Some("bad")] {
+                let answer = ask(path, token).await;
+                assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
+                assert_eq!(answer.headers()[header::WWW_AUTHENTICATE], "Bearer");
+            }
+        }
+    }
 }

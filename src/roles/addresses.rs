@@ -51,14 +51,18 @@ impl Addresses {
         let port = self.front.port();
         let url = match port {
             8080 => String::new(),
-            _ => format!(" --url ws{s}://{front}/ws"),
+            _ => format!(" --url ws://{front}/ws"),
+        };
+        let chat = match secure {
+            false => format!("{me} chat --as userA --to userB{url}   (and the other way round)"),
+            true => "(not `parlor chat`, which speaks no TLS)".to_owned(),
         };
         format!(
             "\n  Parlor is up.\n\n    page       http{s}://{front}/\n    \
              WebSocket  ws{s}://{front}/ws\n    servers    {}\n    \
              API        http{s}://{api}/openapi.json\n    kept in    {kept}\n\n  \
              Three things to try:\n\n    1. open http{s}://{front}/ : two people, side by side\n    \
-             2. {me} chat --as userA --to userB{url}   (and the other way round)\n    \
+             2. {chat}\n    \
              3. npx --yes wscat -c 'ws{s}://{front}/ws?userId=userA'\n       \
              then type  {{\"type\":\"message\",\"to\":\"userB\",\"message\":\"Hi\"}}\n\n  \
              ctrl-C stops it cleanly.\n",

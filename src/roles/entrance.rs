@@ -23,7 +23,8 @@ fn usage(error: impl std::fmt::Display) -> NodeError {
 impl Entrance {
     /// Reads the options, and the certificate.
     pub fn new(options: &EdgeOptions, common: &Common) -> Result<Self, NodeError> {
-        // Where everybody can be anybody there is nothing for another site's page to gain.
+        // Development mode alone needs it: who must show a token is not fooled by a name. Where
+        // everybody on the network can be anybody it would keep nobody out.
         let names = match common.insecure_dev {
             true => Names::Any,
             false => Names::Loopback(options.allow_host.clone()),

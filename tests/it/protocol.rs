@@ -229,6 +229,13 @@ const TESTS: &[(&str, &str, &str, &[&str])] = &[
         "bad_requests_get_their_status",
         &["400", "404", "405", "426", "431"],
     ),
+    ("Connecting", "tests/it/origins.rs", "a_page_of_another_site_opens_no_socket", &["403"]),
+    (
+        "Connecting",
+        "tests/it/origins.rs",
+        "a_name_that_was_pointed_at_this_machine_gets_nothing",
+        &["421"],
+    ),
     (
         "Connecting",
         "tests/it/bad/away.rs",
@@ -289,6 +296,12 @@ const TESTS: &[(&str, &str, &str, &[&str])] = &[
     ),
     ("Close codes", "tests/it/bad/asleep.rs", "a_silent_client_is_closed", &["4509"]),
     ("HTTP refusals", "tests/it/bad/http.rs", "bad_requests_get_a_problem", &["405", "415"]),
+    (
+        "HTTP refusals",
+        "tests/it/origins.rs",
+        "a_name_that_was_pointed_at_this_machine_gets_nothing",
+        &["421"],
+    ),
     (
         "HTTP refusals",
         "tests/it/bad/http.rs",

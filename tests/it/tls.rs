@@ -18,18 +18,18 @@ use crate::harness::{SOON, eventually};
 use crate::proxies::{GREETING, Logged};
 
 /// A certificate for this machine that is its own authority, in files.
-struct Files {
+pub struct Files {
     folder: tempfile::TempDir,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let files = Self { folder: tempfile::tempdir().unwrap() };
         files.renew();
         files
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
