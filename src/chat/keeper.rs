@@ -35,10 +35,10 @@ const DEAF_IS_READ: Duration = Duration::from_secs(3);
 /// What asks to start over so soon after a run shares the next one: Redis that comes and goes, or
 /// calls that are late because the machine is busy, must not make it busier.
 pub(super) const START_OVER_PAUSE: Duration = Duration::from_secs(2);
-/// How many mailboxes are asked for again at once, 20 times a second: a wave of all of them is to
+/// How many mailboxes are asked for again at once, 100 times a second: a wave of all of them is to
 /// be felt neither by who talks nor by a table's capacity.
-const REREAD_STEP: usize = 50;
-const REREAD_PAUSE: Duration = Duration::from_millis(50);
+const REREAD_STEP: usize = 10;
+const REREAD_PAUSE: Duration = Duration::from_millis(10);
 /// How many of them may wait for their turn before more are asked for.
 const REREADS_WAITING_MAX: usize = 50;
 /// The belt: every mailbox is read again so often.
