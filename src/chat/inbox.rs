@@ -53,6 +53,8 @@ pub(super) struct Inbox {
     /// A send of this socket was not answered when the last work was done.
     sending: bool,
     reread: bool,
+    /// The mailbox is to be read again, eventually consistent.
+    belt: bool,
     /// When the next `Event::Flush` comes.
     resting: Option<Instant>,
     /// The store did not take the last `read`.
@@ -76,6 +78,7 @@ impl Inbox {
             entering: false,
             sending: false,
             reread: false,
+            belt: false,
             resting: None,
             unseen: false,
         }
@@ -101,6 +104,11 @@ impl Inbox {
     pub fn reread(&mut self) {
         // The first read is yet to begin, and will see it all.
         self.reread |= self.stage != Stage::New || self.working;
+    }
+
+    /// The mailbox is to be read again for no reason but time.
+    pub fn belt(&mut self) {
+        self.belt |= self.stage == Stage::Live;
     }
 
     /// The person has seen up to `seq`.

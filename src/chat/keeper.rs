@@ -185,12 +185,12 @@ impl Chat {
             return;
         }
         *answered = self.keeper.rereads_asked.load(Ordering::Relaxed);
-        self.reread(self.hub.all()).await;
+        self.reread(self.hub.all(), || Event::Reread).await;
     }
 
-    async fn reread(&self, outboxes: Vec<Arc<Outbox>>) {
+    async fn reread(&self, outboxes: Vec<Arc<Outbox>>, event: fn() -> Event) {
         for step in outboxes.chunks(REREAD_STEP) {
-            step.iter().for_each(|outbox| outbox.push(Event::Reread));
+            step.iter().for_each(|outbox| outbox.push(event()));
             sleep(REREAD_PAUSE).await;
             while self.reads.again_waiting() > REREADS_WAITING_MAX {
                 sleep(REREAD_PAUSE).await;
@@ -248,7 +248,7 @@ impl Chat {
         for part in (0..u128::from(BELT_PARTS)).cycle() {
             ticks.tick().await;
             let due = |outbox: &Arc<Outbox>| outbox.who.socket.0 % u128::from(BELT_PARTS) == part;
-            self.reread(self.hub.all().into_iter().filter(due).collect()).await;
+            self.reread(self.hub.all().into_iter().filter(due).collect(), || Event::Belt).await;
         }
     }
 

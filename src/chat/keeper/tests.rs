@@ -326,7 +326,12 @@ async fn the_belt_reads_every_mailbox_once_an_hour_and_not_all_at_once() {
         outbox
     };
     let spread: Vec<_> = (100..110).map(enter).collect();
-    let asked = || spread.iter().map(|outbox| rereads(outbox)).collect::<Vec<_>>();
+    let belts = |outbox: &Arc<Outbox>| {
+        let events = events(outbox);
+        assert!(events.iter().all(|event| matches!(event, Event::Belt)), "{events:?}");
+        events.len()
+    };
+    let asked = || spread.iter().map(belts).collect::<Vec<_>>();
     for hour in 0..3 {
         sleep(BELT / 360 * 105 - SECOND).await;
         assert_eq!(asked(), [1, 1, 1, 1, 1, 0, 0, 0, 0, 0], "hour {hour}");

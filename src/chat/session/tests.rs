@@ -65,11 +65,35 @@ fn a_reread_asked_for_during_the_first_read_follows_it() {
     assert!(out.work.is_none(), "one piece of work at a time");
     let mut out = Outputs::default();
     session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
-    assert!(matches!(out.work, Some(Work::Reread(_))), "{out:?}");
+    assert!(matches!(out.work, Some(Work::Reread { consistent: true, .. })), "{out:?}");
     assert!(out.frames.is_empty(), "not caught up yet");
     let mut out = Outputs::default();
     session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
     assert!(out.work.is_none() && out.frames == [crate::protocol::answer::caught_up()]);
+}
+
+#[test]
+fn the_belt_reads_what_stood_a_moment_ago_unless_more_is_asked_for() {
+    let is_read = |out: &Outputs| match out.work {
+        Some(Work::Reread { consistent, .. }) => Some(consistent),
+        _ => None,
+    };
+    for (first, second, expected) in [
+        (Event::Belt, Event::Belt, false),
+        (Event::Belt, Event::Reread, true),
+        (Event::Reread, Event::Belt, true),
+    ] {
+        let (mut session, now) = session(Wish::default());
+        step(&mut session, Input::Event(Event::Belt), now);
+        let out = step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+        assert!(out.work.is_none(), "the first read is all that the belt could ask for: {out:?}");
+        let out = step(&mut session, Input::Event(Event::Belt), now);
+        assert_eq!(is_read(&out), Some(false));
+        step(&mut session, Input::Event(first), now);
+        step(&mut session, Input::Event(second), now);
+        let out = step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+        assert_eq!(is_read(&out), Some(expected));
+    }
 }
 
 fn dm(other: &str) -> ConversationId {
