@@ -272,8 +272,8 @@ impl Chat {
     }
 
     /// Sends probes to the own channel: only one that comes back shows that the subscription
-    /// delivers. Two that fail in a row mean deaf. Also notices by the instance's name that Redis
-    /// lost or replaced its data.
+    /// delivers. Two that fail in a row mean deaf, claims that are refused fail one as well. Also
+    /// notices by the instance's name that Redis lost or replaced its data.
     async fn probe_for_ever(self: &Arc<Self>) {
         let mut instance: Option<String> = None;
         let (mut number, mut failed) = (0, 0);
@@ -281,7 +281,7 @@ impl Chat {
             number += 1;
             let heard = self.probe(number).await;
             match self.directory.instance().await {
-                Ok(name) if heard => {
+                Ok(name) if heard && self.map_takes_claims().await => {
                     failed = 0;
                     let was_deaf = self.keeper.is_deaf();
                     self.set_deaf(false);
