@@ -354,9 +354,10 @@ impl Liveness {
     async fn read_hints(&self, watched: &mut Watched, newer: Vec<NewHints>) {
         for NewHints { id, after, last } in newer.into_iter().filter(|new| new.id != self.me.id) {
             match self.board.hints(&id, after).await {
-                Ok((highest, hints)) => {
-                    // What stands behind the last is being written, and may yet give way.
-                    watched.hints_read(&id, highest.min(last));
+                Ok((_, hints)) => {
+                    // What stands behind the last is being written, and may yet give way. Up to it
+                    // there may be none: numbers begin anywhere, and items end by their TTL.
+                    watched.hints_read(&id, last);
                     if !hints.is_empty() {
                         self.events.send(BoardEvent::Hints(hints));
                     }
