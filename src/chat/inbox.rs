@@ -141,6 +141,9 @@ impl Inbox {
         let keeps = self.stage == Stage::Live && self.receipts.has_room();
         let position = self.position(&conversation, now);
         let passed = position.loaded && seq <= position.sent;
+        if !passed {
+            position.hear_text(via.as_ref(), now);
+        }
         if let Some(via) = via {
             let received = position.loaded && seq <= position.received;
             let receipt = if received { Receipt::Delivered } else { Receipt::Have };
@@ -156,7 +159,6 @@ impl Inbox {
             return;
         }
         position.hear(seq, now);
-        position.texted = now;
         if text.is_some() && !again {
             position.hear_first_try(seq);
         }

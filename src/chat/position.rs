@@ -78,8 +78,11 @@ pub(super) struct Position {
     pub vias: Vec<(ProcessId, Seq)>,
     /// When something last happened here.
     pub moved: Instant,
-    /// When a text was last heard of, or its receipt came.
+    /// When a cursor with a status that somebody waits for was last stored, or rode on a raise:
+    /// `carrier` raises for each text, and carries the cursor that it knows.
     pub texted: Instant,
+    /// Who raised for the text that is told of there.
+    pub carrier: Option<ProcessId>,
     /// Since when the stored cursor trails, or was last tried.
     pub trails: Option<Instant>,
     /// Where it queues for work.
@@ -116,6 +119,7 @@ impl Position {
             vias: Vec::new(),
             moved: now,
             texted: now,
+            carrier: None,
             trails: None,
             queued: Queued::No,
             marked: false,
@@ -145,6 +149,16 @@ impl Position {
         self.heard = self.heard.max(seq);
         self.marked = true;
         self.moved = now;
+    }
+
+    /// A text came through `via`. Only who raised for the one before knows the cursor that waits.
+    pub fn hear_text(&mut self, via: Option<&ProcessId>, now: Instant) {
+        if !self.owes_status() {
+            self.carrier = via.cloned();
+            self.texted = now;
+        } else if via.is_some() && self.carrier.as_ref() == via {
+            self.texted = now;
+        }
     }
 
     /// A text at `seq` came as a first try.
@@ -220,7 +234,7 @@ impl Position {
     /// A receipt proves everything up to `seq`. What follows and was never written as a text needs
     /// no receipt. Says whether `received` moved.
     pub fn prove(&mut self, seq: Seq, now: Instant) -> bool {
-        let (before, waits) = (self.received, self.received < self.last_text);
+        let before = self.received;
         self.received = self.received.max(seq.min(self.sent));
         if self.received >= self.last_text {
             self.received = self.sent;
@@ -228,9 +242,6 @@ impl Position {
         if self.received > before {
             self.moved = now;
             self.trails.get_or_insert(now);
-            if waits {
-                self.texted = now;
-            }
         }
         self.received > before
     }
@@ -370,6 +381,7 @@ mod tests {
         let later = begun + std::time::Duration::from_secs(9);
         let mut p = Position::unknown(begun);
         p.load(3);
+        p.hear_text(None, begun);
         p.pass(4, None);
         p.last_text = 4;
         p.prove(4, begun);

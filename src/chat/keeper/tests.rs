@@ -251,7 +251,12 @@ async fn a_map_that_takes_no_claims_makes_deaf() {
     sleep(6 * SECOND).await;
     assert!(kept.part.chat.is_deaf());
     assert!(kept.part.board.read().await.unwrap()[0].deaf, "the others put hints on the board");
-    assert!(rereads(&late) >= 1 || { sleep(DEAF_IS_READ).await; rereads(&late) >= 1 });
+    assert!(
+        rereads(&late) >= 1 || {
+            sleep(DEAF_IS_READ).await;
+            rereads(&late) >= 1
+        }
+    );
     sleep(30 * SECOND).await;
     assert!(kept.part.chat.is_deaf(), "for as long as it takes");
     kept.part.ports.map_is_full.store(false, Ordering::Relaxed);
