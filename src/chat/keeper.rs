@@ -1,8 +1,8 @@
 //! What a process part does in the background: listens to the bus and the board, repeats claims and
 //! hints, sweeps its entries of the socket map, and notices when Redis is away or back.
 //!
-//! One task owns all of it and ends with the part's stop signal; the runs that it starts (claims and
-//! mailboxes once more) end by themselves.
+//! One task owns all of it and ends with the part's stop signal; the runs that it starts (claims
+//! and mailboxes once more) end by themselves.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -482,7 +482,7 @@ async fn what_does_not_fit_is_told_as_read_again() {
 #[test]
 fn what_was_lost_is_told_as_soon_as_there_is_room() {
     let (sender, mut told) = mpsc::channel(1);
-    let events = Events { sender, lost: AtomicU8::new(NONE_LOST) };
+    let events = Events::new(sender);
     for lost in [BoardEvent::ReadAgain, BoardEvent::Revived] {
         events.send(BoardEvent::Hints(Vec::new()));
         events.send(BoardEvent::Death(ProcessId::parse("ws2").unwrap()));
