@@ -29,7 +29,7 @@ impl Chat {
             Envelope::Entry { conversation, entry, users, via, again, roster } => {
                 self.lanes.hear(conversation, entry.seq);
                 if users.is_empty() {
-                    self.hear_room_entry(conversation, entry, via, roster.unwrap_or(u64::MAX));
+                    self.hear_room_entry(conversation, entry, via, *roster);
                 } else {
                     self.hear_entry(conversation, entry, users, via, *again);
                 }
