@@ -295,6 +295,7 @@ impl Store for Ports {
     async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError> {
         self.dawdle().await;
         if let RecordPart::Roster(log) = &part {
+            self.note("roster");
             self.meet("roster", log)?;
         }
         still(self.store.records(part)).await
