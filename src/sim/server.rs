@@ -37,6 +37,8 @@ pub const API: usize = SERVERS;
 
 /// As in `gateway/socket.rs`.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// As in `gateway/socket.rs`.
+const GOODBYE_MS_MAX: u64 = 1_000;
 /// As in `node.rs`.
 const ROW_IS_READ: Duration = Duration::from_secs(3);
 /// The belt reads all mailboxes once an hour: no simulation comes to its last part.
@@ -310,7 +312,7 @@ async fn serve(sea: Sea, chat: Arc<Chat>, wire: Arc<Wire>, hello: Hello) {
         oldest.push(Event::Close(CloseCode::TooManySockets));
     }
     chat.metrics.sockets.inc();
-    let mut session = Session::new(who.clone(), chat.me.id.clone(), hello.wish);
+    let mut session = Session::new(who, chat.me.id.clone(), hello.wish);
     let mut out = Outputs::default();
     let mut work: Option<BoxFuture<'static, Done>> = None;
     session.start((chat.clock)(), Instant::now(), &mut out);
@@ -348,11 +350,9 @@ async fn serve(sea: Sea, chat: Arc<Chat>, wire: Arc<Wire>, hello: Hello) {
             }
         }
     }
-    chat.hub.leave(&who.user, who.socket);
-    outbox.close();
-    chat.metrics.sockets.dec();
-    chat.release(&outbox).await;
-    chat.store_at_end(&who, session.finish()).await;
+    // The close handshake: what comes meanwhile stays in the outbox.
+    sleep(Duration::from_millis(sea.any(0..GOODBYE_MS_MAX))).await;
+    chat.end(outbox, session.finish()).await;
 }
 
 /// What happens next; where several things could, chance decides.
