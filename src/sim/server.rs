@@ -57,6 +57,8 @@ pub struct Running {
     pub chat: OnceLock<Arc<Chat>>,
     pub open: AtomicBool,
     pub ended: AtomicBool,
+    /// It ended as it should: nobody was left, and all was written.
+    drained: AtomicBool,
     stop: CancellationToken,
 }
 
@@ -143,8 +145,15 @@ impl Server {
             sleep(Duration::from_millis(passed)).await;
         });
         if life.running.ended.load(Ordering::Relaxed) {
+            let drained = life.running.drained.load(Ordering::Relaxed);
             self.tally();
-            self.sea.lock().note(|| format!("p{} has ended", self.process));
+            let mut core = self.sea.lock();
+            core.note(|| format!("p{} has ended", self.process));
+            if !drained {
+                let death = (core.now, self.process);
+                core.deaths.push(death);
+            }
+            drop(core);
             self.life = None;
         }
     }
@@ -168,6 +177,8 @@ impl Server {
             let mut core = self.sea.lock();
             core.note(|| format!("p{} crashes", self.process));
             core.forget_requests(self.process);
+            let death = (core.now, self.process);
+            core.deaths.push(death);
             drop(core);
             drop(life);
         }
@@ -289,7 +300,9 @@ async fn drain(sea: Sea, running: Arc<Running>) {
         chat.lanes.close();
         chat.lanes.finish().await;
     };
-    let _ = timeout(Duration::from_secs(5), left).await;
+    // A real one has more time; what is left here is lost as by a death.
+    let drained = timeout(Duration::from_secs(5), left).await.is_ok();
+    running.drained.store(drained, Ordering::Relaxed);
     let _ = timeout(Duration::from_secs(2), chat.hints_settled()).await;
     let _ = timeout(Duration::from_secs(2), chat.liveness.leave()).await;
     running.stop.cancel();
