@@ -133,23 +133,7 @@ impl World {
             nemesis.restart_ended(world);
             watch.look(world);
         });
-        self.phase(Phase::Drain);
-        self.pace = (30, 60);
-        let bound = healed + RECOVERY_MS;
-        let left = bound.saturating_sub(self.sea.lock().now);
-        let until = self.sea.lock().now + left;
-        let settled = |world: &Self| {
-            let core = world.sea.lock();
-            core.now > core.refuses_until + SETTLES_MS
-        };
-        while self.sea.lock().now < until
-            && !(settled(&self) && super::judge::unfinished(&self).is_empty())
-        {
-            self.pass(500, |world| {
-                nemesis.restart_ended(world);
-                watch.look(world);
-            });
-        }
+        self.drain(healed, &mut nemesis, &mut watch);
         let drained = self.sea.lock().now - healed;
         let mut violations = super::judge::unfinished(&self);
         if self.sea.chance(0.25) {
@@ -162,6 +146,27 @@ impl World {
         violations.extend(super::judge::judge(&mut self));
         violations.extend(super::judge::check(&self));
         self.end(violations, drained)
+    }
+
+    /// Nobody says anything more; what is under way comes to its end.
+    fn drain(&mut self, healed: u64, nemesis: &mut Nemesis, watch: &mut Watch) {
+        self.phase(Phase::Drain);
+        self.pace = (30, 60);
+        let bound = healed + RECOVERY_MS;
+        let left = bound.saturating_sub(self.sea.lock().now);
+        let until = self.sea.lock().now + left;
+        let settled = |world: &Self| {
+            let core = world.sea.lock();
+            core.now > core.refuses_until + SETTLES_MS
+        };
+        while self.sea.lock().now < until
+            && !(settled(self) && super::judge::unfinished(self).is_empty())
+        {
+            self.pass(500, |world| {
+                nemesis.restart_ended(world);
+                watch.look(world);
+            });
+        }
     }
 
     fn end(mut self, mut violations: Vec<String>, drained_in: u64) -> Outcome {
