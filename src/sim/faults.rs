@@ -160,7 +160,12 @@ impl Nemesis {
         all.into_iter().for_each(|fault| self.undo(fault, world));
         let mut core = world.sea.lock();
         for fault in dead {
-            core.log(What::Healed { fault: fault.name, bites: 1, recovered_ms: None });
+            core.log(What::Healed {
+                fault: fault.name,
+                bites: 1,
+                recovered_ms: None,
+                unrecovered_ms: None,
+            });
         }
         drop(core);
         for process in 0..=API {
@@ -558,7 +563,12 @@ impl Nemesis {
                 core = world.sea.lock();
             }
         }
-        core.log(What::Healed { fault: fault.name, bites: 1, recovered_ms: None });
+        core.log(What::Healed {
+            fault: fault.name,
+            bites: 1,
+            recovered_ms: None,
+            unrecovered_ms: None,
+        });
     }
 }
 

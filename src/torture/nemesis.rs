@@ -121,6 +121,6 @@ async fn fault(
         }
     };
     let Effect { bites, recovered_ms } = effect;
-    attack.world.journal.note(What::Healed { fault, bites, recovered_ms });
+    attack.world.journal.note(What::Healed { fault, bites, recovered_ms, unrecovered_ms: None });
     (kind, target, effect)
 }
