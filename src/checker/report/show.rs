@@ -127,7 +127,9 @@ impl Report {
             write!(f, "  {kind}: {effective} of {planned} effective")?;
             if let Some(recovery) = self.counts.recovery.get(kind) {
                 let (median, max) = (recovery.median_ms, recovery.max_ms);
-                write!(f, ", recovered in {median} ms (median), {max} ms (most)")?;
+                if recovery.times > 0 {
+                    write!(f, ", recovered in {median} ms (median), {max} ms (most)")?;
+                }
                 if recovery.never > 0 {
                     write!(f, ", {} times not at all", recovery.never)?;
                 }
