@@ -183,7 +183,12 @@ impl Nemesis {
         all.into_iter().for_each(|fault| self.undo(fault, world));
         let mut core = world.sea.lock();
         for fault in dead {
-            core.log(What::Healed { fault: fault.name, bites: 1, recovered_ms: None });
+            core.log(What::Healed {
+                fault: fault.name,
+                bites: 1,
+                recovered_ms: None,
+                unrecovered_ms: None,
+            });
         }
         drop(core);
         for process in 0..=API {
@@ -610,7 +615,12 @@ impl Nemesis {
                 core = world.sea.lock();
             }
         }
-        core.log(What::Healed { fault: fault.name, bites: 1, recovered_ms: None });
+        core.log(What::Healed {
+            fault: fault.name,
+            bites: 1,
+            recovered_ms: None,
+            unrecovered_ms: None,
+        });
     }
 }
 
