@@ -6,12 +6,15 @@
 //! marked, so that offline messages come first (P7). `work` is what it has read from the store,
 //! `cursors` what it has received and what of that is stored.
 
-mod work;
 mod cursors;
+mod past;
+mod work;
 
 use std::collections::{HashMap, VecDeque};
 
 use tokio::time::Instant;
+
+use past::Past;
 
 use super::position::{Held, Next, Position, Queued};
 use super::receipt::{Item, Receipts};
@@ -41,6 +44,7 @@ pub(super) struct Inbox {
     wish: Wish,
     stage: Stage,
     positions: HashMap<ConversationId, Position, Hashing>,
+    past: Past,
     queue: VecDeque<ConversationId>,
     store: VecDeque<ConversationId>,
     sees: VecDeque<(ConversationId, Seq)>,
@@ -69,6 +73,7 @@ impl Inbox {
             wish,
             stage: Stage::New,
             positions: HashMap::default(),
+            past: Past::default(),
             queue: VecDeque::new(),
             store: VecDeque::new(),
             sees: VecDeque::new(),
@@ -90,6 +95,11 @@ impl Inbox {
 
     pub fn is_late(&self, now: Instant) -> bool {
         self.receipts.is_late(now)
+    }
+
+    /// What came long ago comes no more.
+    pub fn tick(&mut self, now: Instant) {
+        self.past.tick(now);
     }
 
     pub fn wait_anew(&mut self, now: Instant) {
@@ -121,7 +131,9 @@ impl Inbox {
 
     fn position(&mut self, conversation: &ConversationId, now: Instant) -> &mut Position {
         if !self.positions.contains_key(conversation) {
-            self.positions.insert(conversation.clone(), Position::unknown(now));
+            let passed = self.past.of(conversation);
+            let position = Position { passed, ..Position::unknown(now) };
+            self.positions.insert(conversation.clone(), position);
         }
         self.positions.entry(conversation.clone()).or_insert_with(|| Position::unknown(now))
     }
@@ -273,7 +285,9 @@ impl Inbox {
 
     fn forget(&mut self, conversation: &ConversationId) {
         if self.positions.get(conversation).is_some_and(Position::rests) {
-            self.positions.remove(conversation);
+            if let Some((conversation, position)) = self.positions.remove_entry(conversation) {
+                self.past.keep(conversation, position.sent, position.moved);
+            }
             self.positions.shrink_to(16);
         }
     }

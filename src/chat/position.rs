@@ -64,6 +64,8 @@ pub(super) struct Position {
     pub stored: Seq,
     /// The highest seq heard of.
     pub heard: Seq,
+    /// This socket had passed everything up to here when its position was dropped.
+    pub passed: Seq,
     /// The lowest first try heard of before the row was read: this socket can't have been sent it.
     pub first_try: Option<Seq>,
     /// The newest entry passed whose `n` is known, with that `n`.
@@ -111,6 +113,7 @@ impl Position {
             received: 0,
             stored: 0,
             heard: 0,
+            passed: 0,
             first_try: None,
             newest: (0, 0),
             own_passed: 0,
@@ -132,10 +135,11 @@ impl Position {
     }
 
     /// Takes the cursor of the row. Another socket of the same device may have moved it past a text
-    /// that came for this one too; such a text is still sent here.
+    /// that came for this one too; such a text is still sent here, unless it is a late copy of what
+    /// this socket has passed.
     pub fn load(&mut self, cursor: Seq) {
-        let first = self.first_try.take();
-        let sent = first.map_or(cursor, |first| cursor.min(first.saturating_sub(1)));
+        let first = self.first_try.take().map(|first| first.saturating_sub(1).max(self.passed));
+        let sent = first.map_or(cursor, |first| cursor.min(first));
         self.loaded = true;
         self.sent = sent;
         self.received = sent;
@@ -400,6 +404,10 @@ mod tests {
         p.hear_first_try(8);
         p.load(9);
         assert_eq!((p.sent, p.stored), (7, 9));
+        let mut late = Position { passed: 9, ..Position::unknown(Instant::now()) };
+        late.hear_first_try(8);
+        late.load(9);
+        assert_eq!(late.sent, 9, "it passed here before");
         let mut repeated = Position::unknown(Instant::now());
         repeated.hold(held(8, 1));
         repeated.load(9);

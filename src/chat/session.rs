@@ -250,6 +250,7 @@ impl Session {
             self.alive = true;
             self.inbox.wait_anew(now);
         }
+        self.inbox.tick(now);
         if self.inbox.is_late(now) {
             out.close = Some(CloseCode::Slow);
             return;

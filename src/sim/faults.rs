@@ -10,7 +10,7 @@ use super::world::World;
 use crate::checker::history::What;
 
 /// Whether Redis may refuse writes; else no seed has that weather, and none changes its way.
-pub const REDIS_MAY_REFUSE: bool = false;
+pub const REDIS_MAY_REFUSE: bool = true;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
