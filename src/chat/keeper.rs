@@ -1,7 +1,8 @@
 //! What a process part does in the background: listens to the bus and the board, repeats claims and
 //! hints, sweeps its entries of the socket map, and notices when Redis is away or back.
 //!
-//! One task owns all of it; it ends with the part's stop signal.
+//! One task owns all of it and ends with the part's stop signal; the runs that it starts (claims
+//! and mailboxes once more) end by themselves.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,8 +36,12 @@ const DEAF_IS_READ: Duration = Duration::from_secs(3);
 /// What asks to start over so soon after a run shares the next one: Redis that comes and goes, or
 /// calls that are late because the machine is busy, must not make it busier.
 pub(super) const START_OVER_PAUSE: Duration = Duration::from_secs(2);
-/// How many mailboxes are asked for again at once, 20 times a second.
-const REREAD_STEP: usize = 100;
+/// How many mailboxes are asked for again at once, 100 times a second: a wave of all of them is to
+/// be felt neither by who talks nor by a table's capacity.
+const REREAD_STEP: usize = 10;
+const REREAD_PAUSE: Duration = Duration::from_millis(10);
+/// How many of them may wait for their turn before more are asked for.
+const REREADS_WAITING_MAX: usize = 50;
 /// The belt: every mailbox is read again so often.
 const BELT: Duration = Duration::from_secs(3_600);
 /// In so many parts, spread evenly: all at once would be a wave of reads every hour, of all the
@@ -181,13 +186,16 @@ impl Chat {
             return;
         }
         *answered = self.keeper.rereads_asked.load(Ordering::Relaxed);
-        self.reread(self.hub.all()).await;
+        self.reread(self.hub.all(), || Event::Reread).await;
     }
 
-    async fn reread(&self, outboxes: Vec<Arc<Outbox>>) {
+    async fn reread(&self, outboxes: Vec<Arc<Outbox>>, event: fn() -> Event) {
         for step in outboxes.chunks(REREAD_STEP) {
-            step.iter().for_each(|outbox| outbox.push(Event::Reread));
-            sleep(Duration::from_millis(50)).await;
+            step.iter().for_each(|outbox| outbox.push(event()));
+            sleep(REREAD_PAUSE).await;
+            while self.reads.again_waiting() > REREADS_WAITING_MAX {
+                sleep(REREAD_PAUSE).await;
+            }
         }
     }
 
@@ -241,7 +249,7 @@ impl Chat {
         for part in (0..u128::from(BELT_PARTS)).cycle() {
             ticks.tick().await;
             let due = |outbox: &Arc<Outbox>| outbox.who.socket.0 % u128::from(BELT_PARTS) == part;
-            self.reread(self.hub.all().into_iter().filter(due).collect()).await;
+            self.reread(self.hub.all().into_iter().filter(due).collect(), || Event::Belt).await;
         }
     }
 
@@ -265,8 +273,8 @@ impl Chat {
     }
 
     /// Sends probes to the own channel: only one that comes back shows that the subscription
-    /// delivers. Two that fail in a row mean deaf. Also notices by the instance's name that Redis
-    /// lost or replaced its data.
+    /// delivers. Two that fail in a row mean deaf, claims that are refused fail one as well. Also
+    /// notices by the instance's name that Redis lost or replaced its data.
     async fn probe_for_ever(self: &Arc<Self>) {
         let mut instance: Option<String> = None;
         let (mut number, mut failed) = (0, 0);
@@ -274,7 +282,7 @@ impl Chat {
             number += 1;
             let heard = self.probe(number).await;
             match self.directory.instance().await {
-                Ok(name) if heard => {
+                Ok(name) if heard && self.map_takes_claims().await => {
                     failed = 0;
                     let was_deaf = self.keeper.is_deaf();
                     self.set_deaf(false);

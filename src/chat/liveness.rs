@@ -5,11 +5,10 @@
 //! appended without an own beat of the last 10 s**, so a process that others hold for dead does not
 //! go on as if it lived.
 
+mod events;
 mod place;
 mod watched;
 
-use std::sync::atomic::AtomicU8;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use events::Events;
 use place::take_place;
 use watched::{NewHints, Watched};
 
@@ -101,6 +101,8 @@ pub enum StartError {
 #[derive(Debug)]
 struct Own {
     row: BoardRow,
+    /// The highest number that an item of hints was tried under.
+    numbered: u64,
     written: Instant,
     left: bool,
     /// Since when the part recovers from having been late; it appends nothing meanwhile.
@@ -135,7 +137,7 @@ impl Liveness {
         lock_held: bool,
         stop: CancellationToken,
     ) -> Result<(Arc<Self>, mpsc::Receiver<BoardEvent>), StartError> {
-        let row = take_place(&*board, row, lock_held).await?;
+        let (row, follows) = take_place(&*board, row, lock_held).await?;
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let now = Instant::now();
         let mut watched = Watched::default();
@@ -144,6 +146,7 @@ impl Liveness {
             me: Identity { id: row.id.clone(), epoch: row.epoch },
             board,
             own: Mutex::new(Own {
+                numbered: row.hints,
                 row,
                 written: now,
                 left: false,
@@ -156,8 +159,12 @@ impl Liveness {
             read_now: Notify::new(),
             beating: tokio::sync::Mutex::default(),
             hinting: tokio::sync::Mutex::default(),
-            events: Events { sender, lost: AtomicU8::new(NONE_LOST) },
+            events: Events::new(sender),
         });
+        if follows {
+            // The board shows one row a name, so nobody else tells of this death.
+            liveness.events.send(BoardEvent::Death(liveness.me.id.clone()));
+        }
         let (beats, reads) = (liveness.clone(), liveness.clone());
         let beat_stop = stop.clone();
         tokio::spawn(async move { beat_stop.run_until_cancelled(beats.beat_for_ever()).await });
@@ -243,9 +250,17 @@ impl Liveness {
 
     /// Writes hints to the board, in items of at most 20, some at once, and their numbers into the
     /// row once all are written. `Ok` only once both are.
+    ///
+    /// No number is tried twice: a write that seemed to fail may yet come to pass, over what stands
+    /// there by then.
     pub async fn put_hints(&self, hints: &[SlowHint]) -> Result<(), StoreError> {
         let _one_at_a_time = self.hinting.lock().await;
-        let before = self.own().row.hints;
+        let before = {
+            let mut own = self.own();
+            let before = own.numbered;
+            own.numbered += hints.len().div_ceil(HINTS_PER_ITEM_MAX) as u64;
+            before
+        };
         let items = (before + 1..).zip(hints.chunks(HINTS_PER_ITEM_MAX));
         let puts: Vec<_> =
             items.map(|(number, item)| self.board.put_hints(&self.me.id, number, item)).collect();
@@ -339,9 +354,10 @@ impl Liveness {
     async fn read_hints(&self, watched: &mut Watched, newer: Vec<NewHints>) {
         for NewHints { id, after, last } in newer.into_iter().filter(|new| new.id != self.me.id) {
             match self.board.hints(&id, after).await {
-                Ok((highest, hints)) => {
-                    // What stands behind the last is being written, and may yet give way.
-                    watched.hints_read(&id, highest.min(last));
+                Ok((_, hints)) => {
+                    // What stands behind the last is being written, and may yet give way. Up to it
+                    // there may be none: numbers begin anywhere, and items end by their TTL.
+                    watched.hints_read(&id, last);
                     if !hints.is_empty() {
                         self.events.send(BoardEvent::Hints(hints));
                     }
@@ -349,41 +365,6 @@ impl Liveness {
                 Err(error) => tracing::warn!(%error, process = %id, "hints are read again"),
             }
         }
-    }
-}
-
-/// Events to the part. One that does not fit is told as `ReadAgain` as soon as there is room, which
-/// makes good for all but `Revived`: that is told as itself.
-struct Events {
-    sender: mpsc::Sender<BoardEvent>,
-    lost: AtomicU8,
-}
-
-const NONE_LOST: u8 = 0;
-const SOME_LOST: u8 = 1;
-const REVIVED_LOST: u8 = 2;
-
-impl Events {
-    fn send(&self, event: BoardEvent) {
-        self.make_good();
-        let lost = if event == BoardEvent::Revived { REVIVED_LOST } else { SOME_LOST };
-        if self.sender.try_send(event).is_err() {
-            self.lost.fetch_max(lost, Relaxed);
-        }
-    }
-
-    /// Tells what was lost, once there is room.
-    fn make_good(&self) {
-        let Ok(place) = self.sender.try_reserve() else { return };
-        match self.lost.swap(NONE_LOST, Relaxed) {
-            NONE_LOST => {}
-            REVIVED_LOST => place.send(BoardEvent::Revived),
-            _ => place.send(BoardEvent::ReadAgain),
-        }
-    }
-
-    async fn send_last(&self, event: BoardEvent) {
-        let _ = self.sender.send(event).await;
     }
 }
 

@@ -74,12 +74,16 @@ pub struct Ports {
     trace: Mutex<Vec<String>>,
     /// Neither map nor bus answer, as when Redis is away.
     pub redis_away: AtomicBool,
+    /// The map answers, and takes no claims, as when Redis is full.
+    pub map_is_full: AtomicBool,
     /// What is published is taken and goes nowhere.
     pub bus_loses: AtomicBool,
     /// Which Redis answers.
     pub instance: AtomicU64,
     /// How long a call of the map takes.
     pub map_takes_ms: AtomicU64,
+    /// How long a read of a mailbox takes.
+    pub mailbox_takes_ms: AtomicU64,
     /// Calls let others go first at random.
     pub dawdles: AtomicBool,
     /// Store calls that fail: their name and what they are about.
@@ -144,9 +148,11 @@ impl Part {
             bus: EmbeddedBus::default(),
             trace: Mutex::default(),
             redis_away: AtomicBool::new(false),
+            map_is_full: AtomicBool::new(false),
             bus_loses: AtomicBool::new(false),
             instance: AtomicU64::new(1),
             map_takes_ms: AtomicU64::new(0),
+            mailbox_takes_ms: AtomicU64::new(0),
             dawdles: AtomicBool::new(false),
             failing: Mutex::default(),
         });
@@ -207,6 +213,9 @@ impl Directory for Ports {
         dead: &[(SocketId, u64)],
     ) -> Result<usize, DirectoryError> {
         self.note("claim");
+        if self.map_is_full.load(Ordering::Relaxed) {
+            return Err(DirectoryError("OOM command not allowed".to_owned()));
+        }
         self.map().await?.claim(user, entry, dead).await
     }
 
@@ -268,6 +277,10 @@ impl Store for Ports {
             self.note("mailbox");
         }
         self.dawdle().await;
+        let takes = self.mailbox_takes_ms.load(Ordering::Relaxed);
+        if takes > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(takes)).await;
+        }
         if let MailboxPart::Row(log) = &part {
             self.meet("row", log)?;
         }
@@ -282,6 +295,7 @@ impl Store for Ports {
     async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError> {
         self.dawdle().await;
         if let RecordPart::Roster(log) = &part {
+            self.note("roster");
             self.meet("roster", log)?;
         }
         still(self.store.records(part)).await

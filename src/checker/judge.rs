@@ -77,13 +77,13 @@ impl Checker {
                 self.member(&conversation, &user, joins, outcome);
             }
             What::Fault { fault, kind, target } => self.upkeep.fault(t, fault, kind, target),
-            What::Healed { fault, bites, recovered_ms } => {
-                self.upkeep.healed(t, &fault, bites, recovered_ms);
+            What::Healed { fault, bites, recovered_ms, unrecovered_ms } => {
+                self.upkeep.healed(t, &fault, bites, (recovered_ms, unrecovered_ms));
             }
             What::Broken { process, detail } => self.process_broke(t, &process, &detail),
             What::Leaked { process, line } => self.leaked(t, &process, &line),
-            What::Resources { process, resident, files } => {
-                self.upkeep.resources(&process, resident, files);
+            What::Resources { process, resident, files, pid } => {
+                self.upkeep.resources(&process, (resident, files), pid);
             }
             What::Map { claimed, open } => self.upkeep.map(t, &claimed, &open),
             What::Walk { walk, user, conversation, limit, direction } => {
@@ -130,7 +130,7 @@ impl Checker {
                 self.receipt(t, &connection, &conversation, seq);
             }
             What::Seen { connection, conversation, seq } => {
-                self.seen_by(&connection, &conversation, seq);
+                self.seen_by(t, &connection, &conversation, seq);
             }
             What::Caughtup { connection } => self.caught_up(t, &connection),
             What::Missed { connection, conversation, from, to } => {

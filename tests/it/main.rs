@@ -17,5 +17,6 @@ mod flows;
 mod origins;
 mod protocol;
 mod proxies;
+mod redis_full;
 mod redis_hung;
 mod tls;

@@ -14,12 +14,15 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Shaky {
-    board: EmbeddedBoard,
+    board: Arc<EmbeddedBoard>,
     no_writes: AtomicBool,
     no_reads: AtomicBool,
     no_hints: AtomicBool,
     write_takes_ms: AtomicU64,
     hints_take_ms: AtomicU64,
+    hint_reads: AtomicU64,
+    /// Hints are written, but only later, and nobody is told.
+    hints_come_late: AtomicBool,
 }
 
 impl Shaky {
@@ -87,11 +90,20 @@ impl Board for Shaky {
     ) -> Result<(), StoreError> {
         sleep(Duration::from_millis(self.hints_take_ms.load(Ordering::Relaxed))).await;
         Self::unless(&self.no_writes)?;
+        if self.hints_come_late.load(Ordering::Relaxed) {
+            let (board, id, hints) = (self.board.clone(), id.clone(), hints.to_vec());
+            tokio::spawn(async move {
+                sleep(2 * SECOND).await;
+                board.put_hints(&id, number, &hints).await.unwrap();
+            });
+            return Err(StoreError::Unavailable("no answer".to_owned()));
+        }
         self.board.put_hints(id, number, hints).await
     }
 
     async fn hints(&self, id: &ProcessId, after: u64) -> Result<(u64, Vec<SlowHint>), StoreError> {
         Self::unless(&self.no_hints)?;
+        self.hint_reads.fetch_add(1, Ordering::Relaxed);
         self.board.hints(id, after).await
     }
 }
@@ -310,6 +322,17 @@ async fn a_lock_proves_that_a_row_is_of_the_past() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_death_of_an_earlier_life_is_told_to_the_next_one() {
+    let board = Arc::new(Shaky::default());
+    assert_eq!(Lived::over(board.clone()).await.events(8).await, []);
+    let mut next = Lived::over(board).await;
+    assert_eq!(next.events(8).await, [death("ws1")], "it stood there still");
+    next.liveness.leave().await;
+    let mut last = Lived::over(next.board.clone()).await;
+    assert_eq!(last.events(8).await, [], "after a clean end");
+}
+
+#[tokio::test(start_paused = true)]
 async fn hints_are_numbered_above_those_of_an_earlier_life_whatever_the_clock_says() {
     let board = Arc::new(Shaky::default());
     let old = BoardRow { hints: u64::MAX / 2, ..board_row("ws1", 3) };
@@ -353,6 +376,20 @@ async fn hints_are_put_in_items_and_heard_by_the_others_once() {
     Shaky::set(&board.no_writes, false);
     first.liveness.put_hints(&[hint(46)]).await.unwrap();
     assert_eq!(second.hints(3).await, [46]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_write_of_hints_takes_no_others_away() {
+    let lived = Lived::new().await;
+    let me = lived.liveness.me().id.clone();
+    Shaky::set(&lived.board.hints_come_late, true);
+    assert!(lived.liveness.put_hints(&[hint(1)]).await.is_err());
+    Shaky::set(&lived.board.hints_come_late, false);
+    lived.liveness.put_hints(&[hint(2)]).await.unwrap();
+    sleep(3 * SECOND).await;
+    let (highest, hints) = lived.board.board.hints(&me, 0).await.unwrap();
+    assert_eq!(hints, [hint(1), hint(2)]);
+    assert_eq!(lived.board.board.read().await.unwrap()[0].hints, highest);
 }
 
 #[tokio::test(start_paused = true)]
@@ -405,6 +442,17 @@ async fn of_a_first_read_old_hints_are_left_and_of_a_later_row_all_are_new() {
     assert_eq!(lived.hints(3).await, [9]);
 }
 
+/// The first number is the time of day; who sees the row later has read none.
+#[tokio::test(start_paused = true)]
+async fn of_a_process_that_never_wrote_hints_none_are_read_for_ever() {
+    let lived = Lived::new().await;
+    sleep(3 * SECOND).await;
+    let row = BoardRow { hints: 1_790_000_000_000, ..board_row("ws3", 1) };
+    lived.board.board.beat(&row, None).await.unwrap();
+    sleep(30 * SECOND).await;
+    assert_eq!(lived.board.hint_reads.load(Ordering::Relaxed), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn hints_that_could_not_be_read_are_read_again() {
     let mut lived = Lived::new().await;
@@ -434,7 +482,7 @@ async fn what_does_not_fit_is_told_as_read_again() {
 #[test]
 fn what_was_lost_is_told_as_soon_as_there_is_room() {
     let (sender, mut told) = mpsc::channel(1);
-    let events = Events { sender, lost: AtomicU8::new(NONE_LOST) };
+    let events = Events::new(sender);
     for lost in [BoardEvent::ReadAgain, BoardEvent::Revived] {
         events.send(BoardEvent::Hints(Vec::new()));
         events.send(BoardEvent::Death(ProcessId::parse("ws2").unwrap()));

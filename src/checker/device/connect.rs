@@ -33,10 +33,11 @@ impl Checker {
                 device,
                 begun: t,
                 server: None,
-                caughtup: false,
+                caughtup: None,
                 closed: false,
                 offline: false,
                 before: logs.into_iter().map(before).collect(),
+                receipts: HashMap::new(),
             });
             devices.list[device].newest = Some(id);
             if self.upkeep.is_recovered(t) {
@@ -61,6 +62,7 @@ impl Checker {
             Some(id) => {
                 self.devices.connections[id].closed = true;
                 self.devices.connections[id].before = Vec::new();
+                self.devices.connections[id].receipts = HashMap::new();
             }
             None => self.counts.strays += 1,
         }
@@ -80,7 +82,7 @@ impl Checker {
         };
         let devices = &mut self.devices;
         let connection = &mut devices.connections[id];
-        connection.caughtup = true;
+        connection.caughtup.get_or_insert(t);
         let before = std::mem::take(&mut connection.before);
         let (device, user) = (connection.device, devices.list[connection.device].user);
         if devices.list[device].start.is_none() {
