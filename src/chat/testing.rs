@@ -166,6 +166,7 @@ impl Part {
             liveness,
             metrics: Arc::new(Metrics::new("ws1")),
             clock: Arc::new(move || time.fetch_add(1, Ordering::SeqCst)),
+            opening: Default::default(),
         });
         Self { chat, ports, board, stop }
     }
@@ -290,6 +291,9 @@ impl Store for Ports {
         self.dawdle().await;
         if let RecordPart::Roster(log) = &part {
             self.meet("roster", log)?;
+        }
+        if let RecordPart::Revoked(_) = &part {
+            self.note("revoked");
         }
         still(self.store.records(part)).await
     }

@@ -77,7 +77,7 @@ impl World {
                 // Some devices are new when others have talked for long.
                 let late = core.chance(0.15);
                 let dials_at = if late { core.any(20_001..45_000) } else { 0 };
-                let wish = Wish { acks_app, catchup };
+                let wish = Wish { acks_app, catchup, ..Wish::default() };
                 devices.push(Device::new(user.clone(), &format!("d{name}"), wish, dials_at));
             }
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Done, Waiting, member};
 use crate::chat::reads::InTurn;
-use crate::chat::{Chat, roster};
+use crate::chat::{Chat, revocation, roster};
 use crate::hub::Outbox;
 use crate::protocol::{ConversationId, Seq};
 use crate::store::{MailboxPart, Record, RecordPart, Row, StoreError};
@@ -23,6 +23,7 @@ impl Chat {
         let at =
             |id: &ConversationId, cursor: Seq| here.get(id).map_or(cursor, |at| cursor.min(*at));
         let (mut rows, mut devices, mut after) = (Vec::new(), Vec::new(), None);
+        let mut revoked = None;
         loop {
             let part = MailboxPart::Page { after, consistent: true };
             let page = match store.mailbox(user, part).await {
@@ -41,6 +42,7 @@ impl Chat {
             };
             rows.extend(page.rows.into_iter().filter(waits));
             devices.extend(page.devices);
+            revoked = revoked.max(page.revoked);
             for what in &page.damaged {
                 tracing::error!(%user, what, "left out of a mailbox");
             }
@@ -48,6 +50,10 @@ impl Chat {
             if after.is_none() {
                 break;
             }
+        }
+        if revocation::covers(revoked, outbox.pass.issued()) {
+            self.note_revoked(user, revoked);
+            return Ok(Done::Revoked);
         }
         let known = devices.iter().any(|known| known.device == outbox.who.device);
         if !known {
@@ -133,6 +139,14 @@ async fn without_rows(
     let devices = store.mailbox(&outbox.who.user, MailboxPart::Devices).await?.devices;
     if !devices.iter().any(|known| known.device == outbox.who.device) {
         return Err(error);
+    }
+    let revoked = store.records(RecordPart::Revoked(outbox.who.user.clone())).await?;
+    let until = revoked.into_iter().find_map(|record| match record {
+        Record::Revoked(_, until) => Some(until),
+        _ => None,
+    });
+    if revocation::covers(until, outbox.pass.issued()) {
+        return Ok(Done::Revoked);
     }
     tracing::error!(%error, user = %outbox.who.user, "a mailbox can't be read");
     Ok(Done::Mailbox(Vec::new()))
