@@ -3,6 +3,7 @@
 //! By hand on `httparse`, since the connection may come from the balancer with its head read
 //! already, and since every refusal has its own status (RFC 6455 §4.2, and `docs/protocol.md`).
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -11,7 +12,11 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::protocol::{self, DeviceId, ErrorCode, PROTOCOL_VERSION, ProcessId, UserId};
+use super::socket::close_frame;
+use crate::auth::{self, PROTOCOL, bearer, challenge};
+use crate::protocol::{
+    self, CloseCode, DeviceId, ErrorCode, PROTOCOL_VERSION, ProcessId, Token, UserId,
+};
 
 /// The longest head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -24,14 +29,20 @@ const HEADERS_MAX: usize = 100;
 /// Who opens a socket, and how it wants to be served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// The person (development mode: as the query says).
-    pub user: UserId,
+    /// The person, as the query says: believed in development mode alone.
+    pub user: Option<UserId>,
+    /// The token, where there is one.
+    pub token: Result<Option<Token>, auth::Refusal>,
+    /// A browser's request: a script sees no status, so it is refused on the open socket.
+    pub browser: bool,
     /// The device.
     pub device: DeviceId,
     /// The application sends `ack` frames itself.
     pub acks_app: bool,
     /// Per conversation only the newest so many of what waits.
     pub catchup: Option<u64>,
+    /// Our subprotocol was offered: a browser takes no answer without it.
+    agrees: bool,
     accept: String,
 }
 
@@ -42,14 +53,14 @@ pub struct Refusal {
     pub status: u16,
     /// What was wrong, and what to do.
     pub detail: String,
-    header: &'static str,
+    header: Cow<'static, str>,
 }
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Request {
     /// A socket; what came behind the head belongs to it.
-    Open(Hello, Bytes),
+    Open(Box<Hello>, Bytes),
     /// `GET /healthz`.
     Health,
     /// `GET /readyz`.
@@ -67,7 +78,18 @@ impl Refusal {
             503 => "Retry-After: 1\r\n",
             _ => "",
         };
-        Self { status, detail: detail.into(), header }
+        Self { status, detail: detail.into(), header: header.into() }
+    }
+}
+
+impl From<auth::Refusal> for Refusal {
+    fn from(refusal: auth::Refusal) -> Self {
+        let plain = Self::new(refusal.code().http_status(), refusal.to_string());
+        if plain.status != 401 {
+            return plain;
+        }
+        let header = format!("WWW-Authenticate: {}\r\n", challenge(refusal));
+        Self { header: header.into(), ..plain }
     }
 }
 
@@ -106,7 +128,7 @@ fn judge(read: &mut BytesMut) -> Option<Request> {
             Some(match judged {
                 Ok(hello) => {
                     read.advance(length);
-                    Request::Open(hello, std::mem::take(read).freeze())
+                    Request::Open(Box::new(hello), std::mem::take(read).freeze())
                 }
                 Err(other) => other,
             })
@@ -143,10 +165,10 @@ fn judge_whole(request: &httparse::Request<'_, '_>) -> Result<Hello, Request> {
     }
     let key = headers.one("sec-websocket-key").filter(|key| is_key(key));
     let key = key.ok_or_else(|| refused(400, "Sec-WebSocket-Key must be 16 bytes in base64"))?;
-    hello(query, derive_accept_key(key.as_bytes()))
+    hello(query, &headers, derive_accept_key(key.as_bytes()))
 }
 
-fn hello(query: &str, accept: String) -> Result<Hello, Request> {
+fn hello(query: &str, headers: &Headers<'_>, accept: String) -> Result<Hello, Request> {
     let bad = |detail: String| refused(400, detail);
     let mut hello = (None, DeviceId::plain(), false, None);
     let mut seen = Vec::new();
@@ -181,8 +203,12 @@ fn hello(query: &str, accept: String) -> Result<Hello, Request> {
         }
     }
     let (user, device, acks_app, catchup) = hello;
-    let user = user.ok_or_else(|| bad("userId is missing: /ws?userId=userA".to_owned()))?;
-    Ok(Hello { user, device, acks_app, catchup, accept })
+    let protocols = || headers.all("sec-websocket-protocol").flat_map(|names| names.split(','));
+    let protocols = || protocols().map(str::trim);
+    let token = bearer(headers.all("authorization"), protocols());
+    let browser = headers.all("origin").next().is_some();
+    let agrees = protocols().any(|name| name == PROTOCOL);
+    Ok(Hello { user, token, browser, device, acks_app, catchup, agrees, accept })
 }
 
 struct Headers<'a>(&'a [httparse::Header<'a>]);
@@ -234,17 +260,52 @@ pub async fn accept(
     hello: &Hello,
     server: &ProcessId,
 ) -> std::io::Result<()> {
-    let answer = format!(
+    stream.write_all(switching(hello, server).as_bytes()).await
+}
+
+fn switching(hello: &Hello, server: &ProcessId) -> String {
+    // Never the other name of the pair: it is the token.
+    let agreed = if hello.agrees { "Sec-WebSocket-Protocol: parlor\r\n" } else { "" };
+    format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Accept: {}\r\nX-Parlor-Server: {server}\r\n\r\n",
+         Sec-WebSocket-Accept: {}\r\n{agreed}X-Parlor-Server: {server}\r\n\r\n",
         hello.accept
-    );
-    stream.write_all(answer.as_bytes()).await
+    )
+}
+
+/// Refuses a browser: the socket opens, says why, and closes with 4401.
+pub async fn dismiss(
+    mut stream: TcpStream,
+    hello: &Hello,
+    server: &ProcessId,
+    code: ErrorCode,
+    detail: &str,
+) {
+    let error = protocol::answer::error(code, detail, None, None);
+    let mut answer = switching(hello, server).into_bytes();
+    answer.extend_from_slice(&text_frame(&error));
+    answer.extend_from_slice(&close_frame(CloseCode::Unauthorized));
+    last_words(&mut stream, &answer).await;
+}
+
+/// A short text frame that is not masked (RFC 6455 §5.2).
+fn text_frame(text: &[u8]) -> Vec<u8> {
+    let mut frame = match u8::try_from(text.len()).ok().filter(|length| *length < 126) {
+        Some(length) => vec![0x81, length],
+        None => {
+            let [high, low] = u16::try_from(text.len()).unwrap_or(0).to_be_bytes();
+            vec![0x81, 126, high, low]
+        }
+    };
+    frame.extend_from_slice(text);
+    frame
 }
 
 /// Answers a refusal as `application/problem+json` (RFC 9457) and ends the connection.
 pub async fn refuse(mut stream: TcpStream, refusal: &Refusal) {
     let (title, code) = match refusal.status {
+        401 => ("Unauthorized", ErrorCode::Unauthorized),
+        403 => ("Forbidden", ErrorCode::Forbidden),
         404 => ("Not Found", ErrorCode::NotFound),
         405 => ("Method Not Allowed", ErrorCode::BadRequest),
         426 => ("Upgrade Required", ErrorCode::BadRequest),
@@ -269,8 +330,11 @@ async fn answer(stream: &mut TcpStream, status: u16, title: &str, headers: &str,
         "HTTP/1.1 {status} {title}\r\n{headers}Content-Length: {length}\r\n\
          Connection: close\r\n\r\n"
     );
-    let answer = [head.as_bytes(), body].concat();
-    let _ = timeout(HEAD_PATIENCE, stream.write_all(&answer)).await;
+    last_words(stream, &[head.as_bytes(), body].concat()).await;
+}
+
+async fn last_words(stream: &mut TcpStream, answer: &[u8]) {
+    let _ = timeout(HEAD_PATIENCE, stream.write_all(answer)).await;
     let _ = stream.shutdown().await;
     // What the client still sends is read away: unread, it would turn the end into a reset, and the
     // client might never see the answer.
@@ -305,7 +369,8 @@ mod tests {
     fn a_good_request_opens_and_keeps_the_bytes_behind_it() {
         let target = "/ws?userId=auth0%7Cx&device=phone&acks=app&catchup=200&v=1&new=1";
         let Request::Open(hello, behind) = request(target, "") else { panic!() };
-        assert_eq!((hello.user.as_str(), hello.device.as_str()), ("auth0|x", "phone"));
+        let user = hello.user.as_ref().map(UserId::as_str);
+        assert_eq!((user, hello.device.as_str()), (Some("auth0|x"), "phone"));
         assert_eq!((hello.acks_app, hello.catchup), (true, Some(200)));
         // RFC 6455 §1.3 has this key and its answer.
         assert_eq!(hello.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
@@ -315,7 +380,6 @@ mod tests {
     #[test]
     fn every_bad_parameter_is_a_400() {
         for target in [
-            "/ws",
             "/ws?userId=",
             "/ws?userId=a%20b",
             "/ws?userId=%zz",
@@ -340,6 +404,36 @@ mod tests {
             let Request::Refused(refusal) = request("/ws?userId=a", more) else { panic!() };
             assert_eq!(refusal.status, 400, "{more}");
         }
+    }
+
+    #[test]
+    fn a_browser_carries_its_token_in_the_pair_and_only_one_name_is_answered() {
+        let server = ProcessId::parse("ws1").unwrap();
+        let hello = |more: &str| match request("/ws", more) {
+            Request::Open(hello, _) => hello,
+            other => panic!("{more}: {other:?}"),
+        };
+        let pair = hello("Origin: http://x\r\nSec-WebSocket-Protocol: parlor, bearer.a.b.c\r\n");
+        assert_eq!(pair.token, Ok(Some(Token::new("a.b.c"))));
+        assert!(pair.browser);
+        let answer = switching(&pair, &server);
+        assert!(answer.contains("Sec-WebSocket-Protocol: parlor\r\n"), "{answer}");
+        assert!(!answer.contains("a.b.c"), "{answer}");
+        assert!(!format!("{pair:?}").contains("a.b.c"), "{pair:?}");
+        let header = hello("authorization: Bearer a.b.c\r\n");
+        assert_eq!(header.token, Ok(Some(Token::new("a.b.c"))));
+        assert!(!header.browser && !switching(&header, &server).contains("Protocol:"));
+        let both = "Authorization: Bearer a\r\nSec-WebSocket-Protocol: bearer.a\r\n";
+        assert_eq!(hello(both).token, Err(auth::Refusal::Ambiguous));
+        assert_eq!(hello("Authorization: Basic dTpw\r\n").token, Err(auth::Refusal::Missing));
+    }
+
+    #[test]
+    fn a_text_frame_says_its_length_as_short_as_it_can() {
+        assert_eq!(text_frame(b"ab"), [0x81, 2, b'a', b'b']);
+        assert_eq!(text_frame(&[b'x'; 125])[..3], [0x81, 125, b'x']);
+        assert_eq!(text_frame(&[b'x'; 126])[..5], [0x81, 126, 0, 126, b'x']);
+        assert_eq!(text_frame(&[b'x'; 300])[..4], [0x81, 126, 1, 44]);
     }
 
     #[test]
