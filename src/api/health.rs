@@ -12,13 +12,16 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::caller::{Caller, Gate};
+use super::error::Problem;
 use super::exposition::{MEDIA_TYPE, exposition};
-use super::{guarded, listen};
+use super::{Guard, guarded, listen};
+use crate::auth::Verifier;
 use crate::telemetry::Metrics;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -142,22 +145,32 @@ fn set(troubles: &mut BTreeMap<&'static str, String>, part: &'static str, troubl
 }
 
 /// Serves `/healthz`, `/readyz` and `/metrics` until `stop`.
-pub async fn serve_admin(listener: TcpListener, health: Arc<Health>, stop: CancellationToken) {
+///
+/// With a verifier, metrics are for tokens of scope `admin`; whether a process lives is for whoever
+/// deals connections to it.
+pub async fn serve_admin(
+    listener: TcpListener,
+    health: Arc<Health>,
+    auth: Option<Verifier>,
+    stop: CancellationToken,
+) {
     let bounds = listen::Bounds {
         connections_max: CONNECTIONS_MAX,
         header_timeout: TIMEOUT,
         drain: TIMEOUT,
     };
-    listen::listen(admin_router(health), listener, bounds, stop).await;
+    listen::listen(admin_router(health, auth), listener, bounds, stop).await;
 }
 
 /// The routes of the admin address.
-pub(super) fn admin_router(health: Arc<Health>) -> Router {
+pub(super) fn admin_router(health: Arc<Health>, auth: Option<Verifier>) -> Router {
+    let gate = Gate::new(auth, None, &["/healthz", "/readyz"]);
+    let guard = Guard { limit: TIMEOUT, metrics: None, gate };
     let routes = Router::new()
         .route("/healthz", get(async || Json(json!({"alive": true}))))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics));
-    guarded(routes, TIMEOUT, None).with_state(health)
+    guarded(routes, guard).with_state(health)
 }
 
 async fn readyz(State(health): State<Arc<Health>>) -> Response {
@@ -166,8 +179,14 @@ async fn readyz(State(health): State<Arc<Health>>) -> Response {
     (status, Json(body)).into_response()
 }
 
-async fn metrics(State(health): State<Arc<Health>>) -> Response {
-    ([(header::CONTENT_TYPE, MEDIA_TYPE)], exposition(&health.metrics)).into_response()
+async fn metrics(
+    State(health): State<Arc<Health>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Problem> {
+    if matches!(caller, Caller::Token(_)) {
+        caller.administers()?;
+    }
+    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], exposition(&health.metrics)).into_response())
 }
 
 #[cfg(test)]

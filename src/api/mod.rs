@@ -5,6 +5,7 @@
 //! whatever it says and whatever a handler does: the guard below bounds its body and its time and
 //! catches a panic.
 
+mod caller;
 mod conversations;
 mod error;
 mod exposition;
@@ -13,6 +14,7 @@ mod input;
 mod listen;
 mod messages;
 mod openapi;
+mod revocation;
 mod rooms;
 mod stall;
 #[cfg(test)]
@@ -38,6 +40,9 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use caller::Gate;
+
+use crate::auth::Verifier;
 use crate::chat::Chat;
 use crate::protocol::ErrorCode;
 use crate::telemetry::Metrics;
@@ -65,6 +70,7 @@ impl Default for ApiOptions {
 /// Serves the API until `stop`; returns once the requests under way have ended.
 pub async fn serve(
     chat: Arc<Chat>,
+    auth: Option<Verifier>,
     listener: TcpListener,
     options: ApiOptions,
     stop: CancellationToken,
@@ -74,30 +80,32 @@ pub async fn serve(
         header_timeout: options.header_timeout,
         drain: options.drain,
     };
-    listen::listen(router(chat, options), listener, bounds, stop).await;
+    listen::listen(router(chat, auth, options), listener, bounds, stop).await;
 }
 
-/// All routes, with their bounds.
-pub fn router(chat: Arc<Chat>, options: ApiOptions) -> Router {
-    let metrics = chat.metrics.clone();
+/// All routes, with their bounds. With a verifier, who asks must have a token.
+pub fn router(chat: Arc<Chat>, auth: Option<Verifier>, options: ApiOptions) -> Router {
+    let metrics = Some(chat.metrics.clone());
+    let gate = Gate::new(auth, Some(chat.clone()), &["/openapi.json"]);
+    let guard = Guard { limit: options.request_timeout, metrics, gate };
     let routes = Router::new()
         .route("/openapi.json", get(openapi::document))
         .route("/v1/users/{user}/conversations", get(conversations::list))
         .route("/v1/users/{user}/presence", get(conversations::presence))
+        .route("/v1/users/{user}/revoke", post(revocation::revoke))
         .route("/v1/conversations/{conversation}/messages", get(messages::history))
         .route("/v1/messages", post(messages::send))
         .route("/v1/rooms", post(rooms::create))
         .route("/v1/rooms/{room}/members/{user}", put(rooms::add).delete(rooms::remove))
         .route("/v1/servers", get(conversations::servers));
-    guarded(routes, options.request_timeout, Some(metrics)).with_state(chat)
+    guarded(routes, guard).with_state(chat)
 }
 
 /// Puts the guard around routes, and problems where there is none.
-fn guarded<S>(routes: Router<S>, limit: Duration, metrics: Option<Arc<Metrics>>) -> Router<S>
+fn guarded<S>(routes: Router<S>, guard: Guard) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
 {
-    let guard = Guard { limit, metrics };
     routes
         .fallback(async || Problem::new(ErrorCode::NotFound, "no such path, see /openapi.json"))
         .method_not_allowed_fallback(async || {
@@ -108,21 +116,20 @@ where
         .layer(middleware::from_fn_with_state(guard, guard_request))
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Guard {
     limit: Duration,
     metrics: Option<Arc<Metrics>>,
+    gate: Gate,
 }
 
-async fn guard_request(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let answer = match timeout(guard.limit, whole(request)).await {
-        Ok(Ok(request)) => run(next, request, guard.limit).await,
-        Ok(Err(problem)) => problem.into_response(),
-        Err(_) => {
-            let detail = "the body took too long, send it faster";
-            let status = StatusCode::REQUEST_TIMEOUT;
-            Problem::with_status(ErrorCode::BadRequest, status, detail).into_response()
+async fn guard_request(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    let answer = match guard.gate.admit(request.uri().path(), request.headers()).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            admitted(&guard, request, next).await
         }
+        Err(problem) => problem.into_response(),
     };
     if let (Some(metrics), Some(refused)) =
         (&guard.metrics, answer.extensions().get::<error::Refused>())
@@ -130,6 +137,18 @@ async fn guard_request(State(guard): State<Guard>, request: Request, next: Next)
         Metrics::count(&metrics.refused, refused.0.as_str());
     }
     with_safe_headers(answer)
+}
+
+async fn admitted(guard: &Guard, request: Request, next: Next) -> Response {
+    match timeout(guard.limit, whole(request)).await {
+        Ok(Ok(request)) => run(next, request, guard.limit).await,
+        Ok(Err(problem)) => problem.into_response(),
+        Err(_) => {
+            let detail = "the body took too long, send it faster";
+            let status = StatusCode::REQUEST_TIMEOUT;
+            Problem::with_status(ErrorCode::BadRequest, status, detail).into_response()
+        }
+    }
 }
 
 /// The request with its body read, so that no handler waits for a client.
