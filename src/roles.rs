@@ -13,13 +13,15 @@ use tokio_util::sync::CancellationToken;
 use addresses::Addresses;
 
 use crate::api::health::{self, Health};
+use crate::auth::Verifier;
 use crate::balancer::{self, Backends};
 use crate::board::Role;
-use crate::config::{Api, Balancer, Common, Server, Up};
+use crate::chat::Opening;
+use crate::config::{Api, Balancer, Common, Dm, Server, Up};
 use crate::node::{Node, NodeError, PartOptions, listen};
 use crate::protocol::ProcessId;
 use crate::telemetry::Metrics;
-use crate::wiring::{self, Data};
+use crate::wiring::{self, Data, Wired};
 
 fn process_id(text: &str) -> Result<ProcessId, NodeError> {
     ProcessId::parse(text).map_err(|error| NodeError::Usage(error.to_string()))
@@ -87,11 +89,47 @@ async fn given_up(mut node: Node, error: NodeError) -> NodeError {
 
 async fn admin(common: &Common, node: &Node) -> Result<Option<SocketAddr>, NodeError> {
     let Some(address) = common.admin_listen else { return Ok(None) };
-    let listener = listen(address, common.insecure_dev, "--admin-listen").await?;
+    let listener = listen(address, common.anywhere(), "--admin-listen").await?;
     let bound = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
     let (health, end) = (node.health.clone(), node.background.clone());
-    node.watchers.spawn(health::serve_admin(listener, health, end));
+    let auth = guarding(bound, &node.auth);
+    node.watchers.spawn(health::serve_admin(listener, health, auth, end));
     Ok(Some(bound))
+}
+
+/// What the admin's listener asks tokens for: on loopback, nothing.
+fn guarding(listener: SocketAddr, auth: &Option<Verifier>) -> Option<Verifier> {
+    auth.clone().filter(|_| !listener.ip().is_loopback())
+}
+
+/// Reads the keys, before anything is started.
+async fn keys(common: &Common, dm: Dm) -> Result<(Option<Verifier>, Opening), NodeError> {
+    let auth = Verifier::start(&common.tokens).await?;
+    if dm == Dm::Existing && auth.is_none() {
+        let text = "--dm existing asks for a service's token, and tokens are not in use: give \
+                    --jwt-secret-file, --jwt-key-file or --jwks-url as well";
+        return Err(NodeError::Usage(text.to_owned()));
+    }
+    let opening = match dm {
+        Dm::Open => Opening::Anybody,
+        Dm::Existing => Opening::Services,
+    };
+    Ok((auth, opening))
+}
+
+/// A process without parts, which asks for tokens where there are keys.
+fn node(
+    wired: Wired,
+    health: Arc<Health>,
+    common: &Common,
+    (auth, opening): (Option<Verifier>, Opening),
+) -> Node {
+    let mut node = Node::new(wired, health, common.drain_seconds);
+    node.opening = opening;
+    if let Some(auth) = auth {
+        node.guard(auth);
+    }
+    node
 }
 
 fn ready(common: &Common, mut fields: serde_json::Value, admin: Option<SocketAddr>) {
@@ -111,13 +149,14 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     let data = if options.memory { Data::Memory } else { Data::Folder(&options.data) };
     let port = |port| SocketAddr::new(options.host, port);
     // All ports first: one that is in use is said before anything is started.
-    let front = listen(port(options.balancer_port), common.insecure_dev, "--balancer-port").await?;
+    let front = listen(port(options.balancer_port), common.anywhere(), "--balancer-port").await?;
     let mut listeners = Vec::new();
     for number in 0..options.servers {
         let own = if options.server_port == 0 { 0 } else { options.server_port + number };
-        listeners.push(listen(port(own), common.insecure_dev, "--server-port").await?);
+        listeners.push(listen(port(own), common.anywhere(), "--server-port").await?);
     }
-    let api = listen(port(options.api_port), common.insecure_dev, "--api-port").await?;
+    let api = listen(port(options.api_port), common.anywhere(), "--api-port").await?;
+    let keys = keys(common, options.dm).await?;
     let wired = tokio::select! {
         wired = wiring::wire(&options.parts, data, &metrics) => wired?,
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
@@ -128,7 +167,7 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     let api_metrics = Arc::new(Metrics::new("api"));
     let all = names.iter().map(|(_, metrics)| metrics).chain([&api_metrics, &metrics]);
     let health = Health::new(all.cloned().collect());
-    let mut node = Node::new(wired, health, common.drain_seconds);
+    let mut node = node(wired, health, common, keys);
     let mut parts = Vec::new();
     for ((name, metrics), listener) in names.into_iter().zip(listeners) {
         let options = PartOptions {
@@ -161,7 +200,8 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
         Some((part.chat.me.id.clone(), part.door.clone()?, part.chat.metrics.clone()))
     });
     let backends = Backends::InProcess(doors.collect());
-    let dealing = balancer::Options { pick: options.pick, api: Some(addresses.api_url()) };
+    let (api, auth) = (Some(addresses.api_url()), node.auth.clone());
+    let dealing = balancer::Options { pick: options.pick, api, auth };
     let balancer = balancer::Balancer::new(&dealing, backends, node.background.clone());
     node.tasks.spawn(balancer.run(front, node.accepting.clone()));
     ready(common, addresses.ready_json(), admin);
@@ -185,7 +225,7 @@ pub async fn server(options: Server) -> Result<ExitCode, NodeError> {
         advertise: options.advertise,
         public_url: options.public_url,
     };
-    one_part(part, &options.parts, &options.common).await
+    one_part(part, &options.parts, options.dm, &options.common).await
 }
 
 /// `parlor api`: the Message API of a fleet.
@@ -201,7 +241,7 @@ pub async fn api(options: Api) -> Result<ExitCode, NodeError> {
         advertise: None,
         public_url: None,
     };
-    one_part(part, &options.parts, &options.common).await
+    one_part(part, &options.parts, options.dm, &options.common).await
 }
 
 struct PartSettings {
@@ -215,6 +255,7 @@ struct PartSettings {
 async fn one_part(
     part: PartSettings,
     parts: &crate::config::Parts,
+    dm: Dm,
     common: &Common,
 ) -> Result<ExitCode, NodeError> {
     let mut signals = Signals::new()?;
@@ -222,14 +263,15 @@ async fn one_part(
         let text = "give --redis URL: servers of a fleet find each other's sockets there";
         return Err(NodeError::Usage(text.to_owned()));
     }
-    let listener = listen(part.listen, common.insecure_dev, "--listen").await?;
+    let listener = listen(part.listen, common.anywhere(), "--listen").await?;
+    let keys = keys(common, dm).await?;
     let metrics = Arc::new(Metrics::new(part.id.as_str()));
     let wired = tokio::select! {
         wired = wiring::wire(parts, Data::None, &metrics) => wired?,
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
     };
     let health = Health::new(vec![metrics.clone()]);
-    let mut node = Node::new(wired, health, common.drain_seconds);
+    let mut node = node(wired, health, common, keys);
     let PartSettings { id, role, advertise, public_url, .. } = part;
     let (name, lock_held) = (id.to_string(), false);
     let options = PartOptions { id, role, advertise, public_url, listener, lock_held };
@@ -253,7 +295,7 @@ async fn one_part(
 pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
     let mut signals = Signals::new()?;
     let common = &options.common;
-    let listener = listen(options.listen, common.insecure_dev, "--listen").await?;
+    let listener = listen(options.listen, common.anywhere(), "--listen").await?;
     let address = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
     let metrics = Arc::new(Metrics::new("balancer"));
     let backends = match &options.dynamodb {
@@ -267,15 +309,21 @@ pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
         _ => Backends::Named(options.servers.clone()),
     };
     let stop = CancellationToken::new();
-    let dealing = balancer::Options { pick: options.pick, api: options.api.clone() };
+    let auth = Verifier::start(&common.tokens).await?;
+    if let Some(auth) = &auth {
+        tokio::spawn(auth.clone().keep(stop.clone()));
+    }
+    let (pick, api) = (options.pick, options.api.clone());
+    let dealing = balancer::Options { pick, api, auth: auth.clone() };
     let balancer = balancer::Balancer::new(&dealing, backends, stop.clone());
     let health = Health::new(vec![metrics]);
     let admin = match common.admin_listen {
         None => None,
         Some(at) => {
-            let admin = listen(at, common.insecure_dev, "--admin-listen").await?;
+            let admin = listen(at, common.anywhere(), "--admin-listen").await?;
             let bound = admin.local_addr().map_err(|e| NodeError::Failed(e.to_string()))?;
-            tokio::spawn(health::serve_admin(admin, health.clone(), stop.clone()));
+            let auth = guarding(bound, &auth);
+            tokio::spawn(health::serve_admin(admin, health.clone(), auth, stop.clone()));
             Some(bound)
         }
     };

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::{Balancer, head, page};
+use crate::auth::{Identity, Refusal, Verifier, bearer, challenge};
 use crate::protocol::{ErrorCode, UserId, answer};
 
 /// How long a kept-alive connection may rest between requests.
@@ -43,7 +44,7 @@ pub async fn serve(balancer: Arc<Balancer>, stream: TcpStream, read: Bytes) {
 async fn respond(balancer: &Balancer, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let path = request.uri().path();
     if path == "/v1/connect" {
-        return connect(balancer, &request);
+        return connect(balancer, &request).await;
     }
     if path.starts_with("/v1/") || path == "/openapi.json" {
         return match &balancer.forward {
@@ -73,8 +74,16 @@ async fn respond(balancer: &Balancer, request: Request<Incoming>) -> Response<Fu
 }
 
 /// Names the server that a client should dial itself.
-fn connect(balancer: &Balancer, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let user = head::user(request.uri().query().unwrap_or(""));
+async fn connect(balancer: &Balancer, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let mut user = head::user(request.uri().query().unwrap_or(""));
+    if let Some(auth) = &balancer.auth {
+        match bearer_of(auth, request).await {
+            Ok(identity) if user.is_empty() => user = identity.user.to_string(),
+            // Whom it is for matters for dealing alone: the server decides who may come in.
+            Ok(_) => {}
+            Err(refusal) => return refused(refusal),
+        }
+    }
     if UserId::parse(&user).is_err() {
         let text = "userId is missing or bad: /v1/connect?userId=userA";
         return problem(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, text);
@@ -91,6 +100,25 @@ fn connect(balancer: &Balancer, request: &Request<Incoming>) -> Response<Full<By
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Whom the token of a request names.
+async fn bearer_of(auth: &Verifier, request: &Request<Incoming>) -> Result<Identity, Refusal> {
+    let headers = request.headers().get_all(header::AUTHORIZATION);
+    // One that is no text is none of ours, and does not hide another.
+    let headers = headers.iter().map(|value| value.to_str().unwrap_or("?"));
+    let token = bearer(headers, std::iter::empty())?.ok_or(Refusal::Missing)?;
+    auth.verify(&token).await
+}
+
+fn refused(refusal: Refusal) -> Response<Full<Bytes>> {
+    let status = StatusCode::from_u16(refusal.code().http_status());
+    let status = status.unwrap_or(StatusCode::UNAUTHORIZED);
+    let mut response = problem(status, refusal.code(), &refusal.to_string());
+    if let (StatusCode::UNAUTHORIZED, Ok(value)) = (status, challenge(refusal).parse()) {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+    }
     response
 }
 

@@ -8,6 +8,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::auth::bearer;
+use crate::protocol::Token;
+
 /// The longest head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// How long a head may take.
@@ -70,6 +73,20 @@ fn judge(read: &[u8]) -> Option<Head> {
     }
 }
 
+/// The token of a head that was read whole.
+pub fn token(read: &[u8]) -> Option<Token> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    request.parse(read).ok()?;
+    let values = |name: &'static str| {
+        let of =
+            request.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+        of.filter_map(|header| str::from_utf8(header.value).ok())
+    };
+    let protocols = values("sec-websocket-protocol").flat_map(|names| names.split(','));
+    bearer(values("authorization"), protocols.map(str::trim)).ok().flatten()
+}
+
 /// The `userId` of a query, as it stands there: only equality matters for dealing.
 pub fn user(query: &str) -> String {
     let user = query.split('&').find_map(|pair| pair.strip_prefix("userId="));
@@ -89,6 +106,15 @@ mod tests {
             assert!(matches!(judge(plain.as_bytes()), Some(Head::Plain(_))), "{plain}");
         }
         assert_eq!(judge(b"GET /ws HTTP/1.1\r\nHost"), None);
+    }
+
+    #[test]
+    fn a_token_is_found_as_a_server_finds_it() {
+        let found = |more: &str| token(format!("GET /ws HTTP/1.1\r\n{more}\r\n").as_bytes());
+        assert_eq!(found("Authorization: Bearer a.b.c\r\n"), Some(Token::new("a.b.c")));
+        let pair = found("Sec-WebSocket-Protocol: parlor, bearer.a.b.c\r\n");
+        assert_eq!(pair, Some(Token::new("a.b.c")));
+        assert_eq!(found("Host: x\r\n"), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::Verifier;
 use crate::config::Pick;
 use crate::gateway::Accepted;
 use crate::gateway::handshake::{Refusal, refuse};
@@ -45,6 +46,8 @@ pub struct Options {
     pub pick: Pick,
     /// Where `/v1/…` goes.
     pub api: Option<String>,
+    /// Checks tokens; `None` in development mode.
+    pub auth: Option<Verifier>,
 }
 
 /// A balancer: what its connections share.
@@ -52,6 +55,7 @@ pub struct Balancer {
     picker: Picker,
     backends: List,
     forward: Option<Forward>,
+    auth: Option<Verifier>,
     half_open: Arc<Semaphore>,
     tasks: TaskTracker,
 }
@@ -63,6 +67,7 @@ impl Balancer {
             picker: Picker::new(options.pick),
             backends: discovery::follow(backends, stop),
             forward: options.api.as_deref().map(Forward::new),
+            auth: options.auth.clone(),
             half_open: Arc::new(Semaphore::new(HALF_OPEN_MAX)),
             tasks: TaskTracker::new(),
         })
@@ -132,6 +137,7 @@ impl Balancer {
             match head::read(&mut stream).await {
                 Some(Head::Upgrade { read, user }) => {
                     drop(permit);
+                    let user = balancer.dealt_by(&read, user).await;
                     balancer.deal(stream, peer, read, &user).await;
                 }
                 Some(Head::Plain(read)) => front::serve(balancer, stream, read).await,
@@ -145,6 +151,16 @@ impl Balancer {
                 None => {}
             }
         });
+    }
+
+    /// Whose place counts for dealing: where that matters and the query names nobody, the token's
+    /// user. A token that does not hold is the server's to refuse.
+    async fn dealt_by(&self, read: &[u8], named: String) -> String {
+        let Some(auth) = self.auth.as_ref().filter(|_| named.is_empty()) else { return named };
+        let Some(token) = head::token(read).filter(|_| self.picker.asks_who()) else {
+            return named;
+        };
+        auth.verify(&token).await.map_or(named, |identity| identity.user.to_string())
     }
 
     async fn deal(&self, stream: TcpStream, peer: SocketAddr, read: Bytes, user: &str) {
@@ -218,7 +234,7 @@ mod tests {
     async fn balancer(backends: Backends, api: Option<String>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let options = Options { pick: Pick::RoundRobin, api };
+        let options = Options { pick: Pick::RoundRobin, api, auth: None };
         let stop = CancellationToken::new();
         tokio::spawn(Balancer::new(&options, backends, stop.clone()).run(listener, stop));
         address

@@ -56,13 +56,22 @@ impl Addresses {
             8080 => String::new(),
             _ => format!(" --url ws://{front}/ws"),
         };
+        let (who, how) = match options.common.tokens.jwt_secret_file.first() {
+            Some(secret) => {
+                let mint = format!("{me} token --sub userA --jwt-secret-file {}", secret.display());
+                let first = format!("A token first:  export PARLOR_TOKEN=$({mint})\n\n  ");
+                (first, " -H \"Authorization: Bearer $PARLOR_TOKEN\"")
+            }
+            None => (String::new(), ""),
+        };
         format!(
             "\n  Parlor is up.\n\n    page       http://{front}/\n    \
              WebSocket  ws://{front}/ws\n    servers    {}\n    \
              API        http://{api}/openapi.json\n    kept in    {kept}\n\n  \
-             Three things to try:\n\n    1. open http://{front}/ : two people, side by side\n    \
+             {who}Three things to try:\n\n    \
+             1. open http://{front}/ : two people, side by side\n    \
              2. {me} chat --as userA --to userB{url}   (and the other way round)\n    \
-             3. npx --yes wscat -c 'ws://{front}/ws?userId=userA'\n       \
+             3. npx --yes wscat -c 'ws://{front}/ws?userId=userA'{how}\n       \
              then type  {{\"type\":\"message\",\"to\":\"userB\",\"message\":\"Hi\"}}\n\n  \
              ctrl-C stops it cleanly.\n",
             servers.join("  ")
