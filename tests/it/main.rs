@@ -7,6 +7,7 @@ mod harness;
 mod raw;
 
 mod admin;
+mod auth;
 mod bad;
 mod bus_key;
 mod cli;
