@@ -197,7 +197,7 @@ fn who_is_busy_is_caught_up_all_the_same() {
 /// The sender of a text waits for its status, and raises nothing meanwhile.
 #[test]
 fn who_goes_on_sending_owes_a_status_all_the_same() {
-    let (mut session, begun) = session(Wish { acks_app: true, catchup: None });
+    let (mut session, begun) = session(Wish { acks_app: true, ..Wish::default() });
     step(&mut session, Input::Done(Done::Mailbox(Vec::new())), begun);
     step(&mut session, Input::Event(text("b", 1)), begun);
     step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), begun);
