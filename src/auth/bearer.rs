@@ -70,7 +70,7 @@ mod tests {
     fn a_challenge_is_a_header() {
         for refusal in [Refusal::Missing, Refusal::User, Refusal::Ended, Refusal::Signature] {
             let text = challenge(refusal);
-            assert!(text.is_ascii() && text.matches('"').count() % 2 == 0, "{text}");
+            assert!(text.is_ascii() && text.matches('"').count().is_multiple_of(2), "{text}");
         }
         assert!(challenge(Refusal::Ended).contains("error=\"invalid_token\""));
     }

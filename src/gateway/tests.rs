@@ -23,7 +23,7 @@ async fn a_socket_that_comes_after_the_drains_look_is_sent_away_too() {
     else {
         panic!("a good request")
     };
-    let admitted = gateway.admit(&hello).await.ok().expect("development mode");
+    let admitted = gateway.admit(&hello).await.expect("development mode");
     gateway.drain(Duration::ZERO).await;
     let (socket, entered) = gateway.enter(stream, &hello, admitted, behind).await;
     let run = timeout(Duration::from_secs(10), gateway.run(socket, entered));

@@ -473,7 +473,7 @@ mod tests {
                 client.write_all(b"gone").await.unwrap();
                 timeout(LONG, async {
                     while count(&bites) == 0 {
-                        sleep(REBIND).await
+                        sleep(REBIND).await;
                     }
                 })
                 .await
