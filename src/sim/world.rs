@@ -115,7 +115,7 @@ impl World {
         self.phase(Phase::Healed);
         let healed = self.sea.lock().now;
         let refuses = finale == Finale::RedisRefusesWrites;
-        let mut watch = Watch::new(healed, refuses);
+        let mut watch = Watch::new(healed, finale);
         let pace = self.sea.lock().pick(&[0.0, 0.0, 0.2, 0.7]);
         let (pace, comings) = match finale {
             Finale::Crowd => (0.2, 0.012),
