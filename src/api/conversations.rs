@@ -160,6 +160,8 @@ pub(super) struct Server {
     sockets: u32,
     /// It takes new sockets.
     accepting: bool,
+    /// It does not reach Redis, or hears nothing from it: its messages go over the store.
+    deaf: bool,
     /// Its row moves; the dead are not listed.
     alive: bool,
 }
@@ -176,6 +178,7 @@ impl From<&BoardRow> for Server {
             public_url: row.public_url.clone(),
             sockets: row.sockets,
             accepting: row.accepting,
+            deaf: row.deaf,
             alive: true,
         }
     }

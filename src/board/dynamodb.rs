@@ -67,7 +67,7 @@ impl Board for DynamoBoard {
     async fn read(&self) -> Result<Vec<BoardRow>, StoreError> {
         let query = self.link.query(BOARD_PK.to_owned(), "pk = :pk");
         let items = self.link.pages(&Call::read("board").ahead(), query).await?;
-        items.into_iter().map(read_row).collect()
+        Ok(items.into_iter().filter_map(|item| readable(read_row(item))).collect())
     }
 
     async fn remove(&self, id: &ProcessId, epoch: Epoch) -> Result<(), StoreError> {
@@ -107,13 +107,18 @@ impl Board for DynamoBoard {
         for item in self.link.pages(&Call::read("hints").ahead(), query).await? {
             let mut fields = Fields::new(item);
             highest = highest.max(fields.sk_id("")?);
-            let json = fields.text("hints")?;
-            let read: Vec<SlowHint> =
-                serde_json::from_str(&json).map_err(|_| fields.damaged("hints"))?;
-            hints.extend(read);
+            let read = fields.text("hints").and_then(|json| {
+                serde_json::from_str::<Vec<SlowHint>>(&json).map_err(|_| fields.damaged("hints"))
+            });
+            hints.extend(readable(read).into_iter().flatten());
         }
         Ok((highest, hints))
     }
+}
+
+/// One item that can't be read must not hide all others: deaths would go unnoticed.
+fn readable<T>(read: Result<T, StoreError>) -> Option<T> {
+    read.inspect_err(|error| tracing::error!(%error, "left out of the board")).ok()
 }
 
 fn hints_pk(id: &ProcessId) -> String {
@@ -150,27 +155,28 @@ fn row_item(row: &BoardRow) -> Item {
     put
 }
 
+/// What says that somebody lives must be there. Of the rest what can't be read, as of a later
+/// version, gets the value that does the least harm: no new sockets, and hints over the board.
 fn read_row(item: Item) -> Result<BoardRow, StoreError> {
     let mut fields = Fields::new(item);
     let epoch = fields.text("epoch")?;
     let epoch = u64::from_str_radix(&epoch, 16).map_err(|_| fields.damaged("epoch"))?;
-    let role = match fields.text("role")?.as_str() {
-        "server" => Role::Server,
-        "api" => Role::Api,
-        _ => return Err(fields.damaged("role")),
+    let role = match fields.text("role").as_deref() {
+        Ok("api") => Role::Api,
+        _ => Role::Server,
     };
-    let sockets = fields.number("sockets")?;
+    let sockets = fields.number("sockets").unwrap_or(0);
     Ok(BoardRow {
         id: fields.sk_id("")?,
         epoch: Epoch(epoch),
         beat: fields.number("beat")?,
         role,
-        address: fields.text("address")?,
-        public_url: fields.maybe_text("publicUrl")?,
-        sockets: u32::try_from(sockets).map_err(|_| fields.damaged("sockets"))?,
-        accepting: fields.flag("accepting")?,
-        hints: fields.number("hints")?,
-        deaf: fields.flag("deaf")?,
+        address: fields.text("address").unwrap_or_default(),
+        public_url: fields.maybe_text("publicUrl").unwrap_or_default(),
+        sockets: u32::try_from(sockets).unwrap_or(u32::MAX),
+        accepting: fields.flag("accepting").unwrap_or(false),
+        hints: fields.number("hints").unwrap_or(0),
+        deaf: fields.flag("deaf").unwrap_or(true),
     })
 }
 
@@ -193,12 +199,20 @@ mod tests {
             deaf: false,
         };
         assert_eq!(read_row(row_item(&row)).unwrap(), row);
-        let plain = BoardRow { public_url: None, accepting: false, deaf: true, ..row };
+        let plain = BoardRow { public_url: None, accepting: false, deaf: true, ..row.clone() };
         assert_eq!(read_row(row_item(&plain)).unwrap(), plain);
-        for name in ["epoch", "beat", "role", "address", "sockets", "hints", "sk"] {
+        for name in ["epoch", "beat", "sk"] {
             let mut gone = row_item(&plain);
             gone.remove(name);
             assert!(matches!(read_row(gone), Err(StoreError::Damaged(_))), "{name}");
         }
+        let mut later = row_item(&row);
+        later.insert("role".to_owned(), text("of a later version"));
+        for name in ["address", "sockets", "accepting", "hints", "deaf"] {
+            later.insert(name.to_owned(), AttributeValue::Null(true));
+        }
+        let read = read_row(later).unwrap();
+        assert_eq!((read.id, read.epoch, read.beat), (row.id, row.epoch, row.beat), "it lives");
+        assert!(read.deaf && !read.accepting);
     }
 }

@@ -61,10 +61,10 @@ impl Chat {
         true
     }
 
-    /// A room's servers are asked again as a whole, each living one.
+    /// A room's servers are asked again as a whole, each living one; here no answer is needed.
     fn hint_room_again(&self, key: &Key, seq: Seq) {
-        let view = self.liveness.view();
-        let servers: Vec<_> = view.alive.iter().map(|row| row.id.clone()).collect();
+        self.hint_local_members(key.conversation.clone(), seq);
+        let servers = self.other_servers(&self.liveness.view());
         for server in self.router.pending.relocated(key, servers) {
             self.publish_hint(&server, key, seq);
         }

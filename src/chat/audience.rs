@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
 use super::Chat;
@@ -17,10 +18,12 @@ use super::route::Texts;
 use crate::chance::Hashing;
 use crate::hub::Event;
 use crate::protocol::{ConversationId, Entry, ProcessId, Receipt, Seq};
-use crate::store::{Member, Record, RecordPart};
+use crate::store::Member;
 
 /// The most rooms whose roster is kept.
 const ROOMS_MAX: usize = 256;
+/// The most entries and hints that wait for a roster.
+const WAITING_MAX: usize = 8_192;
 /// How often a roster is asked for, for the sake of a hint.
 const HINT_TRIES_MAX: u32 = 5;
 /// How long between two tries.
@@ -29,10 +32,21 @@ const HINT_PAUSE_MS: std::ops::Range<u64> = 200..1_500;
 const REREAD_PAUSE: Duration = Duration::from_secs(10);
 
 /// Rosters of large rooms, as of the newest joined or left entry that they tell of.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Rosters {
     known: Mutex<HashMap<ConversationId, Arc<Vec<Member>>, Hashing>>,
+    waiting: Arc<Semaphore>,
     rereading: AtomicBool,
+}
+
+impl Default for Rosters {
+    fn default() -> Self {
+        Self {
+            known: Mutex::default(),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+            rereading: AtomicBool::new(false),
+        }
+    }
 }
 
 fn version(members: &[Member]) -> Seq {
@@ -40,6 +54,11 @@ fn version(members: &[Member]) -> Seq {
 }
 
 impl Rosters {
+    /// Leave to wait for a roster; `None` when too many do.
+    fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.waiting.clone().try_acquire_owned().ok()
+    }
+
     fn get(&self, room: &ConversationId, at: Seq) -> Option<Arc<Vec<Member>>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(room).filter(|members| version(members) == at).cloned()
@@ -63,17 +82,23 @@ impl Chat {
         room: &ConversationId,
         entry: &Arc<Entry>,
         via: &ProcessId,
-        roster: Seq,
+        roster: Option<Seq>,
     ) {
-        if let Some(members) = self.rosters.get(room, roster) {
+        if let Some(members) = roster.and_then(|at| self.rosters.get(room, at)) {
             return self.show_to_members(room, entry, via, &members);
         }
+        // Where it is not shown it is not answered either, so the lane's process tries again.
+        let Some(permit) = self.rosters.permit() else { return };
         let (chat, room) = (self.clone(), room.clone());
         let (entry, via) = (entry.clone(), via.clone());
         tokio::spawn(async move {
-            if let Some(members) = chat.read_roster(&room).await {
+            let members = chat.read_roster(&room).await;
+            // A member's item follows its entry: one that is behind may show somebody who left.
+            let tells = |members: &Arc<Vec<Member>>| roster.is_none_or(|at| version(members) >= at);
+            if let Some(members) = members.filter(tells) {
                 chat.show_to_members(&room, &entry, &via, &members);
             }
+            drop(permit);
         });
     }
 
@@ -96,10 +121,11 @@ impl Chat {
     /// A bare hint for all members of a room on this server: their sessions read the store.
     pub(super) fn hint_local_members(&self, room: ConversationId, seq: Seq) {
         let Some(chat) = self.this.upgrade() else { return };
+        let Some(permit) = self.rosters.permit() else { return chat.reread_for_rosters() };
         tokio::spawn(async move {
-            let Some(members) = chat.read_roster_patiently(&room).await else {
-                return chat.reread_for_rosters().await;
-            };
+            let members = chat.read_roster_patiently(&room).await;
+            drop(permit);
+            let Some(members) = members else { return chat.reread_for_rosters() };
             // Former members too: the seq of several hints may lie beyond what one may see.
             for member in members.iter() {
                 for outbox in chat.hub.of(&member.user) {
@@ -121,32 +147,31 @@ impl Chat {
     }
 
     /// Whom hints were for is not known: every session looks for itself, once for all of them.
-    async fn reread_for_rosters(&self) {
+    fn reread_for_rosters(self: &Arc<Self>) {
         if self.rosters.rereading.swap(true, Ordering::Relaxed) {
             return;
         }
-        sleep(REREAD_PAUSE).await;
-        self.rosters.rereading.store(false, Ordering::Relaxed);
-        self.reread_all().await;
+        let chat = self.clone();
+        tokio::spawn(async move {
+            sleep(REREAD_PAUSE).await;
+            chat.rosters.rereading.store(false, Ordering::Relaxed);
+            chat.reread_all().await;
+        });
     }
 
     async fn read_roster(&self, room: &ConversationId) -> Option<Arc<Vec<Member>>> {
         let store = InTurn::new(&*self.store, &self.reads, Turn::Live);
-        let records = match store.records(RecordPart::Roster(room.clone())).await {
-            Ok(records) => records,
+        match store.shared_roster(room).await {
+            Ok(members) => {
+                self.rosters.put(room, members.clone());
+                Some(members)
+            }
             Err(error) => {
                 // An entry is not answered, so the lane's process tries again, then the slow way.
                 tracing::warn!(%error, %room, "the roster could not be read");
-                return None;
+                None
             }
-        };
-        let member = |record| match record {
-            Record::Member(_, member) => Some(member),
-            _ => None,
-        };
-        let members: Arc<Vec<Member>> = Arc::new(records.into_iter().filter_map(member).collect());
-        self.rosters.put(room, members.clone());
-        Some(members)
+        }
     }
 }
 

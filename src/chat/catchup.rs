@@ -39,8 +39,13 @@ pub enum Work {
         /// Only the newest so many of each conversation are pushed.
         catchup: Option<u64>,
     },
-    /// Read the mailbox again. This socket stands here; its device's cursor may be past that.
-    Reread(HashMap<ConversationId, Seq>),
+    /// Read the mailbox again.
+    Reread {
+        /// Where this socket stands; its device's cursor may be past that.
+        here: HashMap<ConversationId, Seq>,
+        /// `false`: what was stored a moment ago may be missing.
+        consistent: bool,
+    },
     /// Read one row.
     Load(ConversationId, Turn),
     /// Read a log onwards.
@@ -161,7 +166,7 @@ fn given_up(work: &Work, error: &StoreError) -> Option<Done> {
         Work::Load(conversation, _) | Work::Read { conversation, .. } => {
             Some(Done::Failed(conversation.clone()))
         }
-        Work::Reread(_) => Some(Done::Mailbox(Vec::new())),
+        Work::Reread { .. } => Some(Done::Mailbox(Vec::new())),
         Work::See { conversation, .. } => Some(Done::Seen(conversation.clone(), None)),
         Work::Enter { .. } | Work::Pause(_) | Work::Store(_) => None,
     }
@@ -172,9 +177,11 @@ impl Chat {
         let store = InTurn::new(&*self.store, &self.reads, turn(work));
         match work {
             Work::Enter { catchup } => {
-                self.read_mailbox(&store, outbox, *catchup, &HashMap::new()).await
+                self.read_mailbox(&store, outbox, *catchup, &HashMap::new(), true).await
             }
-            Work::Reread(here) => self.read_mailbox(&store, outbox, None, here).await,
+            Work::Reread { here, consistent } => {
+                self.read_mailbox(&store, outbox, None, here, *consistent).await
+            }
             Work::Load(conversation, _) => {
                 let part = MailboxPart::Row(conversation.clone());
                 let rows = store.mailbox(&outbox.who.user, part).await?.rows;
@@ -206,7 +213,7 @@ impl Chat {
 fn turn(work: &Work) -> Turn {
     match work {
         Work::Enter { .. } | Work::Store(_) => Turn::CatchingUp,
-        Work::Reread(_) => Turn::Again,
+        Work::Reread { .. } => Turn::Again,
         Work::Load(_, turn) | Work::Read { turn, .. } => *turn,
         Work::See { .. } | Work::Pause(_) => Turn::Live,
     }

@@ -21,6 +21,8 @@ use crate::protocol::{CloseCode, Envelope, SOCKETS_PER_USER_MAX, SocketId, UserI
 
 /// How many claims are under way at once when many are repeated.
 const CLAIMS_AT_ONCE: usize = 64;
+/// After so long without success claims count as refused.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(2);
 /// Every entry is swept once in so many seconds; entries live three times as long.
 const SWEEP_SECONDS: usize = 1_200;
 /// How long a fresh look at the board may take.
@@ -50,7 +52,8 @@ struct Table {
     /// fills this nor delays the living past the end of their entries.
     sweep: BTreeMap<u64, SocketId>,
     last_place: u64,
-    unclaimed: usize,
+    /// Those whose claim does not hold, and since when.
+    unclaimed: HashMap<SocketId, Instant, Hashing>,
 }
 
 impl Table {
@@ -85,14 +88,14 @@ impl Claims {
         let (socket, mut guard) = (outbox.who.socket, self.lock());
         let table = &mut *guard;
         if let Some(claim) = table.claims.get_mut(&socket) {
-            table.unclaimed += usize::from(claim.holds);
+            table.unclaimed.entry(socket).or_insert_with(Instant::now);
             if claim.before.len() < BEFORE_MAX {
                 claim.before.push(claim.number);
             }
             (claim.number, claim.holds) = (number, false);
             return number;
         }
-        table.unclaimed += 1;
+        table.unclaimed.insert(socket, Instant::now());
         let place = table.put_last(socket);
         let claim =
             Claim { outbox: outbox.clone(), number, holds: false, before: Vec::new(), place };
@@ -104,10 +107,9 @@ impl Claims {
         let mut table = self.lock();
         if let Some(claim) = table.claims.get_mut(&socket)
             && claim.number == number
-            && !claim.holds
         {
             (claim.holds, claim.before) = (true, Vec::new());
-            table.unclaimed -= 1;
+            table.unclaimed.remove(&socket);
         }
     }
 
@@ -115,9 +117,7 @@ impl Claims {
         let mut table = self.lock();
         let claim = table.claims.remove(&socket)?;
         table.sweep.remove(&claim.place);
-        if !claim.holds {
-            table.unclaimed -= 1;
-        }
+        table.unclaimed.remove(&socket);
         drop(table);
         for before in claim.before {
             self.keep_unreleased(&claim.outbox.who.user, socket, before);
@@ -143,11 +143,16 @@ impl Claims {
 
     fn without(&self) -> Vec<Arc<Outbox>> {
         let table = self.lock();
-        if table.unclaimed == 0 {
-            return Vec::new();
-        }
-        let open = table.claims.values().filter(|claim| !claim.holds);
+        let open = table.unclaimed.keys().filter_map(|socket| table.claims.get(socket));
         open.map(|claim| claim.outbox.clone()).collect()
+    }
+
+    /// One whose claim has not held for so long, in spite of all tries.
+    fn refused(&self, patience: Duration) -> Option<Arc<Outbox>> {
+        let table = self.lock();
+        let (socket, since) = table.unclaimed.iter().min_by_key(|(_, since)| **since)?;
+        let claim = table.claims.get(socket).filter(|_| since.elapsed() >= patience)?;
+        Some(claim.outbox.clone())
     }
 
     fn all(&self) -> Vec<Arc<Outbox>> {
@@ -301,6 +306,19 @@ impl Chat {
         if !unclaimed.is_empty() {
             self.claim_again(unclaimed, true).await;
         }
+    }
+
+    /// Whether the map takes claims. One that is full, or a replica, answers everything else: who
+    /// sends would find nobody here, and hold that for the truth.
+    pub(super) async fn map_takes_claims(self: &Arc<Self>) -> bool {
+        let Some(outbox) = self.claims.refused(CLAIM_PATIENCE) else { return true };
+        let takes = self.claim(&outbox).await.is_some();
+        if takes {
+            outbox.push(Event::Reread);
+        }
+        let open = self.is_open(&outbox);
+        self.release_if_closed(&outbox).await;
+        takes || !open
     }
 
     /// The caller has all mailboxes read again behind it.

@@ -6,12 +6,15 @@
 //! marked, so that offline messages come first (P7). `work` is what it has read from the store,
 //! `cursors` what it has received and what of that is stored.
 
-mod work;
 mod cursors;
+mod past;
+mod work;
 
 use std::collections::{HashMap, VecDeque};
 
 use tokio::time::Instant;
+
+use past::Past;
 
 use super::position::{Held, Next, Position, Queued};
 use super::receipt::{Item, Receipts};
@@ -41,6 +44,7 @@ pub(super) struct Inbox {
     wish: Wish,
     stage: Stage,
     positions: HashMap<ConversationId, Position, Hashing>,
+    past: Past,
     queue: VecDeque<ConversationId>,
     store: VecDeque<ConversationId>,
     sees: VecDeque<(ConversationId, Seq)>,
@@ -53,6 +57,8 @@ pub(super) struct Inbox {
     /// A send of this socket was not answered when the last work was done.
     sending: bool,
     reread: bool,
+    /// The mailbox is to be read again, eventually consistent.
+    belt: bool,
     /// When the next `Event::Flush` comes.
     resting: Option<Instant>,
     /// The store did not take the last `read`.
@@ -67,6 +73,7 @@ impl Inbox {
             wish,
             stage: Stage::New,
             positions: HashMap::default(),
+            past: Past::default(),
             queue: VecDeque::new(),
             store: VecDeque::new(),
             sees: VecDeque::new(),
@@ -76,6 +83,7 @@ impl Inbox {
             entering: false,
             sending: false,
             reread: false,
+            belt: false,
             resting: None,
             unseen: false,
         }
@@ -94,6 +102,11 @@ impl Inbox {
         self.receipts.is_late(now)
     }
 
+    /// What came long ago comes no more.
+    pub fn tick(&mut self, now: Instant) {
+        self.past.tick(now);
+    }
+
     pub fn wait_anew(&mut self, now: Instant) {
         self.receipts.wait_anew(now);
     }
@@ -108,6 +121,11 @@ impl Inbox {
         self.reread |= self.stage != Stage::New || self.working;
     }
 
+    /// The mailbox is to be read again for no reason but time.
+    pub fn belt(&mut self) {
+        self.belt |= self.stage == Stage::Live;
+    }
+
     /// The person has seen up to `seq`.
     pub fn see(&mut self, conversation: ConversationId, seq: Seq) {
         match self.sees.iter_mut().find(|(known, _)| *known == conversation) {
@@ -118,7 +136,9 @@ impl Inbox {
 
     fn position(&mut self, conversation: &ConversationId, now: Instant) -> &mut Position {
         if !self.positions.contains_key(conversation) {
-            self.positions.insert(conversation.clone(), Position::unknown(now));
+            let passed = self.past.of(conversation);
+            let position = Position { passed, ..Position::unknown(now) };
+            self.positions.insert(conversation.clone(), position);
         }
         self.positions.entry(conversation.clone()).or_insert_with(|| Position::unknown(now))
     }
@@ -138,6 +158,9 @@ impl Inbox {
         let keeps = self.stage == Stage::Live && self.receipts.has_room();
         let position = self.position(&conversation, now);
         let passed = position.loaded && seq <= position.sent;
+        if !passed {
+            position.hear_text(via.as_ref(), now);
+        }
         if let Some(via) = via {
             let received = position.loaded && seq <= position.received;
             let receipt = if received { Receipt::Delivered } else { Receipt::Have };
@@ -153,7 +176,6 @@ impl Inbox {
             return;
         }
         position.hear(seq, now);
-        position.texted = now;
         if text.is_some() && !again {
             position.hear_first_try(seq);
         }
@@ -268,7 +290,9 @@ impl Inbox {
 
     fn forget(&mut self, conversation: &ConversationId) {
         if self.positions.get(conversation).is_some_and(Position::rests) {
-            self.positions.remove(conversation);
+            if let Some((conversation, position)) = self.positions.remove_entry(conversation) {
+                self.past.keep(conversation, position.sent, position.moved);
+            }
             self.positions.shrink_to(16);
         }
     }

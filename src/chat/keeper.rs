@@ -1,7 +1,8 @@
 //! What a process part does in the background: listens to the bus and the board, repeats claims and
 //! hints, sweeps its entries of the socket map, and notices when Redis is away or back.
 //!
-//! One task owns all of it; it ends with the part's stop signal.
+//! One task owns all of it and ends with the part's stop signal; the runs that it starts (claims
+//! and mailboxes once more) end by themselves.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -185,12 +186,12 @@ impl Chat {
             return;
         }
         *answered = self.keeper.rereads_asked.load(Ordering::Relaxed);
-        self.reread(self.hub.all()).await;
+        self.reread(self.hub.all(), || Event::Reread).await;
     }
 
-    async fn reread(&self, outboxes: Vec<Arc<Outbox>>) {
+    async fn reread(&self, outboxes: Vec<Arc<Outbox>>, event: fn() -> Event) {
         for step in outboxes.chunks(REREAD_STEP) {
-            step.iter().for_each(|outbox| outbox.push(Event::Reread));
+            step.iter().for_each(|outbox| outbox.push(event()));
             sleep(REREAD_PAUSE).await;
             while self.reads.again_waiting() > REREADS_WAITING_MAX {
                 sleep(REREAD_PAUSE).await;
@@ -248,7 +249,7 @@ impl Chat {
         for part in (0..u128::from(BELT_PARTS)).cycle() {
             ticks.tick().await;
             let due = |outbox: &Arc<Outbox>| outbox.who.socket.0 % u128::from(BELT_PARTS) == part;
-            self.reread(self.hub.all().into_iter().filter(due).collect()).await;
+            self.reread(self.hub.all().into_iter().filter(due).collect(), || Event::Belt).await;
         }
     }
 
@@ -272,8 +273,8 @@ impl Chat {
     }
 
     /// Sends probes to the own channel: only one that comes back shows that the subscription
-    /// delivers. Two that fail in a row mean deaf. Also notices by the instance's name that Redis
-    /// lost or replaced its data.
+    /// delivers. Two that fail in a row mean deaf, claims that are refused fail one as well. Also
+    /// notices by the instance's name that Redis lost or replaced its data.
     async fn probe_for_ever(self: &Arc<Self>) {
         let mut instance: Option<String> = None;
         let (mut number, mut failed) = (0, 0);
@@ -281,7 +282,7 @@ impl Chat {
             number += 1;
             let heard = self.probe(number).await;
             match self.directory.instance().await {
-                Ok(name) if heard => {
+                Ok(name) if heard && self.map_takes_claims().await => {
                     failed = 0;
                     let was_deaf = self.keeper.is_deaf();
                     self.set_deaf(false);

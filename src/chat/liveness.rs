@@ -5,11 +5,10 @@
 //! appended without an own beat of the last 10 s**, so a process that others hold for dead does not
 //! go on as if it lived.
 
+mod events;
 mod place;
 mod watched;
 
-use std::sync::atomic::AtomicU8;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use events::Events;
 use place::take_place;
 use watched::{NewHints, Watched};
 
@@ -159,7 +159,7 @@ impl Liveness {
             read_now: Notify::new(),
             beating: tokio::sync::Mutex::default(),
             hinting: tokio::sync::Mutex::default(),
-            events: Events { sender, lost: AtomicU8::new(NONE_LOST) },
+            events: Events::new(sender),
         });
         if follows {
             // The board shows one row a name, so nobody else tells of this death.
@@ -354,9 +354,10 @@ impl Liveness {
     async fn read_hints(&self, watched: &mut Watched, newer: Vec<NewHints>) {
         for NewHints { id, after, last } in newer.into_iter().filter(|new| new.id != self.me.id) {
             match self.board.hints(&id, after).await {
-                Ok((highest, hints)) => {
-                    // What stands behind the last is being written, and may yet give way.
-                    watched.hints_read(&id, highest.min(last));
+                Ok((_, hints)) => {
+                    // What stands behind the last is being written, and may yet give way. Up to it
+                    // there may be none: numbers begin anywhere, and items end by their TTL.
+                    watched.hints_read(&id, last);
                     if !hints.is_empty() {
                         self.events.send(BoardEvent::Hints(hints));
                     }
@@ -364,41 +365,6 @@ impl Liveness {
                 Err(error) => tracing::warn!(%error, process = %id, "hints are read again"),
             }
         }
-    }
-}
-
-/// Events to the part. One that does not fit is told as `ReadAgain` as soon as there is room, which
-/// makes good for all but `Revived`: that is told as itself.
-struct Events {
-    sender: mpsc::Sender<BoardEvent>,
-    lost: AtomicU8,
-}
-
-const NONE_LOST: u8 = 0;
-const SOME_LOST: u8 = 1;
-const REVIVED_LOST: u8 = 2;
-
-impl Events {
-    fn send(&self, event: BoardEvent) {
-        self.make_good();
-        let lost = if event == BoardEvent::Revived { REVIVED_LOST } else { SOME_LOST };
-        if self.sender.try_send(event).is_err() {
-            self.lost.fetch_max(lost, Relaxed);
-        }
-    }
-
-    /// Tells what was lost, once there is room.
-    fn make_good(&self) {
-        let Ok(place) = self.sender.try_reserve() else { return };
-        match self.lost.swap(NONE_LOST, Relaxed) {
-            NONE_LOST => {}
-            REVIVED_LOST => place.send(BoardEvent::Revived),
-            _ => place.send(BoardEvent::ReadAgain),
-        }
-    }
-
-    async fn send_last(&self, event: BoardEvent) {
-        let _ = self.sender.send(event).await;
     }
 }
 

@@ -224,7 +224,7 @@ impl Chat {
 
     /// Waits until no hint is under way any more: for a clean stop, within the caller's limit.
     pub async fn hints_settled(&self) {
-        while !(self.router.pending.is_empty() && self.router.slow.is_empty()) {
+        while !self.router.is_idle() {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     }

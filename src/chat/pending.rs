@@ -129,11 +129,12 @@ impl Pending {
         }
     }
 
-    /// Forgets a record to which no server was ever located: the person is offline, and the entry
-    /// waits in the store.
-    pub fn close_if_nowhere(&self, key: &Key) -> bool {
+    /// Forgets a record to which no server was ever located, up to `seq`: the person is offline,
+    /// and the entry waits in the store. What is newer is being located beside it.
+    pub fn close_if_nowhere(&self, key: &Key, seq: Seq) -> bool {
         let mut records = self.lock();
-        let nowhere = records.get(key).is_some_and(|record| record.servers.is_empty());
+        let nowhere = |record: &Record| record.servers.is_empty() && record.last <= seq;
+        let nowhere = records.get(key).is_some_and(nowhere);
         if nowhere {
             records.remove(key);
         }
@@ -340,10 +341,11 @@ mod tests {
     fn who_is_nowhere_is_offline() {
         let (pending, now) = (Pending::default(), Instant::now());
         pending.open(&key(), 1, false, now);
-        assert!(pending.close_if_nowhere(&key()));
+        assert!(pending.close_if_nowhere(&key(), 1));
         pending.open(&key(), 2, false, now);
+        assert!(!pending.close_if_nowhere(&key(), 1), "2 is being located");
         pending.located(&key(), &[server("ws2")], &[]);
-        assert!(!pending.close_if_nowhere(&key()));
+        assert!(!pending.close_if_nowhere(&key(), 2));
         let gone = Overdue { key: key(), seq: 2, last_try: false, handed_at: now };
         assert_eq!(pending.gone(&key(), &server("ws2"), 2), Some(gone));
         assert_eq!(pending.relocated(&key(), vec![server("ws3")]), [server("ws3")]);

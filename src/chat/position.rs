@@ -64,6 +64,8 @@ pub(super) struct Position {
     pub stored: Seq,
     /// The highest seq heard of.
     pub heard: Seq,
+    /// This socket had passed everything up to here when its position was dropped.
+    pub passed: Seq,
     /// The lowest first try heard of before the row was read: this socket can't have been sent it.
     pub first_try: Option<Seq>,
     /// The newest entry passed whose `n` is known, with that `n`.
@@ -78,8 +80,11 @@ pub(super) struct Position {
     pub vias: Vec<(ProcessId, Seq)>,
     /// When something last happened here.
     pub moved: Instant,
-    /// When a text was last heard of, or its receipt came.
+    /// When a cursor with a status that somebody waits for was last stored, or rode on a raise:
+    /// `carrier` raises for each text, and carries the cursor that it knows.
     pub texted: Instant,
+    /// Who raised for the text that is told of there.
+    pub carrier: Option<ProcessId>,
     /// Since when the stored cursor trails, or was last tried.
     pub trails: Option<Instant>,
     /// Where it queues for work.
@@ -108,6 +113,7 @@ impl Position {
             received: 0,
             stored: 0,
             heard: 0,
+            passed: 0,
             first_try: None,
             newest: (0, 0),
             own_passed: 0,
@@ -116,6 +122,7 @@ impl Position {
             vias: Vec::new(),
             moved: now,
             texted: now,
+            carrier: None,
             trails: None,
             queued: Queued::No,
             marked: false,
@@ -128,10 +135,11 @@ impl Position {
     }
 
     /// Takes the cursor of the row. Another socket of the same device may have moved it past a text
-    /// that came for this one too; such a text is still sent here.
+    /// that came for this one too; such a text is still sent here, unless it is a late copy of what
+    /// this socket has passed.
     pub fn load(&mut self, cursor: Seq) {
-        let first = self.first_try.take();
-        let sent = first.map_or(cursor, |first| cursor.min(first.saturating_sub(1)));
+        let first = self.first_try.take().map(|first| first.saturating_sub(1).max(self.passed));
+        let sent = first.map_or(cursor, |first| cursor.min(first));
         self.loaded = true;
         self.sent = sent;
         self.received = sent;
@@ -145,6 +153,16 @@ impl Position {
         self.heard = self.heard.max(seq);
         self.marked = true;
         self.moved = now;
+    }
+
+    /// A text came through `via`. Only who raised for the one before knows the cursor that waits.
+    pub fn hear_text(&mut self, via: Option<&ProcessId>, now: Instant) {
+        if !self.owes_status() {
+            self.carrier = via.cloned();
+            self.texted = now;
+        } else if via.is_some() && self.carrier.as_ref() == via {
+            self.texted = now;
+        }
     }
 
     /// A text at `seq` came as a first try.
@@ -220,7 +238,7 @@ impl Position {
     /// A receipt proves everything up to `seq`. What follows and was never written as a text needs
     /// no receipt. Says whether `received` moved.
     pub fn prove(&mut self, seq: Seq, now: Instant) -> bool {
-        let (before, waits) = (self.received, self.received < self.last_text);
+        let before = self.received;
         self.received = self.received.max(seq.min(self.sent));
         if self.received >= self.last_text {
             self.received = self.sent;
@@ -228,9 +246,6 @@ impl Position {
         if self.received > before {
             self.moved = now;
             self.trails.get_or_insert(now);
-            if waits {
-                self.texted = now;
-            }
         }
         self.received > before
     }
@@ -370,6 +385,7 @@ mod tests {
         let later = begun + std::time::Duration::from_secs(9);
         let mut p = Position::unknown(begun);
         p.load(3);
+        p.hear_text(None, begun);
         p.pass(4, None);
         p.last_text = 4;
         p.prove(4, begun);
@@ -388,6 +404,10 @@ mod tests {
         p.hear_first_try(8);
         p.load(9);
         assert_eq!((p.sent, p.stored), (7, 9));
+        let mut late = Position { passed: 9, ..Position::unknown(Instant::now()) };
+        late.hear_first_try(8);
+        late.load(9);
+        assert_eq!(late.sent, 9, "it passed here before");
         let mut repeated = Position::unknown(Instant::now());
         repeated.hold(held(8, 1));
         repeated.load(9);

@@ -5,21 +5,23 @@
 //! most that are read again (a death, Redis back, the belt): those have few places in the same
 //! queue, so neither of the two starves. Reads for sockets that have caught up have a queue apart.
 
-mod tail;
+mod together;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use tail::Tails;
+use together::Together;
 
 use crate::protocol::{ConversationId, Seq, UserId};
 use crate::store::{
-    LogPage, LogRange, MailboxPage, MailboxPart, Raise, Record, RecordPart, Store, StoreError,
+    LogPage, LogRange, MailboxPage, MailboxPart, Member, Raise, Record, RecordPart, Store,
+    StoreError,
 };
 
 /// How many calls of sockets that catch up are under way, mailboxes read again among them.
-const CATCHING_UP_MAX: usize = 64;
+pub(crate) const CATCHING_UP_MAX: usize = 64;
 /// How many of those are of mailboxes that are read again.
 const AGAIN_MAX: usize = 16;
 /// How many calls of sockets that have caught up are under way: many, since those of one partition
@@ -44,7 +46,8 @@ pub struct Reads {
     again: Semaphore,
     again_waiting: AtomicUsize,
     live: Semaphore,
-    tails: Tails,
+    tails: Together<Result<Seq, StoreError>>,
+    rosters: Together<Result<Arc<Vec<Member>>, StoreError>>,
 }
 
 impl Default for Reads {
@@ -54,7 +57,8 @@ impl Default for Reads {
             again: Semaphore::new(AGAIN_MAX),
             again_waiting: AtomicUsize::new(0),
             live: Semaphore::new(LIVE_MAX),
-            tails: Tails::default(),
+            tails: Together::default(),
+            rosters: Together::default(),
         }
     }
 }
@@ -155,6 +159,31 @@ impl<'a> InTurn<'a> {
     pub async fn tail(&self, log: &ConversationId) -> Result<Seq, StoreError> {
         let page = self.log(log, LogRange::newest(1)).await?;
         Ok(page.entries.first().map_or(0, |entry| entry.seq))
+    }
+
+    /// The same for a room: one read for all who ask before it begins.
+    pub async fn shared_tail(&self, room: &ConversationId) -> Result<Seq, StoreError> {
+        let read = async {
+            let page = self.store.log(room, LogRange::newest(1)).await?;
+            Ok(page.entries.first().map_or(0, |entry| entry.seq))
+        };
+        self.reads.tails.ask(room, self.reads.place(self.turn), read).await
+    }
+
+    /// Present and former members of a room: one read for all who ask before it begins.
+    pub async fn shared_roster(
+        &self,
+        room: &ConversationId,
+    ) -> Result<Arc<Vec<Member>>, StoreError> {
+        let member = |record| match record {
+            Record::Member(_, member) => Some(member),
+            _ => None,
+        };
+        let read = async {
+            let records = self.store.records(RecordPart::Roster(room.clone())).await?;
+            Ok(Arc::new(records.into_iter().filter_map(member).collect()))
+        };
+        self.reads.rosters.ask(room, self.reads.place(self.turn), read).await
     }
 }
 

@@ -29,7 +29,7 @@ impl Chat {
             Envelope::Entry { conversation, entry, users, via, again, roster } => {
                 self.lanes.hear(conversation, entry.seq);
                 if users.is_empty() {
-                    self.hear_room_entry(conversation, entry, via, roster.unwrap_or(u64::MAX));
+                    self.hear_room_entry(conversation, entry, via, *roster);
                 } else {
                     self.hear_entry(conversation, entry, users, via, *again);
                 }
@@ -197,8 +197,13 @@ impl Chat {
         let now = Instant::now();
         if receipt == Receipt::Gone {
             if let Some(over) = self.router.pending.gone(key, server, seq) {
+                // Beyond the bound it waits for its next try, as what nobody answers does.
+                let Some(permit) = self.router.permit() else { return };
                 let chat = self.clone();
-                tokio::spawn(async move { chat.hand_on_again(&[over]).await });
+                tokio::spawn(async move {
+                    chat.hand_on_again(&[over]).await;
+                    drop(permit);
+                });
             }
             return;
         }

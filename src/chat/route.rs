@@ -15,13 +15,14 @@ use tokio::time::Instant;
 
 use super::Chat;
 use super::lane::{Handed, HandedOn, Origin};
+use super::liveness::View;
 use super::pending::{Key, Pending};
 use super::publish::{Publishers, Pushed};
 use super::slow::Slow;
-use crate::board::SlowHint;
+use crate::board::{BoardRow, Role, SlowHint};
 use crate::directory::{DirectoryError, SocketEntry};
 use crate::protocol::{
-    ConversationId, ConversationKind, Entry, Envelope, ProcessId, Text, UserId, answer,
+    ConversationId, ConversationKind, Entry, Envelope, ProcessId, Seq, Text, UserId, answer,
 };
 use crate::telemetry::Metrics;
 
@@ -53,6 +54,12 @@ impl Router {
     /// Leave to wait for the directory beside the caller; `None` when too many do.
     pub fn permit(&self) -> Option<OwnedSemaphorePermit> {
         self.handing.clone().try_acquire_owned().ok()
+    }
+
+    /// Nothing is being handed on, waits for receipts or for the board.
+    pub fn is_idle(&self) -> bool {
+        let handing = self.handing.available_permits() < HANDING_MAX;
+        !handing && self.pending.is_empty() && self.slow.is_empty()
     }
 }
 
@@ -135,8 +142,10 @@ impl Chat {
             self.router.pending.located(&theirs, std::slice::from_ref(&self.me.id), &[]);
             Metrics::count(&self.metrics.hints, "local");
         }
-        if to != *from && self.push_local(from, handed, &mut texts) {
-            self.router.pending.open(&own, seq, true, now);
+        if to != *from
+            && self.push_local(from, handed, &mut texts)
+            && self.open_or_slow(&own, seq, true)
+        {
             self.router.pending.located(&own, std::slice::from_ref(&self.me.id), &[]);
         }
         let users = [to.clone(), from.clone()];
@@ -149,13 +158,13 @@ impl Chat {
         let own_servers = self.remote_servers(located.get(1));
         if !their_servers.is_empty() {
             // A receipt of a socket here may have come first, and ended the record.
-            self.router.pending.open(&theirs, seq, to == *from, now);
+            self.open_or_slow(&theirs, seq, to == *from);
         }
         self.router.pending.located(&theirs, &their_servers, &own_servers);
-        if !own_servers.is_empty() && self.router.pending.open(&own, seq, true, now) {
+        if !own_servers.is_empty() && self.open_or_slow(&own, seq, true) {
             self.router.pending.located(&own, &own_servers, &[]);
         }
-        if self.router.pending.close_if_nowhere(&theirs) {
+        if self.router.pending.close_if_nowhere(&theirs, seq) {
             Metrics::count(&self.metrics.hints, "offline");
         }
         let mut by_server: BTreeMap<ProcessId, Vec<UserId>> = BTreeMap::new();
@@ -183,7 +192,7 @@ impl Chat {
             return self.slow_hint(handed);
         }
         if users.len() > ROOM_LOCATE_MAX {
-            return self.hand_on_large_room(handed, &key).await;
+            return self.hand_on_large_room(handed, &key, newest.seq).await;
         }
         let located = match self.directory.locate(&users).await {
             Ok(located) => located,
@@ -191,29 +200,48 @@ impl Chat {
         };
         let by_server = self.by_server(&users, &located);
         let servers: Vec<ProcessId> = by_server.keys().cloned().collect();
-        self.router.pending.located(&key, &servers, &[]);
-        self.router.pending.close_if_nowhere(&key);
+        self.room_located(&key, newest.seq, &servers);
         for (server, users) in by_server {
             self.publish_entries(&server, handed, &users);
         }
     }
 
-    async fn hand_on_large_room(&self, handed: &HandedOn, key: &Key) {
+    async fn hand_on_large_room(&self, handed: &HandedOn, key: &Key, seq: Seq) {
         let limit = Duration::from_secs(3);
         let Some(view) = self.liveness.view_after(Instant::now(), limit).await else {
             return self.slow_hint(handed);
         };
-        let servers: Vec<ProcessId> = view
-            .alive
-            .iter()
-            .filter(|row| row.role == crate::board::Role::Server && row.id != self.me.id)
-            .map(|row| row.id.clone())
-            .collect();
-        self.router.pending.located(key, &servers, &[]);
-        self.router.pending.close_if_nowhere(key);
+        let servers = self.other_servers(&view);
+        self.room_located(key, seq, &servers);
         for server in &servers {
             self.publish_entries(server, handed, &[]);
         }
+    }
+
+    /// Notes where a room's entry goes. The record is opened anew: receipts may have ended it, or
+    /// a try that came meanwhile.
+    fn room_located(&self, key: &Key, seq: Seq, servers: &[ProcessId]) {
+        if servers.is_empty() {
+            self.router.pending.close_if_nowhere(key, seq);
+        } else if self.open_or_slow(key, seq, true) {
+            self.router.pending.located(key, servers, &[]);
+        }
+    }
+
+    /// The other servers that live, the API not among them.
+    pub(super) fn other_servers(&self, view: &View) -> Vec<ProcessId> {
+        let holds = |row: &&BoardRow| row.role == Role::Server && row.id != self.me.id;
+        view.alive.iter().filter(holds).map(|row| row.id.clone()).collect()
+    }
+
+    /// A record; where there is no room for one the hint goes the slow way, and `false`.
+    fn open_or_slow(&self, key: &Key, seq: Seq, own: bool) -> bool {
+        let open = self.router.pending.open(key, seq, own, Instant::now());
+        if !open {
+            let Key { conversation, user } = key.clone();
+            self.put_on_board(SlowHint { user, conversation, seq });
+        }
+        open
     }
 
     /// Puts entries into the outboxes of a person on this server, but for those of the socket's own
@@ -331,13 +359,18 @@ impl Chat {
     fn not_located(&self, handed: &HandedOn, key: &Key, error: &DirectoryError) {
         tracing::debug!(%error, "not located");
         self.redis_failed();
-        self.router.pending.close(key);
-        self.slow_hint(handed);
+        let last = self.router.pending.close(key);
+        self.slow_hint_to(handed, last.unwrap_or(0));
     }
 
     /// The slow way for all whom an entry is for.
     fn slow_hint(&self, handed: &HandedOn) {
-        let Some(seq) = handed.newest().map(|entry| entry.seq) else { return };
+        self.slow_hint_to(handed, 0);
+    }
+
+    /// The same, also for what was handed on since, up to `last`: its record has ended.
+    fn slow_hint_to(&self, handed: &HandedOn, last: Seq) {
+        let Some(seq) = handed.newest().map(|entry| entry.seq.max(last)) else { return };
         let hint = |user: Option<UserId>| SlowHint {
             user,
             conversation: handed.conversation.clone(),

@@ -292,6 +292,7 @@ impl Session {
             }
             Event::Text { .. } | Event::Hint { .. } => self.inbox.hear(event, now, out),
             Event::Reread => self.inbox.reread(),
+            Event::Belt => self.inbox.belt(),
             Event::Flush => self.inbox.flush(now, out),
             Event::Tick => self.tick(now, out),
             Event::Reconnect(after_ms) => out.frames.push(answer::reconnect(after_ms)),
@@ -307,6 +308,7 @@ impl Session {
             self.alive = true;
             self.inbox.wait_anew(now);
         }
+        self.inbox.tick(now);
         if self.inbox.is_late(now) {
             out.close = Some(CloseCode::Slow);
             return;

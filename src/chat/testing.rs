@@ -74,6 +74,8 @@ pub struct Ports {
     trace: Mutex<Vec<String>>,
     /// Neither map nor bus answer, as when Redis is away.
     pub redis_away: AtomicBool,
+    /// The map answers, and takes no claims, as when Redis is full.
+    pub map_is_full: AtomicBool,
     /// What is published is taken and goes nowhere.
     pub bus_loses: AtomicBool,
     /// Which Redis answers.
@@ -146,6 +148,7 @@ impl Part {
             bus: EmbeddedBus::default(),
             trace: Mutex::default(),
             redis_away: AtomicBool::new(false),
+            map_is_full: AtomicBool::new(false),
             bus_loses: AtomicBool::new(false),
             instance: AtomicU64::new(1),
             map_takes_ms: AtomicU64::new(0),
@@ -211,6 +214,9 @@ impl Directory for Ports {
         dead: &[(SocketId, u64)],
     ) -> Result<usize, DirectoryError> {
         self.note("claim");
+        if self.map_is_full.load(Ordering::Relaxed) {
+            return Err(DirectoryError("OOM command not allowed".to_owned()));
+        }
         self.map().await?.claim(user, entry, dead).await
     }
 
@@ -290,6 +296,7 @@ impl Store for Ports {
     async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError> {
         self.dawdle().await;
         if let RecordPart::Roster(log) = &part {
+            self.note("roster");
             self.meet("roster", log)?;
         }
         if let RecordPart::Revoked(_) = &part {

@@ -3,6 +3,8 @@
 mod connect;
 mod arrive;
 mod due;
+mod still;
+mod trail;
 
 pub(super) use connect::GIVEN_UP;
 pub(super) use due::Losses;
@@ -10,9 +12,11 @@ pub(super) use due::Losses;
 use std::collections::HashMap;
 
 use super::judge::Checker;
-use super::log::LogId;
+use super::log::{LogId, Shown};
 use super::names::{Name, Names};
 use super::ranges::Ranges;
+use still::Unhanded;
+use trail::Trail;
 
 pub(super) type DeviceId = usize;
 pub(super) type ConnectionId = usize;
@@ -41,14 +45,19 @@ struct Connection {
     name: Name,
     device: DeviceId,
     begun: u64,
+    /// Its application gives the receipts.
+    acks_app: bool,
     server: Option<Name>,
-    caughtup: bool,
+    /// When it was caught up.
+    caughtup: Option<u64>,
     closed: bool,
     /// Something had waited for it.
     offline: bool,
     /// For each conversation, when it began: the highest acked seq, and the highest that the
     /// person had seen.
     before: Vec<(LogId, u64, u64)>,
+    /// While it is open: the receipts given on it, and what was told as seen.
+    receipts: HashMap<LogId, (Trail, Trail)>,
 }
 
 /// What a device has of a conversation.
@@ -116,6 +125,7 @@ pub(super) struct Devices {
     got: HashMap<(DeviceId, LogId), Got>,
     people: HashMap<(Name, LogId), Person>,
     gaps: Vec<Gap>,
+    unhanded: Vec<Unhanded>,
 }
 
 impl Devices {
@@ -160,8 +170,24 @@ impl Devices {
     pub fn end_drain(&mut self) {
         for device in &mut self.list {
             let newest = device.newest.map(|newest| &self.connections[newest]);
-            device.drained = newest.is_some_and(|newest| newest.caughtup && !newest.closed);
+            device.drained =
+                newest.is_some_and(|newest| newest.caughtup.is_some() && !newest.closed);
         }
+    }
+
+    /// What the person had given receipts for by then, and seen, on connections that are open yet.
+    pub fn received_by(&self, user: Name, log: LogId, by: u64) -> Shown {
+        let mut shown = Shown::default();
+        for device in self.of_user.get(&user).into_iter().flatten() {
+            let newest = self.list[*device].newest.map(|newest| &self.connections[newest]);
+            let open = newest.filter(|newest| !newest.closed);
+            let Some((received, seen)) = open.and_then(|open| open.receipts.get(&log)) else {
+                continue;
+            };
+            shown.delivered = shown.delivered.max(received.by(by));
+            shown.read = shown.read.max(seen.by(by));
+        }
+        shown
     }
 
     fn device(&mut self, user: Name, name: Name) -> DeviceId {
@@ -192,6 +218,9 @@ impl Checker {
         };
         let log = self.logs.open(conversation, &mut self.names);
         self.gave_receipt(t, connection, log, seq);
+        let old = t.saturating_sub(self.gates.limits.status_ms * 1_000_000);
+        let trails = self.devices.connections[connection].receipts.entry(log).or_default();
+        trails.0.note(t, seq, old);
     }
 
     fn gave_receipt(&mut self, t: u64, connection: ConnectionId, log: LogId, seq: u64) {
@@ -203,7 +232,7 @@ impl Checker {
         (person.acked, person.acked_at) = (person.acked.max(seq), t);
     }
 
-    pub(super) fn seen_by(&mut self, connection: &str, conversation: &str, seq: u64) {
+    pub(super) fn seen_by(&mut self, t: u64, connection: &str, conversation: &str, seq: u64) {
         let Some(connection) = self.devices.connection(&self.names, connection) else {
             self.counts.strays += 1;
             return;
@@ -212,6 +241,9 @@ impl Checker {
         let user = self.devices.user_of(connection);
         let person = self.devices.person_mut(user, log);
         person.read = person.read.max(seq);
+        let old = t.saturating_sub(self.gates.limits.status_ms * 1_000_000);
+        let trails = self.devices.connections[connection].receipts.entry(log).or_default();
+        trails.1.note(t, seq, old);
     }
 
     pub(super) fn missed(&mut self, t: u64, connection: &str, of: &str, (from, to): (u64, u64)) {
@@ -223,8 +255,14 @@ impl Checker {
         let device = self.devices.device_of(connection);
         let got = self.devices.got.entry((device, log)).or_default();
         got.missed.insert_range(from, to);
-        // Being told is what the receipt that follows is for.
-        self.gave_receipt(t, connection, log, to);
+        // Being told is what the receipt that follows is for. Where the application gives it, it may
+        // never come.
+        if self.devices.connections[connection].acks_app {
+            let got = self.devices.got.entry((device, log)).or_default();
+            got.acked = got.acked.max(to);
+        } else {
+            self.gave_receipt(t, connection, log, to);
+        }
     }
 
     pub(super) fn device_text(&self, device: DeviceId) -> String {

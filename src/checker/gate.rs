@@ -34,12 +34,19 @@ pub struct Measures {
     pub effective_per_kind: f64,
     /// Share of the devices that were connected and caught up when the drain ended.
     pub drained_share: f64,
-    /// Share of (conversation, participant) whose history was read after the drain.
+    /// Share of the devices that stayed connected until all was still, so that a lost hint shows.
+    pub stayed_share: f64,
+    /// Share of (conversation, participant) whose history was read after the drain, one way at
+    /// least.
     pub histories_share: f64,
+    /// Share of the conversations that one participant at least read both ways after the drain.
+    pub both_ways_share: f64,
     /// Share of the conversations of which the store's own content was read.
     pub stored_share: f64,
     /// Share of the acked direct messages whose final status was seen, or looked for late enough.
     pub statuses_share: f64,
+    /// Statuses that a history showed when what it shows had to be stored.
+    pub stored_statuses: f64,
     /// Direct sends of which the time to the recipient was measured, before the faults and after.
     pub latencies: f64,
 }
@@ -55,7 +62,8 @@ pub struct Gates {
 }
 
 impl Default for Gates {
-    /// What the specification asks of a full run.
+    /// What the specification asks of a full run. Not every history has a part in which all is
+    /// still: who makes one that has asks for what it shows.
     fn default() -> Self {
         let wanted = Measures {
             acked: 1_000.0,
@@ -69,9 +77,12 @@ impl Default for Gates {
             effective_share: 0.95,
             effective_per_kind: 1.0,
             drained_share: 1.0,
+            stayed_share: 0.0,
             histories_share: 1.0,
+            both_ways_share: 1.0,
             stored_share: 1.0,
             statuses_share: 0.9,
+            stored_statuses: 0.0,
             latencies: 100.0,
         };
         Self { wanted, limits: Limits::default() }
@@ -93,6 +104,7 @@ impl Gates {
             &mut self.wanted.offline_drains,
             &mut self.wanted.membership_changes,
             &mut self.wanted.effective,
+            &mut self.wanted.stored_statuses,
             &mut self.wanted.latencies,
         ] {
             *count = (*count * part).ceil();
@@ -115,9 +127,12 @@ impl Gates {
             ("share of effective faults", wanted.effective_share, seen.effective_share),
             ("effective faults of each kind", wanted.effective_per_kind, seen.effective_per_kind),
             ("share of drained devices", wanted.drained_share, seen.drained_share),
+            ("share of devices that stayed", wanted.stayed_share, seen.stayed_share),
             ("share of histories read", wanted.histories_share, seen.histories_share),
+            ("share of conversations read both ways", wanted.both_ways_share, seen.both_ways_share),
             ("share of conversations dumped", wanted.stored_share, seen.stored_share),
             ("share of statuses seen", wanted.statuses_share, seen.statuses_share),
+            ("stored statuses seen", wanted.stored_statuses, seen.stored_statuses),
             ("latencies measured", wanted.latencies, seen.latencies),
         ];
         let asked = gates.into_iter().filter(|(_, wanted, _)| *wanted > 0.0);

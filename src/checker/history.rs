@@ -64,6 +64,9 @@ pub enum Phase {
     Healed,
     /// No new sends: every device reads until it has everything.
     Drain,
+    /// Nothing was sent and nothing done to a connection for as long as a lost hint may take to be
+    /// found: from now on devices may connect anew, and then catch up by themselves.
+    Still,
     /// Every device has everything, or its time is up: histories and the store are read.
     Read,
 }
@@ -299,6 +302,9 @@ pub enum What {
         /// again, where that was measured.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         recovered_ms: Option<u64>,
+        /// Its target did not do its work again in so many milliseconds: then nobody waited on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unrecovered_ms: Option<u64>,
     },
     /// A process ended that nobody had ended, or said that it panicked.
     Broken {
@@ -315,6 +321,9 @@ pub enum What {
         resident: u64,
         /// Open files.
         files: u64,
+        /// Which life of it: another number after a restart.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
     },
     /// A process's log holds a canary.
     Leaked {

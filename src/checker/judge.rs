@@ -77,13 +77,13 @@ impl Checker {
                 self.member(&conversation, &user, joins, outcome);
             }
             What::Fault { fault, kind, target } => self.upkeep.fault(t, fault, kind, target),
-            What::Healed { fault, bites, recovered_ms } => {
-                self.upkeep.healed(t, &fault, bites, recovered_ms);
+            What::Healed { fault, bites, recovered_ms, unrecovered_ms } => {
+                self.upkeep.healed(t, &fault, bites, (recovered_ms, unrecovered_ms));
             }
             What::Broken { process, detail } => self.process_broke(t, &process, &detail),
             What::Leaked { process, line } => self.leaked(t, &process, &line),
-            What::Resources { process, resident, files } => {
-                self.upkeep.resources(&process, resident, files);
+            What::Resources { process, resident, files, pid } => {
+                self.upkeep.resources(&process, (resident, files), pid);
             }
             What::Map { claimed, open } => self.upkeep.map(t, &claimed, &open),
             What::Walk { walk, user, conversation, limit, direction } => {
@@ -98,8 +98,9 @@ impl Checker {
     /// What clients saw.
     fn feed_client(&mut self, t: u64, what: What) {
         match what {
-            What::Connect { connection, user, device, outcome, server, .. } => {
-                self.connect(t, (&connection, &user, &device), outcome, server.as_deref());
+            What::Connect { connection, user, device, acks_app, outcome, server } => {
+                let who = (connection.as_str(), user.as_str(), device.as_str());
+                self.connect(t, who, acks_app, (outcome, server.as_deref()));
             }
             What::Close { connection, .. } => self.close(&connection),
             What::Forget { user, device } => self.forget(&user, &device),
@@ -130,7 +131,7 @@ impl Checker {
                 self.receipt(t, &connection, &conversation, seq);
             }
             What::Seen { connection, conversation, seq } => {
-                self.seen_by(&connection, &conversation, seq);
+                self.seen_by(t, &connection, &conversation, seq);
             }
             What::Caughtup { connection } => self.caught_up(t, &connection),
             What::Missed { connection, conversation, from, to } => {

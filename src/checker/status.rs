@@ -92,6 +92,48 @@ impl Checker {
         self.claimed(t, (log, reader, by), shown.delivered, false);
     }
 
+    /// What histories must show that are asked for now: receipts so old, and of connections that
+    /// are open yet, that they are stored, where nothing stood in the way in that time.
+    pub(super) fn statuses_due(&self, t: u64, log: LogId) -> HashMap<Name, Shown> {
+        let known = &self.logs.list[log];
+        let trails = self.gates.limits.status_ms * 1_000_000;
+        let Some(old) = t.checked_sub(trails).filter(|old| self.upkeep.is_calm_since(*old)) else {
+            return HashMap::new();
+        };
+        let people = known.starters.iter().filter(|_| known.direct);
+        people.map(|user| (*user, self.devices.received_by(*user, log, old))).collect()
+    }
+
+    /// I10 for what the store has, whatever was told live.
+    pub(super) fn judge_stored(
+        &mut self,
+        t: u64,
+        walk: usize,
+        (from, seq): (Name, u64),
+        status: Status,
+    ) {
+        let (log, begun) = (self.walks.log_of(walk), self.walks.begun(walk));
+        let by = self.logs.list[log].starters.iter().copied().find(|user| *user != from);
+        let due = by.and_then(|by| self.walks.due(walk, by)).unwrap_or_default();
+        self.counts.stored_statuses += u64::from(seq <= due.delivered);
+        let late = match status {
+            Status::Sent => seq <= due.delivered.max(due.read),
+            Status::Delivered => seq <= due.read,
+            Status::Read => false,
+        };
+        if late {
+            self.broken(Invariant::I10, (begun, t), || {
+                let what = self.entry_text(log, seq);
+                let what = format!(
+                    "{what} is stored as {status:?}; receipts went up to {}, reads to {}, more \
+                     than {} ms before it was read",
+                    due.delivered, due.read, self.gates.limits.status_ms
+                );
+                (self.about(log, seq, None), what)
+            });
+        }
+    }
+
     /// Somebody was told that `by` has received, or seen, all up to `seq`.
     fn claimed(&mut self, t: u64, (log, reader, by): (LogId, Name, Name), seq: u64, read: bool) {
         let person = self.devices.person(by, log);

@@ -10,3 +10,4 @@ mod random;
 mod spoil;
 mod merging;
 mod scale;
+mod still;

@@ -15,6 +15,8 @@ const LATENCIES_MAX: usize = 1 << 18;
 /// How long before and after a fault something may be its doing.
 const AROUND: u64 = 5_000_000_000;
 const MS: u64 = 1_000_000;
+/// A process that was started again has its people and its caches after so many looks.
+const SETTLED_LOOKS: u32 = 10;
 
 #[derive(Debug)]
 struct Fault {
@@ -25,12 +27,17 @@ struct Fault {
     to: Option<u64>,
     bites: u64,
     recovered_ms: Option<u64>,
+    unrecovered_ms: Option<u64>,
 }
 
-/// A process's needs: before the faults, and in the end.
+/// What a process needs in its present life: when that had begun, and in the end.
 #[derive(Debug, Default)]
 struct Needs {
-    quiet: Option<(u64, u64)>,
+    pid: Option<u32>,
+    /// How often it was looked at.
+    looks: u32,
+    /// Bytes and files in the quiet before the faults; for a later life after some looks.
+    base: Option<(u64, u64)>,
     last: Option<(u64, u64)>,
 }
 
@@ -40,6 +47,8 @@ pub(super) struct Upkeep {
     phase: Option<Phase>,
     faults: Vec<Fault>,
     active: HashMap<String, usize>,
+    /// When the newest fault ended.
+    calm_from: u64,
     /// From here on all is to be as before the faults.
     recovered_from: Option<u64>,
     needs: BTreeMap<String, Needs>,
@@ -53,6 +62,16 @@ impl Upkeep {
     /// No fault is active.
     pub fn is_calm(&self) -> bool {
         self.active.is_empty()
+    }
+
+    /// No fault is active, nor was any since then.
+    pub fn is_calm_since(&self, t: u64) -> bool {
+        self.is_calm() && self.calm_from <= t
+    }
+
+    /// When the last fault ended.
+    pub fn calm_from(&self) -> u64 {
+        self.calm_from
     }
 
     /// What is read now is final: the drain is over, or the history has no phases.
@@ -80,22 +99,37 @@ impl Upkeep {
 
     pub fn fault(&mut self, t: u64, name: String, kind: String, target: String) {
         self.active.insert(name.clone(), self.faults.len());
-        let (to, bites, recovered_ms) = (None, 0, None);
-        self.faults.push(Fault { name, kind, target, from: t, to, bites, recovered_ms });
+        let (to, bites, recovered_ms, unrecovered_ms) = (None, 0, None, None);
+        let from = t;
+        let fault = Fault { name, kind, target, from, to, bites, recovered_ms, unrecovered_ms };
+        self.faults.push(fault);
     }
 
-    pub fn healed(&mut self, t: u64, name: &str, bites: u64, recovered_ms: Option<u64>) {
+    pub fn healed(
+        &mut self,
+        t: u64,
+        name: &str,
+        bites: u64,
+        (recovered_ms, unrecovered_ms): (Option<u64>, Option<u64>),
+    ) {
         if let Some(fault) = self.active.remove(name).and_then(|at| self.faults.get_mut(at)) {
-            (fault.to, fault.bites, fault.recovered_ms) = (Some(t), bites, recovered_ms);
+            (fault.to, fault.bites) = (Some(t), bites);
+            (fault.recovered_ms, fault.unrecovered_ms) = (recovered_ms, unrecovered_ms);
+            self.calm_from = t;
         }
     }
 
-    pub fn resources(&mut self, process: &str, resident: u64, files: u64) {
+    pub fn resources(&mut self, process: &str, needed: (u64, u64), pid: Option<u32>) {
         let needs = self.needs.entry(process.to_owned()).or_default();
+        if needs.looks > 0 && needs.pid != pid {
+            *needs = Needs::default();
+        }
+        (needs.pid, needs.looks) = (pid, needs.looks + 1);
         match self.phase {
-            Some(Phase::Quiet) => needs.quiet = Some((resident, files)),
-            Some(Phase::Healed | Phase::Drain | Phase::Read) => {
-                needs.last = Some((resident, files));
+            Some(Phase::Quiet) => needs.base = Some(needed),
+            _ if needs.base.is_none() && needs.looks >= SETTLED_LOOKS => needs.base = Some(needed),
+            Some(Phase::Healed | Phase::Drain | Phase::Still | Phase::Read) => {
+                needs.last = Some(needed);
             }
             _ => {}
         }
@@ -154,6 +188,7 @@ impl Checker {
             Phase::Drain => {
                 self.logs.list.iter_mut().for_each(|log| log.at_drain = Some(log.seen));
             }
+            Phase::Still => self.stands_still(t),
             Phase::Read => {
                 self.devices.end_drain();
                 self.never_connected(t);

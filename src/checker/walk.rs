@@ -29,6 +29,8 @@ pub(super) struct Walk {
     /// What its reader had seen.
     sees: u64,
     shown: HashMap<Name, Shown>,
+    /// What had to be stored of the receipts of these when it began.
+    due: HashMap<Name, Shown>,
     outcome: Option<Outcome>,
     set: Ranges,
 }
@@ -40,6 +42,21 @@ pub(super) struct Walks {
     by_name: HashMap<Name, usize>,
 }
 
+impl Walks {
+    pub fn log_of(&self, walk: usize) -> LogId {
+        self.list[walk].log
+    }
+
+    pub fn begun(&self, walk: usize) -> u64 {
+        self.list[walk].begun
+    }
+
+    /// How far the receipts of this one had to be stored when the walk began.
+    pub fn due(&self, walk: usize, by: Name) -> Option<Shown> {
+        self.list[walk].due.get(&by).copied()
+    }
+}
+
 impl Checker {
     pub(super) fn walk(
         &mut self,
@@ -49,6 +66,7 @@ impl Checker {
     ) {
         let log = self.logs.open(conversation, &mut self.names);
         let (name, user) = (self.names.name(walk), self.names.name(user));
+        let due = self.statuses_due(t, log);
         let (known, person) = (&self.logs.list[log], self.devices.person(user, log));
         self.walks.by_name.insert(name, self.walks.list.len());
         self.counts.walks += 1;
@@ -64,6 +82,7 @@ impl Checker {
             upto: known.seen,
             sees: person.sees,
             shown: known.shown.clone(),
+            due,
             outcome: None,
             set: Ranges::default(),
         });
@@ -163,7 +182,7 @@ impl Checker {
         }
     }
 
-    /// I10 for the statuses of a history: they are true, and none goes back.
+    /// I10 for the statuses of a history: they are true, they come, and none goes back.
     fn statuses_listed(&mut self, t: u64, walk: usize, entries: &[Listed]) {
         let (log, user) = (self.walks.list[walk].log, self.walks.list[walk].user);
         if !self.logs.list[log].direct {
@@ -186,6 +205,9 @@ impl Checker {
                     );
                     (self.about(log, seq, None), what)
                 });
+            }
+            if let Some(status) = listed.status {
+                self.judge_stored(t, walk, (from, seq), status);
             }
             let shown = now.entry(from).or_default();
             shown.delivered = shown.delivered.max(if delivered { seq } else { 0 });

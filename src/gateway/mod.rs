@@ -10,7 +10,6 @@ pub mod drain;
 pub mod handshake;
 pub mod socket;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -239,24 +238,10 @@ impl Entered {
         Self { chat, outbox, left: false }
     }
 
-    fn out(&mut self) -> VecDeque<Event> {
-        self.left = true;
-        self.chat.hub.leave(&self.outbox.who.user, self.outbox.who.socket);
-        let unheard = self.outbox.close();
-        self.chat.metrics.sockets.dec();
-        unheard
-    }
-
-    async fn leave(mut self, name: &'static str, mut unstored: Unstored) {
+    async fn leave(mut self, name: &'static str, unstored: Unstored) {
         crate::telemetry::Metrics::count(&self.chat.metrics.sockets_closed, name);
-        for event in self.out() {
-            if let Event::Sent { conversation, seq, .. } = event {
-                unstored.sent(&conversation, seq);
-            }
-        }
-        // Out of the map first: from here on a sender looks elsewhere, or nowhere.
-        self.chat.release(&self.outbox).await;
-        self.chat.store_at_end(&self.outbox.who, unstored).await;
+        self.left = true;
+        self.chat.clone().end(self.outbox.clone(), unstored).await;
     }
 }
 
@@ -264,7 +249,7 @@ impl Drop for Entered {
     fn drop(&mut self) {
         if !self.left {
             // The task panicked or was dropped: the map entry is removed by whoever follows it.
-            self.out();
+            self.chat.leave(&self.outbox);
             let (chat, outbox) = (self.chat.clone(), self.outbox.clone());
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move { chat.release(&outbox).await });

@@ -146,6 +146,8 @@ impl Socket {
 
     /// Says goodbye and gives the cursors that are still to be stored.
     pub async fn close(mut self: Box<Self>, end: Option<End>) -> Unstored {
+        // Its place at the store is for others from here on.
+        self.work = None;
         if let Some(end) = end {
             self.goodbye(end).await;
         }
@@ -237,7 +239,11 @@ impl Socket {
             Poll::Ready(written) => Ok(written),
             // Boxed, and a timer only now: most writes end at once, idle sockets pay for neither.
             Poll::Pending => {
-                let rest = poll_fn(|context| self.poll_write(context));
+                let mut working = true;
+                let rest = poll_fn(|context| {
+                    working = working && !self.poll_work(context);
+                    self.poll_write(context)
+                });
                 Box::pin(timeout(WRITE_PATIENCE, rest)).await
             }
         };
@@ -246,6 +252,16 @@ impl Socket {
             Ok(Err(_)) => Err(End::Gone),
             Err(_) => Err(End::Close { code: CloseCode::Slow, broken: true }),
         }
+    }
+
+    /// Work goes on beside a write that waits for the client: left alone, it would keep its place
+    /// at the store, or the answer that others of a room wait for, as long as the client likes.
+    /// `true`: it is done, and the next turn takes what came of it.
+    fn poll_work(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(work) = &mut self.work else { return true };
+        let Poll::Ready(done) = work.poll_unpin(context) else { return false };
+        self.work = Some(std::future::ready(done).boxed());
+        true
     }
 
     /// Goes on where the last call stopped.

@@ -1,11 +1,23 @@
-//! Drains: their rate, and one that begins in the middle of a handshake.
+//! Drains: their rate, and one that begins in the middle of a handshake. Clients that do not read.
+
+use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::net::TcpSocket;
+use tokio::time::{sleep, timeout};
 
 use super::*;
+use crate::chat::reads::CATCHING_UP_MAX;
 use crate::chat::testing::Part;
-use crate::protocol::{DeviceId, UserId};
+use crate::protocol::{DeviceId, Text, UserId};
+
+fn request(user: &str) -> String {
+    format!(
+        "GET /ws?userId={user} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
 
 #[tokio::test]
 async fn a_socket_that_comes_after_the_drains_look_is_sent_away_too() {
@@ -15,10 +27,7 @@ async fn a_socket_that_comes_after_the_drains_look_is_sent_away_too() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
-    let request = "GET /ws?userId=userA HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\
-                   Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    client.write_all(request.as_bytes()).await.unwrap();
+    client.write_all(request("userA").as_bytes()).await.unwrap();
     let Some(Request::Open(hello, behind)) = handshake::read(&mut stream, Bytes::new()).await
     else {
         panic!("a good request")
@@ -89,4 +98,51 @@ async fn a_handful_is_not_kept_waiting() {
     tokio::task::yield_now().await;
     Gateway::new(part.chat.clone(), None).drain(Duration::from_secs(20)).await;
     assert_eq!(told.await.unwrap(), [0; 9]);
+}
+
+/// Those who catch up hold a place at the store for a moment, however long their clients take to
+/// read what is written to them meanwhile.
+#[tokio::test]
+async fn clients_that_do_not_read_keep_nobody_from_catching_up() {
+    let part = Part::new().await;
+    let gateway = Gateway::new(part.chat.clone());
+    gateway.open();
+    let listener = TcpSocket::new_v4().unwrap();
+    listener.set_send_buffer_size(4_096).unwrap();
+    listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listener.listen(128).unwrap();
+    let address = listener.local_addr().unwrap();
+    let connect = async |user: &str| {
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(4_096).unwrap();
+        let mut client = client.connect(address).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        gateway.take(Accepted { stream, peer, read: Bytes::new() });
+        client.write_all(request(user).as_bytes()).await.unwrap();
+        client
+    };
+    part.ports.mailbox_takes_ms.store(1_500, Ordering::Relaxed);
+    let mut deaf = Vec::new();
+    for number in 0..CATCHING_UP_MAX {
+        deaf.push(connect(&format!("user-{number}")).await);
+    }
+    let mut reading = 0;
+    while reading < CATCHING_UP_MAX {
+        sleep(Duration::from_millis(5)).await;
+        reading += part.ports.trace().iter().filter(|call| *call == "mailbox").count();
+    }
+    let long = Text::from(vec![b' '; 512 * 1_024]);
+    part.chat.hub.all().iter().for_each(|outbox| outbox.push(Event::Frame(long.clone())));
+    part.ports.mailbox_takes_ms.store(0, Ordering::Relaxed);
+
+    let mut client = connect("user-x").await;
+    let mut heard = Vec::new();
+    // Well below the patience with a client that does not read.
+    let caught_up = timeout(Duration::from_secs(8), async {
+        while !String::from_utf8_lossy(&heard).contains("caughtup") {
+            assert_ne!(client.read_buf(&mut heard).await.unwrap(), 0, "it stays open");
+        }
+    });
+    assert!(caught_up.await.is_ok(), "{}", String::from_utf8_lossy(&heard));
+    assert_eq!(part.chat.hub.all().len(), CATCHING_UP_MAX + 1, "and they are waited for as ever");
 }

@@ -83,6 +83,8 @@ pub enum Event {
     Refused(Text),
     /// Something may have been missed: read the mailbox again.
     Reread,
+    /// It is an hour since: read the mailbox again, as it stood a moment ago.
+    Belt,
     /// Cursors that rested long enough are to be stored.
     Flush,
     /// Time to see whether the client still answers.

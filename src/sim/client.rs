@@ -40,7 +40,7 @@ pub struct Connection {
     pub id: String,
     pub wire: Arc<Wire>,
     pub server: usize,
-    since: u64,
+    pub since: u64,
     heard_at: u64,
     asked_at: u64,
     welcome: bool,
@@ -130,6 +130,11 @@ impl Device {
 
     pub fn has(&self, conversation: &ConversationId, seq: u64) -> bool {
         self.had.get(conversation).is_some_and(|had| had.contains(&seq))
+    }
+
+    /// Whether it has something behind that.
+    pub fn has_later(&self, conversation: &ConversationId, seq: u64) -> bool {
+        self.had.get(conversation).is_some_and(|had| had.last() > Some(&seq))
     }
 
     /// The person says something; `after` is what is known now, and stays so.
@@ -354,6 +359,7 @@ impl Device {
                 connection.unproven.insert(log.clone(), to);
                 let known = self.known.entry(log.clone()).or_default();
                 *known = to.max(*known);
+                core.store.note_received(&self.user, &log, to);
                 self.own.extend((from..=to).map(|seq| (log.clone(), seq)));
                 self.had.entry(log).or_default().extend(from..=to);
                 core.log(What::Missed { connection: id, conversation, from, to });
@@ -383,6 +389,7 @@ impl Device {
         }
         let known = self.known.entry(log.clone()).or_default();
         *known = seq.max(*known);
+        core.store.note_received(&self.user, &log, seq);
         self.had.entry(log).or_default().insert(seq);
         let from = frame.from.as_ref().and_then(Value::as_str).unwrap_or_default().to_owned();
         let about = frame.until.as_ref().and_then(Value::as_str);

@@ -4,10 +4,13 @@
 use std::sync::atomic::Ordering;
 
 use super::client::Device;
-use super::sea::{Call, Cut, Deed, Moment, Sea, Trap, Weather};
+use super::sea::{Call, Cut, Deed, Moment, Refusal, Sea, Trap, Weather};
 use super::server::{API, SERVERS};
 use super::world::World;
 use crate::checker::history::What;
+
+/// Whether Redis may refuse writes; else no seed has that weather, and none changes its way.
+pub const REDIS_MAY_REFUSE: bool = true;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +32,10 @@ enum Kind {
     ClientAway,
     ClientForgets,
     Clock,
+    RedisRefusesWrites,
 }
 
-const KINDS: [Kind; 17] = [
+const ALL_KINDS: [Kind; 18] = [
     Kind::Crash,
     Kind::TrappedCrash,
     Kind::Trap,
@@ -49,7 +53,12 @@ const KINDS: [Kind; 17] = [
     Kind::ClientAway,
     Kind::ClientForgets,
     Kind::Clock,
+    Kind::RedisRefusesWrites,
 ];
+
+fn kinds() -> &'static [Kind] {
+    &ALL_KINDS[..ALL_KINDS.len() - usize::from(!REDIS_MAY_REFUSE)]
+}
 
 #[derive(Debug, Clone, Copy)]
 enum Undo {
@@ -59,6 +68,7 @@ enum Undo {
     Store(Option<usize>),
     Board(Option<usize>),
     Redis(Option<usize>),
+    Writes(Option<usize>),
     Bus(Option<usize>),
     Stall(usize),
 }
@@ -101,10 +111,17 @@ pub enum Finale {
     LastGasp,
     /// The store is far, and people come and go all the time.
     Crowd,
+    /// Redis refuses writes, and that lasts: people come and talk meanwhile.
+    RedisRefusesWrites,
 }
 
 impl Finale {
-    pub const ALL: [Self; 7] = [
+    /// Those that may happen.
+    pub fn all() -> &'static [Self] {
+        &Self::ALL[..Self::ALL.len() - usize::from(!REDIS_MAY_REFUSE)]
+    }
+
+    pub const ALL: [Self; 8] = [
         Self::None,
         Self::Crash,
         Self::CrashForgotten,
@@ -112,6 +129,7 @@ impl Finale {
         Self::Gap,
         Self::LastGasp,
         Self::Crowd,
+        Self::RedisRefusesWrites,
     ];
 }
 
@@ -119,9 +137,10 @@ impl Nemesis {
     pub fn new(sea: &Sea) -> Self {
         let mut core = sea.lock();
         let odds = core.pick(&[0.15, 0.3, 0.6]);
-        let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| core.chance(odds)).collect();
+        let all = kinds().iter().copied();
+        let mut kinds: Vec<Kind> = all.filter(|_| core.chance(odds)).collect();
         if kinds.is_empty() {
-            kinds.push(core.pick(&KINDS));
+            kinds.push(core.pick(self::kinds()));
         }
         let between = core.pick(&[400, 1_000, 2_500]);
         Self {
@@ -157,10 +176,19 @@ impl Nemesis {
         let all = std::mem::take(&mut self.active);
         let (dead, all): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|fault| matches!(fault.undo, Undo::Start(_)));
+        // Only that of the last act is left by now, and it goes on.
+        let (refusals, all): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|fault| matches!(fault.undo, Undo::Writes(_)));
+        self.active = refusals;
         all.into_iter().for_each(|fault| self.undo(fault, world));
         let mut core = world.sea.lock();
         for fault in dead {
-            core.log(What::Healed { fault: fault.name, bites: 1, recovered_ms: None });
+            core.log(What::Healed {
+                fault: fault.name,
+                bites: 1,
+                recovered_ms: None,
+                unrecovered_ms: None,
+            });
         }
         drop(core);
         for process in 0..=API {
@@ -265,6 +293,7 @@ impl Nemesis {
                 self.lasts(kind, API + 1, 0, Undo::Nothing, world);
             }
             Kind::BusTrouble => self.trouble_bus(whom, target, world),
+            Kind::RedisRefusesWrites => self.refuse_writes(whom, world),
             Kind::Clock => {
                 let wrong = world.sea.any(0..600_000) as i64 - 300_000;
                 world.servers[process].skew.store(wrong, Ordering::Relaxed);
@@ -363,6 +392,23 @@ impl Nemesis {
         self.told(format!("RedisCut{cut:?}"), target, ms, Undo::Redis(whom), world);
     }
 
+    /// A full Redis is so for all; of replicas that are taken for the primary there may be one.
+    fn refuse_writes(&mut self, whom: Option<usize>, world: &World) {
+        let mut core = world.sea.lock();
+        let refusal = core.pick(&[Refusal::Full, Refusal::ReadOnly]);
+        let whom = whom.filter(|_| refusal == Refusal::ReadOnly);
+        // A failover may lose what was written last, here all of it.
+        if refusal == Refusal::ReadOnly && core.chance(0.5) {
+            core.redis_emptied();
+        }
+        each(&mut core.weather, whom, |weather| weather.redis_refuses = Some(refusal));
+        let ms = core.any(3_000..40_000);
+        core.refuses_until = core.refuses_until.max(core.now + ms);
+        drop(core);
+        let target = whom.unwrap_or(API + 1);
+        self.lasts(Kind::RedisRefusesWrites, target, ms, Undo::Writes(whom), world);
+    }
+
     fn trap(&self, deed: Deed, world: &World) {
         let mut core = world.sea.lock();
         let process = if core.chance(0.5) { Some(core.any(0..SERVERS as u64 + 1)) } else { None };
@@ -425,7 +471,7 @@ impl Nemesis {
         core.traps.clear();
         core.weather.iter_mut().for_each(Weather::clear);
         self.actor = if open.is_empty() { 0 } else { core.pick(&open) };
-        let finale = wanted.unwrap_or(core.pick(&Finale::ALL));
+        let finale = wanted.unwrap_or(core.pick(Finale::all()));
         let moment = core.pick(&[Moment::Applied, Moment::Applied, Moment::Answered]);
         let trap = |moment| Trap {
             process: None,
@@ -436,7 +482,7 @@ impl Nemesis {
         };
         core.sprung.clear();
         match finale {
-            Finale::None | Finale::LastGasp => {}
+            Finale::None | Finale::LastGasp | Finale::RedisRefusesWrites => {}
             Finale::Crowd => core.weather.iter_mut().for_each(|weather| weather.usual_ms = 50..300),
             Finale::Crash | Finale::CrashForgotten => core.traps = vec![trap(moment)],
             Finale::CutForgotten => core.traps = vec![trap(Moment::Applied)],
@@ -447,6 +493,12 @@ impl Nemesis {
         }
         self.began = core.now;
         self.beat = None;
+        core.refuses_until = 0;
+        drop(core);
+        if finale == Finale::RedisRefusesWrites {
+            let whom = if world.sea.chance(0.5) { None } else { Some(self.actor) };
+            self.refuse_writes(whom, world);
+        }
         finale
     }
 
@@ -455,7 +507,11 @@ impl Nemesis {
         let passed = world.sea.lock().now - self.began;
         let fires = world.sea.lock().sprung.first().map(|(process, _)| *process);
         match (finale, fires) {
-            (Finale::None | Finale::Crowd, _) => true,
+            (Finale::None, _) => true,
+            (Finale::Crowd | Finale::RedisRefusesWrites, _) => {
+                world.sea.count(&format!("finale {finale:?}"));
+                true
+            }
             (Finale::LastGasp, _) => self.last_gasp(world),
             (Finale::CutForgotten, None) if self.fired => passed > 9_000,
             (_, None) => passed > 4_000,
@@ -540,6 +596,7 @@ impl Nemesis {
                     core.redis_back(process);
                 }
             }
+            Undo::Writes(whom) => each(&mut core.weather, whom, |w| w.redis_refuses = None),
             Undo::Stall(device) => {
                 if let Some(connection) = &world.devices[device].connection {
                     connection.wire.stall(false);
@@ -558,7 +615,12 @@ impl Nemesis {
                 core = world.sea.lock();
             }
         }
-        core.log(What::Healed { fault: fault.name, bites: 1, recovered_ms: None });
+        core.log(What::Healed {
+            fault: fault.name,
+            bites: 1,
+            recovered_ms: None,
+            unrecovered_ms: None,
+        });
     }
 }
 

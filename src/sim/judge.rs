@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use super::client::Device;
+use super::faults::Finale;
 use super::sea::Core;
 use super::world::World;
 use crate::checker::history::{Outcome, What};
 use crate::checker::{Checker, Gates, Invariant, Limits, Violation};
-use crate::protocol::{ConversationId, Kind};
+use crate::protocol::{ConversationId, Entry, Kind};
 
 /// What is not where it belongs yet: a send without an answer, a device without a text.
 pub fn unfinished(world: &World) -> Vec<String> {
@@ -24,8 +25,11 @@ pub fn unfinished(world: &World) -> Vec<String> {
         }
         for (conversation, entries) in &core.store.logs {
             let seqs = entries.iter().map(|entry| entry.seq);
-            let lost: Vec<_> =
-                seqs.filter(|seq| lacks(&core, device, conversation, *seq)).collect();
+            let due = |seq: &u64| {
+                lacks(&core, device, conversation, *seq)
+                    && !died_with(&core, world, device, (conversation, *seq))
+            };
+            let lost: Vec<_> = seqs.filter(due).collect();
             if !lost.is_empty() {
                 open.push(format!("{name} lacks {lost:?} of {conversation}"));
             }
@@ -36,8 +40,15 @@ pub fn unfinished(world: &World) -> Vec<String> {
 
 /// A lane's list of a person's devices may be so old.
 const LIST_AGE_MS: u64 = 31_000;
+/// So long after a death was noticed mailboxes are read for the last time.
+const LAST_READ_MS: u64 = 20_000;
 /// How long an acked message may be on its way to somebody who is there, where nothing is wrong.
 const DELIVERED_MS: u64 = 8_000;
+/// The same where Redis takes no claims: that has to be noticed, and told.
+const DELIVERED_DEAF_MS: u64 = 15_000;
+/// The same where every call of the store takes up to 300 ms: a session that reads its mailbox
+/// again, page by page, is done with that first.
+const DELIVERED_FAR_MS: u64 = 13_000;
 /// How long after a told gap all is there that was stored before it.
 const GAP_MS: u64 = 10_000;
 /// How long after the faults the map must be whole.
@@ -46,6 +57,7 @@ const MAP_MS: u64 = 12_000;
 /// Looks on after the faults: what was promised soon must be there soon.
 pub struct Watch {
     healed: u64,
+    delivered_ms: u64,
     looked_at: u64,
     read: usize,
     acked: Vec<(u64, ConversationId, u64)>,
@@ -53,8 +65,13 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub fn new(healed: u64) -> Self {
-        Self { healed, looked_at: 0, read: 0, acked: Vec::new(), wrong: Vec::new() }
+    pub fn new(healed: u64, finale: Finale) -> Self {
+        let delivered_ms = match finale {
+            Finale::RedisRefusesWrites => DELIVERED_DEAF_MS,
+            Finale::Crowd => DELIVERED_FAR_MS,
+            _ => DELIVERED_MS,
+        };
+        Self { healed, delivered_ms, looked_at: 0, read: 0, acked: Vec::new(), wrong: Vec::new() }
     }
 
     pub fn look(&mut self, world: &World) {
@@ -76,7 +93,7 @@ impl Watch {
         let healed = self.healed;
         // One that a process acked before it died with the faults is found when its death is.
         let due = self.acked.iter().filter(|(at, ..)| *at > healed + 100);
-        let due: Vec<_> = due.filter(|(at, ..)| at + DELIVERED_MS <= now).collect();
+        let due: Vec<_> = due.filter(|(at, ..)| at + self.delivered_ms <= now).collect();
         let gaps: Vec<_> =
             core.gaps.iter().filter(|(at, _)| *at >= healed && at + GAP_MS <= now).collect();
         for device in &world.devices {
@@ -85,9 +102,9 @@ impl Watch {
                 continue;
             };
             let name = format!("{}/{}", device.user, device.name);
-            let here = connection.live_at + DELIVERED_MS <= now;
+            let here = connection.live_at + self.delivered_ms <= now;
             for (_, conversation, seq) in &due {
-                if here && lacks(&core, device, conversation, *seq) {
+                if here && waits(&core, device, conversation, *seq) {
                     let late = format!("L1: {name} has not got {conversation} {seq} in time");
                     self.wrong.push(late);
                 }
@@ -98,7 +115,7 @@ impl Watch {
                     continue;
                 }
                 for ((conversation, seq), put) in &core.store.put_at {
-                    if put < at && lacks(&core, device, conversation, *seq) {
+                    if put < at && waits(&core, device, conversation, *seq) {
                         let lost = format!("G1: {name} has not got {conversation} {seq} by a gap");
                         self.wrong.push(lost);
                     }
@@ -106,7 +123,8 @@ impl Watch {
             }
             let sockets = core.redis.map.get(&device.user).into_iter().flatten();
             let stands = sockets.into_iter().any(|entry| entry.server == server.id);
-            if now > self.healed + MAP_MS && server.is_open() && !stands {
+            let whole = self.healed.max(core.refuses_until) + MAP_MS;
+            if now > whole && server.is_open() && !stands {
                 self.wrong.push(format!("M1: {name} on {} is not in the map", server.id));
             }
         }
@@ -115,20 +133,58 @@ impl Watch {
 
 /// Whether an entry is for a device that does not have it.
 fn lacks(core: &Core, device: &Device, conversation: &ConversationId, seq: u64) -> bool {
-    let Some(log) = core.store.logs.get(conversation) else { return false };
-    let Some(entry) = log.iter().find(|entry| entry.seq == seq) else { return false };
+    if device.has(conversation, seq) {
+        return false;
+    }
+    let Some(entry) = entry(core, conversation, seq) else { return false };
+    // One's own is no news to the device that said it.
+    let own = entry.from == device.user && entry.device == device.name;
+    !own && sees(core, device, conversation, seq) && seq > start(core, device, conversation)
+}
+
+fn entry<'a>(core: &'a Core, conversation: &ConversationId, seq: u64) -> Option<&'a Entry> {
+    core.store.logs.get(conversation)?.iter().find(|entry| entry.seq == seq)
+}
+
+fn sees(core: &Core, device: &Device, conversation: &ConversationId, seq: u64) -> bool {
     let member = core.store.members(conversation).find(|m| m.user == device.user);
-    let direct = conversation.other(&device.user).is_some();
-    let sees = direct || member.is_some_and(|member| member.may_see(seq));
-    let since = core.store.registered.get(&(device.user.clone(), device.name.clone()));
-    // One's own is no news to the device that said it, nor to one that came later, or so shortly
-    // before that a lane's list of devices need not name it.
+    conversation.other(&device.user).is_some() || member.is_some_and(|member| member.may_see(seq))
+}
+
+/// What a device came too late for: what others of the person's devices had received when it
+/// registered, and what the person himself had said right behind that.
+fn start(core: &Core, device: &Device, conversation: &ConversationId) -> u64 {
+    let store = &core.store;
+    let Some(registered) = registered(core, device) else { return 0 };
+    let most = store.start_max(&device.user, &device.name, conversation);
+    let passes = |entry: &&Entry| {
+        let put = store.put_at.get(&(conversation.clone(), entry.seq));
+        let said = entry.from == device.user && put.is_some_and(|put| *put < registered);
+        said || !sees(core, device, conversation, entry.seq)
+    };
+    let log = store.logs.get(conversation).into_iter().flatten();
+    let behind = log.skip_while(|entry| entry.seq <= most).take_while(passes);
+    behind.last().map_or(most, |entry| entry.seq)
+}
+
+fn registered(core: &Core, device: &Device) -> Option<u64> {
+    core.store.registered.get(&(device.user.clone(), device.name.clone())).copied()
+}
+
+/// Whether it lacks an entry that is to be there soon. What the person said on another device comes
+/// when his row is raised, where a lane's list of devices need not name this one.
+fn waits(core: &Core, device: &Device, conversation: &ConversationId, seq: u64) -> bool {
+    lacks(core, device, conversation, seq) && !is_unlisted(core, device, conversation, seq)
+}
+
+/// Whether the person said it on another device, and the lane that took it need not have known this
+/// one.
+fn is_unlisted(core: &Core, device: &Device, conversation: &ConversationId, seq: u64) -> bool {
+    let Some(entry) = entry(core, conversation, seq) else { return false };
     let put = core.store.put_at.get(&(conversation.clone(), seq));
-    let new = since.map(|since| since + LIST_AGE_MS) > put.copied();
-    let own = entry.from == device.user && (entry.device == device.name || new);
-    // What the person had received before the device was new is history.
-    let old = seq <= core.store.start(&device.user, &device.name, conversation);
-    sees && !own && !old && !device.has(conversation, seq)
+    let young = registered(core, device).map(|at| at + LIST_AGE_MS) > put.copied();
+    let elsewhere = entry.from == device.user && entry.device != device.name;
+    !conversation.is_room() && elsewhere && young
 }
 
 /// What may never be, whatever went wrong.
@@ -170,8 +226,59 @@ pub fn judge(world: &mut World) -> Vec<String> {
 }
 
 /// Known, and not mended: a person's own message may miss a device that registered while the lane
-/// still had an older list, where the sender's server then dies before it raises the row.
-fn is_own_unlisted(world: &World, core: &Core, violation: &Violation) -> bool {
+/// still had an older list, where every process that knew of it died before it had raised the row.
+/// The conversation's next message brings it along, and a connection after a raise does.
+fn died_with(
+    core: &Core,
+    world: &World,
+    device: &Device,
+    (conversation, seq): (&ConversationId, u64),
+) -> bool {
+    if !is_unlisted(core, device, conversation, seq) || device.has_later(conversation, seq) {
+        return false;
+    }
+    let death = |(process, since): (usize, u64)| {
+        let mut deaths = core.deaths.iter();
+        deaths.find(|(at, dead)| *dead == process && *at >= since).map(|(at, _)| *at)
+    };
+    let deaths: Option<Vec<u64>> =
+        takers(core, world, conversation, seq).into_iter().map(death).collect();
+    let Some(last) = deaths.and_then(|deaths| deaths.into_iter().max()) else { return false };
+    let began = device.connection.as_ref().map_or(0, |connection| connection.since);
+    let raised = core.store.raised_at(&device.user, conversation, seq);
+    raised.is_none_or(|raised| raised > (last + LAST_READ_MS).max(began))
+}
+
+/// The process that put an entry, and those that said `sent`; and since when they knew of it.
+fn takers(
+    core: &Core,
+    world: &World,
+    conversation: &ConversationId,
+    seq: u64,
+) -> Vec<(usize, u64)> {
+    let put_by = core.store.put_by.get(&(conversation.clone(), seq));
+    let mut takers: Vec<(usize, u64)> = put_by.into_iter().copied().collect();
+    let mut servers = BTreeMap::from([("api", "api")]);
+    let process = |name: &str| (0..world.servers.len()).find(|p| World::name(*p) == name);
+    for event in &core.history {
+        match &event.what {
+            What::Connect { connection, server: Some(server), .. } => {
+                servers.insert(connection, server);
+            }
+            What::Sent { connection, conversation: log, seq: Some(at), .. }
+                if log == conversation.as_str() && *at == seq =>
+            {
+                let server = servers.get(connection.as_str()).and_then(|name| process(name));
+                takers.extend(server.map(|process| (process, event.t / 1_000_000)));
+            }
+            _ => {}
+        }
+    }
+    takers
+}
+
+/// Whether what the checker misses is missing for the one known reason.
+fn is_known(world: &World, core: &Core, violation: &Violation) -> bool {
     let about = &violation.about;
     let (Some(name), Some(conversation), Some(seq)) =
         (&about.device, &about.conversation, about.seq)
@@ -182,7 +289,7 @@ fn is_own_unlisted(world: &World, core: &Core, violation: &Violation) -> bool {
     let Some(device) = world.devices.iter().find(named) else { return false };
     let conversation = ConversationId::parse(conversation).unwrap();
     let lost = matches!(violation.invariant, Invariant::I1 | Invariant::I6);
-    lost && !device.has(&conversation, seq) && !lacks(core, device, &conversation, seq)
+    lost && !device.has(&conversation, seq) && died_with(core, world, device, (&conversation, seq))
 }
 
 /// What the checker says to the history, as it would say to one of real processes.
@@ -199,6 +306,6 @@ pub fn check(world: &World) -> Vec<String> {
     let report = checker.finish();
     let told =
         |violation: &Violation| format!("{:?}: {}", violation.invariant, violation.statement);
-    let counts = |violation: &&Violation| !is_own_unlisted(world, &core, violation);
+    let counts = |violation: &&Violation| !is_known(world, &core, violation);
     report.violations.iter().filter(counts).map(told).collect()
 }

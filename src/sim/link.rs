@@ -66,9 +66,10 @@ impl Store for Link {
         let answer = {
             let mut core = self.sea.lock();
             entries.truncate(core.takes);
+            let by = (self.process, core.now);
             core.ask(self.process, Call::Append, about, move |core| {
                 core.check_put(&log, &entries);
-                core.store.append_now(&log, &entries)
+                core.store.append_by(by, &log, &entries)
             })
         };
         self.store(answer).await
@@ -235,9 +236,10 @@ impl Directory for Link {
         let about = self
             .about(|| format!("{user} {} {} dead {}", entry.socket_id, entry.claim, dead.len()));
         let (user, entry, dead) = (user.clone(), entry.clone(), dead.to_vec());
-        let ask = move |core: &mut super::sea::Core| core.redis.claim(&user, entry, &dead);
-        let answer = self.sea.lock().ask_redis(self.process, Call::Claim, about, ask);
-        self.redis(answer).await.ok_or_else(Self::late)
+        let process = self.process;
+        let ask = move |core: &mut super::sea::Core| core.claim(process, &user, entry, &dead);
+        let answer = self.sea.lock().ask_redis(process, Call::Claim, about, ask);
+        self.redis(answer).await.ok_or_else(Self::late)?
     }
 
     async fn release(
@@ -247,10 +249,10 @@ impl Directory for Link {
         claim: u64,
     ) -> Result<(), DirectoryError> {
         let about = self.about(|| format!("{user} {socket} {claim}"));
-        let user = user.clone();
-        let ask = move |core: &mut super::sea::Core| core.redis.release(&user, socket, claim);
-        let answer = self.sea.lock().ask_redis(self.process, Call::Release, about, ask);
-        self.redis(answer).await.ok_or_else(Self::late)
+        let (user, process) = (user.clone(), self.process);
+        let ask = move |core: &mut super::sea::Core| core.release(process, &user, socket, claim);
+        let answer = self.sea.lock().ask_redis(process, Call::Release, about, ask);
+        self.redis(answer).await.ok_or_else(Self::late)?
     }
 
     async fn locate(&self, users: &[UserId]) -> Result<Vec<Vec<SocketEntry>>, DirectoryError> {
@@ -275,10 +277,10 @@ impl Directory for Link {
         socket: SocketId,
         claim: u64,
     ) -> Result<bool, DirectoryError> {
-        let user = user.clone();
-        let ask = move |core: &mut super::sea::Core| core.redis.extend(&user, socket, claim);
-        let answer = self.sea.lock().ask_redis(self.process, Call::Extend, String::new(), ask);
-        self.redis(answer).await.ok_or_else(Self::late)
+        let (user, process) = (user.clone(), self.process);
+        let ask = move |core: &mut super::sea::Core| core.extend(process, &user, socket, claim);
+        let answer = self.sea.lock().ask_redis(process, Call::Extend, String::new(), ask);
+        self.redis(answer).await.ok_or_else(Self::late)?
     }
 
     async fn instance(&self) -> Result<String, DirectoryError> {

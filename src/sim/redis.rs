@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::sea::{Call, Core, Cut, Deed, Moment, Trap};
+use super::sea::{Call, Core, Cut, Deed, Moment, Refusal, Trap};
 use crate::bus::{Heard, SUBSCRIPTION_BATCHES_MAX, Subscription};
-use crate::directory::{SOCKETS_KEPT_MAX, SocketEntry};
+use crate::directory::{DirectoryError, SOCKETS_KEPT_MAX, SocketEntry};
 use crate::planted::{Bug, planted};
 use crate::protocol::{Envelope, ProcessId, SocketId, UserId};
 
@@ -39,7 +39,7 @@ pub struct Redis {
 }
 
 impl Redis {
-    pub fn claim(&mut self, user: &UserId, entry: SocketEntry, dead: &[(SocketId, u64)]) -> usize {
+    fn claim(&mut self, user: &UserId, entry: SocketEntry, dead: &[(SocketId, u64)]) -> usize {
         let sockets = self.map.entry(user.clone()).or_default();
         sockets.retain(|old| {
             old.socket_id != entry.socket_id && !dead.contains(&(old.socket_id, old.claim))
@@ -49,7 +49,7 @@ impl Redis {
         sockets.len()
     }
 
-    pub fn release(&mut self, user: &UserId, socket: SocketId, claim: u64) {
+    fn release(&mut self, user: &UserId, socket: SocketId, claim: u64) {
         if planted(Bug::ReleaseAny) {
             self.map.remove(user);
         }
@@ -62,7 +62,7 @@ impl Redis {
         users.iter().map(|user| self.map.get(user).cloned().unwrap_or_default()).collect()
     }
 
-    pub fn extend(&self, user: &UserId, socket: SocketId, claim: u64) -> bool {
+    fn stands(&self, user: &UserId, socket: SocketId, claim: u64) -> bool {
         let sockets = self.map.get(user).into_iter().flatten();
         sockets.into_iter().any(|known| (known.socket_id, known.claim) == (socket, claim))
     }
@@ -76,7 +76,62 @@ impl Redis {
     }
 }
 
+/// What the scripts of `directory/` do, where Redis lets them.
 impl Core {
+    /// The script writes, and Redis refuses that: it answers with the error of the write.
+    fn write(&mut self, process: usize, call: Call, grows: bool) -> Result<(), DirectoryError> {
+        let said = match self.weather[process].redis_refuses {
+            Some(Refusal::Full) if grows => {
+                "OOM command not allowed when used memory > 'maxmemory'"
+            }
+            Some(Refusal::ReadOnly) => "READONLY You can't write against a read only replica",
+            _ => return Ok(()),
+        };
+        self.count(&format!("refused {call:?}"));
+        Err(DirectoryError(said.to_owned()))
+    }
+
+    pub fn claim(
+        &mut self,
+        process: usize,
+        user: &UserId,
+        entry: SocketEntry,
+        dead: &[(SocketId, u64)],
+    ) -> Result<usize, DirectoryError> {
+        self.write(process, Call::Claim, true)?;
+        Ok(self.redis.claim(user, entry, dead))
+    }
+
+    pub fn release(
+        &mut self,
+        process: usize,
+        user: &UserId,
+        socket: SocketId,
+        claim: u64,
+    ) -> Result<(), DirectoryError> {
+        if self.redis.stands(user, socket, claim) {
+            // The last of a person's entries is deleted, the others are written anew.
+            let others = self.redis.map.get(user).is_some_and(|sockets| sockets.len() > 1);
+            self.write(process, Call::Release, others)?;
+        }
+        self.redis.release(user, socket, claim);
+        Ok(())
+    }
+
+    pub fn extend(
+        &mut self,
+        process: usize,
+        user: &UserId,
+        socket: SocketId,
+        claim: u64,
+    ) -> Result<bool, DirectoryError> {
+        let stands = self.redis.stands(user, socket, claim);
+        if stands {
+            self.write(process, Call::Extend, false)?;
+        }
+        Ok(stands)
+    }
+
     /// Redis has a batch for a process.
     pub fn deliver(&mut self, from: usize, to: &ProcessId, batch: Vec<Arc<Envelope>>) {
         let Some(channel) = self.redis.channels.get(to) else { return };

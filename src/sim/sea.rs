@@ -105,6 +105,15 @@ pub enum Cut {
     Silent,
 }
 
+/// Why Redis takes no writes of a process; it answers reads and takes what is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its memory is full: nothing grows.
+    Full,
+    /// After a failover this is a replica.
+    ReadOnly,
+}
+
 /// How well a process reaches the others.
 #[derive(Debug, Clone)]
 pub struct Weather {
@@ -125,6 +134,7 @@ pub struct Weather {
     pub lose: f64,
     pub redis_ms: Range<u64>,
     pub redis_cut: Cut,
+    pub redis_refuses: Option<Refusal>,
     pub bus_drop: f64,
     pub bus_twice: f64,
     pub bus_ms: Range<u64>,
@@ -146,6 +156,7 @@ impl Default for Weather {
             lose: 0.0,
             redis_ms: 0..3,
             redis_cut: Cut::No,
+            redis_refuses: None,
             bus_drop: 0.0,
             bus_twice: 0.0,
             bus_ms: 0..3,
@@ -161,11 +172,12 @@ impl Weather {
         !self.store_cut && trouble == 0.0 && self.store_ms.end <= 130
     }
 
-    /// Nothing is in the way any more; the order of calls stays.
+    /// Nothing is in the way any more, but for what a last act may leave; the order of calls stays.
     pub fn clear(&mut self) {
         let store_ms = self.usual_ms.clone();
         let usual_ms = store_ms.clone();
-        *self = Self { redis_at: self.redis_at, store_ms, usual_ms, ..Self::default() };
+        let (redis_at, redis_refuses) = (self.redis_at, self.redis_refuses);
+        *self = Self { redis_at, redis_refuses, store_ms, usual_ms, ..Self::default() };
     }
 }
 
@@ -205,6 +217,10 @@ pub struct Core {
     pub lost_entry: Option<usize>,
     /// Connections whose clients have left: what they had said still arrives.
     pub orphans: Vec<Arc<Wire>>,
+    /// When a process died.
+    pub deaths: Vec<(u64, usize)>,
+    /// Until when Redis refuses writes to some.
+    pub refuses_until: u64,
     /// When a process was told of a gap of the bus while nothing else was wrong with it.
     pub gaps: Vec<(u64, usize)>,
     /// Rules broken that only the store sees.
@@ -236,6 +252,8 @@ impl Sea {
             sprung: Vec::new(),
             lost_entry: None,
             orphans: Vec::new(),
+            deaths: Vec::new(),
+            refuses_until: 0,
             gaps: Vec::new(),
             broken: Vec::new(),
         })))

@@ -37,6 +37,8 @@ pub const API: usize = SERVERS;
 
 /// As in `gateway/socket.rs`.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// As in `gateway/socket.rs`.
+const GOODBYE_MS_MAX: u64 = 1_000;
 /// As in `node.rs`.
 const ROW_IS_READ: Duration = Duration::from_secs(3);
 /// The belt reads all mailboxes once an hour: no simulation comes to its last part.
@@ -55,6 +57,8 @@ pub struct Running {
     pub chat: OnceLock<Arc<Chat>>,
     pub open: AtomicBool,
     pub ended: AtomicBool,
+    /// It ended as it should: nobody was left, and all was written.
+    drained: AtomicBool,
     stop: CancellationToken,
 }
 
@@ -141,8 +145,15 @@ impl Server {
             sleep(Duration::from_millis(passed)).await;
         });
         if life.running.ended.load(Ordering::Relaxed) {
+            let drained = life.running.drained.load(Ordering::Relaxed);
             self.tally();
-            self.sea.lock().note(|| format!("p{} has ended", self.process));
+            let mut core = self.sea.lock();
+            core.note(|| format!("p{} has ended", self.process));
+            if !drained {
+                let death = (core.now, self.process);
+                core.deaths.push(death);
+            }
+            drop(core);
             self.life = None;
         }
     }
@@ -166,6 +177,8 @@ impl Server {
             let mut core = self.sea.lock();
             core.note(|| format!("p{} crashes", self.process));
             core.forget_requests(self.process);
+            let death = (core.now, self.process);
+            core.deaths.push(death);
             drop(core);
             drop(life);
         }
@@ -288,7 +301,9 @@ async fn drain(sea: Sea, running: Arc<Running>) {
         chat.lanes.close();
         chat.lanes.finish().await;
     };
-    let _ = timeout(Duration::from_secs(5), left).await;
+    // A real one has more time; what is left here is lost as by a death.
+    let drained = timeout(Duration::from_secs(5), left).await.is_ok();
+    running.drained.store(drained, Ordering::Relaxed);
     let _ = timeout(Duration::from_secs(2), chat.hints_settled()).await;
     let _ = timeout(Duration::from_secs(2), chat.liveness.leave()).await;
     running.stop.cancel();
@@ -311,7 +326,7 @@ async fn serve(sea: Sea, chat: Arc<Chat>, wire: Arc<Wire>, hello: Hello) {
         oldest.push(Event::Close(CloseCode::TooManySockets));
     }
     chat.metrics.sockets.inc();
-    let mut session = Session::new(who.clone(), chat.me.id.clone(), hello.wish);
+    let mut session = Session::new(who, chat.me.id.clone(), hello.wish);
     let mut out = Outputs::default();
     let mut work: Option<BoxFuture<'static, Done>> = None;
     session.start((chat.clock)(), Instant::now(), &mut out);
@@ -349,11 +364,9 @@ async fn serve(sea: Sea, chat: Arc<Chat>, wire: Arc<Wire>, hello: Hello) {
             }
         }
     }
-    chat.hub.leave(&who.user, who.socket);
-    outbox.close();
-    chat.metrics.sockets.dec();
-    chat.release(&outbox).await;
-    chat.store_at_end(&who, session.finish()).await;
+    // The close handshake: what comes meanwhile stays in the outbox.
+    sleep(Duration::from_millis(sea.any(0..GOODBYE_MS_MAX))).await;
+    chat.end(outbox, session.finish()).await;
 }
 
 /// What happens next; where several things could, chance decides.

@@ -29,6 +29,14 @@ pub struct Memory {
     /// When entries were put, and devices registered.
     pub put_at: BTreeMap<(ConversationId, Seq), u64>,
     pub registered: BTreeMap<(UserId, DeviceId), u64>,
+    /// Which process put an entry, and when it had asked for that.
+    pub put_by: BTreeMap<(ConversationId, Seq), (usize, u64)>,
+    /// When a person's row rose, and how far.
+    raised: BTreeMap<(UserId, ConversationId), Vec<(Seq, u64)>>,
+    /// How far any device of a person has received, as the devices themselves say.
+    received: BTreeMap<UserId, BTreeMap<ConversationId, Seq>>,
+    /// The same when a device registered.
+    received_before: BTreeMap<(UserId, DeviceId), BTreeMap<ConversationId, Seq>>,
     pub now: u64,
 }
 
@@ -87,7 +95,10 @@ impl Memory {
         };
         let rows = self.rows.entry(user.clone()).or_default();
         let row = rows.entry(log.clone()).or_insert_with(fresh);
-        row.last = row.last.max(raise.last.unwrap_or(0));
+        if let Some(last) = raise.last.filter(|last| *last > row.last) {
+            row.last = last;
+            self.raised.entry((user.clone(), log.clone())).or_default().push((last, self.now));
+        }
         row.delivered = row.delivered.max(raise.delivered.unwrap_or(0));
         if let Some((read, n)) = raise.read.filter(|(read, _)| *read > row.read) {
             (row.read, row.read_n) = (read, n);
@@ -146,7 +157,11 @@ impl Memory {
         match record {
             Record::Device(user, device) => {
                 let key = (user.clone(), device.device.clone());
-                self.registered.entry(key).or_insert(self.now);
+                if !self.registered.contains_key(&key) {
+                    self.registered.insert(key.clone(), self.now);
+                    let received = self.received.get(&user).cloned().unwrap_or_default();
+                    self.received_before.insert(key, received);
+                }
                 let devices = self.devices.entry(user).or_default();
                 match devices.get_mut(&device.device) {
                     Some(known) if known.last_seen >= device.last_seen => return false,
@@ -213,11 +228,17 @@ impl Memory {
         head.into_iter().chain(members).collect()
     }
 
-    /// As [`Memory::append`], remembering when.
-    pub fn append_now(&mut self, log: &ConversationId, entries: &[Entry]) -> usize {
+    /// As [`Memory::append`], remembering when, and for which process since when.
+    pub fn append_by(
+        &mut self,
+        by: (usize, u64),
+        log: &ConversationId,
+        entries: &[Entry],
+    ) -> usize {
         let count = self.append(log, entries);
         for entry in &entries[..count] {
             self.put_at.insert((log.clone(), entry.seq), self.now);
+            self.put_by.insert((log.clone(), entry.seq), by);
         }
         count
     }
@@ -234,11 +255,23 @@ impl Memory {
         row.is_some_and(|row| row.last >= seq)
     }
 
-    /// Where a device began to be pushed to.
-    pub fn start(&self, user: &UserId, device: &DeviceId, log: &ConversationId) -> Seq {
-        let chunks = self.starts.get(&(user.clone(), device.clone()));
-        let starts = chunks.into_iter().flat_map(|chunks| chunks.values()).flatten();
-        starts.filter(|(known, _)| known == log).map(|(_, seq)| *seq).max().unwrap_or(0)
+    /// When the row of a person first said `last` at least so.
+    pub fn raised_at(&self, user: &UserId, log: &ConversationId, seq: Seq) -> Option<u64> {
+        let raised = self.raised.get(&(user.clone(), log.clone()))?;
+        raised.iter().find(|(last, _)| *last >= seq).map(|(_, at)| *at)
+    }
+
+    /// A device of the person says that it has received up to here.
+    pub fn note_received(&mut self, user: &UserId, log: &ConversationId, seq: Seq) {
+        let known = self.received.entry(user.clone()).or_default().entry(log.clone()).or_default();
+        *known = seq.max(*known);
+    }
+
+    /// The highest that a device may start behind: whatever the servers wrote down, the person had
+    /// not received more when it registered.
+    pub fn start_max(&self, user: &UserId, device: &DeviceId, log: &ConversationId) -> Seq {
+        let received = self.received_before.get(&(user.clone(), device.clone()));
+        received.and_then(|received| received.get(log)).copied().unwrap_or(0)
     }
 
     /// The member items of a room.

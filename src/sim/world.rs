@@ -19,6 +19,9 @@ use crate::protocol::{ConversationId, UserId};
 /// How long after the last fault everything must be where it belongs.
 pub const RECOVERY_MS: u64 = 90_000;
 
+/// How long after Redis takes writes again what it had refused is written.
+const SETTLES_MS: u64 = 3_000;
+
 /// What came of a run.
 pub struct Outcome {
     pub seed: u64,
@@ -111,28 +114,26 @@ impl World {
         nemesis.heal(&mut self);
         self.phase(Phase::Healed);
         let healed = self.sea.lock().now;
-        let mut watch = Watch::new(healed);
-        let crowd = finale == Finale::Crowd;
+        let refuses = finale == Finale::RedisRefusesWrites;
+        let mut watch = Watch::new(healed, finale);
         let pace = self.sea.lock().pick(&[0.0, 0.0, 0.2, 0.7]);
-        let (pace, comings) = if crowd { (0.2, 0.012) } else { (pace, 0.02) };
-        let healed_ms = self.sea.any(3_000..20_000);
+        let (pace, comings) = match finale {
+            Finale::Crowd => (0.2, 0.012),
+            Finale::RedisRefusesWrites => (0.7, 0.02),
+            _ => (pace, 0.02),
+        };
+        let mut healed_ms = self.sea.any(3_000..20_000);
+        if refuses {
+            // Who comes after the claims are refused is to be there for long enough.
+            healed_ms += 20_000;
+        }
         self.pass(healed_ms, |world| {
             load::talk(world, pace);
             load::churn(world, comings);
             nemesis.restart_ended(world);
             watch.look(world);
         });
-        self.phase(Phase::Drain);
-        self.pace = (30, 60);
-        let bound = healed + RECOVERY_MS;
-        let left = bound.saturating_sub(self.sea.lock().now);
-        let until = self.sea.lock().now + left;
-        while self.sea.lock().now < until && !super::judge::unfinished(&self).is_empty() {
-            self.pass(500, |world| {
-                nemesis.restart_ended(world);
-                watch.look(world);
-            });
-        }
+        self.drain(healed, &mut nemesis, &mut watch);
         let drained = self.sea.lock().now - healed;
         let mut violations = super::judge::unfinished(&self);
         if self.sea.chance(0.25) {
@@ -145,6 +146,27 @@ impl World {
         violations.extend(super::judge::judge(&mut self));
         violations.extend(super::judge::check(&self));
         self.end(violations, drained)
+    }
+
+    /// Nobody says anything more; what is under way comes to its end.
+    fn drain(&mut self, healed: u64, nemesis: &mut Nemesis, watch: &mut Watch) {
+        self.phase(Phase::Drain);
+        self.pace = (30, 60);
+        let bound = healed + RECOVERY_MS;
+        let left = bound.saturating_sub(self.sea.lock().now);
+        let until = self.sea.lock().now + left;
+        let settled = |world: &Self| {
+            let core = world.sea.lock();
+            core.now > core.refuses_until + SETTLES_MS
+        };
+        while self.sea.lock().now < until
+            && !(settled(self) && super::judge::unfinished(self).is_empty())
+        {
+            self.pass(500, |world| {
+                nemesis.restart_ended(world);
+                watch.look(world);
+            });
+        }
     }
 
     fn end(mut self, mut violations: Vec<String>, drained_in: u64) -> Outcome {

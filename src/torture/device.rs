@@ -50,6 +50,10 @@ pub(super) struct Device {
     pub(super) name: String,
     pub(super) acks_app: bool,
     catchup: Option<u32>,
+    /// Says more while answers are missing, up to what the protocol allows.
+    pub(super) eager: bool,
+    /// Leaves its connections alone in the last part of the load.
+    pub(super) stays: bool,
     /// Gives a silent server up after so long.
     pub(super) patience: Duration,
     pub(super) random: SmallRng,
@@ -90,6 +94,8 @@ impl Device {
             name: format!("d{number}"),
             acks_app: number % 2 == 1,
             catchup: (user % 3 == 2).then_some(CATCHUP),
+            eager: (user * 2 + number).is_multiple_of(3),
+            stays: (user + number).is_multiple_of(2),
             patience: Duration::from_secs(if (user + number).is_multiple_of(2) { 5 } else { 15 }),
             random: SmallRng::seed_from_u64(seed ^ ((user as u64) << 8) ^ (number as u64)),
             sends: Sends::default(),

@@ -113,6 +113,8 @@ pub(super) struct Fleet {
     pub front: Tcp,
     /// Where Redis is, without a proxy.
     pub redis: Option<SocketAddr>,
+    /// Where each server tells what it has counted.
+    pub admins: Vec<SocketAddr>,
     /// Where DynamoDB is, without a proxy.
     pub dynamodb: Option<SocketAddr>,
     /// The data folder of `parlor up`.
@@ -153,6 +155,7 @@ impl Fleet {
             doors: Vec::new(),
             front,
             redis: None,
+            admins: Vec::new(),
             dynamodb: None,
             data: Some(data),
             api: format!("http://{api}"),
@@ -183,11 +186,12 @@ impl Fleet {
             let store = Http::start(free()?, dynamodb, seed).await?;
             links.push(Links { name: name.to_owned(), redis, store, signs });
         }
-        let mut doors = Vec::new();
+        let (mut doors, mut admins) = (Vec::new(), Vec::new());
         for links in &links[..SERVERS.len()] {
-            let (listen, door) = (free()?, free()?);
+            let (listen, door, admin) = (free()?, free()?, free()?);
             doors.push(Tcp::start(door, listen, seed ^ u64::from(listen.port())).await?);
-            slots.push(server_slot(folder, links, listen, door));
+            slots.push(server_slot(folder, links, (listen, admin), door));
+            admins.push(admin);
         }
         slots.push(api_slot(folder, &links[SERVERS.len()], api));
         slots.push(balancer_slot(folder, &links[SERVERS.len() + 1], balancer, api));
@@ -196,7 +200,7 @@ impl Fleet {
         let front = Tcp::start(free()?, balancer, seed ^ 1).await?;
         let (redis, dynamodb) = (Some(redis), Some(dynamodb));
         let api = format!("http://{api}");
-        Ok(Self { slots, links, doors, front, redis, dynamodb, data: None, api })
+        Ok(Self { slots, links, doors, front, redis, admins, dynamodb, data: None, api })
     }
 }
 
@@ -227,11 +231,17 @@ fn dynamodb_slot(folder: &Path, jars: &Path, address: SocketAddr) -> anyhow::Res
     Ok(Slot::new("dynamodb", folder, false, starts))
 }
 
-fn server_slot(folder: &Path, links: &Links, listen: SocketAddr, door: SocketAddr) -> Slot {
+fn server_slot(
+    folder: &Path,
+    links: &Links,
+    (listen, admin): (SocketAddr, SocketAddr),
+    door: SocketAddr,
+) -> Slot {
     let parts = parts(links);
     let starts: Starts = Box::new(move |id| {
         let mut server = parlor(&["server", "--id", id, "--drain-seconds", DRAIN_SECONDS])?;
         server.args(["--listen", &listen.to_string(), "--advertise", &door.to_string()]);
+        server.args(["--admin-listen", &admin.to_string()]);
         server.args(&parts);
         Ok(server)
     });

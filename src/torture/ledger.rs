@@ -61,7 +61,7 @@ pub(super) struct Record {
     pub effective: BTreeMap<String, u64>,
     /// How long each recovery took, in milliseconds, by kind.
     pub recovery_ms: BTreeMap<String, Vec<u64>>,
-    /// Different pairs of kinds that ran at the same time.
+    /// Different pairs of kinds that ran at the same time, and bit.
     pub pairs: u64,
 }
 

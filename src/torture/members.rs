@@ -23,11 +23,15 @@ const RETRY: Duration = Duration::from_millis(300);
 /// Changes members until no more load is made.
 pub(super) async fn run(world: Arc<World>, seed: u64) {
     let mut random = SmallRng::seed_from_u64(seed ^ 0x6D65_6D62);
-    let rooms: Vec<&Conversation> =
-        world.plan.conversations.iter().filter(|c| c.guest.is_some()).collect();
+    let rooms: Vec<(usize, &Conversation)> =
+        world.plan.conversations.iter().enumerate().filter(|(_, c)| c.guest.is_some()).collect();
     while *world.stage.borrow() == Stage::Load {
         sleep(Duration::from_millis(random.random_range(0..PAUSE_MS * 2))).await;
-        let Some(room) = rooms.choose(&mut random) else { return };
+        let Some((number, room)) = rooms.choose(&mut random) else { return };
+        // Nobody comes or goes there either: that is an entry like any other.
+        if world.is_silent(*number) {
+            continue;
+        }
         let is_in = locked(&world.guests).get(&room.id).copied();
         change(&world, room, !is_in.unwrap_or(true)).await;
     }

@@ -28,7 +28,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// Up to so many entries a history is read one by one, or in sevens.
 const ONE_BY_ONE_MAX: u64 = 250;
 const BY_SEVEN_MAX: u64 = 1_500;
-/// Beyond so many only one reads both ways, and in the largest pages.
+/// Beyond so many one reads both ways, the others one way, and in the largest pages.
 const BOTH_WAYS_MAX: u64 = 4_000;
 const PAGE: u32 = 100;
 const PAGE_MAX: u32 = 500;
@@ -60,6 +60,19 @@ pub(super) async fn histories(world: &World, api: &str) {
     let all = stream::iter(walks).for_each_concurrent(AT_ONCE, |walk| {
         let name = format!("w{}", number.fetch_add(1, Ordering::Relaxed));
         one(world, &api, name, walk)
+    });
+    all.await;
+}
+
+/// Reads direct conversations while their sockets are open: what is stored of the receipts.
+pub(super) async fn statuses(world: &World, api: &str) {
+    let api = Api::new(api);
+    let direct = world.plan.conversations.iter().filter(|c| c.guest.is_none()).enumerate();
+    let all = stream::iter(direct).for_each_concurrent(AT_ONCE, |(number, conversation)| {
+        let user = conversation.members[number % conversation.members.len()];
+        let (user, conversation) = (world.plan.users[user].clone(), conversation.id.clone());
+        let walk = Walk { user, conversation, limit: PAGE_MAX, direction: Direction::Forward };
+        one(world, &api, format!("s{number}"), walk)
     });
     all.await;
 }

@@ -28,6 +28,13 @@ use crate::client::Api;
 const QUIET_SECONDS: std::ops::RangeInclusive<u64> = 4..=15;
 /// After them it is so much longer: the judge gives 30 s to recover, and compares then.
 const HEALED_FACTOR: u32 = 3;
+/// How long sends that are under way may take to be answered, once no new ones are made.
+const ANSWERS_LIMIT: Duration = Duration::from_secs(60);
+/// So long nothing is done to any connection: a death shows in 16 s, mailboxes are read again 20 s
+/// later, and the judge asks for what is older than 40 s.
+const STILL: Duration = Duration::from_secs(45);
+/// How long reading the statuses may take while all is still.
+const STATUSES_LIMIT: Duration = Duration::from_secs(120);
 /// How long nothing may be sent before everybody has everything.
 const DRAIN_LIMIT: Duration = Duration::from_secs(300);
 /// A drain in which nothing changes for so long has come to its end: what is missing is lost.
@@ -52,7 +59,7 @@ const TICKS_PER_LINE: u64 = 20;
 pub(super) struct Done {
     /// The history.
     pub history: PathBuf,
-    /// Pairs of kinds of faults that ran at the same time.
+    /// Pairs of kinds of faults that ran at the same time, and bit.
     pub pairs: BTreeSet<(&'static str, &'static str)>,
     /// How long each recovery took, by kind.
     pub recovery_ms: BTreeMap<String, Vec<u64>>,
@@ -90,6 +97,7 @@ pub(super) async fn run(
     beside.spawn(walks_in_passing(world.clone()));
     all_here(&world).await;
     let Deeds { pairs, recovery_ms } = load(options, &attack, seed, bar).await;
+    still(&world, &api, bar).await;
     drain(&world, bar).await;
     let last = async { while beside.len() > 1 && beside.join_next().await.is_some() {} };
     let _ = timeout(STOP_LIMIT, last).await;
@@ -185,6 +193,8 @@ async fn load(options: &Options, attack: &Arc<Attack>, seed: u64, bar: &Progress
     sleep(quiet).await;
     journal.note(What::Phase { phase: Phase::Faults });
     let until = Instant::now() + Duration::from_secs(options.seconds);
+    let (now, lasts) = (journal.now_ms(), options.seconds * 1_000);
+    let _ = attack.world.silence.set((now + lasts * 3 / 4, now + lasts));
     let gap = Duration::from_millis(options.gap_ms);
     let deeds = nemesis::run(attack.clone(), tally, seed, gap, until).await;
     attack.heal_all().await;
@@ -217,13 +227,30 @@ async fn show(world: Arc<World>, tally: Arc<Tally>, bar: ProgressBar) {
     }
 }
 
+/// Leaves all as it is, for as long as a hint that was lost may take to be found; then reads what
+/// is stored of the receipts. Once people connect anew, neither shows.
+async fn still(world: &Arc<World>, api: &str, bar: &ProgressBar) {
+    world.journal.note(What::Phase { phase: Phase::Drain });
+    bar.set_message("still");
+    world.stage.send_replace(Stage::Still);
+    world.posts.close();
+    let limit = Instant::now() + ANSWERS_LIMIT;
+    let _ = timeout(ANSWERS_LIMIT, world.posts.wait()).await;
+    let is_idle = || locked(&world.presence).values().all(|presence| presence.idle);
+    while !is_idle() && Instant::now() < limit {
+        sleep(LOOK).await;
+    }
+    sleep(STILL).await;
+    if timeout(STATUSES_LIMIT, reading::statuses(world, api)).await.is_err() {
+        tracing::warn!("the statuses could not be read in time");
+    }
+    world.journal.note(What::Phase { phase: Phase::Still });
+}
+
 /// Until every device has everything that was acknowledged, or the time is up.
 async fn drain(world: &Arc<World>, bar: &ProgressBar) {
-    world.journal.note(What::Phase { phase: Phase::Drain });
     world.stage.send_replace(Stage::Drain);
-    world.posts.close();
     let limit = Instant::now() + DRAIN_LIMIT;
-    let _ = timeout(DRAIN_LIMIT, world.posts.wait()).await;
     let (mut last, mut changed) = (Vec::new(), Instant::now());
     loop {
         let missing: Vec<String> = locked(&world.presence)

@@ -21,6 +21,10 @@ const SHORT_EFFECTIVE_SHARE: f64 = 0.8;
 /// what is below this is not looked at.
 const LATENCY_FACTOR: f64 = 4.0;
 const LATENCY_FLOOR_MS: u64 = 1_000;
+/// So many of the devices are to be connected still when all is, or a lost hint has nobody to miss
+/// it; and so many statuses are to be read of which the store must know.
+const STAYED_SHARE: f64 = 0.5;
+const STORED_STATUSES: f64 = 1_000.0;
 /// Connections of the load's own to the API and the balancer are kept open for a while.
 const GROWTH_FILES: u64 = 256;
 
@@ -117,7 +121,9 @@ async fn judged(options: &Options, done: Done) -> anyhow::Result<(Done, Report)>
 
 fn gates(options: &Options) -> Gates {
     let part = (options.seconds as f64 / FULL_SECONDS).min(1.0);
-    let mut gates = Gates::default().scaled(part);
+    let mut gates = Gates::default();
+    (gates.wanted.stayed_share, gates.wanted.stored_statuses) = (STAYED_SHARE, STORED_STATUSES);
+    let mut gates = gates.scaled(part);
     if part < 1.0 {
         gates.wanted.effective_share = SHORT_EFFECTIVE_SHARE;
         gates.wanted.effective_per_kind = 0.0;
@@ -249,5 +255,7 @@ mod tests {
         assert_eq!((short.acked, long.acked), (200.0, full.acked));
         assert_eq!(long.effective_share, full.effective_share);
         assert!(short.drained_share == 1.0 && short.stored_share == 1.0);
+        assert_eq!((short.stored_statuses, long.stored_statuses), (200.0, STORED_STATUSES));
+        assert_eq!((short.stayed_share, long.stayed_share), (STAYED_SHARE, STAYED_SHARE));
     }
 }

@@ -17,15 +17,21 @@ use crate::client::{Client, ClientError, Heard, Welcome};
 
 /// The most messages at once, and under way in one conversation.
 const BURST_MAX: usize = 8;
-/// The most without an answer.
+/// The most without an answer; and what the protocol allows, to which some go.
 const PENDING_MAX: usize = 24;
+const PENDING_LIMIT: usize = 64;
 /// A server that was silent for so long is asked for a sign of life.
 const PING_AFTER: Duration = Duration::from_secs(1);
 /// Longer than any answer takes: the connection is given up, and the sends leave on another.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 const WRITE_LIMIT: Duration = Duration::from_secs(4);
-/// Whoever waits so long for an answer says nothing new: more load would not help.
+/// Whoever waits so long for an answer says nothing new, as most people would; some go on.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
+/// The code of a connection that was not read for too long.
+const TOO_SLOW: u16 = 4508;
+/// One that reads again has read up once nothing comes for so long, or it gives up.
+const READ_UP: Duration = Duration::from_secs(2);
+const READ_UP_LIMIT: Duration = Duration::from_secs(5);
 /// How often a device in the drain looks what is missing.
 const LOOK: Duration = Duration::from_millis(200);
 /// One in so many texts is told to be seen.
@@ -113,7 +119,10 @@ impl<'a> Talk<'a> {
                     let _ = client.close(1000).await;
                     return Why::Told(Duration::ZERO);
                 }
-                _ => {}
+                Stage::Still | Stage::Drain => {
+                    self.act_at = self.act_at.min(Instant::now() + LOOK);
+                }
+                Stage::Load => {}
             }
             let due = self.due();
             let step = tokio::select! {
@@ -199,7 +208,7 @@ impl<'a> Talk<'a> {
                 gone = self.act().await;
             } else {
                 self.act_at = now + LOOK;
-                self.look();
+                self.look(stage);
             }
         }
         self.write(client, now).await?;
@@ -242,6 +251,10 @@ impl<'a> Talk<'a> {
     /// Something that a person does.
     async fn act(&mut self) -> Option<Why> {
         let dice = self.device.random.random_range(0..1_000);
+        let stays = self.device.stays && self.device.world.settles();
+        if dice < AWAY + AGAIN && stays {
+            return None;
+        }
         if dice < AWAY {
             let seconds = self.device.random.random_range(1.0..8.0);
             return Some(Why::Away(Duration::from_secs_f64(seconds)));
@@ -263,14 +276,18 @@ impl<'a> Talk<'a> {
         let id = conversation.id.as_str();
         let is_out = conversation.guest == Some(self.device.key.0)
             && locked(&world.guests).get(id) != Some(&true);
-        if self.device.sends.is_stuck(STUCK_AFTER)
+        let eager = self.device.eager;
+        if world.is_silent(number)
+            || !eager && self.device.sends.is_stuck(STUCK_AFTER)
             || is_out && !self.device.random.random_ratio(1, STRANGER_ONE_IN)
         {
             return;
         }
         let Some(after) = self.knows(id).await else { return };
-        let room = BURST_MAX.saturating_sub(self.device.sends.len_in(id));
-        let room = room.min(PENDING_MAX.saturating_sub(self.device.sends.len()));
+        let (in_one, in_all) =
+            if eager { (PENDING_LIMIT, PENDING_LIMIT) } else { (BURST_MAX, PENDING_MAX) };
+        let room = in_one.saturating_sub(self.device.sends.len_in(id));
+        let room = room.min(in_all.saturating_sub(self.device.sends.len()));
         let count = self.device.random.random_range(1..=conversation.heat.burst());
         for _ in 0..count.min(room) {
             self.device.said += 1;
@@ -307,8 +324,13 @@ impl<'a> Talk<'a> {
         Some(newest)
     }
 
-    /// In the drain: says what is missing.
-    fn look(&self) {
+    /// While all is still: says whether answers are missing; in the drain, what is.
+    fn look(&self, stage: Stage) {
+        if stage == Stage::Still {
+            let idle = self.device.sends.len() == 0;
+            self.device.present(|presence| presence.idle = idle);
+            return;
+        }
         let missing = match self.caught_up {
             true => self.device.missing(),
             false => Some("it has not caught up".to_owned()),
@@ -335,9 +357,33 @@ impl<'a> Talk<'a> {
             }
             Order::StopReading(millis) => {
                 sleep(Duration::from_millis(millis)).await;
-                self.heard = Instant::now();
-                obeyed(&bites);
-                Obeyed::Stays
+                match timeout(READ_UP_LIMIT, self.read_up(client)).await {
+                    Ok(Some(code)) => {
+                        // It has bitten only where the server gave the device up for it.
+                        if code == Some(TOO_SLOW) {
+                            obeyed(&bites);
+                        }
+                        Obeyed::Goes(Why::Lost(code))
+                    }
+                    _ => Obeyed::Stays,
+                }
+            }
+        }
+    }
+
+    /// Reads what has come in the meantime; gives the code if the connection has ended.
+    async fn read_up(&mut self, client: &mut Client) -> Option<Option<u16>> {
+        loop {
+            match timeout(READ_UP, client.next_heard()).await {
+                Ok(Ok(Heard::Text(text))) => {
+                    if self.text(&text).is_err() {
+                        return Some(None);
+                    }
+                }
+                Ok(Ok(Heard::Ping(payload))) => self.ping(&payload),
+                Ok(Err(ClientError::Closed { code, .. })) => return Some(code),
+                Ok(Err(_)) => return Some(None),
+                Err(_) => return None,
             }
         }
     }

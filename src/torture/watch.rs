@@ -40,8 +40,8 @@ pub(super) async fn run(attack: Arc<Attack>) {
             // DynamoDB Local keeps all of it in memory: only Parlor's own needs are judged.
             let ours = measures && !matches!(slot.name.as_str(), "redis" | "dynamodb");
             if let Some((resident, files)) = running.needs().filter(|_| ours) {
-                let process = slot.name.clone();
-                attack.world.journal.note(What::Resources { process, resident, files });
+                let (process, pid) = (slot.name.clone(), running.pid());
+                attack.world.journal.note(What::Resources { process, resident, files, pid });
             }
         }
     }

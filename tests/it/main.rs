@@ -15,4 +15,5 @@ mod costs;
 mod disk;
 mod flows;
 mod protocol;
+mod redis_full;
 mod redis_hung;

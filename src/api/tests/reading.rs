@@ -225,7 +225,8 @@ async fn the_living_servers_are_listed() {
     assert_eq!(servers[0]["id"], "api-1");
     assert_eq!(servers[0]["role"], "api");
     let ws1 = json!({"id": "ws1", "role": "server", "address": "127.0.0.1:3001",
-        "publicUrl": "wss://ws1.example.com/ws", "sockets": 0, "accepting": true, "alive": true});
+        "publicUrl": "wss://ws1.example.com/ws", "sockets": 0, "accepting": true,
+        "deaf": false, "alive": true});
     assert_eq!(servers[1], ws1);
 }
 

@@ -1,11 +1,14 @@
 //! What a session leaves behind: cursors and rows that the store is yet to know, and who is told.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
 use tokio::sync::Semaphore;
 
 use crate::board::SlowHint;
 use crate::chat::Chat;
 use crate::chat::session::Unstored;
-use crate::hub::{Event, Who};
+use crate::hub::{Event, Outbox, Who};
 use crate::protocol::{ConversationId, Envelope, Seq};
 use crate::store::{Device, Record};
 
@@ -18,9 +21,30 @@ pub(in crate::chat) fn endings() -> Semaphore {
 }
 
 impl Chat {
+    /// A socket is found no more, and takes nothing in. Gives what it has not heard.
+    pub fn leave(&self, outbox: &Outbox) -> VecDeque<Event> {
+        self.hub.leave(&outbox.who.user, outbox.who.socket);
+        let unheard = outbox.close();
+        self.metrics.sockets.dec();
+        unheard
+    }
+
+    /// The end of a socket: it leaves, and what its session knows better than the store is stored.
+    /// An answer that its session has not heard counts as heard.
+    pub async fn end(self: Arc<Self>, outbox: Arc<Outbox>, mut unstored: Unstored) {
+        for event in self.leave(&outbox) {
+            if let Event::Sent { conversation, seq, .. } = event {
+                unstored.sent(&conversation, seq);
+            }
+        }
+        // Out of the map first: from here on a sender looks elsewhere, or nowhere.
+        self.release(&outbox).await;
+        self.store_at_end(&outbox.who, unstored).await;
+    }
+
     /// At the end of a socket: its cursors, and when its device was last seen. What the store does
     /// not take now is offered again at the next connect.
-    pub async fn store_at_end(&self, who: &Who, unstored: Unstored) {
+    pub(in crate::chat) async fn store_at_end(&self, who: &Who, unstored: Unstored) {
         // Many sockets may end at once. The store then takes their cursors in turn, and has room
         // for what people send meanwhile.
         let _turn = self.endings.acquire().await;

@@ -17,6 +17,7 @@ impl Chat {
         outbox: &Outbox,
         catchup: Option<u64>,
         here: &HashMap<ConversationId, Seq>,
+        consistent: bool,
     ) -> Result<Done, StoreError> {
         let user = &outbox.who.user;
         // Another socket of the device may have moved its cursor past what this one has.
@@ -25,7 +26,7 @@ impl Chat {
         let (mut rows, mut devices, mut after) = (Vec::new(), Vec::new(), None);
         let mut revoked = None;
         loop {
-            let part = MailboxPart::Page { after, consistent: true };
+            let part = MailboxPart::Page { after, consistent };
             let page = match store.mailbox(user, part).await {
                 Err(error @ StoreError::Damaged(_)) => {
                     return without_rows(store, outbox, error).await;
@@ -56,6 +57,10 @@ impl Chat {
             return Ok(Done::Revoked);
         }
         let known = devices.iter().any(|known| known.device == outbox.who.device);
+        if !known && !consistent {
+            // It registered a moment ago. Made known twice, it would start behind what it lacks.
+            return Ok(Done::Mailbox(Vec::new()));
+        }
         if !known {
             self.register(store, outbox, &rows, devices).await?;
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::chat::session::{Session, Wish};
+use crate::chat::session::{Session, Unstored, Wish};
 use crate::chat::testing::{Part, message, user};
 use crate::directory::Directory;
 use crate::hub::Event;
@@ -35,7 +35,7 @@ async fn the_mailbox_is_read_after_the_claim() {
     let outbox = part.enter("a", "default");
     enter(&part, &outbox).await;
     assert_eq!(part.ports.trace(), ["claim", "mailbox"]);
-    perform(&part.chat, &outbox, Work::Reread(HashMap::new())).await;
+    perform(&part.chat, &outbox, Work::Reread { here: HashMap::new(), consistent: true }).await;
     assert_eq!(part.ports.trace(), ["mailbox"], "claimed once");
 }
 
@@ -169,6 +169,26 @@ async fn a_write_that_fails_is_given_back() {
     assert!(matches!(done, Done::Unseen(_, 1)), "{done:?}");
 }
 
+/// The lane took its answer for heard, and raises the sender's row no more.
+#[tokio::test]
+async fn an_answer_left_in_the_outbox_raises_the_own_row() {
+    let part = Part::new().await;
+    let (desk, phone) = (part.enter("a", "default"), part.enter("a", "phone"));
+    enter(&part, &desk).await;
+    let answer =
+        |seq| Event::Sent { reference: None, conversation: dm(), seq, n: seq, timestamp: 1 };
+    [3, 4].into_iter().for_each(|seq| desk.push(answer(seq)));
+    part.chat.metrics.sockets.inc();
+    part.chat.clone().end(desk.clone(), Unstored::default()).await;
+    let rows = part.ports.mailbox(&user("a"), MailboxPart::Row(dm())).await.unwrap().rows;
+    assert_eq!(rows.iter().map(|row| row.last).collect::<Vec<_>>(), [4]);
+    let events = phone.take().await;
+    assert!(matches!(&events[0], Event::Hint { seq: 4, .. }), "{events:?}");
+    assert!(!desk.offer(Event::Reread) && part.chat.hub.of(&user("a")).len() == 1, "it has left");
+    assert_eq!(part.ports.locate(&[user("a")]).await.unwrap(), [vec![]; 1]);
+    assert_eq!(part.chat.metrics.sockets.get(), 0);
+}
+
 #[tokio::test]
 async fn a_lazy_raise_is_told_to_the_other_sockets_of_the_person() {
     let part = Part::new().await;
@@ -268,7 +288,7 @@ async fn a_reread_compares_with_what_this_socket_has() {
     part.ports.raise(&user("a"), &dm(), &raise).await.unwrap();
     for (here, waits) in [(None, 0), (Some(2), 0), (Some(1), 1)] {
         let here = here.map(|seq| (dm(), seq)).into_iter().collect();
-        let done = perform(&part.chat, &outbox, Work::Reread(here)).await;
+        let done = perform(&part.chat, &outbox, Work::Reread { here, consistent: true }).await;
         assert!(matches!(&done, Done::Mailbox(all) if all.len() == waits), "{done:?}");
     }
 }

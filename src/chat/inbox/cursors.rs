@@ -77,6 +77,7 @@ impl Inbox {
             if let Some(position) = self.positions.get_mut(&conversation) {
                 position.storing = false;
                 position.stored = position.stored.max(seq);
+                position.texted = now;
                 position.trails = position.dirty().then_some(now);
                 if let Some(own) = position.take_raised() {
                     out.effects.push(Effect::Raised(conversation.clone(), own));

@@ -201,7 +201,7 @@ impl Inbox {
             && let Some(work) = self.choose(now, out)
         {
             self.working = true;
-            self.entering = matches!(work, Work::Enter { .. } | Work::Reread(_));
+            self.entering = matches!(work, Work::Enter { .. } | Work::Reread { .. });
             out.work = Some(work);
         }
         let caught_up = self.behind == 0 && !self.entering;
@@ -221,10 +221,11 @@ impl Inbox {
         if self.stage == Stage::New {
             return Some(Work::Enter { catchup: self.wish.catchup });
         }
-        if std::mem::take(&mut self.reread) {
+        let (reread, belt) = (std::mem::take(&mut self.reread), std::mem::take(&mut self.belt));
+        if reread || belt {
             let loaded = self.positions.iter().filter(|(_, position)| position.loaded);
             let here = loaded.map(|(id, position)| (id.clone(), position.sent));
-            return Some(Work::Reread(here.collect()));
+            return Some(Work::Reread { here: here.collect(), consistent: reread });
         }
         // What the store did not take waits until there is nothing to read.
         if self.unseen

@@ -239,6 +239,33 @@ async fn a_subscription_that_hears_nothing_is_deaf() {
     assert!(kept.rereads() >= 1);
 }
 
+/// Everything else answers: who sends would find nobody, and take that for the truth.
+#[tokio::test(start_paused = true)]
+async fn a_map_that_takes_no_claims_makes_deaf() {
+    let kept = Kept::new().await;
+    kept.part.ports.map_is_full.store(true, Ordering::Relaxed);
+    sleep(3 * PROBE_INTERVAL).await;
+    assert!(!kept.part.chat.is_deaf(), "nobody has anything to claim");
+    let late = kept.part.enter("c", "default");
+    assert!(kept.part.chat.claim(&late).await.is_none());
+    sleep(6 * SECOND).await;
+    assert!(kept.part.chat.is_deaf());
+    assert!(kept.part.board.read().await.unwrap()[0].deaf, "the others put hints on the board");
+    assert!(
+        rereads(&late) >= 1 || {
+            sleep(DEAF_IS_READ).await;
+            rereads(&late) >= 1
+        }
+    );
+    sleep(30 * SECOND).await;
+    assert!(kept.part.chat.is_deaf(), "for as long as it takes");
+    kept.part.ports.map_is_full.store(false, Ordering::Relaxed);
+    sleep(3 * SECOND).await;
+    assert!(!kept.part.chat.is_deaf());
+    assert_eq!(kept.part.ports.locate(&[user("c")]).await.unwrap()[0].len(), 1);
+    assert!(rereads(&late) >= 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_redis_is_claimed_all_again() {
     let kept = Kept::new().await;
@@ -326,7 +353,12 @@ async fn the_belt_reads_every_mailbox_once_an_hour_and_not_all_at_once() {
         outbox
     };
     let spread: Vec<_> = (100..110).map(enter).collect();
-    let asked = || spread.iter().map(|outbox| rereads(outbox)).collect::<Vec<_>>();
+    let belts = |outbox: &Arc<Outbox>| {
+        let events = events(outbox);
+        assert!(events.iter().all(|event| matches!(event, Event::Belt)), "{events:?}");
+        events.len()
+    };
+    let asked = || spread.iter().map(belts).collect::<Vec<_>>();
     for hour in 0..3 {
         sleep(BELT / 360 * 105 - SECOND).await;
         assert_eq!(asked(), [1, 1, 1, 1, 1, 0, 0, 0, 0, 0], "hour {hour}");

@@ -16,8 +16,9 @@ use super::{Shared, busy, lock};
 use crate::chat::ChatError;
 use crate::protocol::{ConversationId, DeviceId, ErrorCode, Seq, UserId};
 
-/// How old a cursor may be to ride on a raise: the session writes it by itself after 30 s.
-const NOTE_AGE_MAX: Duration = Duration::from_secs(25);
+/// How old a cursor may be to ride on a raise. Its session, which hears of the raise by the text,
+/// writes it by itself after 29 s without one; one that is dropped earlier would be in neither.
+const NOTE_AGE_MAX: Duration = Duration::from_secs(30);
 /// Two people with 16 devices each.
 const NOTES_MAX: usize = 32;
 

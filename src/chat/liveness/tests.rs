@@ -20,6 +20,7 @@ struct Shaky {
     no_hints: AtomicBool,
     write_takes_ms: AtomicU64,
     hints_take_ms: AtomicU64,
+    hint_reads: AtomicU64,
     /// Hints are written, but only later, and nobody is told.
     hints_come_late: AtomicBool,
 }
@@ -102,6 +103,7 @@ impl Board for Shaky {
 
     async fn hints(&self, id: &ProcessId, after: u64) -> Result<(u64, Vec<SlowHint>), StoreError> {
         Self::unless(&self.no_hints)?;
+        self.hint_reads.fetch_add(1, Ordering::Relaxed);
         self.board.hints(id, after).await
     }
 }
@@ -440,6 +442,17 @@ async fn of_a_first_read_old_hints_are_left_and_of_a_later_row_all_are_new() {
     assert_eq!(lived.hints(3).await, [9]);
 }
 
+/// The first number is the time of day; who sees the row later has read none.
+#[tokio::test(start_paused = true)]
+async fn of_a_process_that_never_wrote_hints_none_are_read_for_ever() {
+    let lived = Lived::new().await;
+    sleep(3 * SECOND).await;
+    let row = BoardRow { hints: 1_790_000_000_000, ..board_row("ws3", 1) };
+    lived.board.board.beat(&row, None).await.unwrap();
+    sleep(30 * SECOND).await;
+    assert_eq!(lived.board.hint_reads.load(Ordering::Relaxed), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn hints_that_could_not_be_read_are_read_again() {
     let mut lived = Lived::new().await;
@@ -469,7 +482,7 @@ async fn what_does_not_fit_is_told_as_read_again() {
 #[test]
 fn what_was_lost_is_told_as_soon_as_there_is_room() {
     let (sender, mut told) = mpsc::channel(1);
-    let events = Events { sender, lost: AtomicU8::new(NONE_LOST) };
+    let events = Events::new(sender);
     for lost in [BoardEvent::ReadAgain, BoardEvent::Revived] {
         events.send(BoardEvent::Hints(Vec::new()));
         events.send(BoardEvent::Death(ProcessId::parse("ws2").unwrap()));

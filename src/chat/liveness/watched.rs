@@ -100,10 +100,10 @@ impl Watched {
         (alive, found)
     }
 
-    /// The hints of a process were read up to `highest`.
-    pub fn hints_read(&mut self, id: &ProcessId, highest: u64) {
+    /// The hints of a process were read up to this number.
+    pub fn hints_read(&mut self, id: &ProcessId, last: u64) {
         if let Some(seen) = self.seen.get_mut(id) {
-            seen.hints = seen.hints.max(highest);
+            seen.hints = seen.hints.max(last);
         }
     }
 }

@@ -13,8 +13,8 @@ use crate::chat::liveness::BoardEvent;
 use crate::chat::testing::{Part, board_row, message, user};
 use crate::directory::Directory;
 use crate::hub::Event;
-use crate::protocol::Seq;
 use crate::protocol::{DeviceId, Epoch, Receipt, SocketId};
+use crate::store::{Member, Record, Span, Store};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -30,14 +30,7 @@ impl Routed {
         let part = Part::new().await;
         let bus = part.ports.subscribe(&part.chat.me.id).await.unwrap();
         assert_eq!(part.board.beat(&board_row("ws3", 1), None).await, Ok(Beat::Written));
-        let entry = SocketEntry {
-            socket_id: SocketId(3),
-            server: ws3(),
-            epoch: Epoch(1),
-            device: DeviceId::plain(),
-            claim: 1,
-        };
-        part.ports.claim(&user("b"), &entry, &[]).await.unwrap();
+        part.ports.claim(&user("b"), &at_ws3(3), &[]).await.unwrap();
         let ws3 = part.ports.subscribe(&ws3()).await.unwrap();
         let (board, events) = tokio::sync::mpsc::channel(1);
         let (chat, stop) = (part.chat.clone(), part.stop.clone());
@@ -52,17 +45,18 @@ impl Routed {
         self.part.chat.hand_on(HandedOn { conversation: dm(), entries, roster: None });
     }
 
+    /// An entry of a room with these members and `a`.
+    fn hand_on_room(&self, seq: Seq, members: &[&str]) {
+        let entry = Arc::new(Entry { to: None, ..message("a", "b", seq) });
+        let entries = vec![Handed { entry, sender: None, repeated: false }];
+        let members = members.iter().chain(&["a"]).map(|name| member(name)).collect();
+        let roster = Some(Arc::new(members));
+        self.part.chat.hand_on(HandedOn { conversation: room(), entries, roster });
+    }
+
     /// What ws3 has heard: `entry 1`, `hint 1`.
     fn heard(&mut self) -> Vec<String> {
-        let mut heard = Vec::new();
-        while let Ok(Heard::Batch(batch)) = self.ws3.try_recv() {
-            heard.extend(batch.iter().filter_map(|envelope| match &**envelope {
-                Envelope::Entry { entry, .. } => Some(format!("entry {}", entry.seq)),
-                Envelope::Hint { seq, .. } => Some(format!("hint {seq}")),
-                _ => None,
-            }));
-        }
-        heard
+        heard(&mut self.ws3)
     }
 
     async fn answer(&self, seq: Seq, receipt: Receipt) {
@@ -82,6 +76,37 @@ impl Routed {
     async fn on_board(&self) -> Vec<Seq> {
         let hints = self.part.board.hints(&self.part.chat.me.id, 0).await.unwrap().1;
         hints.into_iter().map(|hint| hint.seq).collect()
+    }
+}
+
+fn heard(subscription: &mut Subscription) -> Vec<String> {
+    let mut heard = Vec::new();
+    while let Ok(Heard::Batch(batch)) = subscription.try_recv() {
+        heard.extend(batch.iter().filter_map(|envelope| match &**envelope {
+            Envelope::Entry { entry, .. } => Some(format!("entry {}", entry.seq)),
+            Envelope::Hint { seq, .. } => Some(format!("hint {seq}")),
+            _ => None,
+        }));
+    }
+    heard
+}
+
+fn room() -> ConversationId {
+    ConversationId::parse("room:r").unwrap()
+}
+
+fn member(name: &str) -> Member {
+    let spans = vec![Span { after: 0, until: None }];
+    Member { user: user(name), role: "member".to_owned(), spans, as_of: 1 }
+}
+
+fn at_ws3(socket: u128) -> SocketEntry {
+    SocketEntry {
+        socket_id: SocketId(socket),
+        server: ws3(),
+        epoch: Epoch(1),
+        device: DeviceId::plain(),
+        claim: 1,
     }
 }
 
@@ -207,4 +232,96 @@ async fn while_somebody_is_deaf_everything_goes_to_the_board_as_well() {
     sleep(SECOND).await;
     assert_eq!(routed.on_board().await, [1, 1]);
     assert_eq!(routed.heard(), ["entry 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rooms_entry_that_finds_nobody_leaves_the_record_of_the_next_one() {
+    let mut routed = Routed::new().await;
+    let map_takes = |ms| routed.part.ports.map_takes_ms.store(ms, Ordering::Relaxed);
+    // The first looks before `b` comes, the second when `b` is there.
+    routed.part.ports.release(&user("b"), SocketId(3), 1).await.unwrap();
+    map_takes(100);
+    routed.hand_on_room(7, &["b"]);
+    map_takes(300);
+    routed.part.ports.bus_loses.store(true, Ordering::Relaxed);
+    routed.hand_on_room(8, &["b"]);
+    map_takes(0);
+    sleep(SECOND / 5).await;
+    routed.part.ports.claim(&user("b"), &at_ws3(4), &[]).await.unwrap();
+    sleep(SECOND / 5).await;
+    routed.part.ports.bus_loses.store(false, Ordering::Relaxed);
+    assert_eq!(routed.heard(), [""; 0], "the bus has lost it");
+    sleep(2 * SECOND).await;
+    assert_eq!(routed.heard(), ["hint 8"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_can_not_be_located_does_not_end_what_was_handed_on_since() {
+    let mut routed = Routed::new().await;
+    routed.part.ports.map_takes_ms.store(100, Ordering::Relaxed);
+    routed.hand_on(1);
+    routed.part.ports.map_takes_ms.store(0, Ordering::Relaxed);
+    routed.part.ports.bus_loses.store(true, Ordering::Relaxed);
+    routed.hand_on(2);
+    routed.part.ports.redis_away.store(true, Ordering::Relaxed);
+    sleep(SECOND).await;
+    assert_eq!(routed.heard(), [""; 0], "the bus has lost it");
+    assert_eq!(routed.on_board().await, [2, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn copies_for_own_devices_go_the_slow_way_where_there_is_no_room() {
+    let mut routed = Routed::new().await;
+    routed.part.ports.claim(&user("a"), &at_ws3(4), &[]).await.unwrap();
+    let (pending, now) = (&routed.part.chat.router.pending, Instant::now());
+    for number in 1..crate::chat::pending::RECORDS_MAX {
+        let conversation = ConversationId::parse(&format!("room:{number}")).unwrap();
+        assert!(pending.open(&Key { conversation, user: None }, 1, true, now));
+    }
+    routed.hand_on(1);
+    sleep(SECOND).await;
+    assert_eq!(routed.heard(), ["entry 1"]);
+    let hints = routed.part.board.hints(&routed.part.chat.me.id, 0).await.unwrap().1;
+    let users: Vec<_> = hints.into_iter().map(|hint| hint.user).collect();
+    assert_eq!(users, [Some(user("a"))], "there was room for one record, that of b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_is_asked_again_at_servers_only_and_here_without_the_bus() {
+    let mut routed = Routed::new().await;
+    let api = crate::board::BoardRow { role: Role::Api, ..board_row("api", 1) };
+    routed.part.board.beat(&api, None).await.unwrap();
+    let mut api = routed.part.ports.subscribe(&api.id).await.unwrap();
+    routed.part.ports.write(Record::Member(room(), member("c"))).await.unwrap();
+    let here = routed.part.enter("c", "default");
+    sleep(3 * SECOND).await;
+    routed.hand_on_room(1, &["b", "c"]);
+    sleep(SECOND).await;
+    here.take().now_or_never();
+    assert_eq!(routed.heard(), ["entry 1"]);
+    sleep(2 * SECOND).await;
+    assert_eq!(routed.heard(), ["hint 1"]);
+    assert_eq!(heard(&mut api), [""; 0], "it holds no sockets");
+    here.take().now_or_never();
+    routed.part.ports.bus_loses.store(true, Ordering::Relaxed);
+    sleep(2 * SECOND).await;
+    let events = here.take().now_or_never().unwrap_or_default();
+    assert!(matches!(events.front(), Some(Event::Hint { seq: 1, .. })), "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_stops_waits_for_what_is_being_located() {
+    let mut routed = Routed::new().await;
+    let here = routed.part.enter("b", "phone");
+    routed.part.ports.map_takes_ms.store(100, Ordering::Relaxed);
+    routed.hand_on(1);
+    let chat = routed.part.chat.clone();
+    chat.received(&here.who, &dm(), 1, Some(&chat.me.id.clone()), Receipt::Delivered);
+    assert!(chat.router.pending.is_empty(), "ws3 is not located yet");
+    let settled = tokio::time::timeout(3 * SECOND / 2, chat.hints_settled()).await;
+    assert!(settled.is_err(), "ws3 has not answered");
+    assert_eq!(routed.heard(), ["entry 1"]);
+    routed.answer(1, Receipt::Delivered).await;
+    let settled = tokio::time::timeout(SECOND, chat.hints_settled()).await;
+    assert!(settled.is_ok());
 }

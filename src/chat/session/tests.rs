@@ -66,11 +66,35 @@ fn a_reread_asked_for_during_the_first_read_follows_it() {
     assert!(out.work.is_none(), "one piece of work at a time");
     let mut out = Outputs::default();
     session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
-    assert!(matches!(out.work, Some(Work::Reread(_))), "{out:?}");
+    assert!(matches!(out.work, Some(Work::Reread { consistent: true, .. })), "{out:?}");
     assert!(out.frames.is_empty(), "not caught up yet");
     let mut out = Outputs::default();
     session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
     assert!(out.work.is_none() && out.frames == [crate::protocol::answer::caught_up()]);
+}
+
+#[test]
+fn the_belt_reads_what_stood_a_moment_ago_unless_more_is_asked_for() {
+    let is_read = |out: &Outputs| match out.work {
+        Some(Work::Reread { consistent, .. }) => Some(consistent),
+        _ => None,
+    };
+    for (first, second, expected) in [
+        (Event::Belt, Event::Belt, false),
+        (Event::Belt, Event::Reread, true),
+        (Event::Reread, Event::Belt, true),
+    ] {
+        let (mut session, now) = session(Wish::default());
+        step(&mut session, Input::Event(Event::Belt), now);
+        let out = step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+        assert!(out.work.is_none(), "the first read is all that the belt could ask for: {out:?}");
+        let out = step(&mut session, Input::Event(Event::Belt), now);
+        assert_eq!(is_read(&out), Some(false));
+        step(&mut session, Input::Event(first), now);
+        step(&mut session, Input::Event(second), now);
+        let out = step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+        assert_eq!(is_read(&out), Some(expected));
+    }
 }
 
 fn dm(other: &str) -> ConversationId {
@@ -226,6 +250,61 @@ fn who_goes_on_sending_owes_a_status_all_the_same() {
         }
     }
     assert_eq!(stored, [(4, 4)], "within 30 s, and then no more than a raise in 10 minutes");
+}
+
+/// The raises of one sender's lane carry the cursor; those of others don't know it.
+#[test]
+fn a_status_is_stored_in_time_whoever_the_texts_come_through() {
+    let lanes: Vec<ProcessId> =
+        ["ws1", "ws2", "ws3"].map(|id| ProcessId::parse(id).unwrap()).into();
+    for (lanes, gap, expected) in [(&lanes[..1], 27, 0..=0), (&lanes[..], 12, 10..=14)] {
+        let (mut session, begun) = session(Wish { acks_app: true, catchup: None });
+        step(&mut session, Input::Done(Done::Mailbox(Vec::new())), begun);
+        let (mut flush, mut waits, mut stored, mut stores) = (None, None, 0, 0);
+        for second in 0..400 {
+            let now = begun + Duration::from_secs(second);
+            let mut outs = Vec::new();
+            if second % gap == 0 {
+                let seq = second / gap + 1;
+                let Event::Text { conversation, text, .. } = text("b", seq) else { unreachable!() };
+                let via = lanes[(seq as usize) % lanes.len()].clone();
+                let again = false;
+                let heard = Event::Text { conversation, seq, n: seq, text, via, again };
+                let heard = step(&mut session, Input::Event(heard), now);
+                let dropped = matches!(heard.work, Some(Work::Load(..)));
+                outs.push(heard);
+                // Its position was dropped once all of it was stored.
+                if dropped {
+                    let loaded = Done::Loaded(dm("b"), stored);
+                    outs.push(step(&mut session, Input::Done(loaded), now));
+                }
+                let ack = format!(r#"{{"type":"ack","conversation":"dm:a:b","seq":{seq}}}"#);
+                outs.push(step(&mut session, Input::Frame(&ack), now));
+                waits = waits.or(Some(now));
+            }
+            if flush.take_if(|at| *at <= now).is_some() {
+                outs.push(step(&mut session, Input::Event(Event::Flush), now));
+            }
+            let store = outs.iter().find_map(|out| match &out.work {
+                Some(Work::Store(raises)) => Some(raises),
+                _ => None,
+            });
+            if let Some(raises) = store {
+                stored = raises[0].1.delivered.unwrap();
+                let done = Done::Stored { stored: vec![(dm("b"), stored)], failed: Vec::new() };
+                outs.push(step(&mut session, Input::Done(done), now));
+                let waited = now - waits.take().unwrap();
+                assert!(waited.as_secs() <= 30, "{waited:?}");
+                stores += 1;
+            }
+            for effect in outs.into_iter().flat_map(|out| out.effects) {
+                if let Effect::Rest(at) = effect {
+                    flush = Some(at);
+                }
+            }
+        }
+        assert!(expected.contains(&stores), "{stores}, texts each {gap} s by {}", lanes.len());
+    }
 }
 
 /// A busy conversation is never quiet; its cursor is stored all the same, and not too often.

@@ -15,8 +15,8 @@ impl Checker {
         &mut self,
         t: u64,
         (connection, user, device): (&str, &str, &str),
-        outcome: Option<Outcome>,
-        server: Option<&str>,
+        acks_app: bool,
+        (outcome, server): (Option<Outcome>, Option<&str>),
     ) {
         let name = self.names.name(connection);
         let (user, device) = (self.names.name(user), self.names.name(device));
@@ -32,11 +32,13 @@ impl Checker {
                 name,
                 device,
                 begun: t,
+                acks_app,
                 server: None,
-                caughtup: false,
+                caughtup: None,
                 closed: false,
                 offline: false,
                 before: logs.into_iter().map(before).collect(),
+                receipts: HashMap::new(),
             });
             devices.list[device].newest = Some(id);
             if self.upkeep.is_recovered(t) {
@@ -61,6 +63,7 @@ impl Checker {
             Some(id) => {
                 self.devices.connections[id].closed = true;
                 self.devices.connections[id].before = Vec::new();
+                self.devices.connections[id].receipts = HashMap::new();
             }
             None => self.counts.strays += 1,
         }
@@ -80,7 +83,7 @@ impl Checker {
         };
         let devices = &mut self.devices;
         let connection = &mut devices.connections[id];
-        connection.caughtup = true;
+        connection.caughtup.get_or_insert(t);
         let before = std::mem::take(&mut connection.before);
         let (device, user) = (connection.device, devices.list[connection.device].user);
         if devices.list[device].start.is_none() {

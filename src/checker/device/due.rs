@@ -82,14 +82,24 @@ impl Checker {
     }
 
     fn lacking(&self, device: DeviceId, log: LogId, got: &Got, sight: &Sight) -> Vec<u64> {
-        let user = self.devices.list[device].user;
         let known = &self.logs.list[log];
         // What was not acked and came late may be under way yet.
         let settled = known.acked.max(known.at_drain.unwrap_or(0));
-        let gaps = got.known.union(&got.missed).gaps(1, settled);
+        self.owed(device, log, &got.known.union(&got.missed).gaps(1, settled), sight)
+    }
+
+    /// What of these a device is to get.
+    pub(super) fn owed(
+        &self,
+        device: DeviceId,
+        log: LogId,
+        gaps: &Ranges,
+        sight: &Sight,
+    ) -> Vec<u64> {
         if gaps.is_empty() {
             return Vec::new();
         }
+        let (user, known) = (self.devices.list[device].user, &self.logs.list[log]);
         let start = self.start(device, log, sight);
         let entries = gaps.iter().flat_map(|(from, to)| known.entries.range(from..=to));
         let due = entries.filter(|(seq, entry)| {

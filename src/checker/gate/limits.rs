@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 pub struct Limits {
     /// I10: for so long a stored status may trail the receipt.
     pub status_ms: u64,
+    /// I1: in so long a connected device is handed what its conversations have, whoever has died
+    /// and whatever hint was lost: a death shows in 16 s, the second reading comes 20 s later.
+    pub hand_on_ms: u64,
     /// I15: after so long all is as before the faults.
     pub recovery_ms: Option<u64>,
     /// I15: how often the quiet p99 from send to receipt may be after the faults.
@@ -25,6 +28,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             status_ms: 32_000,
+            hand_on_ms: 40_000,
             recovery_ms: Some(30_000),
             latency_factor: Some(2.0),
             latency_floor_ms: 50,

@@ -14,6 +14,7 @@ impl Checker {
         let mut losses = Losses::default();
         self.judge_sends();
         self.judge_devices(&sights, &mut losses);
+        self.judge_unhanded(&sights);
         self.judge_logs(&sights, &mut losses);
         self.count_losses(&losses);
         self.judge_speakers(&sights);
@@ -75,7 +76,7 @@ impl Checker {
         let calm = || self.sends.list.iter().filter(|send| send.calm);
         let calm_acked = calm().filter(|send| send.done.is_some()).count() as u64;
         let (effective, least, effective_share) = self.upkeep.effective();
-        let (histories, read) = self.histories(sights);
+        let read = self.histories(sights);
         let stored = self.logs.list.iter().filter(|log| log.stored.is_some()).count() as u64;
         let (judged, wanted) = self.statuses.shares();
         let seen = Measures {
@@ -90,9 +91,12 @@ impl Checker {
             effective_share,
             effective_per_kind: least as f64,
             drained_share: share(counts.drained, counts.devices),
-            histories_share: share(read, histories),
+            stayed_share: share(counts.stayed, counts.devices),
+            histories_share: share(read.read, read.histories),
+            both_ways_share: share(read.both_ways, read.conversations),
             stored_share: share(stored, counts.conversations),
             statuses_share: share(judged, wanted),
+            stored_statuses: counts.stored_statuses as f64,
             latencies: self.upkeep.latencies() as f64,
         };
         self.gates.judge(&seen)

@@ -36,12 +36,16 @@ pub struct Counts {
     pub lost_middle: u64,
     /// Of these: behind all that the device has.
     pub lost_postfix: u64,
+    /// Entries that a connected device was not handed while all was still.
+    pub unhanded: u64,
     /// Repeats that a client can't drop.
     pub shown_twice: u64,
     /// Texts, sends and entries out of order.
     pub reordered: u64,
     /// Received messages whose `delivered` never came.
     pub missing_statuses: u64,
+    /// Statuses that a history showed when what it shows had to be stored.
+    pub stored_statuses: u64,
     /// Texts that came.
     pub received: u64,
     /// Texts that came to an application that had them, and were dropped.
@@ -52,6 +56,10 @@ pub struct Counts {
     pub devices: u64,
     /// Devices that were connected and caught up when the drain ended, or have everything.
     pub drained: u64,
+    /// Devices that stayed connected until all was still.
+    pub stayed: u64,
+    /// Of these, those that were connected before the faults were over.
+    pub stayed_through: u64,
     /// Connections that were welcomed.
     pub connections: u64,
     /// Of these, by a device that had been connected before.
@@ -81,6 +89,9 @@ pub struct Counts {
 pub struct Recovery {
     /// How often it was measured.
     pub times: u64,
+    /// How often it did not come while it was waited for.
+    #[serde(default)]
+    pub never: u64,
     /// In the middle.
     pub median_ms: u64,
     /// At most.

@@ -68,7 +68,7 @@ impl Report {
         writeln!(
             f,
             "acked {}: lost {} (prefix {}, middle {}, postfix {}), shown twice {}, reordered {}, \
-             missing statuses {}",
+             missing statuses {} (of {} to be stored)",
             c.acked,
             c.lost,
             c.lost_prefix,
@@ -76,7 +76,8 @@ impl Report {
             c.lost_postfix,
             c.shown_twice,
             c.reordered,
-            c.missing_statuses
+            c.missing_statuses,
+            c.stored_statuses
         )?;
         writeln!(
             f,
@@ -96,8 +97,14 @@ impl Report {
         )?;
         writeln!(
             f,
-            "devices {} ({} drained), conversations {}, membership changes {}, walks {}",
-            c.devices, c.drained, c.conversations, c.membership_changes, c.walks
+            "devices {} ({} drained, {} stayed until all was still, {} of them since before the \
+             faults were over), not handed on {}",
+            c.devices, c.drained, c.stayed, c.stayed_through, c.unhanded
+        )?;
+        writeln!(
+            f,
+            "conversations {}, membership changes {}, walks {}",
+            c.conversations, c.membership_changes, c.walks
         )?;
         let ((quiet, quiet99), (healed, healed99)) = (c.quiet_us, c.healed_us);
         writeln!(
@@ -120,7 +127,12 @@ impl Report {
             write!(f, "  {kind}: {effective} of {planned} effective")?;
             if let Some(recovery) = self.counts.recovery.get(kind) {
                 let (median, max) = (recovery.median_ms, recovery.max_ms);
-                write!(f, ", recovered in {median} ms (median), {max} ms (most)")?;
+                if recovery.times > 0 {
+                    write!(f, ", recovered in {median} ms (median), {max} ms (most)")?;
+                }
+                if recovery.never > 0 {
+                    write!(f, ", {} times not at all", recovery.never)?;
+                }
             }
             writeln!(f)?;
         }

@@ -340,10 +340,10 @@ fn i15_after_the_faults() {
     story.push(What::Map { claimed: vec![pair("a"), pair("b")], open: vec![pair("a")] });
     breaks(story.read_all(), I15);
     let mut story = begun();
-    let (fault, kind, target) = ("f1".to_owned(), "kill".into(), "ws1".into());
-    story.push(What::Fault { fault: fault.clone(), kind, target });
-    story.push(What::Healed { fault, bites: 1, recovered_ms: Some(31_000) });
-    breaks(story.read_all(), I15);
+    breaks(story.fault(Some(31_000), None).read_all(), I15);
+    let mut story = begun();
+    breaks(story.fault(None, Some(30_000)).read_all(), I15);
+    assert_eq!(story.report().counts.recovery["kill"].never, 1);
     // A device that tries in vain.
     let mut story = begun();
     story.close("b2").phase(Phase::Healed);
@@ -380,7 +380,8 @@ fn i16_something_broke_or_grew() {
     story.push(What::Broken { process: "ws1".into(), detail: "panicked at …".into() });
     breaks(story.read_all(), I16);
     let mut story = begun();
-    let needs = |resident, files| What::Resources { process: "ws1".into(), resident, files };
+    let needs =
+        |resident, files| What::Resources { process: "ws1".into(), resident, files, pid: None };
     story.phase(Phase::Quiet).push(needs(100 << 20, 50));
     story.phase(Phase::Healed).push(needs(100 << 20, 80));
     breaks(story.read_all(), I16);

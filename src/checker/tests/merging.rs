@@ -79,7 +79,7 @@ fn a_violation_is_told_with_its_lines_and_faults() {
     let mut story = talk();
     let (fault, kind, target) = ("f1".to_owned(), "server-kill".into(), "ws2".into());
     story.push(What::Fault { fault: fault.clone(), kind, target });
-    story.push(What::Healed { fault, bites: 3, recovered_ms: Some(1_200) });
+    story.push(What::Healed { fault, bites: 3, recovered_ms: Some(1_200), unrecovered_ms: None });
     story.t += 20_000_000_000;
     let (fault, kind, target) = ("f2".to_owned(), "redis-kill".into(), "redis".into());
     story.push(What::Fault { fault, kind, target }).read_all();

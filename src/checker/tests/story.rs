@@ -218,6 +218,13 @@ impl Story {
         self.push(What::Status { connection, conversation, seq, user, status })
     }
 
+    /// A fault begins, and ends at once.
+    pub fn fault(&mut self, recovered_ms: Option<u64>, unrecovered_ms: Option<u64>) -> &mut Self {
+        let (fault, kind, target) = (format!("f{}", self.t), "kill".into(), "ws1".into());
+        self.push(What::Fault { fault: fault.clone(), kind, target });
+        self.push(What::Healed { fault, bites: 1, recovered_ms, unrecovered_ms })
+    }
+
     pub fn member(&mut self, user: &str, joins: bool) -> &mut Self {
         for outcome in [None, Some(Outcome::Done)] {
             let (conversation, user) = ("room:r".into(), user.into());
@@ -271,9 +278,21 @@ impl Story {
         self
     }
 
+    /// Nothing more is sent, and nothing happens for so many seconds: all is still.
+    pub fn still(&mut self, seconds: u64) -> &mut Self {
+        self.phase(Phase::Drain);
+        self.t += seconds * 1_000_000_000;
+        self.phase(Phase::Still)
+    }
+
     /// The end of a direct conversation: both read all of it, both ways.
     pub fn read_all(&mut self) -> &mut Self {
-        self.end();
+        self.phase(Phase::Drain).read()
+    }
+
+    /// After the drain: both read all of it, both ways.
+    pub fn read(&mut self) -> &mut Self {
+        self.phase(Phase::Read);
         for user in ["a", "b"] {
             for direction in [Direction::Forward, Direction::Backward] {
                 self.walk_with(user, DM, Outcome::Done, self.whole(DM), direction);

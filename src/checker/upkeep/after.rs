@@ -42,6 +42,15 @@ impl Checker {
                     (About::default(), format!("{target} took {ms} ms to recover from {kind}"))
                 });
             }
+            for fault in faults.iter() {
+                let Some(ms) = fault.unrecovered_ms else { continue };
+                let span = (fault.from, fault.to.unwrap_or(self.now));
+                self.broken(Invariant::I15, span, || {
+                    let (kind, target) = (&fault.kind, &fault.target);
+                    let what = format!("{target} did not recover from {kind} within {ms} ms");
+                    (About::default(), what)
+                });
+            }
             if let Some((t, wrong)) = self.upkeep.map.as_ref().filter(|(_, w)| !w.is_empty()) {
                 self.broken(Invariant::I15, (*t, *t), || {
                     let (count, first) = (wrong.len(), wrong[..wrong.len().min(3)].join(", "));
@@ -59,7 +68,7 @@ impl Checker {
             after.saturating_sub(before) > floor.max(before * percent / 100)
         };
         for (process, needs) in &self.upkeep.needs {
-            let (Some(before), Some(after)) = (needs.quiet, needs.last) else { continue };
+            let (Some(before), Some(after)) = (needs.base, needs.last) else { continue };
             if grown(before.0, after.0, bytes) || grown(before.1, after.1, files) {
                 self.broken(Invariant::I16, (self.now, self.now), || {
                     let what = format!(
@@ -74,20 +83,24 @@ impl Checker {
 
     fn count_faults(&mut self) {
         let mut times: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        let mut never: BTreeMap<String, u64> = BTreeMap::new();
         for fault in &self.upkeep.faults {
             *self.counts.faults.entry(fault.kind.clone()).or_default() += 1;
             if fault.bites > 0 {
                 *self.counts.effective.entry(fault.kind.clone()).or_default() += 1;
             }
-            if let Some(ms) = fault.recovered_ms {
-                times.entry(fault.kind.clone()).or_default().push(ms);
+            if fault.recovered_ms.is_some() || fault.unrecovered_ms.is_some() {
+                times.entry(fault.kind.clone()).or_default().extend(fault.recovered_ms);
+                let never = never.entry(fault.kind.clone()).or_default();
+                *never += u64::from(fault.unrecovered_ms.is_some());
             }
         }
         for (kind, mut times) in times {
             times.sort_unstable();
             let recovery = Recovery {
                 times: times.len() as u64,
-                median_ms: times[times.len() / 2],
+                never: never.get(&kind).copied().unwrap_or(0),
+                median_ms: times.get(times.len() / 2).copied().unwrap_or(0),
                 max_ms: times.last().copied().unwrap_or(0),
             };
             self.counts.recovery.insert(kind, recovery);

@@ -78,21 +78,38 @@ impl Checker {
         });
     }
 
-    /// How many (conversation, participant) there are, and of how many the history was read after
-    /// the drain, in both directions.
-    pub(in crate::checker) fn histories(&self, sights: &[Sight]) -> (u64, u64) {
+    /// How much of all histories was read after the drain.
+    pub(in crate::checker) fn histories(&self, sights: &[Sight]) -> Read {
         let done = |walk: &&Walk| walk.last && walk.outcome == Some(Outcome::Done);
         let done = self.walks.list.iter().filter(done);
         let ways: HashSet<_> =
             done.map(|walk| (walk.log, walk.user, walk.direction == Direction::Forward)).collect();
-        let (mut all, mut read) = (0, 0);
+        let mut of = Read::default();
         for (id, sight) in sights.iter().enumerate() {
+            let went = |user, forward| ways.contains(&(id, user, forward));
+            let (mut there, mut both) = (false, false);
             for user in sight.participants() {
-                all += 1;
-                let both = [true, false].iter().all(|way| ways.contains(&(id, user, *way)));
-                read += u64::from(both);
+                let (forward, backward) = (went(user, true), went(user, false));
+                of.histories += 1;
+                of.read += u64::from(forward || backward);
+                (there, both) = (true, both || forward && backward);
             }
+            of.conversations += u64::from(there);
+            of.both_ways += u64::from(both);
         }
-        (all, read)
+        of
     }
+}
+
+/// What was read after the drain.
+#[derive(Debug, Default)]
+pub(in crate::checker) struct Read {
+    /// (conversation, participant) that there are.
+    pub histories: u64,
+    /// Of these, whose history was read, one way at least.
+    pub read: u64,
+    /// Conversations that there are.
+    pub conversations: u64,
+    /// Of these, which one participant at least read both ways.
+    pub both_ways: u64,
 }

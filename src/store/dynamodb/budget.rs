@@ -2,8 +2,8 @@
 //!
 //! A retry draws from both, a success pays a part back into both. So a partition that is throttled
 //! takes no retries from the others, and an outage of everything does not multiply its own load.
-//! **Invariant:** of any number of requests at most [`LINK_RETRIES`] plus a fifth of the successes
-//! are retries.
+//! **Invariant:** of any number of requests, but for those of the board, at most [`LINK_RETRIES`]
+//! plus a fifth of the successes are retries.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -7,14 +7,15 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
-use tokio::time::sleep;
+use tokio::sync::mpsc::Sender;
 
 use super::{Attack, Effect, Kind, RECOVERY_LIMIT, until_bitten};
-use crate::torture::device::Order;
+use crate::torture::device::{Order, Ordered};
 use crate::torture::tcp::{Rules, Way};
+use crate::torture::world::Recovery;
 
-/// How long an order may take to be carried out by a device that is just connecting.
-const ORDER_LIMIT: Duration = Duration::from_secs(8);
+/// Longer than a server waits for a receipt (30 s): whoever does not read for so long is given up.
+const SLOW_MS: std::ops::Range<u64> = 33_000..40_000;
 
 impl Attack {
     /// Some of the connections before the balancer.
@@ -55,7 +56,7 @@ impl Attack {
         let bites = front.rule(&lines, rules);
         until_bitten(Duration::from_millis(millis), || bites.load(Ordering::Relaxed)).await;
         front.rule(&lines, if breaks { Rules::both(Way::Reset) } else { Rules::default() });
-        Ok(Effect { bites: bites.load(Ordering::Relaxed), recovered_ms: None })
+        Ok(Effect { bites: bites.load(Ordering::Relaxed), recovery: Recovery::Unmeasured })
     }
 
     /// Some of the devices.
@@ -68,7 +69,7 @@ impl Attack {
             Kind::ClientsKilledAfterSend => (Order::KilledAfterSend, Duration::ZERO),
             Kind::ClientsForget => (Order::Forget, Duration::ZERO),
             _ => {
-                let millis = random.random_range(1_000..6_000);
+                let millis = random.random_range(SLOW_MS);
                 (Order::StopReading(millis), Duration::from_millis(millis))
             }
         };
@@ -76,22 +77,16 @@ impl Attack {
         let chosen: Vec<_> = self.orders.sample(random, count).collect();
         let bites = Arc::new(AtomicU64::new(0));
         let since = self.world.journal.now_ms();
-        for (_, device) in &chosen {
-            // One that has an order already gets no other.
-            let _ = device.try_send((order.clone(), bites.clone()));
-        }
-        sleep(wait).await;
-        let devices: Vec<_> = chosen.iter().map(|(key, _)| *key).collect();
-        let recovered_ms = match kind {
-            Kind::ClientsStopReading => {
-                sleep(Duration::from_millis(200)).await;
-                None
-            }
-            _ => {
-                let back = self.world.back_again(&devices, since, RECOVERY_LIMIT);
-                tokio::time::timeout(ORDER_LIMIT, back).await.ok().flatten()
-            }
+        // One that has an order already gets no other.
+        let takes = |device: &Sender<Ordered>| device.try_send((order.clone(), bites.clone()));
+        let ordered = chosen.iter().filter(|(_, device)| takes(device).is_ok());
+        let devices: Vec<_> = ordered.map(|(key, _)| *key).collect();
+        // One that is just connecting carries it out a little later.
+        until_bitten(wait, || bites.load(Ordering::Relaxed)).await;
+        let recovery = match kind {
+            Kind::ClientsStopReading => Recovery::Unmeasured,
+            _ => self.world.back_again(&devices, since, RECOVERY_LIMIT).await,
         };
-        Ok(Effect { bites: bites.load(Ordering::Relaxed), recovered_ms })
+        Ok(Effect { bites: bites.load(Ordering::Relaxed), recovery })
     }
 }

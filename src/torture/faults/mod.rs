@@ -18,7 +18,7 @@ use super::device::Ordered;
 use super::fleet::{Fleet, SERVERS};
 use super::http::{Mood, Weather};
 use super::tcp::Rules;
-use super::world::World;
+use super::world::{Recovery, World};
 use crate::bench::resp;
 
 /// How long a recovery is waited for.
@@ -116,7 +116,7 @@ const CLIENTS: &[(Kind, u32)] = &[
     (ClientsSliced, 2),
     (ClientsKilledAfterSend, 6),
     (ClientsForget, 4),
-    (ClientsStopReading, 4),
+    (ClientsStopReading, 2),
 ];
 
 impl Kind {
@@ -266,8 +266,8 @@ impl Attack {
 pub(super) struct Effect {
     /// How often it was seen to bite.
     pub bites: u64,
-    /// Until its target did its work again.
-    pub recovered_ms: Option<u64>,
+    /// Whether its target did its work again.
+    pub recovery: Recovery,
 }
 
 impl Attack {

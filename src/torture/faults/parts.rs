@@ -3,17 +3,20 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rand::RngExt;
 use rand::rngs::SmallRng;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Attack, Effect, Kind, RECOVERY_LIMIT, until_bitten};
+use super::{Attack, BITE_LIMIT, Effect, Kind, RECOVERY_LIMIT, until_bitten};
 use crate::bench::resp::{self, Reply};
+use crate::client::Api;
 use crate::torture::fleet::SERVERS;
 use crate::torture::tcp::{Rules, Way};
+use crate::torture::world::Recovery;
 
-/// A key that no person has: by it a probe sees how Redis takes writes.
-const PROBE: &str = "torture-probe";
+/// How long a server may take to tell what it has counted.
+const COUNTS_LIMIT: Duration = Duration::from_secs(1);
 /// Most of the keys that are overwritten.
 const WRONG_KEYS_MAX: usize = 20;
 
@@ -23,11 +26,30 @@ impl Attack {
         resp::once(address, words).await
     }
 
-    /// 1 if a write is refused with this word.
-    async fn refuses(&self, word: &str) -> u64 {
-        match self.redis(&["SET", PROBE, "1"]).await {
-            Err(error) => u64::from(error.to_string().contains(word)),
-            Ok(_) => 0,
+    /// Calls of each server that Redis refused in this way, as the server itself has counted.
+    async fn refusals(&self, outcome: &str) -> Vec<u64> {
+        let counts = self.fleet.admins.iter().map(async |admin| {
+            let api = Api::new(format!("http://{admin}"));
+            let answer = timeout(COUNTS_LIMIT, api.get("/metrics")).await.ok()?.ok()?;
+            Some(counted(answer.body.as_str()?, outcome))
+        });
+        // Who does not answer has counted nothing that is known.
+        join_all(counts).await.into_iter().map(Option::unwrap_or_default).collect()
+    }
+
+    /// So long a fault lasts by which Redis refuses calls, and on until a server has met it.
+    async fn until_refused(&self, lasts: Duration, before: &[u64], outcome: &str) -> u64 {
+        sleep(lasts).await;
+        let limit = Instant::now() + BITE_LIMIT;
+        loop {
+            let now = self.refusals(outcome).await;
+            // One that was started again has counted from 0.
+            let bites = now.iter().zip(before).map(|(now, before)| now.saturating_sub(*before));
+            let bites = bites.sum();
+            if bites > 0 || Instant::now() > limit {
+                return bites;
+            }
+            sleep(Duration::from_millis(200)).await;
         }
     }
 
@@ -52,16 +74,16 @@ impl Attack {
                 }
             }
             Kind::RedisReadonly => {
+                let before = self.refusals("readonly").await;
                 self.redis(&["REPLICAOF", "127.0.0.1", "1"]).await?;
-                let bites = self.refuses("READONLY").await;
-                sleep(millis).await;
+                let bites = self.until_refused(millis, &before, "readonly").await;
                 self.redis(&["REPLICAOF", "NO", "ONE"]).await?;
                 bites
             }
             Kind::RedisFull => {
+                let before = self.refusals("full").await;
                 self.redis(&["CONFIG", "SET", "maxmemory", "1"]).await?;
-                let bites = self.refuses("OOM").await;
-                sleep(millis).await;
+                let bites = self.until_refused(millis, &before, "full").await;
                 self.redis(&["CONFIG", "SET", "maxmemory", "0"]).await?;
                 bites
             }
@@ -70,8 +92,7 @@ impl Attack {
         let since = self.world.journal.now_ms();
         let [a, b, c] = SERVERS.map(|s| self.world.hears_again(s, since, RECOVERY_LIMIT));
         let (a, b, c) = tokio::join!(a, b, c);
-        let recovered_ms = [a, b, c].into_iter().collect::<Option<Vec<u64>>>();
-        Ok(Effect { bites, recovered_ms: recovered_ms.and_then(|all| all.into_iter().max()) })
+        Ok(Effect { bites, recovery: Recovery::of_all([a, b, c]) })
     }
 
     async fn kill_redis(&self, away: Duration) -> anyhow::Result<u64> {
@@ -156,9 +177,38 @@ impl Attack {
             }
         };
         let since = self.world.journal.now_ms();
-        let recovered_ms = self.world.hears_again(server, since, RECOVERY_LIMIT).await;
-        Ok(Effect { bites: bites.load(Ordering::Relaxed), recovered_ms })
+        let recovery = self.world.hears_again(server, since, RECOVERY_LIMIT).await;
+        Ok(Effect { bites: bites.load(Ordering::Relaxed), recovery })
     }
 }
 
-const NONE: Effect = Effect { bites: 0, recovered_ms: None };
+const NONE: Effect = Effect { bites: 0, recovery: Recovery::Unmeasured };
+
+/// The calls of Redis that ended so, in what `/metrics` shows.
+fn counted(metrics: &str, outcome: &str) -> u64 {
+    let ended = format!("outcome=\"{outcome}\"");
+    let lines = metrics
+        .lines()
+        .filter(|line| line.starts_with("parlor_redis_calls_total{") && line.contains(&ended));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Call, Metrics};
+
+    #[test]
+    fn what_servers_have_counted_is_read_by_outcome() {
+        let metrics = Metrics::new("ws1");
+        for (operation, outcome, times) in
+            [("claim", "readonly", 3), ("sweep", "readonly", 2), ("claim", "full", 1)]
+        {
+            metrics.redis_calls.get_or_create(&Call { operation, outcome }).inc_by(times);
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, metrics.registry()).unwrap();
+        let count = |outcome| counted(&text, outcome);
+        assert_eq!((count("readonly"), count("full"), count("ok")), (5, 1, 0), "{text}");
+    }
+}

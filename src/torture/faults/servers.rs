@@ -11,6 +11,7 @@ use super::{Attack, Effect, Kind, RECOVERY_LIMIT, until_bitten};
 use crate::torture::fleet::SERVERS;
 use crate::torture::journal::locked;
 use crate::torture::tcp::{Rules, Way};
+use crate::torture::world::Recovery;
 
 /// How long a drain may take, beyond what it was told.
 const DRAIN_LIMIT: Duration = Duration::from_secs(20);
@@ -33,14 +34,14 @@ impl Attack {
         sleep(Duration::from_millis(random.random_range(0..1_500))).await;
         let renamed = SERVERS.contains(&target) && random.random_bool(0.5);
         // People come back to the others while this one starts.
-        let (started, recovered_ms) = tokio::join!(slot.start(renamed), async {
+        let (started, recovery) = tokio::join!(slot.start(renamed), async {
             match kind {
                 Kind::ApiKilled => self.api_answers(since).await,
                 _ => self.world.back_again(&devices, since, RECOVERY_LIMIT).await,
             }
         });
         *process = Some(started?);
-        Ok(Effect { bites, recovered_ms })
+        Ok(Effect { bites, recovery })
     }
 
     /// The devices that lose their connection with this process.
@@ -52,7 +53,7 @@ impl Attack {
         }
     }
 
-    async fn api_answers(&self, since: u64) -> Option<u64> {
+    async fn api_answers(&self, since: u64) -> Recovery {
         let asking = async {
             loop {
                 if self.world.api.get("/v1/servers").await.is_ok_and(|answer| answer.status == 200)
@@ -62,7 +63,10 @@ impl Attack {
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        timeout(RECOVERY_LIMIT, asking).await.ok()
+        match timeout(RECOVERY_LIMIT, asking).await {
+            Ok(took) => Recovery::After(took),
+            Err(_) => Recovery::Never(self.world.journal.now_ms().saturating_sub(since)),
+        }
     }
 
     /// SIGSTOP, and SIGCONT after so many milliseconds: a zombie that does not know.
@@ -76,14 +80,14 @@ impl Attack {
         running.signal("CONT").await?;
         let since = self.world.journal.now_ms();
         drop(process);
-        let recovered_ms = match target {
+        let recovery = match target {
             "up" => self.any_acks(since).await,
             server => self.world.acks_again(server, since, RECOVERY_LIMIT).await,
         };
-        Ok(Effect { bites, recovered_ms })
+        Ok(Effect { bites, recovery })
     }
 
-    pub(super) async fn any_acks(&self, since: u64) -> Option<u64> {
+    pub(super) async fn any_acks(&self, since: u64) -> Recovery {
         let [a, b, c] = SERVERS.map(|s| self.world.acks_again(s, since, RECOVERY_LIMIT));
         let first = tokio::select! { ms = a => ms, ms = b => ms, ms = c => ms };
         first
@@ -108,13 +112,24 @@ impl Attack {
             self.broken(target, format!("SIGTERM: {how}"));
             let _ = running.kill().await;
         }
+        let bites = self.moved(&devices, since);
         let renamed = SERVERS.contains(&target) && random.random_bool(0.5);
-        let (started, recovered_ms) = tokio::join!(
+        let (started, recovery) = tokio::join!(
             slot.start(renamed),
             self.world.back_again(&devices, since, RECOVERY_LIMIT)
         );
         *process = Some(started?);
-        Ok(Effect { bites: 1, recovered_ms })
+        Ok(Effect { bites, recovery })
+    }
+
+    /// How many of these have lost their connection since, or have another already.
+    fn moved(&self, devices: &[(usize, usize)], since: u64) -> u64 {
+        let presence = locked(&self.world.presence);
+        let has_moved = |device: &&(usize, usize)| {
+            let there = presence.get(device);
+            there.is_some_and(|p| p.server.is_none() || p.caught_up_ms > since)
+        };
+        devices.iter().filter(has_moved).count() as u64
     }
 
     pub(super) fn broken(&self, process: &str, detail: String) {
@@ -148,7 +163,7 @@ impl Attack {
             door.rule(&lines, Rules::both(Way::Reset));
         }
         let since = self.world.journal.now_ms();
-        let recovered_ms = self.world.acks_again(target, since, RECOVERY_LIMIT).await;
-        Ok(Effect { bites: bites.load(Ordering::Relaxed), recovered_ms })
+        let recovery = self.world.acks_again(target, since, RECOVERY_LIMIT).await;
+        Ok(Effect { bites: bites.load(Ordering::Relaxed), recovery })
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use super::{Attack, Effect, RECOVERY_LIMIT, until_bitten};
 use crate::torture::fleet::{Links, SERVERS};
 use crate::torture::http::{Mood, Weather};
+use crate::torture::world::Recovery;
 
 /// Now and then it lasts so long that the board's rows grow old.
 const LONG_ONE_IN: u32 = 8;
@@ -42,20 +43,20 @@ impl Attack {
         links.iter().for_each(|links| links.store.weather(Weather::default()));
         let bites = count() - before;
         let since = self.world.journal.now_ms();
-        let recovered_ms = match process {
+        let recovery = match process {
             None => self.all_ack(since).await,
             Some(server) if SERVERS.contains(&server) => {
                 self.world.acks_again(server, since, RECOVERY_LIMIT).await
             }
-            Some(_) => None,
+            Some(_) => Recovery::Unmeasured,
         };
-        Ok(Effect { bites, recovered_ms })
+        Ok(Effect { bites, recovery })
     }
 
-    async fn all_ack(&self, since: u64) -> Option<u64> {
+    async fn all_ack(&self, since: u64) -> Recovery {
         let [a, b, c] = SERVERS.map(|s| self.world.acks_again(s, since, RECOVERY_LIMIT));
         let (a, b, c) = tokio::join!(a, b, c);
-        Some(a?.max(b?).max(c?))
+        Recovery::of_all([a, b, c])
     }
 
     /// DynamoDB itself stands still.
@@ -69,6 +70,6 @@ impl Attack {
         running.signal("CONT").await?;
         let since = self.world.journal.now_ms();
         drop(process);
-        Ok(Effect { bites, recovered_ms: self.all_ack(since).await })
+        Ok(Effect { bites, recovery: self.all_ack(since).await })
     }
 }

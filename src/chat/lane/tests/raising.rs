@@ -181,11 +181,16 @@ async fn cursors_ride_on_the_next_raise_clamped_to_the_tail() {
     assert_eq!((row_b.last, row_b.delivered), (3, 2));
     world.say_by(&socket, Say::to("a", "b", "four")).await;
     assert_eq!(world.trace()[0], "raise b 4", "each is carried once");
+    world.lanes.note_received(&dm(), &user("b"), &phone, 4);
+    tokio::time::sleep(Duration::from_secs(28)).await;
+    world.trace();
+    world.say_by(&socket, Say::to("a", "b", "four and a half")).await;
+    assert_eq!(world.trace()[0], "raise b 5 phone=4", "its session counts on it");
     // The other one's cursor waits for a raise of that row, or gets too old.
     world.submit(Say::to("b", "a", "five")).await.unwrap().unwrap();
-    assert_eq!(world.trace()[0], "raise a 5 phone=2");
+    assert_eq!(world.trace()[0], "raise a 6 phone=2");
     world.lanes.note_received(&dm(), &user("b"), &phone, 5);
-    tokio::time::sleep(Duration::from_secs(26)).await;
+    tokio::time::sleep(Duration::from_secs(31)).await;
     world.trace();
     world.submit(Say::to("b", "a", "six")).await.unwrap().unwrap();
     world.say_by(&socket, Say::to("a", "b", "seven")).await;
