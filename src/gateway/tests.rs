@@ -105,7 +105,7 @@ async fn a_handful_is_not_kept_waiting() {
 #[tokio::test]
 async fn clients_that_do_not_read_keep_nobody_from_catching_up() {
     let part = Part::new().await;
-    let gateway = Gateway::new(part.chat.clone());
+    let gateway = Gateway::new(part.chat.clone(), None);
     gateway.open();
     let listener = TcpSocket::new_v4().unwrap();
     listener.set_send_buffer_size(4_096).unwrap();

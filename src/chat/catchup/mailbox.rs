@@ -64,28 +64,41 @@ impl Chat {
         if !known {
             self.register(store, outbox, &rows, devices).await?;
         }
-        let (mut waiting, mut starts) = (Vec::new(), None);
-        for row in &rows {
-            let cursor = match known {
-                true => cursor(store, outbox, row, &mut starts).await,
-                // A new device starts at what the person has received.
-                false => Ok(row.delivered),
-            };
-            let found = match cursor {
-                Ok(cursor) => {
-                    let cursor = at(&row.conversation, cursor);
-                    waiting_in(store, outbox, row, cursor, catchup).await
-                }
-                Err(error) => Err(error),
-            };
-            match found {
-                Ok(found) => waiting.extend(found),
-                Err(error) if error.retryable() => return Err(error),
-                Err(error) => tracing::warn!(%error, conversation = %row.conversation, "left out"),
-            }
-        }
+        let waiting = waiting_in_all(store, outbox, &rows, known, catchup, at).await?;
         Ok(Done::Mailbox(waiting))
     }
+}
+
+/// What waits in these rows. A device that was not `known` starts at what the person has received;
+/// `at` says where its other sockets have moved a cursor.
+async fn waiting_in_all(
+    store: &InTurn<'_>,
+    outbox: &Outbox,
+    rows: &[Row],
+    known: bool,
+    catchup: Option<u64>,
+    at: impl Fn(&ConversationId, Seq) -> Seq,
+) -> Result<Vec<Waiting>, StoreError> {
+    let (mut waiting, mut starts) = (Vec::new(), None);
+    for row in rows {
+        let cursor = match known {
+            true => cursor(store, outbox, row, &mut starts).await,
+            false => Ok(row.delivered),
+        };
+        let found = match cursor {
+            Ok(cursor) => {
+                let cursor = at(&row.conversation, cursor);
+                waiting_in(store, outbox, row, cursor, catchup).await
+            }
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(found) => waiting.extend(found),
+            Err(error) if error.retryable() => return Err(error),
+            Err(error) => tracing::warn!(%error, conversation = %row.conversation, "left out"),
+        }
+    }
+    Ok(waiting)
 }
 
 /// What waits in a row, if anything does.

@@ -258,7 +258,7 @@ fn a_status_is_stored_in_time_whoever_the_texts_come_through() {
     let lanes: Vec<ProcessId> =
         ["ws1", "ws2", "ws3"].map(|id| ProcessId::parse(id).unwrap()).into();
     for (lanes, gap, expected) in [(&lanes[..1], 27, 0..=0), (&lanes[..], 12, 10..=14)] {
-        let (mut session, begun) = session(Wish { acks_app: true, catchup: None });
+        let (mut session, begun) = session(Wish { acks_app: true, ..Wish::default() });
         step(&mut session, Input::Done(Done::Mailbox(Vec::new())), begun);
         let (mut flush, mut waits, mut stored, mut stores) = (None, None, 0, 0);
         for second in 0..400 {
