@@ -255,8 +255,8 @@ impl Checker {
         let device = self.devices.device_of(connection);
         let got = self.devices.got.entry((device, log)).or_default();
         got.missed.insert_range(from, to);
-        // Being told is what the receipt that follows is for. Where the application gives it, it may
-        // never come.
+        // Being told is what the receipt that follows is for. Where the application gives it, it
+        // may never come.
         if self.devices.connections[connection].acks_app {
             let got = self.devices.got.entry((device, log)).or_default();
             got.acked = got.acked.max(to);
