@@ -41,6 +41,8 @@ pub enum Command {
     Table(Table),
     /// The data folder of `parlor up`: check what it holds.
     Store(Store),
+    /// Tokens for trying things, and the secret that signs them.
+    Token(crate::auth::mint::Mint),
     /// Chat from the terminal; plain lines when it is not one.
     Chat(Chat),
     /// Load, with a report.
@@ -64,6 +66,25 @@ pub struct Common {
     /// Print one line of JSON on stdout once everything accepts
     #[arg(long, env = "PARLOR_READY_JSON")]
     pub ready_json: bool,
+    /// Which tokens are taken
+    #[command(flatten)]
+    pub tokens: crate::auth::Options,
+}
+
+impl Common {
+    /// Whether other machines may reach the listeners.
+    pub fn anywhere(&self) -> bool {
+        self.insecure_dev || self.tokens.has_keys()
+    }
+}
+
+/// Who may open a direct conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dm {
+    /// Anybody, with anybody.
+    Open,
+    /// Only tokens of scope `service`, over the Message API: people write where there is one.
+    Existing,
 }
 
 /// Where the real parts are.
@@ -132,6 +153,9 @@ pub struct Up {
     /// How new connections are dealt
     #[arg(long, value_enum, default_value_t = Pick::RoundRobin, env = "PARLOR_PICK")]
     pub pick: Pick,
+    /// Who may open a direct conversation
+    #[arg(long, value_enum, default_value_t = Dm::Open, env = "PARLOR_DM")]
+    pub dm: Dm,
     /// The real parts
     #[command(flatten)]
     pub parts: Parts,
@@ -234,6 +258,9 @@ pub struct Server {
     /// Where browsers reach this server themselves, for GET /v1/connect
     #[arg(long, value_name = "wss://…/ws", env = "PARLOR_PUBLIC_URL")]
     pub public_url: Option<String>,
+    /// Who may open a direct conversation
+    #[arg(long, value_enum, default_value_t = Dm::Open, env = "PARLOR_DM")]
+    pub dm: Dm,
     /// The real parts
     #[command(flatten)]
     pub parts: Parts,
@@ -254,6 +281,9 @@ pub struct Api {
     /// Name on the board and of the Redis channel; default `api-` and 8 random characters
     #[arg(long, value_name = "ID", env = "PARLOR_ID")]
     pub id: Option<ProcessId>,
+    /// Who may open a direct conversation
+    #[arg(long, value_enum, default_value_t = Dm::Open, env = "PARLOR_DM")]
+    pub dm: Dm,
     /// The real parts
     #[command(flatten)]
     pub parts: Parts,
@@ -349,6 +379,9 @@ pub struct Chat {
     /// Which of your devices this is
     #[arg(long, value_name = "DEVICE", default_value = "terminal", env = "PARLOR_DEVICE")]
     pub device: DeviceId,
+    /// Your token
+    #[command(flatten)]
+    pub carried: crate::auth::Carried,
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use parlor::auth::BadKeys;
 use parlor::config::{Cli, Command};
 use parlor::node::NodeError;
 use parlor::table::TableError;
-use parlor::{bench, folder, roles, table, telemetry, terminal, torture};
+use parlor::{auth, bench, folder, roles, table, telemetry, terminal, torture};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
             match (error.downcast_ref::<NodeError>(), error.downcast_ref::<TableError>()) {
                 (Some(NodeError::Usage(_)), _) => ExitCode::from(2),
                 (_, Some(error)) => ExitCode::from(error.exit_code()),
+                _ if error.is::<BadKeys>() => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -46,6 +48,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Api(options) => Ok(roles::api(options).await?),
         Command::Table(options) => Ok(table::run(&options).await?),
         Command::Store(options) => Ok(folder::run(&options)?),
+        Command::Token(options) => Ok(auth::mint::run(&options)?),
         Command::Chat(options) => terminal::run(options).await,
         Command::Bench(options) => bench::run(options).await,
         Command::Torture(options) => torture::run(options).await,

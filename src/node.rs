@@ -18,11 +18,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::api::ApiOptions;
 use crate::api::health::Health;
+use crate::auth::{BadKeys, Verifier};
 use crate::board::{BoardRow, Role};
 use crate::chat::lane::Lanes;
 use crate::chat::liveness::{Liveness, RowChange, StartError};
 use crate::chat::reads::Reads;
-use crate::chat::{self, Chat, Identity};
+use crate::chat::{self, Chat, Identity, Opening};
 use crate::edge::Edge;
 use crate::gateway::{Accepted, DOOR_MAX, Door, Gateway};
 use crate::protocol::{Epoch, ProcessId};
@@ -58,6 +59,12 @@ impl From<WiringError> for NodeError {
     }
 }
 
+impl From<BadKeys> for NodeError {
+    fn from(error: BadKeys) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
 impl From<StartError> for NodeError {
     fn from(error: StartError) -> Self {
         match error {
@@ -67,16 +74,19 @@ impl From<StartError> for NodeError {
     }
 }
 
-/// Binds a listener. Development mode trusts `?userId=`, so only loopback may be listened on.
+/// Binds a listener. Without tokens `?userId=` is trusted, so only loopback may be listened on;
+/// `anywhere` lifts that.
 pub async fn listen(
     address: SocketAddr,
-    insecure_dev: bool,
+    anywhere: bool,
     option: &str,
 ) -> Result<TcpListener, NodeError> {
-    if !address.ip().is_loopback() && !insecure_dev {
-        let why = "this version has no authentication, anybody could be anybody";
+    if !address.ip().is_loopback() && !anywhere {
+        let ways = "give --jwt-secret-file FILE (parlor token --new-secret FILE makes one), or \
+                    --jwt-key-file FILE or --jwks-url URL, or --insecure-dev on a network that \
+                    keeps strangers out";
         return Err(NodeError::Usage(format!(
-            "{address} is not loopback, and {why}: listen on 127.0.0.1, or add --insecure-dev"
+            "{address} is not loopback, and without tokens anybody could be anybody: {ways}"
         )));
     }
     let in_use = |error: std::io::Error| match error.kind() {
@@ -136,6 +146,10 @@ pub struct Node {
     reads: Arc<Reads>,
     /// What `/readyz` says.
     pub health: Arc<Health>,
+    /// Checks tokens; `None` in development mode.
+    pub auth: Option<Verifier>,
+    /// Who may open a direct conversation.
+    pub opening: Opening,
     /// Its parts, in the order of starting.
     pub parts: Vec<Part>,
     /// Whose rows may stand on the board although there is no such part: their start was cut short.
@@ -162,6 +176,8 @@ impl Node {
             reads: Arc::default(),
             wired,
             health,
+            auth: None,
+            opening: Opening::default(),
             parts: Vec::new(),
             starting: Vec::new(),
             accepting: CancellationToken::new(),
@@ -170,6 +186,14 @@ impl Node {
             watchers: TaskTracker::new(),
             drain: Duration::from_secs(drain_seconds),
         }
+    }
+
+    /// From now on who asks must have a token; the keys of a provider are kept fresh.
+    pub fn guard(&mut self, verifier: Verifier) {
+        let (keeping, asked) = (verifier.clone(), verifier.clone());
+        self.watchers.spawn(keeping.keep(self.background.clone()));
+        self.health.watch("keys", move || asked.trouble());
+        self.auth = Some(verifier);
     }
 
     /// Starts parts side by side, since each may have to wait until its name is seen to be free.
@@ -225,6 +249,7 @@ impl Node {
             liveness,
             metrics,
             clock: chat::wall_clock(),
+            opening: self.opening,
         });
         self.watch(&chat);
         let bus = self.wired.bus.subscribe(&id).await;
@@ -236,7 +261,7 @@ impl Node {
         let (gateway, door) = match role {
             Role::Server => {
                 let (door, handed) = mpsc::channel::<Accepted>(DOOR_MAX);
-                let gateway = Gateway::new(chat.clone(), edge);
+                let gateway = Gateway::new(chat.clone(), edge, self.auth.clone());
                 let serving = gateway.clone().serve(listener, handed, self.accepting.clone());
                 self.tasks.spawn(serving);
                 (Some(gateway), Some(door))
@@ -244,6 +269,7 @@ impl Node {
             Role::Api => {
                 let serving = crate::api::serve(
                     chat.clone(),
+                    self.auth.clone(),
                     listener,
                     ApiOptions { edge, ..ApiOptions::default() },
                     self.accepting.clone(),

@@ -1,6 +1,7 @@
 //! The long-running roles: from the command line to a running process, and to its exit code.
 
 mod addresses;
+mod dealer;
 mod entrance;
 
 use std::net::SocketAddr;
@@ -10,22 +11,24 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 use addresses::Addresses;
+pub use dealer::balancer;
 use entrance::Entrance;
 
-use crate::api::health::{self, Admin, Health};
+use crate::api::health::{self, Health};
 use crate::api::{self, ApiOptions};
+use crate::auth::Verifier;
 use crate::balancer::forward::Forward;
 use crate::balancer::{self, Backends};
 use crate::board::Role;
-use crate::config::{Api, Balancer, Common, EdgeOptions, Server, Up};
-use crate::edge::{Edge, Upstream};
+use crate::chat::Opening;
+use crate::config::{Api, Common, Dm, EdgeOptions, Server, Up};
+use crate::edge::Edge;
 use crate::node::{Node, NodeError, PartOptions, listen};
 use crate::protocol::ProcessId;
 use crate::telemetry::Metrics;
-use crate::wiring::{self, Data};
+use crate::wiring::{self, Data, Wired};
 
 fn process_id(text: &str) -> Result<ProcessId, NodeError> {
     ProcessId::parse(text).map_err(|error| NodeError::Usage(error.to_string()))
@@ -99,12 +102,42 @@ async fn admin(
     node: &Node,
 ) -> Result<Option<SocketAddr>, NodeError> {
     let Some(address) = common.admin_listen else { return Ok(None) };
-    let listener = listen(address, common.insecure_dev, "--admin-listen").await?;
+    let listener = listen(address, common.anywhere(), "--admin-listen").await?;
     let bound = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
     let (health, end) = (node.health.clone(), node.background.clone());
-    let admin = Admin { edge: entrance.of_admin(&listener), check: None };
+    let admin = entrance.admin(&listener, node.auth.as_ref());
     node.watchers.spawn(health::serve_admin(listener, health, admin, end));
     Ok(Some(bound))
+}
+
+/// Reads the keys, before anything is started.
+async fn keys(common: &Common, dm: Dm) -> Result<(Option<Verifier>, Opening), NodeError> {
+    let auth = Verifier::start(&common.tokens).await?;
+    if dm == Dm::Existing && auth.is_none() {
+        let text = "--dm existing asks for a service's token, and tokens are not in use: give \
+                    --jwt-secret-file, --jwt-key-file or --jwks-url as well";
+        return Err(NodeError::Usage(text.to_owned()));
+    }
+    let opening = match dm {
+        Dm::Open => Opening::Anybody,
+        Dm::Existing => Opening::Services,
+    };
+    Ok((auth, opening))
+}
+
+/// A process without parts, which asks for tokens where there are keys.
+fn node(
+    wired: Wired,
+    health: Arc<Health>,
+    common: &Common,
+    (auth, opening): (Option<Verifier>, Opening),
+) -> Node {
+    let mut node = Node::new(wired, health, common.drain_seconds);
+    node.opening = opening;
+    if let Some(auth) = auth {
+        node.guard(auth);
+    }
+    node
 }
 
 fn ready(common: &Common, mut fields: serde_json::Value, admin: Option<SocketAddr>) {
@@ -125,13 +158,14 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     let data = if options.memory { Data::Memory } else { Data::Folder(&options.data) };
     let port = |port| SocketAddr::new(options.host, port);
     // All ports first: one that is in use is said before anything is started.
-    let front = listen(port(options.balancer_port), common.insecure_dev, "--balancer-port").await?;
+    let front = listen(port(options.balancer_port), common.anywhere(), "--balancer-port").await?;
     let mut listeners = Vec::new();
     for number in 0..options.servers {
         let own = if options.server_port == 0 { 0 } else { options.server_port + number };
-        listeners.push(listen(port(own), common.insecure_dev, "--server-port").await?);
+        listeners.push(listen(port(own), common.anywhere(), "--server-port").await?);
     }
-    let api = listen(port(options.api_port), common.insecure_dev, "--api-port").await?;
+    let api = listen(port(options.api_port), common.anywhere(), "--api-port").await?;
+    let keys = keys(common, options.dm).await?;
     let wired = tokio::select! {
         wired = wiring::wire(&options.parts, data, &metrics) => wired?,
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
@@ -142,7 +176,7 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     let api_metrics = Arc::new(Metrics::new("api"));
     let all = names.iter().map(|(_, metrics)| metrics).chain([&api_metrics, &metrics]);
     let health = Health::new(all.cloned().collect());
-    let mut node = Node::new(wired, health, common.drain_seconds);
+    let mut node = node(wired, health, common, keys);
     let mut parts = Vec::new();
     for ((name, metrics), listener) in names.into_iter().zip(listeners) {
         let options = part_of_up(&name, Role::Server, listener, &entrance, lock_held)?;
@@ -162,8 +196,8 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     });
     let backends = Backends::InProcess(doors.collect());
     let edge = entrance.at(&front);
-    let forward = api_of(&node, &edge);
-    let dealing = balancer::Options { pick: options.pick, forward, edge, upstream: None };
+    let (forward, auth) = (api_of(&node, &edge), node.auth.clone());
+    let dealing = balancer::Options { pick: options.pick, forward, edge, upstream: None, auth };
     let balancer = balancer::Balancer::new(dealing, backends, node.background.clone());
     node.tasks.spawn(balancer.run(front, node.accepting.clone()));
     ready(common, addresses.ready_json(), admin);
@@ -190,7 +224,7 @@ fn part_of_up(
 fn api_of(node: &Node, edge: &Arc<Edge>) -> Option<Forward> {
     let part = node.parts.iter().find(|part| part.door.is_none())?;
     let options = ApiOptions { edge: edge.clone(), ..ApiOptions::default() };
-    Some(Forward::Here(api::router(part.chat.clone(), options)))
+    Some(Forward::Here(api::router(part.chat.clone(), node.auth.clone(), options)))
 }
 
 /// `parlor server`: one server of a fleet.
@@ -206,7 +240,7 @@ pub async fn server(options: Server) -> Result<ExitCode, NodeError> {
         advertise: options.advertise,
         public_url: options.public_url,
     };
-    one_part(part, &options.parts, &options.edge, &options.common).await
+    one_part(part, &options.parts, &options.edge, options.dm, &options.common).await
 }
 
 /// `parlor api`: the Message API of a fleet.
@@ -222,7 +256,7 @@ pub async fn api(options: Api) -> Result<ExitCode, NodeError> {
         advertise: None,
         public_url: None,
     };
-    one_part(part, &options.parts, &options.edge, &options.common).await
+    one_part(part, &options.parts, &options.edge, options.dm, &options.common).await
 }
 
 struct PartSettings {
@@ -237,6 +271,7 @@ async fn one_part(
     part: PartSettings,
     parts: &crate::config::Parts,
     edge: &EdgeOptions,
+    dm: Dm,
     common: &Common,
 ) -> Result<ExitCode, NodeError> {
     let mut signals = Signals::new()?;
@@ -245,14 +280,15 @@ async fn one_part(
         return Err(NodeError::Usage(text.to_owned()));
     }
     let entrance = Entrance::new(edge, common)?;
-    let listener = listen(part.listen, common.insecure_dev, "--listen").await?;
+    let listener = listen(part.listen, common.anywhere(), "--listen").await?;
+    let keys = keys(common, dm).await?;
     let metrics = Arc::new(Metrics::new(part.id.as_str()));
     let wired = tokio::select! {
         wired = wiring::wire(parts, Data::None, &metrics) => wired?,
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
     };
     let health = Health::new(vec![metrics.clone()]);
-    let mut node = Node::new(wired, health, common.drain_seconds);
+    let mut node = node(wired, health, common, keys);
     let PartSettings { id, role, advertise, public_url, .. } = part;
     let (name, lock_held) = (id.to_string(), false);
     let edge = entrance.at(&listener);
@@ -272,65 +308,6 @@ async fn one_part(
     ready(common, fields, admin);
     let end = until_stopped(&mut node, &mut signals).await;
     Ok(stop(node, end).await)
-}
-
-/// `parlor balancer`: deals connections to servers in other processes.
-pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
-    let mut signals = Signals::new()?;
-    let common = &options.common;
-    let entrance = Entrance::new(&options.edge, common)?;
-    let upstream = options.upstream_ca.as_deref().map(Upstream::trusting).transpose();
-    let upstream = upstream.map_err(|error| NodeError::Usage(error.to_string()))?;
-    let forward = options.api.as_deref().map(|url| Forward::to(url, upstream.as_ref()));
-    let forward = forward.transpose().map_err(NodeError::Usage)?;
-    let listener = listen(options.listen, common.insecure_dev, "--listen").await?;
-    let address = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
-    let metrics = Arc::new(Metrics::new("balancer"));
-    let backends = match &options.dynamodb {
-        Some(target) if options.servers.is_empty() => {
-            let board = tokio::select! {
-                board = wiring::board(target, &options.table, &metrics) => board?,
-                () = signals.stop() => return Ok(ExitCode::SUCCESS),
-            };
-            Backends::Board(board)
-        }
-        _ => Backends::Named(options.servers.clone()),
-    };
-    let stop = CancellationToken::new();
-    let edge = entrance.at(&listener);
-    let dealing = balancer::Options { pick: options.pick, forward, edge, upstream };
-    let balancer = balancer::Balancer::new(dealing, backends, stop.clone());
-    tokio::spawn(entrance.follow(stop.clone())?);
-    let health = Health::new(vec![metrics]);
-    let admin = match common.admin_listen {
-        None => None,
-        Some(at) => {
-            let admin = listen(at, common.insecure_dev, "--admin-listen").await?;
-            let bound = admin.local_addr().map_err(|e| NodeError::Failed(e.to_string()))?;
-            let who = Admin { edge: entrance.of_admin(&admin), check: None };
-            tokio::spawn(health::serve_admin(admin, health.clone(), who, stop.clone()));
-            Some(bound)
-        }
-    };
-    let running = tokio::spawn(balancer.clone().run(listener, stop.clone()));
-    let known = balancer.servers_known();
-    tokio::select! {
-        () = known => {}
-        () = signals.stop() => return Ok(ExitCode::SUCCESS),
-    }
-    health.ready();
-    tracing::info!(%address, "ready");
-    ready(common, json!({"ready": true, "balancer": address.to_string()}), admin);
-    signals.stop().await;
-    tracing::info!("stopping");
-    health.draining();
-    stop.cancel();
-    let _ = running.await;
-    // Servers end the sockets that go through here; a balancer only stops dealing new ones, and
-    // waits for those as long as a drain may take.
-    let limit = std::time::Duration::from_secs(common.drain_seconds);
-    let _ = tokio::time::timeout(limit, balancer.finished()).await;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// SIGTERM and ctrl-C. Caught from the first line of a role on: a stop in the middle of a start is

@@ -1,5 +1,8 @@
 // The page: one pane a person. `?as=userA&to=userB` shows one pane, without it two that face
 // each other. Everything that people wrote goes in through textContent.
+//
+// Where tokens are in use each pane has a field for one, and says who it is by its token. They may
+// come in the fragment too, `#token=…&token=…`, which no server sees: it is taken off at once.
 
 import { Parlor, conversationOf } from "./parlor.js";
 import { Log } from "./log.js";
@@ -7,6 +10,7 @@ import { Log } from "./log.js";
 const ID = /^[A-Za-z0-9_.@|+=~-]{1,128}$/;
 const TARGET = /^(room:)?[A-Za-z0-9_.@|+=~-]{1,128}$/;
 const PAGE = 50;
+const UNAUTHORIZED = 4401;
 const TYPING_EVERY_MS = 2_000;
 const TYPING_SHOWN_MS = 4_000;
 
@@ -19,11 +23,13 @@ class Pane {
   #typingTimer = 0;
   #countdown = 0;
   #readUpTo = 0;
+  #token;
   #onRename;
 
-  constructor(me, target, onRename) {
+  constructor(me, target, token, onRename) {
     this.me = me;
     this.target = target;
+    this.#token = token;
     this.#onRename = onRename;
     const template = document.querySelector("#pane");
     this.#root = template.content.firstElementChild.cloneNode(true);
@@ -55,7 +61,7 @@ class Pane {
     this.#log.clear(me, target);
     this.#typing("");
     this.#problem("");
-    const parlor = new Parlor({ user: me });
+    const parlor = new Parlor({ user: me, token: this.#token });
     this.#parlor = parlor;
     this.#hear(parlor);
     parlor.connect();
@@ -82,6 +88,14 @@ class Pane {
     text.addEventListener("input", () => {
       this.#fit(text);
       this.#sayTyping();
+    });
+    this.#part(".token").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const field = this.#part(".token input");
+      this.#token = field.value.trim() || undefined;
+      // Nothing keeps it but this pane.
+      field.value = "";
+      this.open();
     });
     for (const [name, form] of [[".as", ID], [".to", TARGET]]) {
       const input = this.#part(name);
@@ -153,8 +167,15 @@ class Pane {
     }));
   }
 
-  #state({ state, server, retryMs, reason }) {
+  #state({ state, server, userId, retryMs, reason, code }) {
     clearInterval(this.#countdown);
+    this.#part(".token").hidden = !(state === "stopped" && code === UNAUTHORIZED);
+    if (state === "open" && userId !== this.me) {
+      // The token says who this is, whatever stood in the field.
+      this.open(userId, this.target);
+      this.#onRename(this);
+      return;
+    }
     const box = this.#part(".state");
     const words = this.#part(".words");
     box.dataset.state = state;
@@ -232,11 +253,14 @@ function start() {
     return form.test(given) ? given : otherwise;
   };
   const single = query.has("as");
+  const [token, otherToken] = new URLSearchParams(location.hash.slice(1)).getAll("token");
+  // Out of the address, the history and what is copied from there.
+  if (token) history.replaceState(null, "", location.pathname + location.search);
   const me = name("as", ID, "userA");
   const target = name("to", single ? TARGET : ID, "userB");
   if (single) {
     main.classList.add("single");
-    const pane = new Pane(me, target, (renamed) => {
+    const pane = new Pane(me, target, token, (renamed) => {
       const next = new URLSearchParams({ as: renamed.me, to: renamed.target });
       history.replaceState(null, "", `?${next}`);
     });
@@ -249,8 +273,8 @@ function start() {
     const room = renamed.target.startsWith("room:");
     other.open(room ? other.me : renamed.target, room ? renamed.target : renamed.me);
   };
-  const left = new Pane(me, target, (renamed) => face(renamed, right));
-  const right = new Pane(target, me, (renamed) => face(renamed, left));
+  const left = new Pane(me, target, token, (renamed) => face(renamed, right));
+  const right = new Pane(target, me, otherToken, (renamed) => face(renamed, left));
   main.append(left.element, right.element);
   left.open();
   right.open();

@@ -107,10 +107,11 @@ class Unanswered {
 
 /**
  * Events (all `CustomEvent`, what there is to know in `detail`):
- * `state` {state: "connecting" | "open" | "waiting" | "stopped", server, retryMs, reason},
+ * `state` {state: "connecting" | "open" | "waiting" | "stopped", server, userId, retryMs, reason,
+ * code},
  * `sent` {ref, conversation, seq, timestamp}, `failed` {ref, code, detail},
  * `entry` (a message, or another change of the conversation), `delivered`, `read`, `signal`,
- * `missed`, `caughtup`, `problem` {code, detail}.
+ * `missed`, `caughtup`, `authed` {expiresAt}, `problem` {code, detail}.
  */
 export class Parlor extends EventTarget {
   #options;
@@ -168,6 +169,12 @@ export class Parlor extends EventTarget {
     this.#unacked.add(conversation, frame);
     this.#flush(conversation);
     return ref;
+  }
+
+  /** Goes on with a fresh token, here and on every socket to come: before the old one ends. */
+  renew(token) {
+    this.#options.token = token;
+    this.#write({ type: "auth", token });
   }
 
   /** Says that everything up to `seq` has been seen by the person; false where offline. */
@@ -242,7 +249,7 @@ export class Parlor extends EventTarget {
     if (this.#closed) return;
     if (code >= 4000 && code < 4500) {
       this.#closed = true;
-      this.#emit("state", { state: "stopped", reason: reason || `code ${code}` });
+      this.#emit("state", { state: "stopped", code, reason: reason || `code ${code}` });
       return;
     }
     const most = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#attempt++);
@@ -283,7 +290,7 @@ export class Parlor extends EventTarget {
       }
     }, 5_000);
     this.#unacked.conversations.forEach((conversation) => this.#flush(conversation));
-    this.#emit("state", { state: "open", server: welcome.server });
+    this.#emit("state", { state: "open", server: welcome.server, userId: welcome.userId });
   }
 
   #take(frame) {
@@ -305,6 +312,7 @@ export class Parlor extends EventTarget {
       case "missed":
         this.learn(frame.conversation, frame.to);
         return this.#emit("missed", frame);
+      case "authed":
       case "delivered":
       case "read":
       case "signal":

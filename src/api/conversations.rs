@@ -91,8 +91,8 @@ pub(super) async fn list(
     State(chat): State<Arc<Chat>>,
     input: Input,
 ) -> Result<Json<ConversationPage>, Problem> {
-    let caller = input.caller()?;
     let user: UserId = input.path("user")?;
+    let caller = input.caller_or(Some(&user))?;
     let (after, limit) = (input.query("after")?, input.limit(LIMIT_DEFAULT)?);
     if user != caller {
         return Err(ChatError::not_found("list of conversations").into());
@@ -194,11 +194,19 @@ pub(super) struct Servers {
 /// The living servers and APIs, as the board shows them.
 #[utoipa::path(
     get, path = "/v1/servers", tag = "servers",
-    responses((status = 200, body = Servers, description = "By name"))
+    responses(
+        (status = 200, body = Servers, description = "By name"),
+        (status = 403, body = Problem, content_type = "application/problem+json",
+         description = "Not with scope `service` or `admin`"),
+    )
 )]
-pub(super) async fn servers(State(chat): State<Arc<Chat>>) -> Json<Servers> {
+pub(super) async fn servers(
+    State(chat): State<Arc<Chat>>,
+    input: Input,
+) -> Result<Json<Servers>, Problem> {
+    input.asked_by().operates()?;
     let view = chat.liveness.view();
     let mut servers: Vec<Server> = view.alive.iter().map(Server::from).collect();
     servers.sort_by(|a, b| a.id.cmp(&b.id));
-    Json(Servers { servers })
+    Ok(Json(Servers { servers }))
 }

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::auth::{Refusal, challenge};
 use crate::chat::ChatError;
 use crate::protocol::{BadId, ErrorCode};
 
@@ -34,6 +35,9 @@ pub struct Problem {
     /// When to try again, for what is retryable.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+    /// The `WWW-Authenticate` beside it.
+    #[serde(skip)]
+    challenge: Option<Box<str>>,
 }
 
 /// The code of a refused request, for whoever counts: an extension of the response.
@@ -51,10 +55,25 @@ impl Problem {
         Self::new(ErrorCode::BadRequest, detail)
     }
 
+    /// The same, and what a token would have to be (RFC 6750 §3).
+    pub(super) fn challenging(self, challenge: String) -> Self {
+        Self { challenge: Some(challenge.into()), ..self }
+    }
+
     /// HTTP's own refusals, which have a status and no code of their own: 405, 408, 415 and 500.
     pub fn with_status(code: ErrorCode, status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Refused");
         Self { status: status.as_u16(), title, ..Self::new(code, detail) }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let problem = Self::new(refusal.code(), refusal.to_string());
+        match refusal.code() {
+            ErrorCode::Unauthorized => problem.challenging(challenge(refusal)),
+            _ => problem,
+        }
     }
 }
 
@@ -83,6 +102,7 @@ impl From<ChatError> for Problem {
             detail,
             retryable: code.retryable(),
             retry_after_ms: retry_after_ms.filter(|_| code.retryable()),
+            challenge: None,
         }
     }
 }
@@ -96,6 +116,7 @@ impl From<BadId> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let challenge = self.challenge.as_deref().and_then(|text| text.parse().ok());
         let seconds = self.retry_after_ms.map(|ms| ms.div_ceil(1_000).max(1));
         let code = ErrorCode::ALL.into_iter().find(|code| code.as_str() == self.code);
         let mut response = (status, Json(self)).into_response();
@@ -103,6 +124,9 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if let Some(seconds) = seconds {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = challenge {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         if let Some(code) = code {
             response.extensions_mut().insert(Refused(code));

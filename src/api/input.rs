@@ -8,6 +8,7 @@ use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 
+use super::caller::{Caller, on_behalf_of};
 use super::error::Problem;
 use crate::chat::history::parse_limit;
 use crate::protocol::{BadId, ErrorCode, UserId};
@@ -20,6 +21,8 @@ pub const BODY_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Input {
     path: Vec<(String, String)>,
     query: Vec<(String, String)>,
+    caller: Caller,
+    on_behalf_of: Option<UserId>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Input {
@@ -29,7 +32,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Input {
         // What can't be decoded was refused before routing; no parameters is none, too.
         let path = RawPathParams::from_request_parts(parts, state).await;
         let path = path.iter().flatten().map(|(key, value)| (key.to_owned(), value.to_owned()));
-        Ok(Self { path: path.collect(), query: pairs(parts.uri.query().unwrap_or(""))? })
+        let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_default();
+        let on_behalf_of = match caller {
+            Caller::Token(_) => on_behalf_of(&parts.headers)?,
+            Caller::Development => None,
+        };
+        let query = pairs(parts.uri.query().unwrap_or(""))?;
+        Ok(Self { path: path.collect(), query, caller, on_behalf_of })
     }
 }
 
@@ -62,14 +71,40 @@ impl Input {
         Ok(self.query("limit")?.map(parse_limit).transpose()?.unwrap_or(default))
     }
 
-    /// Who asks: `?userId=` in development mode.
+    /// Who asks: the token's user, whom a service names, or `?userId=` in development mode.
     pub(super) fn caller(&self) -> Result<UserId, Problem> {
+        self.caller_or(None)
+    }
+
+    /// The same; a service that names nobody else asks for `named`.
+    pub(super) fn caller_or(&self, named: Option<&UserId>) -> Result<UserId, Problem> {
         let what_to_do = "say who you are: add ?userId= to the URL";
-        match self.query("userId")? {
-            None => Err(Problem::bad(format!("\"userId\" is missing, {what_to_do}"))),
-            Some(text) => UserId::parse(text)
-                .map_err(|bad| Problem::bad(format!("\"userId\": {bad}, {what_to_do}"))),
+        let of_query = self.query("userId")?.map(UserId::parse).transpose();
+        let of_query =
+            of_query.map_err(|bad| Problem::bad(format!("\"userId\": {bad}, {what_to_do}")))?;
+        match &self.caller {
+            Caller::Development => {
+                of_query.ok_or_else(|| Problem::bad(format!("\"userId\" is missing, {what_to_do}")))
+            }
+            Caller::Token(identity) => {
+                let mut all: Vec<_> =
+                    of_query.into_iter().chain(self.on_behalf_of.clone()).collect();
+                if all.is_empty() && identity.scopes.service {
+                    all.extend(named.cloned());
+                }
+                Caller::acting(identity, &all)
+            }
         }
+    }
+
+    /// Who asks, for what is not done for anybody.
+    pub(super) fn asked_by(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Whether a service asks.
+    pub(super) fn of_service(&self) -> bool {
+        matches!(&self.caller, Caller::Token(identity) if identity.scopes.service)
     }
 }
 
@@ -162,7 +197,9 @@ mod tests {
 
     #[test]
     fn a_known_parameter_stands_once() {
-        let input = Input { path: vec![], query: pairs("a=1&x&limit=3&limit=3&a").unwrap() };
+        let query = pairs("a=1&x&limit=3&limit=3&a").unwrap();
+        let (path, caller, on_behalf_of) = Default::default();
+        let input = Input { path, query, caller, on_behalf_of };
         assert!(input.query("limit").is_err());
         assert_eq!(input.query("x").unwrap(), Some(""));
         assert_eq!(input.query("nope").unwrap(), None);

@@ -124,7 +124,7 @@ pub(super) async fn history(
 #[derive(Debug, ToSchema)]
 #[allow(dead_code, reason = "describes the body, which `protocol::frame` reads")]
 pub(super) struct NewMessage {
-    /// The caller, if anybody.
+    /// The caller, if anybody; for whom a service sends.
     from: Option<String>,
     /// The recipient of a direct message; this or `conversation`.
     to: Option<String>,
@@ -211,11 +211,13 @@ pub(super) async fn send(
     headers: HeaderMap,
     JsonText(body): JsonText,
 ) -> Result<Response, Problem> {
-    let caller = input.caller()?;
+    let from = from(&body);
+    let named = from.as_ref().and_then(|from| from.as_str()?.parse().ok());
+    let caller = input.caller_or(named.as_ref())?;
     let reference = idempotency_key(&headers)?;
     let frame = parse_send(&body, reference.clone()).map_err(crate::chat::ChatError::from)?;
-    check_from(&caller, &body)?;
-    Ok(sent(chat.send(&caller, frame, reference).await?))
+    check_from(&caller, from)?;
+    Ok(sent(chat.send(&caller, frame, reference, input.of_service()).await?))
 }
 
 #[derive(Deserialize)]
@@ -224,9 +226,13 @@ struct Claimed {
     from: Option<serde_json::Value>,
 }
 
-/// The frame's parser ignores `from`, as a socket must; here it may say what holds anyway.
-fn check_from(caller: &UserId, body: &str) -> Result<(), Problem> {
-    let from = serde_json::from_str::<Claimed>(body).ok().and_then(|body| body.from);
+/// Whom the body names as the sender. The frame's parser ignores it, as a socket must.
+fn from(body: &str) -> Option<serde_json::Value> {
+    serde_json::from_str::<Claimed>(body).ok().and_then(|body| body.from)
+}
+
+/// A service may so say for whom it sends; from others it may say what holds anyway.
+fn check_from(caller: &UserId, from: Option<serde_json::Value>) -> Result<(), Problem> {
     match from {
         None => Ok(()),
         Some(from) if from.as_str() == Some(caller.as_str()) => Ok(()),

@@ -5,6 +5,7 @@
 //! whatever it says and whatever a handler does: the guard below bounds its body and its time and
 //! catches a panic.
 
+mod caller;
 mod conversations;
 mod error;
 mod exposition;
@@ -13,6 +14,7 @@ mod input;
 mod listen;
 mod messages;
 mod openapi;
+mod revocation;
 mod rooms;
 mod stall;
 #[cfg(test)]
@@ -39,6 +41,9 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use caller::Tokens;
+
+use crate::auth::Verifier;
 use crate::chat::Chat;
 use crate::edge::{Answering, Edge, Peer, Turned};
 use crate::protocol::ErrorCode;
@@ -70,6 +75,7 @@ impl Default for ApiOptions {
 /// Serves the API until `stop`; returns once the requests under way have ended.
 pub async fn serve(
     chat: Arc<Chat>,
+    auth: Option<Verifier>,
     listener: TcpListener,
     options: ApiOptions,
     stop: CancellationToken,
@@ -80,23 +86,24 @@ pub async fn serve(
         drain: options.drain,
     };
     let edge = options.edge.clone();
-    listen::listen(router(chat, options), listener, edge, bounds, stop).await;
+    listen::listen(router(chat, auth, options), listener, edge, bounds, stop).await;
 }
 
-/// All routes, with their bounds.
-pub fn router(chat: Arc<Chat>, options: ApiOptions) -> Router {
-    let metrics = chat.metrics.clone();
+/// All routes, with their bounds. With a verifier, who asks must have a token.
+pub fn router(chat: Arc<Chat>, auth: Option<Verifier>, options: ApiOptions) -> Router {
+    let metrics = Some(chat.metrics.clone());
+    let tokens = Tokens::new(auth, Some(chat.clone()), &["/openapi.json"]);
+    let guard = Guard { limit: options.request_timeout, metrics, edge: options.edge, tokens };
     let routes = Router::new()
         .route("/openapi.json", get(openapi::document))
         .route("/v1/users/{user}/conversations", get(conversations::list))
         .route("/v1/users/{user}/presence", get(conversations::presence))
+        .route("/v1/users/{user}/revoke", post(revocation::revoke))
         .route("/v1/conversations/{conversation}/messages", get(messages::history))
         .route("/v1/messages", post(messages::send))
         .route("/v1/rooms", post(rooms::create))
         .route("/v1/rooms/{room}/members/{user}", put(rooms::add).delete(rooms::remove))
         .route("/v1/servers", get(conversations::servers));
-    let guard =
-        Guard { limit: options.request_timeout, metrics: Some(metrics), edge: options.edge };
     guarded(routes, guard).with_state(chat)
 }
 
@@ -115,18 +122,19 @@ where
         .layer(middleware::from_fn_with_state(guard, guard_request))
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Guard {
     limit: Duration,
     metrics: Option<Arc<Metrics>>,
     edge: Arc<Edge>,
+    tokens: Tokens,
 }
 
 /// Where no connection is between: in tests, and nowhere else.
 const NOBODY: Peer =
     Peer { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0), secure: false };
 
-async fn guard_request(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+async fn guard_request(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let gate = &guard.edge.gate;
     let peer = request.extensions().get().copied().unwrap_or(NOBODY);
     let chunks = request.headers().contains_key(header::TRANSFER_ENCODING);
@@ -134,12 +142,10 @@ async fn guard_request(State(guard): State<Guard>, mut request: Request, next: N
         Ok(caller) => {
             let (method, headers) = (request.method(), request.headers());
             let answering = Answering::new(gate, &caller, method, headers);
-            request.extensions_mut().insert(caller);
-            let preflight = answering.is_preflight();
-            let answer = if preflight {
-                StatusCode::NO_CONTENT.into_response()
-            } else {
-                within(&guard, request, next).await
+            // A browser asks this without its page's token.
+            let answer = match answering.is_preflight() {
+                true => StatusCode::NO_CONTENT.into_response(),
+                false => admitted(&guard, request, next).await,
             };
             (answer, Some(answering))
         }
@@ -161,6 +167,17 @@ async fn guard_request(State(guard): State<Guard>, mut request: Request, next: N
         answering.dress(answer.headers_mut());
     }
     with_safe_headers(answer)
+}
+
+/// Checks the token, then has the request answered.
+async fn admitted(guard: &Guard, mut request: Request, next: Next) -> Response {
+    match guard.tokens.admit(request.uri().path(), request.headers()).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            within(guard, request, next).await
+        }
+        Err(problem) => problem.into_response(),
+    }
 }
 
 async fn within(guard: &Guard, request: Request, next: Next) -> Response {

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{conversations, messages, rooms};
+use super::{conversations, messages, revocation, rooms};
 
 /// The description of the whole API.
 #[derive(OpenApi)]
@@ -12,13 +12,19 @@ use super::{conversations, messages, rooms};
         title = "Parlor Message API",
         description = "History, sending, conversations, presence and rooms. Every refusal is \
             application/problem+json. Any request may be answered with 405 (see Allow), 408 (the \
-            body took over 10 s) or 500; what is retryable says so, and when.",
+            body took over 10 s) or 500; what is retryable says so, and when. \
+            Where tokens are in use, every request but the one for this document carries \
+            Authorization: Bearer, or is answered with 401 and WWW-Authenticate. The caller is the \
+            token's user. A token of scope `service` may act for anybody, who is named by the \
+            header On-Behalf-Of, by `userId`, or by `from` in the body of a message; with a token \
+            of another scope these must be the token's user, or the answer is 403.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     paths(
         conversations::list,
         conversations::presence,
         conversations::servers,
+        revocation::revoke,
         messages::history,
         messages::send,
         rooms::create,

@@ -14,7 +14,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 
 use super::{Balancer, head, page};
-use crate::edge::{Answering, Caller, HEAD_BYTES_MAX, Peer, Stream, Turned, Watched};
+use crate::auth::{Identity, Refusal, Verifier, bearer, challenge};
+use crate::edge::{Answering, Caller, HEAD_BYTES_MAX, Headers, Peer, Stream, Turned, Watched};
 use crate::protocol::{ErrorCode, UserId, answer};
 
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -51,7 +52,7 @@ async fn respond(balancer: &Balancer, peer: Peer, request: Request<Incoming>) ->
         path if path == "/openapi.json" || path.starts_with("/v1/") && path != "/v1/connect" => {
             forward(balancer, peer, request).await
         }
-        _ => own(balancer, peer, &request),
+        _ => own(balancer, peer, &request).await,
     };
     if chunks {
         // A length beside them may have been dropped unseen: nothing after them is a request.
@@ -72,7 +73,7 @@ async fn forward(balancer: &Balancer, peer: Peer, request: Request<Incoming>) ->
     }
 }
 
-fn own(balancer: &Balancer, peer: Peer, request: &Request<Incoming>) -> Answer {
+async fn own(balancer: &Balancer, peer: Peer, request: &Request<Incoming>) -> Answer {
     let gate = &balancer.edge.gate;
     let caller = match gate.take(peer, request.headers()) {
         Ok(caller) => caller,
@@ -81,7 +82,7 @@ fn own(balancer: &Balancer, peer: Peer, request: &Request<Incoming>) -> Answer {
     let answering = Answering::new(gate, &caller, request.method(), request.headers());
     let mut answer = match request.uri().path() {
         _ if answering.is_preflight() => plain(StatusCode::NO_CONTENT, ""),
-        "/v1/connect" => connect(balancer, &caller, request),
+        "/v1/connect" => connect(balancer, &caller, request).await,
         path => file(balancer, request, path),
     };
     answering.dress(answer.headers_mut());
@@ -108,8 +109,16 @@ fn file(balancer: &Balancer, request: &Request<Incoming>, path: &str) -> Answer 
 }
 
 /// Names the server that a client should dial itself.
-fn connect(balancer: &Balancer, caller: &Caller, request: &Request<Incoming>) -> Answer {
-    let user = head::user(request.uri().query().unwrap_or(""));
+async fn connect(balancer: &Balancer, caller: &Caller, request: &Request<Incoming>) -> Answer {
+    let mut user = head::user(request.uri().query().unwrap_or(""));
+    if let Some(auth) = &balancer.auth {
+        match bearer_of(auth, request).await {
+            Ok(identity) if user.is_empty() => user = identity.user.to_string(),
+            // Whom it is for matters for dealing alone: the server decides who may come in.
+            Ok(_) => {}
+            Err(refusal) => return refused(refusal),
+        }
+    }
     if UserId::parse(&user).is_err() {
         let text = "userId is missing or bad: /v1/connect?userId=userA";
         return problem(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, text);
@@ -127,6 +136,22 @@ fn connect(balancer: &Balancer, caller: &Caller, request: &Request<Incoming>) ->
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Whom the token of a request names.
+async fn bearer_of(auth: &Verifier, request: &Request<Incoming>) -> Result<Identity, Refusal> {
+    let token = bearer(&request.headers().all("authorization"), &[])?.ok_or(Refusal::Missing)?;
+    auth.verify(&token).await
+}
+
+fn refused(refusal: Refusal) -> Answer {
+    let status = StatusCode::from_u16(refusal.code().http_status());
+    let status = status.unwrap_or(StatusCode::UNAUTHORIZED);
+    let mut response = problem(status, refusal.code(), &refusal.to_string());
+    if let (StatusCode::UNAUTHORIZED, Ok(value)) = (status, challenge(refusal).parse()) {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+    }
     response
 }
 

@@ -10,7 +10,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
+use crate::auth::bearer;
 use crate::edge::{Caller, Gate, Headers, Judged, Peer, Stream, Turned, is_forwarding, judge};
+use crate::protocol::Token;
 
 /// How long a head may take.
 pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -38,6 +40,8 @@ pub struct Upgrade {
     pub caller: Caller,
     /// The user that it names, for sticky dealing; the server checks it. Empty if none.
     pub user: String,
+    /// Its token, where there is one; the server checks it.
+    pub token: Option<Token>,
 }
 
 impl Upgrade {
@@ -82,7 +86,10 @@ fn seen(read: &[u8], peer: Peer, gate: &Gate) -> Option<Head> {
             return if named { Ok(None) } else { Err("one Host header is required".to_owned()) };
         }
         let caller = gate.trusted.caller(peer, headers).map_err(|Turned { detail, .. }| detail)?;
-        Ok(Some((written(request, &caller.host), caller, user(query))))
+        let (head, behind) = (written(request, &caller.host), Bytes::new());
+        let token = bearer(&headers.all("authorization"), &headers.all("sec-websocket-protocol"));
+        let (user, token) = (user(query), token.ok().flatten());
+        Ok(Some(Upgrade { head, behind, caller, user, token }))
     });
     Some(match made {
         Judged::Partial => return None,
@@ -90,9 +97,9 @@ fn seen(read: &[u8], peer: Peer, gate: &Gate) -> Option<Head> {
         Judged::Bad(why) => Head::Bad(why.to_owned()),
         Judged::Whole(_, Err(why)) => Head::Bad(why),
         Judged::Whole(_, Ok(None)) => Head::Plain(Bytes::copy_from_slice(read)),
-        Judged::Whole(length, Ok(Some((head, caller, user)))) => {
+        Judged::Whole(length, Ok(Some(upgrade))) => {
             let behind = Bytes::copy_from_slice(&read[length..]);
-            Head::Upgrade(Upgrade { head, behind, caller, user })
+            Head::Upgrade(Upgrade { behind, ..upgrade })
         }
     })
 }
@@ -173,6 +180,19 @@ mod tests {
         };
         assert_eq!(onward("198.51.100.1:9"), expected("inner", "198.51.100.1", "http"));
         assert_eq!(onward("10.0.0.1:9"), expected("chat.test", "203.0.113.7", "https"));
+    }
+
+    #[test]
+    fn a_token_is_found_as_a_server_finds_it() {
+        let found = |more: &str| {
+            let head = format!("GET /ws HTTP/1.1\r\nHost: x\r\n{more}\r\n");
+            let Some(Head::Upgrade(upgrade)) = seen(head.as_bytes()) else { panic!("{head}") };
+            upgrade.token
+        };
+        assert_eq!(found("Authorization: Bearer a.b.c\r\n"), Some(Token::new("a.b.c")));
+        let pair = found("Sec-WebSocket-Protocol: parlor, bearer.a.b.c\r\n");
+        assert_eq!(pair, Some(Token::new("a.b.c")));
+        assert_eq!(found("A: b\r\n"), None);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::Verifier;
 use crate::config::Pick;
 use crate::edge::{Arrived, Edge, Stream, Upstream};
 use crate::gateway::Accepted;
@@ -49,6 +50,8 @@ pub struct Options {
     pub edge: Arc<Edge>,
     /// Whom to trust of the servers that speak TLS.
     pub upstream: Option<Upstream>,
+    /// Checks tokens; `None` in development mode.
+    pub auth: Option<Verifier>,
 }
 
 /// A balancer: what its connections share.
@@ -58,6 +61,7 @@ pub struct Balancer {
     forward: Option<Forward>,
     edge: Arc<Edge>,
     upstream: Option<Upstream>,
+    auth: Option<Verifier>,
     half_open: Arc<Semaphore>,
     tasks: TaskTracker,
 }
@@ -65,13 +69,14 @@ pub struct Balancer {
 impl Balancer {
     /// Starts to follow its servers, until `stop`.
     pub fn new(options: Options, backends: Backends, stop: CancellationToken) -> Arc<Self> {
-        let Options { pick, forward, edge, upstream } = options;
+        let Options { pick, forward, edge, upstream, auth } = options;
         Arc::new(Self {
             picker: Picker::new(pick),
             backends: discovery::follow(backends, upstream.clone(), stop),
             forward,
             edge,
             upstream,
+            auth,
             half_open: Arc::new(Semaphore::new(HALF_OPEN_MAX)),
             tasks: TaskTracker::new(),
         })
@@ -148,8 +153,9 @@ impl Balancer {
             let Arrived { mut stream, peer } = arrived;
             match head::read(&mut stream, peer, &edge.gate).await {
                 Some(Head::Upgrade(upgrade)) => {
+                    let user = balancer.dealt_by(&upgrade).await;
                     drop(permit);
-                    balancer.deal(stream, upgrade).await;
+                    balancer.deal(stream, upgrade, &user).await;
                 }
                 Some(Head::Plain(read)) => front::serve(balancer, stream, read, peer).await,
                 Some(Head::TooLong) => {
@@ -162,8 +168,21 @@ impl Balancer {
         });
     }
 
-    async fn deal(&self, mut stream: Stream, upgrade: Upgrade) {
-        let mut picked = self.picked(&upgrade.user);
+    /// Whose place counts for dealing: where that matters and the query names nobody, the token's
+    /// user. A token that does not hold is the server's to refuse.
+    async fn dealt_by(&self, upgrade: &Upgrade) -> String {
+        let named = || upgrade.user.clone();
+        let unnamed = upgrade.user.is_empty() && self.picker.asks_who();
+        match (&self.auth, &upgrade.token) {
+            (Some(auth), Some(token)) if unnamed => {
+                auth.verify(token).await.map_or_else(|_| named(), |whose| whose.user.to_string())
+            }
+            _ => named(),
+        }
+    }
+
+    async fn deal(&self, mut stream: Stream, upgrade: Upgrade, user: &str) {
+        let mut picked = self.picked(user);
         if picked.is_empty() {
             // Nobody answers in time: more likely all are busy than all are gone.
             picked = self.backends.borrow().to_vec();
@@ -234,8 +253,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let forward = api.as_deref().map(|url| Forward::to(url, None).unwrap());
-        let edge = Edge::open();
-        let options = Options { pick: Pick::RoundRobin, forward, edge, upstream: None };
+        let (pick, edge) = (Pick::RoundRobin, Edge::open());
+        let options = Options { pick, forward, edge, upstream: None, auth: None };
         let stop = CancellationToken::new();
         tokio::spawn(Balancer::new(options, backends, stop.clone()).run(listener, stop));
         address

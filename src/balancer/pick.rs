@@ -18,6 +18,11 @@ impl Picker {
         Self { pick, next: AtomicUsize::new(0) }
     }
 
+    /// Whether it matters who comes.
+    pub fn asks_who(&self) -> bool {
+        self.pick == Pick::Sticky
+    }
+
     /// The backends in the order in which they are to be tried; the first is the one picked.
     /// `backends` stand in the order of their names, so that a fresh balancer deals ws1, ws2, ….
     pub fn order<'a>(&self, backends: &[&'a Backend], user: &str) -> Vec<&'a Backend> {

@@ -83,7 +83,7 @@ pub(super) async fn close(clients: Vec<Client>) {
 
 /// How user number `index` connects.
 pub(super) fn options(target: &Target, index: usize, name: &str) -> ClientOptions {
-    let mut options = ClientOptions::new(target.url.as_str(), name);
+    let mut options = ClientOptions::new(target.url.as_str(), name).token(target.token_of(name));
     let loopback = ["//127.0.0.1", "//localhost"].iter().any(|host| target.url.contains(host));
     if loopback {
         let last = u8::try_from(index / USERS_PER_SOURCE % 250).unwrap_or(0) + 2;

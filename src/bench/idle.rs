@@ -71,6 +71,8 @@ pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     report.table("processes", watch.rows());
     report.figure("users", clients.len());
     if !watch.is_empty() {
+        let opening = watch.cpu_seconds("before", "open") * 1e6;
+        report.decimal("cpu_us_per_connect", opening / users);
         report.decimal("bytes_per_user_when_open", watch.grown_bytes("before", "open") / users);
         report.decimal("bytes_per_user", watch.grown_bytes("before", "after") / users);
         let micros = watch.cpu_seconds("open", "after") * 1e6;

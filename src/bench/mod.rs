@@ -80,6 +80,12 @@ pub struct Common {
     /// Print the report as one line of JSON
     #[arg(long, env = "PARLOR_BENCH_JSON")]
     pub json: bool,
+    /// With --start: the run's own processes take tokens, and every user has one
+    #[arg(long, requires = "start", env = "PARLOR_BENCH_TOKENS")]
+    pub tokens: bool,
+    /// The token of all users, which must be a service's
+    #[command(flatten)]
+    pub carried: crate::auth::Carried,
     /// How many servers a fleet of the run's own has
     #[arg(long, default_value_t = 3, env = "PARLOR_BENCH_SERVERS",
           value_parser = clap::value_parser!(u8).range(1..=16))]

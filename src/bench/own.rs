@@ -9,7 +9,9 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
+use crate::auth::mint;
 use crate::client::Api;
+use crate::protocol::Token;
 
 /// How long a start may take.
 const START_SECONDS: u64 = 60;
@@ -23,6 +25,8 @@ const WRITE_UNITS: &str = "parlor_store_write_units_total";
 pub(super) struct Own {
     roles: Vec<Role>,
     data: Option<PathBuf>,
+    /// What signs tokens, where they are in use.
+    secret: Option<PathBuf>,
     /// `ws://…/ws` of the balancer.
     pub url: String,
     /// `http://…` of the Message API.
@@ -40,10 +44,11 @@ struct Role {
 
 impl Own {
     /// One process, with embedded parts where no Redis is given.
-    pub async fn up(redis: Option<&str>) -> anyhow::Result<Self> {
+    pub async fn up(redis: Option<&str>, tokens: bool) -> anyhow::Result<Self> {
         let name = format!("parlor-bench-{:016x}", rand::random::<u64>());
         let data = std::env::temp_dir().join(name);
-        let mut own = Self { data: Some(data.clone()), ..Self::default() };
+        let secret = new_secret(tokens)?;
+        let mut own = Self { data: Some(data.clone()), secret, ..Self::default() };
         let mut command = command()?;
         command.args(["up", "--balancer-port", "0", "--server-port", "0", "--api-port", "0"]);
         command.arg("--data").arg(&data);
@@ -57,7 +62,12 @@ impl Own {
     }
 
     /// Servers, the API and a balancer as processes of their own, on a table of their own.
-    pub async fn fleet(redis: &str, dynamodb: &str, servers: u8) -> anyhow::Result<Self> {
+    pub async fn fleet(
+        redis: &str,
+        dynamodb: &str,
+        servers: u8,
+        tokens: bool,
+    ) -> anyhow::Result<Self> {
         let servers: Vec<String> = (1..=servers).map(|number| format!("ws{number}")).collect();
         let table = format!("parlor-bench-{:016x}", rand::random::<u64>());
         let store = ["--dynamodb", dynamodb, "--table", &table];
@@ -66,7 +76,7 @@ impl Own {
         let made = command()?.args(["table", "create"]).args(store).output().await?;
         let said = String::from_utf8_lossy(&made.stderr);
         anyhow::ensure!(made.status.success(), "parlor table create: {said}");
-        let mut own = Self::default();
+        let mut own = Self { secret: new_secret(tokens)?, ..Self::default() };
         for id in &servers {
             // A client dials its server itself: `GET /v1/connect` names this address.
             let port = std::net::TcpListener::bind(LOOPBACK)?.local_addr()?.port();
@@ -98,6 +108,9 @@ impl Own {
     }
 
     fn spawn(&mut self, name: &str, mut command: Command) -> anyhow::Result<()> {
+        if let Some(secret) = &self.secret {
+            command.arg("--jwt-secret-file").arg(secret);
+        }
         let mut child = command
             .args(["--admin-listen", LOOPBACK, "--ready-json"])
             .stdout(Stdio::piped())
@@ -132,6 +145,12 @@ impl Own {
         Ok(units)
     }
 
+    /// A token that these processes take; `None` where they take none.
+    pub fn token(&self, sub: &str, scope: &str) -> anyhow::Result<Option<Token>> {
+        let secret = self.secret.as_ref();
+        Ok(secret.map(|secret| mint::for_an_hour(secret, sub, scope)).transpose()?)
+    }
+
     /// The processes by name.
     pub fn pids(&self) -> impl Iterator<Item = (String, u32)> {
         self.roles.iter().filter_map(|role| Some((role.name.to_owned(), role.child.id()?)))
@@ -163,6 +182,9 @@ impl Own {
         if let Some(data) = self.data {
             let _ = tokio::fs::remove_dir_all(data).await;
         }
+        if let Some(secret) = self.secret {
+            let _ = tokio::fs::remove_file(secret).await;
+        }
         ended
     }
 }
@@ -175,6 +197,16 @@ async fn end(mut role: Role) -> anyhow::Result<()> {
     let status = tokio::time::timeout(limit, role.child.wait()).await.context("no end")??;
     anyhow::ensure!(status.success(), "it ended with {status}");
     Ok(())
+}
+
+fn new_secret(wanted: bool) -> anyhow::Result<Option<PathBuf>> {
+    if !wanted {
+        return Ok(None);
+    }
+    let name = format!("parlor-bench-{:016x}.secret", rand::random::<u64>());
+    let path = std::env::temp_dir().join(name);
+    mint::new_secret(&path)?;
+    Ok(Some(path))
 }
 
 /// This very binary, quiet unless the caller's settings say otherwise.

@@ -5,6 +5,7 @@ use anyhow::Context;
 use super::Common;
 use super::own::Own;
 use crate::client::Api;
+use crate::protocol::Token;
 
 /// Where to connect, and which processes to watch.
 pub(super) struct Target {
@@ -14,6 +15,8 @@ pub(super) struct Target {
     pub api: Api,
     /// The balancer's own HTTP.
     pub balancer: Api,
+    /// What the load itself carries.
+    carried: Option<Token>,
     /// The processes of the servers, by name.
     pub processes: Vec<(String, u32)>,
     /// What was asked for.
@@ -27,9 +30,9 @@ impl Target {
         let own = match (&common.redis, &common.dynamodb) {
             _ if !common.start => None,
             (Some(redis), Some(dynamodb)) => {
-                Some(Own::fleet(redis, dynamodb, common.servers).await?)
+                Some(Own::fleet(redis, dynamodb, common.servers, common.tokens).await?)
             }
-            (redis, _) => Some(Own::up(redis.as_deref()).await?),
+            (redis, _) => Some(Own::up(redis.as_deref(), common.tokens).await?),
         };
         let named = |pid: &u32| (pid.to_string(), *pid);
         let mut processes: Vec<_> = common.pids.iter().map(named).collect();
@@ -38,8 +41,22 @@ impl Target {
             Some(own) => (own.url.clone(), own.api.clone()),
             None => (common.url.clone(), common.api.clone()),
         };
-        let (balancer, api) = (Api::new(http_of(&url)), Api::new(api));
-        Ok(Self { url, api, balancer, processes, common: common.clone(), own })
+        let carried = match &own {
+            Some(own) => own.token("bench", "service")?,
+            None => common.carried.read()?,
+        };
+        let balancer = Api::new(http_of(&url)).token(carried.clone());
+        let api = Api::new(api).token(carried.clone());
+        Ok(Self { url, api, balancer, carried, processes, common: common.clone(), own })
+    }
+
+    /// What a user carries: a token of his own at processes of the run's own.
+    pub fn token_of(&self, user: &str) -> Option<Token> {
+        match &self.own {
+            // Without one the servers refuse the user, and the run fails.
+            Some(own) => own.token(user, "user").ok().flatten(),
+            None => self.carried.clone(),
+        }
     }
 
     /// Whether the servers are the run's own: fresh, and with nobody else on them.
@@ -99,11 +116,13 @@ impl Target {
             connect: false,
             pids: Vec::new(),
             json: true,
+            tokens: false,
+            carried: Default::default(),
             servers: 3,
             concurrency: 8,
         };
         let processes = vec![("test".to_owned(), std::process::id())];
         let balancer = Api::new(http_of(&url));
-        Self { url, api: Api::new(""), balancer, processes, common, own: None }
+        Self { url, api: Api::new(""), balancer, carried: None, processes, common, own: None }
     }
 }

@@ -92,6 +92,8 @@ pub struct Waiting {
 pub enum Done {
     /// The mailbox: what waits.
     Mailbox(Vec<Waiting>),
+    /// The token of the socket is dead.
+    Revoked,
     /// The cursor of one row.
     Loaded(ConversationId, Seq),
     /// A page of a log; `None` stands for an entry that the person may not see.

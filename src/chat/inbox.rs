@@ -89,6 +89,11 @@ impl Inbox {
         }
     }
 
+    /// Whether the mailbox was read.
+    pub fn has_mailbox(&self) -> bool {
+        self.stage != Stage::New
+    }
+
     pub fn sees_full(&self) -> bool {
         self.sees.len() >= SEES_MAX
     }

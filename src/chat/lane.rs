@@ -35,6 +35,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use self::batch::Item;
+pub(in crate::chat) use self::judge::not_opened;
 use self::queue::Lane;
 use self::worker::Worker;
 use super::{ChatError, Clock, Sent};
@@ -111,6 +112,8 @@ pub struct Append {
     pub reference: Option<Ref>,
     /// The seq that the client knew at its first try.
     pub after: Option<Seq>,
+    /// It may be the first message of a direct conversation.
+    pub opens: bool,
     /// Where the answer goes.
     pub reply: Reply,
     /// Who hands it on.

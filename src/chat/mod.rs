@@ -25,6 +25,7 @@ pub mod catchup;
 pub mod claim;
 pub mod rest;
 pub mod keeper;
+pub mod revocation;
 pub mod liveness;
 pub mod roster;
 pub mod rooms;
@@ -119,6 +120,16 @@ pub fn wall_clock() -> Clock {
     })
 }
 
+/// Who may open a direct conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Opening {
+    /// Anybody, with anybody.
+    #[default]
+    Anybody,
+    /// Services alone, over the Message API: people write where there is a conversation already.
+    Services,
+}
+
 /// What a process part is made of.
 pub struct Parts {
     /// The truth.
@@ -137,6 +148,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where timestamps come from.
     pub clock: Clock,
+    /// Who may open a direct conversation.
+    pub opening: Opening,
 }
 
 /// One process part: all that `gateway` and `api` may call. The methods stand in the files of the
@@ -162,6 +175,8 @@ pub struct Chat {
     pub metrics: Arc<Metrics>,
     /// Where timestamps come from.
     pub clock: Clock,
+    opening: Opening,
+    revocations: revocation::Revocations,
     claims: claim::Claims,
     router: route::Router,
     keeper: keeper::Keeper,
@@ -188,6 +203,8 @@ impl Chat {
             liveness: parts.liveness,
             metrics: parts.metrics,
             clock: parts.clock,
+            opening: parts.opening,
+            revocations: revocation::Revocations::default(),
             claims: claim::Claims::default(),
             router: route::Router::default(),
             keeper: keeper::Keeper::default(),

@@ -49,6 +49,7 @@ impl Chat {
                 users.iter().for_each(|user| self.push_frame(user, None, &frame));
             }
             Envelope::End { user, socket } => self.end_socket(user, *socket),
+            Envelope::Revoked { user, .. } => self.hear_revoked(user),
             Envelope::Probe { number } => self.keeper.hear_probe(*number),
         }
     }

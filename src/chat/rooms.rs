@@ -149,6 +149,7 @@ impl Chat {
         let (reply, answer) = oneshot::channel();
         let origin: Arc<dyn Origin> = self.clone();
         self.lanes.submit(Append {
+            opens: true,
             conversation: conversation.clone(),
             from: caller.clone(),
             device: DeviceId::api(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::lane::{Append, Origin, Reply};
-use super::{Chat, ChatError, Sent};
+use super::{Chat, ChatError, Opening, Sent};
 use crate::protocol::{ConversationId, DeviceId, ErrorCode, Kind, Ref, SendFrame, Target, UserId};
 use crate::telemetry::Metrics;
 
@@ -20,6 +20,17 @@ impl Chat {
         from: &UserId,
         device: &DeviceId,
         frame: SendFrame,
+        reply: Reply,
+    ) {
+        self.submit_opening(from, device, frame, self.opening == Opening::Anybody, reply);
+    }
+
+    fn submit_opening(
+        self: &Arc<Self>,
+        from: &UserId,
+        device: &DeviceId,
+        frame: SendFrame,
+        opens: bool,
         reply: Reply,
     ) {
         let conversation = match Self::resolve(from, &frame.target) {
@@ -42,6 +53,7 @@ impl Chat {
             data: frame.data,
             reference: frame.reference,
             after: frame.after,
+            opens,
             reply,
             origin,
         });
@@ -56,16 +68,19 @@ impl Chat {
         }
     }
 
-    /// As [`Chat::submit`], waiting for the answer: the Message API's way.
+    /// As [`Chat::submit`], waiting for the answer: the Message API's way. A service opens direct
+    /// conversations, whoever else may not.
     pub async fn send(
         self: &Arc<Self>,
         from: &UserId,
         frame: SendFrame,
         reference: Option<Ref>,
+        service: bool,
     ) -> Result<Sent, ChatError> {
         let (reply, answer) = oneshot::channel();
         let frame = SendFrame { reference: reference.or(frame.reference), ..frame };
-        self.submit(from, &DeviceId::api(), frame, Reply::Call(reply));
+        let opens = service || self.opening == Opening::Anybody;
+        self.submit_opening(from, &DeviceId::api(), frame, opens, Reply::Call(reply));
         answered(answer).await
     }
 }

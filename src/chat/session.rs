@@ -15,12 +15,14 @@ use super::inbox::Inbox;
 use crate::hub::{Event, Who};
 use crate::protocol::{
     ClientFrame, CloseCode, ConversationId, ErrorCode, PING_INTERVAL_MS, ProcessId, Receipt, Ref,
-    SendFrame, Seq, Target, Text, Timestamp, answer,
+    SendFrame, Seq, Target, Text, Timestamp, Token, answer,
 };
-use crate::store::Raise;
+use crate::store::{CALL_MS_MAX, Raise};
 
 /// How many sends may be without an answer; past that the socket is not read.
 pub const SENDS_MAX: u32 = 64;
+/// When to send again what was put off.
+const PUT_OFF_MS: u64 = 1_000;
 /// How many ticks in a row may bring no sign of life.
 const SILENT_TICKS_MAX: u8 = 1;
 /// Two ticks further apart than this: the process stood still, and the client's words still wait to
@@ -89,6 +91,13 @@ pub enum Effect {
     Refused(ErrorCode),
     /// Ask for `Event::Flush` then: some cursor will have rested.
     Rest(Instant),
+    /// Check this token, and go on with it; the answer comes as an event.
+    Renew {
+        /// The token.
+        token: Token,
+        /// For an error.
+        reference: Option<Ref>,
+    },
 }
 
 /// How a client wants to be served.
@@ -98,6 +107,9 @@ pub struct Wish {
     pub acks_app: bool,
     /// Only the newest so many of each conversation are pushed on connect.
     pub catchup: Option<u64>,
+    /// A token opened the socket, and the mailbox may say that it is dead: until that was read
+    /// nothing is taken from the client.
+    pub guarded: bool,
 }
 
 /// What the store does not know yet when a session ends.
@@ -142,13 +154,26 @@ pub struct Session {
     alive: bool,
     silent_ticks: u8,
     ticked: Option<Instant>,
+    guarded: bool,
+    /// The mailbox takes so long that what the client says is answered without it.
+    overdue: bool,
 }
 
 impl Session {
     /// A session before its first frame.
     pub fn new(who: Who, server: ProcessId, wish: Wish) -> Self {
         let inbox = Inbox::new(who.user.clone(), who.device.clone(), wish);
-        Self { who, server, inbox, sends: 0, alive: true, silent_ticks: 0, ticked: None }
+        Self {
+            who,
+            server,
+            inbox,
+            sends: 0,
+            alive: true,
+            silent_ticks: 0,
+            ticked: None,
+            guarded: wish.guarded,
+            overdue: false,
+        }
     }
 
     /// Says `welcome` and asks for the claim and the mailbox.
@@ -159,9 +184,15 @@ impl Session {
         self.inbox.next_work(now, out);
     }
 
-    /// Whether the socket is not to be read: too much of it is unanswered.
+    /// Whether the socket is not to be read: too much of it is unanswered, or it is not known yet
+    /// whether its token holds.
     pub fn paused(&self) -> bool {
-        self.sends >= SENDS_MAX || self.inbox.sees_full()
+        let unknown = self.is_unknown() && !self.overdue;
+        unknown || self.sends >= SENDS_MAX || self.inbox.sees_full()
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.guarded && !self.inbox.has_mailbox()
     }
 
     /// Takes one input. `clock` is the wall clock, for frames that tell the time.
@@ -170,6 +201,7 @@ impl Session {
             Input::Frame(text) => {
                 self.alive = true;
                 match ClientFrame::parse(text) {
+                    Ok(frame) if self.is_unknown() => Self::put_off(&frame, clock, out),
                     Ok(frame) => self.frame(frame, clock, now, out),
                     Err(bad) => refuse(bad.code, &bad.detail, bad.reference.as_ref(), out),
                 }
@@ -179,6 +211,11 @@ impl Session {
                 self.inbox.pong(payload, now, out);
             }
             Input::Event(event) => self.event(event, now, out),
+            Input::Done(Done::Revoked) => {
+                refuse(ErrorCode::Unauthorized, super::revocation::DETAIL, None, out);
+                out.close = Some(CloseCode::Unauthorized);
+                return;
+            }
             Input::Done(done) => self.inbox.done(done, self.sends > 0, now, out),
         }
         self.inbox.next_work(now, out);
@@ -215,11 +252,30 @@ impl Session {
             ClientFrame::Ping { reference } => {
                 out.frames.push(answer::pong(reference.as_ref(), clock));
             }
-            ClientFrame::Auth { reference, .. } => {
-                let detail = "tokens are not in use: userId in the URL names you";
-                refuse(ErrorCode::BadRequest, detail, reference.as_ref(), out);
+            ClientFrame::Auth { token, reference } => {
+                out.effects.push(Effect::Renew { token, reference });
             }
         }
+    }
+
+    /// The store does not answer, so that nobody knows whether the token still holds: what the
+    /// client says can wait.
+    fn put_off(frame: &ClientFrame, clock: Timestamp, out: &mut Outputs) {
+        let reference = match frame {
+            ClientFrame::Ping { reference } => {
+                out.frames.push(answer::pong(reference.as_ref(), clock));
+                return;
+            }
+            ClientFrame::Message(send) => &send.reference,
+            ClientFrame::Ack { reference, .. }
+            | ClientFrame::Read { reference, .. }
+            | ClientFrame::Signal { reference, .. }
+            | ClientFrame::Auth { reference, .. } => reference,
+        };
+        let code = ErrorCode::Unavailable;
+        let detail = "the store does not answer, send again with the same ref";
+        out.effects.push(Effect::Refused(code));
+        out.frames.push(answer::error(code, detail, reference.as_ref(), Some(PUT_OFF_MS)));
     }
 
     fn event(&mut self, event: Event, now: Instant, out: &mut Outputs) {
@@ -246,6 +302,8 @@ impl Session {
 
     fn tick(&mut self, now: Instant, out: &mut Outputs) {
         let before = self.ticked.replace(now);
+        let answered_by = Duration::from_millis(2 * CALL_MS_MAX);
+        self.overdue |= before.is_some_and(|before| now.duration_since(before) > answered_by);
         if before.is_some_and(|before| now.duration_since(before) > TICKS_APART_MAX) {
             self.alive = true;
             self.inbox.wait_anew(now);

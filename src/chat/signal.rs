@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::{Chat, ChatError};
+use super::lane::not_opened;
+use super::{Chat, ChatError, Opening};
 use crate::hub::{Outbox, Who};
 use crate::protocol::{ConversationKind, Envelope, ErrorCode, Ref, Target, UserId, answer};
-use crate::store::{Record, RecordPart};
+use crate::store::{MailboxPart, Record, RecordPart};
 use crate::telemetry::Metrics;
 
 /// How many signals of one server may be under way; a store that does not answer holds those of
@@ -52,6 +53,12 @@ impl Chat {
         data: Arc<RawValue>,
     ) -> Result<(), ChatError> {
         let conversation = Self::resolve(&who.user, target)?;
+        if self.opening == Opening::Services && !conversation.is_room() {
+            let row = MailboxPart::Row(conversation.clone());
+            if self.store.mailbox(&who.user, row).await?.rows.is_empty() {
+                return Err(not_opened());
+            }
+        }
         let users: Vec<UserId> = match conversation.kind() {
             ConversationKind::Direct(a, b) if a == b => vec![a],
             ConversationKind::Direct(a, b) => vec![a, b],

@@ -109,6 +109,11 @@ impl Chat {
         if hint.seq == LOST {
             return self.reread_soon();
         }
+        // What is said to oneself comes rarely: its hint is told for a revocation as well.
+        let of_oneself = |user: &&UserId| hint.conversation.other(user).as_ref() == Some(*user);
+        if let Some(user) = hint.user.as_ref().filter(of_oneself) {
+            self.hear_revoked(user);
+        }
         let event =
             || Event::Hint { conversation: hint.conversation.clone(), seq: hint.seq, via: None };
         match &hint.user {

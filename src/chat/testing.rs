@@ -169,6 +169,7 @@ impl Part {
             liveness,
             metrics: Arc::new(Metrics::new("ws1")),
             clock: Arc::new(move || time.fetch_add(1, Ordering::SeqCst)),
+            opening: Default::default(),
         });
         Self { chat, ports, board, stop }
     }
@@ -297,6 +298,9 @@ impl Store for Ports {
         if let RecordPart::Roster(log) = &part {
             self.note("roster");
             self.meet("roster", log)?;
+        }
+        if let RecordPart::Revoked(_) = &part {
+            self.note("revoked");
         }
         still(self.store.records(part)).await
     }

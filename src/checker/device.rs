@@ -45,6 +45,8 @@ struct Connection {
     name: Name,
     device: DeviceId,
     begun: u64,
+    /// Its application gives the receipts.
+    acks_app: bool,
     server: Option<Name>,
     /// When it was caught up.
     caughtup: Option<u64>,
@@ -253,8 +255,14 @@ impl Checker {
         let device = self.devices.device_of(connection);
         let got = self.devices.got.entry((device, log)).or_default();
         got.missed.insert_range(from, to);
-        // Being told is what the receipt that follows is for.
-        self.gave_receipt(t, connection, log, to);
+        // Being told is what the receipt that follows is for. Where the application gives it, it
+        // may never come.
+        if self.devices.connections[connection].acks_app {
+            let got = self.devices.got.entry((device, log)).or_default();
+            got.acked = got.acked.max(to);
+        } else {
+            self.gave_receipt(t, connection, log, to);
+        }
     }
 
     pub(super) fn device_text(&self, device: DeviceId) -> String {

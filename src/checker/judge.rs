@@ -98,8 +98,9 @@ impl Checker {
     /// What clients saw.
     fn feed_client(&mut self, t: u64, what: What) {
         match what {
-            What::Connect { connection, user, device, outcome, server, .. } => {
-                self.connect(t, (&connection, &user, &device), outcome, server.as_deref());
+            What::Connect { connection, user, device, acks_app, outcome, server } => {
+                let who = (connection.as_str(), user.as_str(), device.as_str());
+                self.connect(t, who, acks_app, (outcome, server.as_deref()));
             }
             What::Close { connection, .. } => self.close(&connection),
             What::Forget { user, device } => self.forget(&user, &device),

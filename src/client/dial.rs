@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::Uri;
-use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
+use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, handshake::client::Response};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
@@ -31,7 +31,9 @@ pub(super) async fn dial(options: &ClientOptions) -> Result<Dialled, ClientError
         return Err(bad(&"only ws:// is spoken here; put a proxy that ends TLS before it"));
     }
     if let Some(token) = &options.token {
-        let value = format!("Bearer {token}").parse().map_err(|error| bad(&error))?;
+        let value = format!("Bearer {}", token.reveal());
+        // The error would show it.
+        let value = HeaderValue::try_from(value).map_err(|_| bad(&"the token is no header"))?;
         request.headers_mut().insert(AUTHORIZATION, value);
     }
     let stream = tcp(request.uri(), options)

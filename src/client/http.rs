@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::Request;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
 use super::ClientError;
+use crate::protocol::Token;
 
 /// The longest answer that is read: a page of history is at most about 1 MB of messages.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
@@ -38,13 +39,19 @@ impl Answer {
 pub struct Api {
     base: String,
     pool: Pool<HttpConnector, Full<Bytes>>,
+    token: Option<Token>,
 }
 
 impl Api {
     /// `http://HOST:PORT`
     pub fn new(base: impl Into<String>) -> Self {
         let base = base.into().trim_end_matches('/').to_owned();
-        Self { base, pool: Pool::builder(TokioExecutor::new()).build_http() }
+        Self { base, pool: Pool::builder(TokioExecutor::new()).build_http(), token: None }
+    }
+
+    /// The same with a token, if there is one.
+    pub fn token(self, token: Option<Token>) -> Self {
+        Self { token, ..self }
     }
 
     /// GET of a path with its query.
@@ -66,6 +73,9 @@ impl Api {
         headers: &[(&str, &str)],
     ) -> Result<Answer, ClientError> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", token.reveal()));
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

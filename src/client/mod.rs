@@ -29,6 +29,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 
+use crate::protocol::Token;
+
 /// How long connecting may take, from the dial to the 101.
 const CONNECT_SECONDS: u64 = 30;
 /// How long the other side may take to answer a close.
@@ -48,7 +50,7 @@ pub struct ClientOptions {
     /// `catchup=N`
     pub catchup: Option<u32>,
     /// Sent as `Authorization: Bearer …`.
-    pub token: Option<String>,
+    pub token: Option<Token>,
     /// Dial from this address: one address has some 28,000 ports towards one server.
     pub source: Option<IpAddr>,
 }
@@ -74,6 +76,12 @@ impl ClientOptions {
     /// The same with `acks=app`.
     pub fn acks_app(mut self) -> Self {
         self.acks_app = true;
+        self
+    }
+
+    /// The same with a token, if there is one.
+    pub fn token(mut self, token: Option<Token>) -> Self {
+        self.token = token;
         self
     }
 

@@ -3,6 +3,7 @@
 //! By hand on `httparse`, since the connection may come from the balancer with its head read
 //! already, and since every refusal has its own status (RFC 6455 §4.2, and `docs/protocol.md`).
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -11,8 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::edge::{Gate, HEAD_BYTES_MAX, HEADERS_MAX, Peer, Stream, strict};
-use crate::protocol::{self, DeviceId, ErrorCode, PROTOCOL_VERSION, ProcessId, UserId};
+use super::socket::close_frame;
+use crate::auth::{self, PROTOCOL, bearer, challenge};
+use crate::edge::{Body, Gate, HEAD_BYTES_MAX, HEADERS_MAX, Headers, Peer, Stream, strict};
+use crate::protocol::{
+    self, CloseCode, DeviceId, ErrorCode, PROTOCOL_VERSION, ProcessId, Token, UserId,
+};
 
 /// How long a head may take.
 pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -22,8 +27,12 @@ const END_PATIENCE: Duration = Duration::from_secs(1);
 /// Who opens a socket, and how it wants to be served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// The person (development mode: as the query says).
-    pub user: UserId,
+    /// The person, as the query says: believed in development mode alone.
+    pub user: Option<UserId>,
+    /// The token, where there is one.
+    pub token: Result<Option<Token>, auth::Refusal>,
+    /// A browser's request: a script sees no status, so it is refused on the open socket.
+    pub browser: bool,
     /// The device.
     pub device: DeviceId,
     /// The application sends `ack` frames itself.
@@ -32,6 +41,8 @@ pub struct Hello {
     pub catchup: Option<u64>,
     /// Where the client is, as far as trusted proxies say.
     pub client: IpAddr,
+    /// Our subprotocol was offered: a browser takes no answer without it.
+    agrees: bool,
     accept: Box<str>,
 }
 
@@ -42,14 +53,14 @@ pub struct Refusal {
     pub status: u16,
     /// What was wrong, and what to do.
     pub detail: String,
-    header: &'static str,
+    header: Cow<'static, str>,
 }
 
 /// What a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Request {
     /// A socket; what came behind the head belongs to it.
-    Open(Hello, Bytes),
+    Open(Box<Hello>, Bytes),
     /// `GET /healthz`.
     Health,
     /// `GET /readyz`.
@@ -67,7 +78,18 @@ impl Refusal {
             503 => "Retry-After: 1\r\n",
             _ => "",
         };
-        Self { status, detail: detail.into(), header }
+        Self { status, detail: detail.into(), header: header.into() }
+    }
+}
+
+impl From<auth::Refusal> for Refusal {
+    fn from(refusal: auth::Refusal) -> Self {
+        let plain = Self::new(refusal.code().http_status(), refusal.to_string());
+        if plain.status != 401 {
+            return plain;
+        }
+        let header = format!("WWW-Authenticate: {}\r\n", challenge(refusal));
+        Self { header: header.into(), ..plain }
     }
 }
 
@@ -104,13 +126,13 @@ fn judge(read: &mut BytesMut, peer: Peer, gate: &Gate) -> Option<Request> {
     match request.parse(read) {
         Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => {
             let judged = match strict(&read[..length], &request) {
-                Ok(_) => judge_whole(&request, peer, gate),
+                Ok(body) => judge_whole(&request, body, peer, gate),
                 Err(why) => Err(refused(400, why)),
             };
             Some(match judged {
                 Ok(hello) => {
                     read.advance(length);
-                    Request::Open(hello, std::mem::take(read).freeze())
+                    Request::Open(Box::new(hello), std::mem::take(read).freeze())
                 }
                 Err(other) => other,
             })
@@ -123,6 +145,7 @@ fn judge(read: &mut BytesMut, peer: Peer, gate: &Gate) -> Option<Request> {
 
 fn judge_whole(
     request: &httparse::Request<'_, '_>,
+    body: Body,
     peer: Peer,
     gate: &Gate,
 ) -> Result<Hello, Request> {
@@ -136,27 +159,31 @@ fn judge_whole(
         "/ws" | "/healthz" | "/readyz" => return Err(refused(405, "only GET is answered here")),
         _ => return Err(refused(404, "sockets are opened at /ws")),
     }
-    let headers = Headers(request.headers);
-    let upgrade = headers.has("upgrade", "websocket") && headers.has("connection", "upgrade");
-    if request.version != Some(1) || !upgrade || headers.one("sec-websocket-version") != Some("13")
-    {
+    let headers: &[httparse::Header<'_>] = request.headers;
+    let upgrade = has(headers, "upgrade", "websocket") && has(headers, "connection", "upgrade");
+    let version = one(headers, "sec-websocket-version");
+    if request.version != Some(1) || !upgrade || version != Some("13") {
         return Err(refused(426, "open a WebSocket here: RFC 6455, version 13"));
     }
-    if headers.one("host").is_none() {
+    if one(headers, "host").is_none() {
         return Err(refused(400, "one Host header is required"));
     }
-    let body = headers.all("content-length").any(|length| length != "0");
-    if body || headers.all("transfer-encoding").next().is_some() {
+    if body != Body::Sized(0) {
         return Err(refused(400, "an upgrade has no body"));
     }
-    let key = headers.one("sec-websocket-key").filter(|key| is_key(key));
+    let key = one(headers, "sec-websocket-key").filter(|key| is_key(key));
     let key = key.ok_or_else(|| refused(400, "Sec-WebSocket-Key must be 16 bytes in base64"))?;
-    let taken = gate.take(peer, &*request.headers);
+    let taken = gate.take(peer, headers);
     let caller = taken.map_err(|turned| refused(turned.status, turned.detail))?;
-    hello(query, caller.peer.address.ip(), derive_accept_key(key.as_bytes()).into())
+    hello(query, headers, caller.peer.address.ip(), derive_accept_key(key.as_bytes()).into())
 }
 
-fn hello(query: &str, client: IpAddr, accept: Box<str>) -> Result<Hello, Request> {
+fn hello(
+    query: &str,
+    headers: &[httparse::Header<'_>],
+    client: IpAddr,
+    accept: Box<str>,
+) -> Result<Hello, Request> {
     let bad = |detail: String| refused(400, detail);
     let mut hello = (None, DeviceId::plain(), false, None);
     let mut seen = Vec::new();
@@ -191,29 +218,26 @@ fn hello(query: &str, client: IpAddr, accept: Box<str>) -> Result<Hello, Request
         }
     }
     let (user, device, acks_app, catchup) = hello;
-    let user = user.ok_or_else(|| bad("userId is missing: /ws?userId=userA".to_owned()))?;
-    Ok(Hello { user, device, acks_app, catchup, client, accept })
+    let protocols = headers.all("sec-websocket-protocol");
+    let token = bearer(&headers.all("authorization"), &protocols);
+    let browser = !headers.all("origin").is_empty();
+    let agrees = has(headers, "sec-websocket-protocol", PROTOCOL);
+    Ok(Hello { user, token, browser, device, acks_app, catchup, client, agrees, accept })
 }
 
-struct Headers<'a>(&'a [httparse::Header<'a>]);
-
-impl<'a> Headers<'a> {
-    fn all(&self, name: &str) -> impl Iterator<Item = &'a str> {
-        let of = move |header: &&httparse::Header<'a>| header.name.eq_ignore_ascii_case(name);
-        let values: Vec<_> = self.0.iter().filter(of).collect();
-        values.into_iter().filter_map(|header| str::from_utf8(header.value).ok()).map(str::trim)
+/// The value of a header that stands there once.
+fn one<'a>(headers: &'a [httparse::Header<'_>], name: &str) -> Option<&'a str> {
+    match headers.all(name)[..] {
+        [value] => str::from_utf8(value).ok().map(str::trim),
+        _ => None,
     }
+}
 
-    /// The value of a header that stands there once.
-    fn one(&self, name: &str) -> Option<&'a str> {
-        let mut values = self.all(name);
-        values.next().filter(|_| values.next().is_none())
-    }
-
-    /// Whether a list header holds a token.
-    fn has(&self, name: &str, token: &str) -> bool {
-        self.all(name).flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case(token))
-    }
+/// Whether a list header holds a name.
+fn has(headers: &[httparse::Header<'_>], name: &str, sought: &str) -> bool {
+    let values = headers.all(name);
+    let mut names = values.iter().flat_map(|value| value.split(|b| *b == b','));
+    names.any(|name| name.trim_ascii().eq_ignore_ascii_case(sought.as_bytes()))
 }
 
 /// 16 bytes in base64 are 22 characters and `==`.
@@ -240,18 +264,52 @@ fn decode(value: &str) -> Option<String> {
 
 /// Answers 101: from here on the connection is a WebSocket.
 pub async fn accept(stream: &mut Stream, hello: &Hello, server: &ProcessId) -> std::io::Result<()> {
-    let answer = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Accept: {}\r\nX-Parlor-Server: {server}\r\n\r\n",
-        hello.accept
-    );
-    stream.write_all(answer.as_bytes()).await?;
+    stream.write_all(switching(hello, server).as_bytes()).await?;
     stream.flush().await
+}
+
+fn switching(hello: &Hello, server: &ProcessId) -> String {
+    // Never the other name of the pair: it is the token.
+    let agreed = if hello.agrees { "Sec-WebSocket-Protocol: parlor\r\n" } else { "" };
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: {}\r\n{agreed}X-Parlor-Server: {server}\r\n\r\n",
+        hello.accept
+    )
+}
+
+/// Refuses a browser: the socket opens, says why, and closes with 4401.
+pub async fn dismiss(
+    mut stream: Stream,
+    hello: &Hello,
+    server: &ProcessId,
+    code: ErrorCode,
+    detail: &str,
+) {
+    let error = protocol::answer::error(code, detail, None, None);
+    let mut answer = switching(hello, server).into_bytes();
+    answer.extend_from_slice(&text_frame(&error));
+    answer.extend_from_slice(&close_frame(CloseCode::Unauthorized));
+    last_words(&mut stream, &answer).await;
+}
+
+/// A short text frame that is not masked (RFC 6455 §5.2).
+fn text_frame(text: &[u8]) -> Vec<u8> {
+    let mut frame = match u8::try_from(text.len()).ok().filter(|length| *length < 126) {
+        Some(length) => vec![0x81, length],
+        None => {
+            let [high, low] = u16::try_from(text.len()).unwrap_or(0).to_be_bytes();
+            vec![0x81, 126, high, low]
+        }
+    };
+    frame.extend_from_slice(text);
+    frame
 }
 
 /// Answers a refusal as `application/problem+json` (RFC 9457) and ends the connection.
 pub async fn refuse(mut stream: Stream, refusal: &Refusal) {
     let (title, code) = match refusal.status {
+        401 => ("Unauthorized", ErrorCode::Unauthorized),
         403 => ("Forbidden", ErrorCode::Forbidden),
         404 => ("Not Found", ErrorCode::NotFound),
         405 => ("Method Not Allowed", ErrorCode::BadRequest),
@@ -278,8 +336,11 @@ async fn answer(stream: &mut Stream, status: u16, title: &str, headers: &str, bo
         "HTTP/1.1 {status} {title}\r\n{headers}Content-Length: {length}\r\n\
          Connection: close\r\n\r\n"
     );
-    let answer = [head.as_bytes(), body].concat();
-    let _ = timeout(HEAD_PATIENCE, stream.write_all(&answer)).await;
+    last_words(stream, &[head.as_bytes(), body].concat()).await;
+}
+
+async fn last_words(stream: &mut Stream, answer: &[u8]) {
+    let _ = timeout(HEAD_PATIENCE, stream.write_all(answer)).await;
     let _ = stream.shutdown().await;
     // What the client still sends is read away: unread, it would turn the end into a reset, and the
     // client might never see the answer.
@@ -320,7 +381,8 @@ mod tests {
     fn a_good_request_opens_and_keeps_the_bytes_behind_it() {
         let target = "/ws?userId=auth0%7Cx&device=phone&acks=app&catchup=200&v=1&new=1";
         let Request::Open(hello, behind) = request(target, "") else { panic!() };
-        assert_eq!((hello.user.as_str(), hello.device.as_str()), ("auth0|x", "phone"));
+        let user = hello.user.as_ref().map(UserId::as_str);
+        assert_eq!((user, hello.device.as_str()), (Some("auth0|x"), "phone"));
         assert_eq!((hello.acks_app, hello.catchup), (true, Some(200)));
         // RFC 6455 §1.3 has this key and its answer.
         assert_eq!(&*hello.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
@@ -330,7 +392,6 @@ mod tests {
     #[test]
     fn every_bad_parameter_is_a_400() {
         for target in [
-            "/ws",
             "/ws?userId=",
             "/ws?userId=a%20b",
             "/ws?userId=%zz",
@@ -355,6 +416,36 @@ mod tests {
             let Request::Refused(refusal) = request("/ws?userId=a", more) else { panic!() };
             assert_eq!(refusal.status, 400, "{more}");
         }
+    }
+
+    #[test]
+    fn a_browser_carries_its_token_in_the_pair_and_only_one_name_is_answered() {
+        let server = ProcessId::parse("ws1").unwrap();
+        let hello = |more: &str| match request("/ws", more) {
+            Request::Open(hello, _) => hello,
+            other => panic!("{more}: {other:?}"),
+        };
+        let pair = hello("Origin: http://x\r\nSec-WebSocket-Protocol: parlor, bearer.a.b.c\r\n");
+        assert_eq!(pair.token, Ok(Some(Token::new("a.b.c"))));
+        assert!(pair.browser);
+        let answer = switching(&pair, &server);
+        assert!(answer.contains("Sec-WebSocket-Protocol: parlor\r\n"), "{answer}");
+        assert!(!answer.contains("a.b.c"), "{answer}");
+        assert!(!format!("{pair:?}").contains("a.b.c"), "{pair:?}");
+        let header = hello("authorization: Bearer a.b.c\r\n");
+        assert_eq!(header.token, Ok(Some(Token::new("a.b.c"))));
+        assert!(!header.browser && !switching(&header, &server).contains("Protocol:"));
+        let both = "Authorization: Bearer a\r\nSec-WebSocket-Protocol: bearer.a\r\n";
+        assert_eq!(hello(both).token, Err(auth::Refusal::Ambiguous));
+        assert_eq!(hello("Authorization: Basic dTpw\r\n").token, Err(auth::Refusal::Missing));
+    }
+
+    #[test]
+    fn a_text_frame_says_its_length_as_short_as_it_can() {
+        assert_eq!(text_frame(b"ab"), [0x81, 2, b'a', b'b']);
+        assert_eq!(text_frame(&[b'x'; 125])[..3], [0x81, 125, b'x']);
+        assert_eq!(text_frame(&[b'x'; 126])[..5], [0x81, 126, 0, 126, b'x']);
+        assert_eq!(text_frame(&[b'x'; 300])[..4], [0x81, 126, 1, 44]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! pure session of `chat`, `drain` sends everybody away at an even rate. Nothing above the gateway
 //! knows which socket engine runs.
 
+mod admission;
 pub mod drain;
 pub mod handshake;
 pub mod socket;
@@ -21,10 +22,13 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::{Refusal, Verifier};
 use crate::chat::Chat;
 use crate::edge::{Arrived, Edge, Peer, Stream};
 use crate::hub::{Event, Outbox, Who};
 use crate::protocol::{CloseCode, PING_INTERVAL_MS, SocketId};
+use admission::Admitted;
+pub use admission::Guard;
 use handshake::Request;
 use socket::{End, Socket, Unstored};
 
@@ -61,6 +65,7 @@ pub type Door = mpsc::Sender<Accepted>;
 pub struct Gateway {
     chat: Arc<Chat>,
     edge: Arc<Edge>,
+    guard: Option<Arc<Guard>>,
     open: AtomicBool,
     half_open: Arc<Semaphore>,
     sockets: TaskTracker,
@@ -69,11 +74,12 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A server that takes no sockets yet.
-    pub fn new(chat: Arc<Chat>, edge: Arc<Edge>) -> Arc<Self> {
+    /// A server that takes no sockets yet. With a verifier, who opens one must have a token.
+    pub fn new(chat: Arc<Chat>, edge: Arc<Edge>, verifier: Option<Verifier>) -> Arc<Self> {
         Arc::new(Self {
             chat,
             edge,
+            guard: verifier.map(Guard::new),
             open: AtomicBool::new(false),
             half_open: Arc::new(Semaphore::new(HALF_OPEN_MAX)),
             sockets: TaskTracker::new(),
@@ -147,20 +153,27 @@ impl Gateway {
                 Accepted { stream, peer, read: Bytes::new() }
             }
         };
-        let request = handshake::read(&mut stream, read, peer, &self.edge.gate).await;
+        let request = handshake::read(&mut stream, read, peer, &self.edge.gate).await?;
+        let admitted = match &request {
+            Request::Open(hello, _) if self.is_open() => Some(self.admit(hello).await),
+            _ => None,
+        };
         drop(permit);
-        match request? {
-            Request::Open(hello, behind) if self.is_open() => {
+        match (request, admitted) {
+            (Request::Open(hello, behind), Some(Ok(admitted))) => {
                 handshake::accept(&mut stream, &hello, &self.chat.me.id).await.ok()?;
-                return Some(self.enter(stream, &hello, behind).await);
+                return Some(self.enter(stream, &hello, admitted, behind).await);
             }
-            Request::Open(..) => {
+            (Request::Open(hello, _), Some(Err(refusal))) => {
+                self.turn_back(stream, &hello, &refusal).await;
+            }
+            (Request::Open(..), None) => {
                 let refusal = handshake::Refusal::new(503, "this server takes no sockets now");
                 handshake::refuse(stream, &refusal).await;
             }
-            Request::Refused(refusal) => handshake::refuse(stream, &refusal).await,
-            Request::Health => handshake::answer_health(stream, true).await,
-            Request::Ready => handshake::answer_health(stream, self.is_open()).await,
+            (Request::Refused(refusal), _) => handshake::refuse(stream, &refusal).await,
+            (Request::Health, _) => handshake::answer_health(stream, true).await,
+            (Request::Ready, _) => handshake::answer_health(stream, self.is_open()).await,
         }
         None
     }
@@ -169,16 +182,20 @@ impl Gateway {
         &self,
         stream: Stream,
         hello: &handshake::Hello,
+        admitted: Admitted,
         behind: Bytes,
     ) -> (Box<Socket>, Entered) {
         let _ = stream.set_nodelay();
-        tracing::debug!(client = %hello.client, user = %hello.user, "a socket opens");
+        tracing::debug!(client = %hello.client, user = %admitted.user, "a socket opens");
         let who = Who {
-            user: hello.user.clone(),
+            user: admitted.user,
             device: hello.device.clone(),
             socket: SocketId(rand::random()),
         };
         let outbox = Arc::new(Outbox::new(who));
+        if let Some((issued, ends)) = admitted.holds {
+            outbox.pass.renew(issued, ends);
+        }
         if let Some(oldest) = self.chat.hub.enter(outbox.clone()) {
             oldest.push(Event::Close(CloseCode::TooManySockets));
         }
@@ -188,7 +205,8 @@ impl Gateway {
             drain::send_away(&outbox);
         }
         let entered = Entered::new(self.chat.clone(), outbox.clone());
-        (Socket::new(&self.chat, &outbox, stream, hello, behind).await, entered)
+        let guard = self.guard.clone();
+        (Socket::new(&self.chat, &outbox, stream, hello, guard, behind).await, entered)
     }
 
     async fn run(&self, mut socket: Box<Socket>, entered: Entered) {
@@ -201,7 +219,8 @@ impl Gateway {
         .await;
     }
 
-    /// One tick for all sockets: each second a 25th of them is asked to see to its client.
+    /// One tick for all sockets: each second a 25th of them is asked to see to its client, and
+    /// those whose token has ended are sent away.
     async fn tick_for_ever(&self) {
         let rounds = (PING_INTERVAL_MS / 1_000).max(1);
         let mut second = interval(Duration::from_secs(1));
@@ -210,7 +229,11 @@ impl Gateway {
         loop {
             second.tick().await;
             round = (round + 1) % rounds;
+            let now = (self.chat.clock)() / 1_000;
             for outbox in self.chat.hub.all() {
+                if outbox.pass.take_ended(now) {
+                    self.chat.turn_away(&outbox, &Refusal::Ended.to_string());
+                }
                 if (outbox.who.socket.0 % u128::from(rounds)) as u64 == round {
                     outbox.push(Event::Tick);
                 }

@@ -22,6 +22,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::admission::{Guard, renew};
 use super::handshake::Hello;
 use crate::chat::Chat;
 use crate::chat::catchup::{self, Done};
@@ -75,6 +76,7 @@ pub struct Socket {
     web: WebSocketStream<Stream>,
     chat: Arc<Chat>,
     outbox: Arc<Outbox>,
+    guard: Option<Arc<Guard>>,
     session: Session,
     work: Option<BoxFuture<'static, Done>>,
     outputs: Outputs,
@@ -89,6 +91,7 @@ impl Socket {
         outbox: &Arc<Outbox>,
         stream: Stream,
         hello: &Hello,
+        guard: Option<Arc<Guard>>,
         behind: Bytes,
     ) -> Box<Self> {
         let config = WebSocketConfig::default()
@@ -99,11 +102,13 @@ impl Socket {
             .max_frame_size(Some(FRAME_BYTES_MAX));
         let (role, behind) = (Role::Server, behind.to_vec());
         let web = WebSocketStream::from_partially_read(stream, behind, role, Some(config)).await;
-        let wish = Wish { acks_app: hello.acks_app, catchup: hello.catchup };
+        let guarded = guard.is_some();
+        let wish = Wish { acks_app: hello.acks_app, catchup: hello.catchup, guarded };
         Box::new(Self {
             web,
             chat: chat.clone(),
             outbox: outbox.clone(),
+            guard,
             session: Session::new(outbox.who.clone(), chat.me.id.clone(), wish),
             work: None,
             outputs: Outputs::default(),
@@ -212,7 +217,7 @@ impl Socket {
     async fn give_out(&mut self) -> Result<(), End> {
         let mut effects = std::mem::take(&mut self.outputs.effects);
         for effect in effects.drain(..) {
-            hand_on(&self.chat, &self.outbox, effect);
+            hand_on(&self.chat, &self.outbox, self.guard.as_ref(), effect);
         }
         self.outputs.effects = effects;
         if let Some(work) = self.outputs.work.take() {
@@ -318,7 +323,12 @@ impl Socket {
 }
 
 /// Does what a session wants other parts to do.
-pub(crate) fn hand_on(chat: &Arc<Chat>, outbox: &Arc<Outbox>, effect: Effect) {
+pub(crate) fn hand_on(
+    chat: &Arc<Chat>,
+    outbox: &Arc<Outbox>,
+    guard: Option<&Arc<Guard>>,
+    effect: Effect,
+) {
     let who = &outbox.who;
     match effect {
         Effect::Send(frame) => {
@@ -332,6 +342,7 @@ pub(crate) fn hand_on(chat: &Arc<Chat>, outbox: &Arc<Outbox>, effect: Effect) {
         Effect::Raised(conversation, seq) => chat.hint_own(who, &conversation, seq),
         Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
         Effect::Rest(until) => chat.rest(outbox, until),
+        Effect::Renew { token, reference } => renew(guard, chat, outbox, token, reference),
         Effect::Signal { target, data, reference } => {
             chat.submit_signal(outbox, target, data, reference);
         }
@@ -347,7 +358,7 @@ async fn work(work: &mut Option<BoxFuture<'static, Done>>) -> Done {
 }
 
 /// A close frame (RFC 6455 §5.5.1), for when the library gave the connection up.
-fn close_frame(code: CloseCode) -> Vec<u8> {
+pub(super) fn close_frame(code: CloseCode) -> Vec<u8> {
     let reason = code.reason().as_bytes();
     let mut frame = vec![0x88, (reason.len() + 2) as u8];
     frame.extend_from_slice(&code.number().to_be_bytes());

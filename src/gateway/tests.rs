@@ -22,7 +22,7 @@ fn request(user: &str) -> String {
 #[tokio::test]
 async fn a_socket_that_comes_after_the_drains_look_is_sent_away_too() {
     let part = Part::new().await;
-    let gateway = Gateway::new(part.chat.clone(), Edge::open());
+    let gateway = Gateway::new(part.chat.clone(), Edge::open(), None);
     gateway.open();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -34,8 +34,9 @@ async fn a_socket_that_comes_after_the_drains_look_is_sent_away_too() {
     else {
         panic!("a good request")
     };
+    let admitted = gateway.admit(&hello).await.expect("development mode");
     gateway.drain(Duration::ZERO).await;
-    let (socket, entered) = gateway.enter(stream, &hello, behind).await;
+    let (socket, entered) = gateway.enter(stream, &hello, admitted, behind).await;
     let run = timeout(Duration::from_secs(10), gateway.run(socket, entered));
     let heard = async {
         let mut heard = Vec::new();
@@ -79,7 +80,7 @@ async fn told_in(outboxes: Vec<Arc<Outbox>>) -> Vec<usize> {
 #[tokio::test(start_paused = true)]
 async fn a_drain_keeps_its_rate_in_every_second() {
     let part = Part::new().await;
-    let gateway = Gateway::new(part.chat.clone(), Edge::open());
+    let gateway = Gateway::new(part.chat.clone(), Edge::open(), None);
     let told = tokio::spawn(told_in(outboxes(&part.chat, 4_000)));
     tokio::task::yield_now().await;
     let begun = tokio::time::Instant::now();
@@ -97,7 +98,7 @@ async fn a_handful_is_not_kept_waiting() {
     let part = Part::new().await;
     let told = tokio::spawn(told_in(outboxes(&part.chat, 9)));
     tokio::task::yield_now().await;
-    Gateway::new(part.chat.clone(), Edge::open()).drain(Duration::from_secs(20)).await;
+    Gateway::new(part.chat.clone(), Edge::open(), None).drain(Duration::from_secs(20)).await;
     assert_eq!(told.await.unwrap(), [0; 9]);
 }
 
@@ -106,7 +107,7 @@ async fn a_handful_is_not_kept_waiting() {
 #[tokio::test]
 async fn clients_that_do_not_read_keep_nobody_from_catching_up() {
     let part = Part::new().await;
-    let gateway = Gateway::new(part.chat.clone(), Edge::open());
+    let gateway = Gateway::new(part.chat.clone(), Edge::open(), None);
     gateway.open();
     let listener = TcpSocket::new_v4().unwrap();
     listener.set_send_buffer_size(4_096).unwrap();

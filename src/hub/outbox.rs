@@ -8,11 +8,12 @@
 //! - Statuses (`delivered`, `read`) and signals are dropped. A later status stands for the earlier
 //!   ones, and history tells it (P6); signals are at most once.
 //! - Answers to what the client said (`sent`, errors) are always kept: what is unanswered at a time
-//!   is bounded where it is taken in. So are the few events that drive the session. (`pong` and
-//!   `authed` are the session's own answers and never stand here.)
+//!   is bounded where it is taken in. So are the few events that drive the session. (`pong` is the
+//!   session's own answer and never stands here.)
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -108,6 +109,43 @@ impl Event {
     }
 }
 
+/// What the token of a socket says of time, in seconds since 1970: two numbers a socket, looked at
+/// by whoever goes through all sockets anyway, so that no token needs a timer.
+#[derive(Debug)]
+pub struct Pass {
+    issued: AtomicU32,
+    ends: AtomicU32,
+}
+
+impl Default for Pass {
+    fn default() -> Self {
+        Self { issued: AtomicU32::new(u32::MAX), ends: AtomicU32::new(u32::MAX) }
+    }
+}
+
+impl Pass {
+    /// A token that was made at `issued` holds until `ends`.
+    pub fn renew(&self, issued: u64, ends: u64) {
+        // One that says 2106 is told from none.
+        let seconds = |time: u64| u32::try_from(time).unwrap_or(u32::MAX).min(u32::MAX - 1);
+        self.issued.store(seconds(issued), Ordering::Relaxed);
+        self.ends.store(seconds(ends), Ordering::Relaxed);
+    }
+
+    /// When it was made; `None` without a token.
+    pub fn issued(&self) -> Option<u64> {
+        let issued = self.issued.load(Ordering::Relaxed);
+        (issued != u32::MAX).then_some(u64::from(issued))
+    }
+
+    /// Whether it has ended by now; told once.
+    pub fn take_ended(&self, now: u64) -> bool {
+        let ends = self.ends.load(Ordering::Relaxed);
+        let ended = ends != u32::MAX && u64::from(ends) < now;
+        ended && self.ends.swap(u32::MAX, Ordering::Relaxed) == ends
+    }
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     events: VecDeque<Event>,
@@ -122,13 +160,15 @@ struct Queue {
 pub struct Outbox {
     /// Whose it is.
     pub who: Who,
+    /// How long its token holds.
+    pub pass: Pass,
     queue: Mutex<Queue>,
 }
 
 impl Outbox {
     /// An empty one.
     pub fn new(who: Who) -> Self {
-        Self { who, queue: Mutex::default() }
+        Self { who, pass: Pass::default(), queue: Mutex::default() }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
@@ -222,6 +262,19 @@ mod tests {
         let (conversation, via) = (conversation.unwrap(), via.unwrap());
         let text = Text::from(vec![b'x'; bytes]);
         Event::Text { conversation, seq: 1, n: 1, text, via, again: false }
+    }
+
+    #[test]
+    fn a_token_ends_once_and_without_one_nothing_does() {
+        let pass = Pass::default();
+        assert_eq!((pass.issued(), pass.take_ended(u64::MAX)), (None, false));
+        pass.renew(100, 200);
+        assert_eq!((pass.issued(), pass.take_ended(200)), (Some(100), false));
+        assert!(pass.take_ended(201));
+        assert!(!pass.take_ended(201), "it was told");
+        pass.renew(150, u64::MAX);
+        assert_eq!((pass.issued(), pass.take_ended(300)), (Some(150), false));
+        assert!(size_of::<Pass>() <= 8);
     }
 
     fn rereads(events: &VecDeque<Event>) -> usize {

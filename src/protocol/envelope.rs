@@ -102,6 +102,13 @@ pub enum Envelope {
         /// Which.
         socket: SocketId,
     },
+    /// Tokens of a person made up to this moment are dead, as the store will tell.
+    Revoked {
+        /// Whose.
+        user: UserId,
+        /// Up to here.
+        until: Timestamp,
+    },
     /// A message to oneself, to see that the subscription delivers.
     Probe {
         /// Which probe.
@@ -224,6 +231,9 @@ impl From<&Envelope> for Wire {
             Envelope::End { user, socket } => {
                 Self { user: Some(user), socket: Some(socket), ..wire("end") }
             }
+            Envelope::Revoked { user, until } => {
+                Self { user: Some(user), timestamp: Some(until), ..wire("revoked") }
+            }
             Envelope::Probe { number } => Self { number: Some(number), ..wire("probe") },
         }
     }
@@ -279,6 +289,7 @@ impl Wire {
                 users: self.users,
             },
             "end" => Envelope::End { user: self.user?, socket: self.socket? },
+            "revoked" => Envelope::Revoked { user: self.user?, until: self.timestamp? },
             "probe" => Envelope::Probe { number: self.number? },
             _ => return None,
         })
@@ -367,7 +378,8 @@ mod tests {
                 read: true,
                 users: vec![user.clone()],
             },
-            Envelope::End { user, socket: SocketId(7) },
+            Envelope::End { user: user.clone(), socket: SocketId(7) },
+            Envelope::Revoked { user, until: 5 },
             Envelope::Probe { number: 3 },
         ];
         for envelope in all {

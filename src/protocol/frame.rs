@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::code::ErrorCode;
 use super::id::{ConversationId, Ref, UserId};
 use super::message::Seq;
+use super::token::Token;
 use super::{DATA_BYTES_MAX, DATA_DEPTH_MAX, MESSAGE_BYTES_MAX, SIGNAL_BYTES_MAX};
 #[cfg(debug_assertions)]
 use crate::planted::{Bug, planted};
@@ -83,7 +84,7 @@ pub enum ClientFrame {
     /// A fresh token before the old one ends.
     Auth {
         /// The token.
-        token: String,
+        token: Token,
         /// Handed back in an error.
         reference: Option<Ref>,
     },

@@ -9,6 +9,7 @@ pub mod envelope;
 pub mod frame;
 pub mod id;
 pub mod message;
+pub mod token;
 
 pub use answer::Text;
 pub use code::{CloseCode, ErrorCode};
@@ -19,6 +20,7 @@ pub use id::{
     UserId,
 };
 pub use message::{Entry, Kind, Seq, Timestamp};
+pub use token::{TOKEN_BYTES_MAX, Token};
 
 /// The version of frames and envelopes.
 pub const PROTOCOL_VERSION: u8 = 1;

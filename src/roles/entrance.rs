@@ -6,6 +6,8 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::health::Admin;
+use crate::auth::Verifier;
 use crate::config::{Common, EdgeOptions};
 use crate::edge::{Edge, Entry, Gate, Names, Origins, Tls, Trusted};
 use crate::node::NodeError;
@@ -14,6 +16,8 @@ use crate::node::NodeError;
 pub(super) struct Entrance {
     gate: Gate,
     entry: Entry,
+    /// Who asks must show a token, at every listener but an admin's on loopback.
+    tokens: bool,
 }
 
 fn usage(error: impl std::fmt::Display) -> NodeError {
@@ -23,8 +27,7 @@ fn usage(error: impl std::fmt::Display) -> NodeError {
 impl Entrance {
     /// Reads the options, and the certificate.
     pub fn new(options: &EdgeOptions, common: &Common) -> Result<Self, NodeError> {
-        // Development mode alone needs it: who must show a token is not fooled by a name. Where
-        // everybody on the network can be anybody it would keep nobody out.
+        // Where everybody on the network can be anybody it would keep nobody out.
         let names = match common.insecure_dev {
             true => Names::Any,
             false => Names::Loopback(options.allow_host.clone()),
@@ -36,7 +39,8 @@ impl Entrance {
             _ => None,
         };
         let gate = Gate { origins, names, trusted };
-        Ok(Self { gate, entry: Entry { proxy_protocol: options.proxy_protocol, tls } })
+        let entry = Entry { proxy_protocol: options.proxy_protocol, tls };
+        Ok(Self { gate, entry, tokens: common.tokens.has_keys() })
     }
 
     /// Whether TLS is spoken.
@@ -46,22 +50,23 @@ impl Entrance {
 
     /// The edge of a listener.
     pub fn at(&self, listener: &TcpListener) -> Arc<Edge> {
-        Arc::new(Edge { gate: self.gate_at(listener), entry: self.entry.clone() })
+        // A page that came by a wrong name is fooled by it, and has no token.
+        let named = is_loopback(listener) && !self.tokens;
+        Arc::new(Edge { gate: self.gate(named), entry: self.entry.clone() })
     }
 
-    /// The edge of the admin's listener: on loopback as it is, else with TLS where there is any.
-    pub fn of_admin(&self, listener: &TcpListener) -> Arc<Edge> {
-        let tls = self.entry.tls.clone().filter(|_| !is_loopback(listener));
-        let entry = Entry { proxy_protocol: false, tls };
-        Arc::new(Edge { gate: self.gate_at(listener), entry })
+    /// Who may ask at the admin's listener: on loopback whoever reaches it by a name of this
+    /// machine, else only tokens, by TLS where there is any.
+    pub fn admin(&self, listener: &TcpListener, auth: Option<&Verifier>) -> Admin {
+        let local = is_loopback(listener);
+        let entry = Entry { proxy_protocol: false, tls: self.entry.tls.clone().filter(|_| !local) };
+        let edge = Arc::new(Edge { gate: self.gate(local), entry });
+        Admin { edge, auth: auth.cloned().filter(|_| !local) }
     }
 
     /// Only on loopback a name of somebody else's must have been pointed at us.
-    fn gate_at(&self, listener: &TcpListener) -> Gate {
-        let names = match is_loopback(listener) {
-            true => self.gate.names.clone(),
-            false => Names::Any,
-        };
+    fn gate(&self, named: bool) -> Gate {
+        let names = if named { self.gate.names.clone() } else { Names::Any };
         Gate { names, ..self.gate.clone() }
     }
 

@@ -171,7 +171,7 @@ fn send_by_api(world: &mut World) {
                 reference: reference.clone(),
                 body: body.clone(),
             });
-            let done = chat.send(&user, frame.clone(), Some(named.clone())).await;
+            let done = chat.send(&user, frame.clone(), Some(named.clone()), false).await;
             let outcome = outcome(&done);
             sea.log(What::Sent {
                 connection: "api".to_owned(),

@@ -251,6 +251,7 @@ async fn boot(link: Arc<Link>, row: BoardRow, clock: Clock, running: Arc<Running
         liveness,
         metrics: Arc::new(Metrics::new(id.as_str())),
         clock,
+        opening: Default::default(),
     });
     let Ok(bus) = link.subscribe(&id).await else {
         return running.ended.store(true, Ordering::Relaxed);
@@ -410,7 +411,7 @@ async fn give_out(
     work: &mut Option<BoxFuture<'static, Done>>,
 ) -> bool {
     for effect in std::mem::take(&mut out.effects) {
-        hand_on(chat, outbox, effect);
+        hand_on(chat, outbox, None, effect);
     }
     if let Some(next) = out.work.take() {
         let (chat, outbox) = (chat.clone(), outbox.clone());

@@ -24,6 +24,7 @@ pub struct Memory {
     devices: BTreeMap<UserId, BTreeMap<DeviceId, Device>>,
     starts: BTreeMap<(UserId, DeviceId), BTreeMap<u32, Starts>>,
     heads: BTreeMap<ConversationId, Head>,
+    revoked: BTreeMap<UserId, u64>,
     members: BTreeMap<ConversationId, BTreeMap<UserId, Member>>,
     /// When entries were put, and devices registered.
     pub put_at: BTreeMap<(ConversationId, Seq), u64>,
@@ -148,6 +149,7 @@ impl Memory {
             }
         }
         page.next = page.next.filter(|_| left == 0);
+        page.revoked = self.revoked.get(user).copied().filter(|_| page.next.is_none());
         page
     }
 
@@ -189,6 +191,13 @@ impl Memory {
                 }
                 self.heads.insert(log, head);
             }
+            Record::Revoked(user, until) => {
+                let known = self.revoked.entry(user).or_default();
+                if *known >= until {
+                    return false;
+                }
+                *known = until;
+            }
         }
         true
     }
@@ -204,6 +213,10 @@ impl Memory {
                     starts: starts.clone(),
                 };
                 return chunks.into_iter().flatten().map(record).collect();
+            }
+            RecordPart::Revoked(user) => {
+                let until = self.revoked.get(&user).copied();
+                return until.map(|until| Record::Revoked(user, until)).into_iter().collect();
             }
             RecordPart::Roster(log) => (log, None),
             RecordPart::Member(log, user) => (log, Some(user)),

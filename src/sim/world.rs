@@ -80,7 +80,7 @@ impl World {
                 // Some devices are new when others have talked for long.
                 let late = core.chance(0.15);
                 let dials_at = if late { core.any(20_001..45_000) } else { 0 };
-                let wish = Wish { acks_app, catchup };
+                let wish = Wish { acks_app, catchup, ..Wish::default() };
                 devices.push(Device::new(user.clone(), &format!("d{name}"), wish, dials_at));
             }
         }
@@ -115,7 +115,7 @@ impl World {
         self.phase(Phase::Healed);
         let healed = self.sea.lock().now;
         let refuses = finale == Finale::RedisRefusesWrites;
-        let mut watch = Watch::new(healed, refuses);
+        let mut watch = Watch::new(healed, finale);
         let pace = self.sea.lock().pick(&[0.0, 0.0, 0.2, 0.7]);
         let (pace, comings) = match finale {
             Finale::Crowd => (0.2, 0.012),

@@ -74,6 +74,9 @@ pub struct MailboxPage {
     pub rows: Vec<Row>,
     /// Devices, in the order of their names.
     pub devices: Vec<Device>,
+    /// The person's tokens made up to this moment are dead; on the page where that stands. A read
+    /// that has to be made anyway so tells what a handshake must know.
+    pub revoked: Option<Timestamp>,
     /// Keys of rows and devices that can't be read; they hide none of the others.
     pub damaged: Vec<String>,
     /// Pass this as `after` for what follows; `None` at the end.

@@ -1,4 +1,5 @@
-//! Items beside logs and rows: members and what they may see, heads of rooms, devices' starts.
+//! Items beside logs and rows: members and what they may see, heads of rooms, devices' starts, and
+//! which tokens of a person are dead.
 
 use super::Device;
 use crate::planted::{Bug, planted};
@@ -82,6 +83,8 @@ pub enum Record {
     Member(ConversationId, Member),
     /// A conversation's head. Written only where none stands.
     Head(ConversationId, Head),
+    /// A person's tokens made up to this moment are dead. It only rises.
+    Revoked(UserId, Timestamp),
 }
 
 /// Which records to read.
@@ -93,4 +96,6 @@ pub enum RecordPart {
     Member(ConversationId, UserId),
     /// The starts of a device.
     Starts(UserId, DeviceId),
+    /// Up to when a person's tokens are dead, if any are.
+    Revoked(UserId),
 }

@@ -16,7 +16,8 @@ use crate::config;
 /// Runs until the input ends.
 pub async fn run(options: config::Chat) -> anyhow::Result<ExitCode> {
     let client = ClientOptions::new(options.url.as_str(), options.user.as_str())
-        .device(options.device.as_str());
+        .device(options.device.as_str())
+        .token(options.carried.read()?);
     if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
         return interactive::run(options, client).await;
     }

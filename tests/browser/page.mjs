@@ -8,7 +8,7 @@
 // where one is given.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
@@ -43,9 +43,9 @@ const work = mkdtempSync(join(tmpdir(), "parlor-page-"));
 let parlor = null;
 
 /** Starts everything; `port` is the balancer's, 0 for a free one. Returns its address. */
-function up(port) {
+function up(port, ...more) {
   const ports = ["--balancer-port", port, "--server-port", "0", "--api-port", "0"];
-  const args = ["up", "--data", join(work, "data"), "--ready-json", ...ports];
+  const args = ["up", "--data", join(work, "data"), "--ready-json", ...ports, ...more];
   parlor = spawn(binary, args, { stdio: ["ignore", "pipe", "inherit"], env: quietly() });
   return new Promise((ready, failed) => {
     parlor.once("error", failed);
@@ -200,6 +200,55 @@ async function walk(page, address) {
   });
 }
 
+/** The same page where nobody gets in without a token. */
+async function walkWithTokens(page) {
+  const [left, right] = [new Half(page, 0), new Half(page, 1)];
+  const secret = join(work, "secret");
+  const token = (sub) =>
+    execFileSync(binary, ["token", "--sub", sub, "--jwt-secret-file", secret], { env: quietly() })
+      .toString()
+      .trim();
+  const field = (half) => half.root.locator(".token input");
+  const asked = [];
+
+  await step("without a token the page asks for one", async () => {
+    await kill();
+    execFileSync(binary, ["token", "--new-secret", secret], { env: quietly(), stdio: "pipe" });
+    const address = await up("0", "--jwt-secret-file", secret);
+    page.on("request", (request) => asked.push(request.url()));
+    page.on("websocket", (socket) => asked.push(socket.url()));
+    await page.goto(`http://${address}/`);
+    await field(left).waitFor();
+    await field(right).waitFor();
+    await left.root.getByText("stopped: not authorized").waitFor();
+  });
+  await step("a token in the field names the person", async () => {
+    for (const [half, name] of [[left, "tokenA"], [right, "tokenB"]]) {
+      await field(half).fill(token(name));
+      await field(half).press("Enter");
+      await half.connected();
+      await page.waitForFunction(
+        ([at, wanted]) => document.querySelectorAll(".as")[at].value === wanted,
+        [half === left ? 0 : 1, name],
+      );
+    }
+    assert.equal(await field(left).isVisible(), false);
+    await left.root.getByText("Say hello to tokenB").waitFor();
+    await left.say("by token");
+    await right.sees("by token");
+    await left.mark("delivered");
+  });
+  await step("a token in the fragment is taken off the address", async () => {
+    const at = new URL(page.url()).origin;
+    await page.goto("about:blank");
+    await page.goto(`${at}/?as=x&to=tokenA#token=${token("tokenB")}`);
+    await left.connected();
+    await left.sees("by token");
+    assert.equal(new URL(page.url()).hash, "");
+    assert.deepEqual(asked.filter((url) => url.includes("eyJ")), [], "no URL carries a token");
+  });
+}
+
 /** On the page: 1 to 3 were there, 4 to 7 missed, 8 to 10 pushed, then comes the newest page. */
 async function shownAroundHole() {
   const { Log } = await import("/log.js");
@@ -287,6 +336,7 @@ try {
   });
   try {
     await walk(page, address);
+    await walkWithTokens(page);
     assert.deepEqual(problems, []);
   } catch (error) {
     if (shots) await page.screenshot({ path: join(shots, "failed.png") });

@@ -8,6 +8,7 @@ mod raw;
 
 mod acl;
 mod admin;
+mod auth;
 mod bad;
 mod bus_key;
 mod cli;

@@ -238,6 +238,12 @@ const TESTS: &[(&str, &str, &str, &[&str])] = &[
     ),
     (
         "Connecting",
+        "tests/it/auth/matrix.rs",
+        "nobody_gets_in_anywhere_without_a_right_token",
+        &["401", "403"],
+    ),
+    (
+        "Connecting",
         "tests/it/bad/away.rs",
         "an_api_that_is_away_or_hangs_is_told_as_such",
         &["503"],
@@ -248,7 +254,12 @@ const TESTS: &[(&str, &str, &str, &[&str])] = &[
         "refused_frames_get_an_error_and_the_socket_stays_open",
         &["bad_request", "not_found", "too_large"],
     ),
-    ("Error codes", NOT_YET, "", &["unauthorized"]),
+    (
+        "Error codes",
+        "tests/it/auth/sockets.rs",
+        "only_a_right_token_of_the_same_user_renews",
+        &["unauthorized"],
+    ),
     ("Error codes", "tests/it/bad/http.rs", "bad_requests_get_a_problem", &["forbidden"]),
     (
         "Error codes",
@@ -280,7 +291,13 @@ const TESTS: &[(&str, &str, &str, &[&str])] = &[
         "broken_frames_close_only_their_own_socket",
         &["1002", "1003", "1007", "1009"],
     ),
-    ("Close codes", NOT_YET, "", &["1011", "4401"]),
+    ("Close codes", NOT_YET, "", &["1011"]),
+    (
+        "Close codes",
+        "tests/it/auth/sockets.rs",
+        "a_token_that_ends_closes_its_socket_after_the_leeway",
+        &["4401"],
+    ),
     (
         "Close codes",
         "tests/it/admin.rs",

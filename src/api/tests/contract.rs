@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::switched::Trouble;
 use super::world::{Answer, World};
-use crate::protocol::{ConversationId, DeviceId, Entry, Kind, REF_REACH_ENTRIES, UserId};
+use crate::auth::testing::{SECRET, hs256};
+use crate::protocol::{ConversationId, DeviceId, Entry, Kind, REF_REACH_ENTRIES, Token, UserId};
 use crate::store::Store;
 
 /// What the document uses of JSON Schema; anything else would go unchecked.
@@ -135,6 +136,7 @@ const LIST: &str = "/v1/users/{user}/conversations";
 const PRESENCE: &str = "/v1/users/{user}/presence";
 const HISTORY: &str = "/v1/conversations/{conversation}/messages";
 const MESSAGES: &str = "/v1/messages";
+const REVOKE: &str = "/v1/users/{user}/revoke";
 const ROOMS: &str = "/v1/rooms";
 const MEMBERS: &str = "/v1/rooms/{room}/members/{user}";
 
@@ -266,6 +268,25 @@ async fn rooms(world: &World, contract: &mut Contract) {
     world.store.switch.set(Trouble::None);
 }
 
+/// What only tokens are about.
+async fn guarded(contract: &mut Contract) {
+    let world = World::guarded().await;
+    let (admin, user) = (hs256(SECRET, json!({"scope": "admin"})), hs256(SECRET, json!({})));
+    let ask = async |method: &str, target: &str, token: &Token| {
+        let bearer = format!("Bearer {}", token.reveal());
+        world.with_headers(method, target, &[("authorization", &bearer)], None).await
+    };
+    contract.hold("get", "/v1/servers", 403, &ask("GET", "/v1/servers", &user).await);
+    contract.hold("get", "/v1/servers", 200, &ask("GET", "/v1/servers", &admin).await);
+    let target = "/v1/users/userB/revoke";
+    contract.hold("post", REVOKE, 200, &ask("POST", target, &admin).await);
+    contract.hold("post", REVOKE, 403, &ask("POST", target, &user).await);
+    let bad = ask("POST", "/v1/users/a%20b/revoke", &admin).await;
+    contract.hold("post", REVOKE, 400, &bad);
+    world.store.switch.set(Trouble::Down);
+    contract.hold("post", REVOKE, 503, &ask("POST", target, &admin).await);
+}
+
 /// A store that does not answer, and senders that don't stop: the lane's bound says so.
 async fn crowded(world: &World, contract: &mut Contract) {
     world.store.switch.set(Trouble::Hang);
@@ -286,6 +307,7 @@ async fn every_documented_answer_is_given_and_has_its_shape() {
     expired(&world, &mut contract).await;
     rooms(&world, &mut contract).await;
     reading(&world, &mut contract).await;
+    guarded(&mut contract).await;
     crowded(&world, &mut contract).await;
     assert_eq!(contract.seen, contract.documented());
     assert_eq!(contract.fields, contract.documented_fields());

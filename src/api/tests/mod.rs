@@ -4,4 +4,5 @@ mod contract;
 mod reading;
 mod refusals;
 mod switched;
+mod tokens;
 mod world;

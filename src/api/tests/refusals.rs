@@ -260,7 +260,7 @@ async fn a_real_listener_bounds_connections_in_number_and_time() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(serve(world.chat.clone(), listener, options, stop.clone()));
+    let serving = tokio::spawn(serve(world.chat.clone(), None, listener, options, stop.clone()));
     // Two half requests hold both places; the third is served once their time is over.
     let mut slow = Vec::new();
     for _ in 0..2 {
@@ -289,7 +289,7 @@ async fn the_admin_address_tells_health_and_metrics() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let admin = Admin { edge: Edge::open(), check: None };
+    let admin = Admin { edge: Edge::open(), auth: None };
     let serving = tokio::spawn(serve_admin(listener, health.clone(), admin, stop.clone()));
     let get = async |path: &str| {
         let mut stream = TcpStream::connect(address).await.unwrap();

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::{ApiOptions, router};
 use super::switched::{SwitchedDirectory, SwitchedStore};
+use crate::auth::Verifier;
+use crate::auth::testing::by_secret;
 use crate::board::embedded::EmbeddedBoard;
 use crate::board::{Board, BoardRow, Role};
 use crate::bus::embedded::EmbeddedBus;
@@ -87,6 +89,15 @@ impl World {
     }
 
     pub async fn with(options: ApiOptions) -> Self {
+        Self::made(options, None).await
+    }
+
+    /// One that takes tokens of `auth::testing`.
+    pub async fn guarded() -> Self {
+        Self::made(ApiOptions::default(), Some(by_secret().await)).await
+    }
+
+    async fn made(options: ApiOptions, auth: Option<Verifier>) -> Self {
         let store = Arc::new(SwitchedStore::new());
         let directory = Arc::new(SwitchedDirectory::default());
         let board = Arc::new(EmbeddedBoard::default());
@@ -105,8 +116,9 @@ impl World {
             liveness,
             metrics: Arc::new(Metrics::new("api-1")),
             clock: Arc::new(move || time.fetch_add(1, Ordering::SeqCst)),
+            opening: Default::default(),
         });
-        let router = router(chat.clone(), options);
+        let router = router(chat.clone(), auth, options);
         Self { store, directory, chat, router, stop }
     }
 
@@ -122,6 +134,28 @@ impl World {
     pub async fn ask(&self, method: &str, target: &str) -> Answer {
         let request = Request::builder().method(method).uri(target);
         self.call(request.body(Body::empty()).unwrap()).await
+    }
+
+    /// With these headers, and a body where there is one.
+    pub async fn with_headers(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = match body {
+            Some(body) => {
+                request = request.header("content-type", "application/json");
+                Body::from(body.to_string())
+            }
+            None => Body::empty(),
+        };
+        self.call(request.body(body).unwrap()).await
     }
 
     pub async fn get(&self, target: &str) -> Answer {

@@ -107,7 +107,8 @@ impl Victim {
 
     async fn catch_up(&mut self, connect: Option<&str>) -> Result<(), ClientError> {
         if let Some(balancer) = connect {
-            let api = crate::client::Api::new(balancer);
+            let token = self.options.token.clone();
+            let api = crate::client::Api::new(balancer).token(token);
             let path = format!("/v1/connect?userId={}", self.name);
             let answer = api.get(&path).await?.good()?;
             self.options.url = answer["url"].as_str().unwrap_or_default().to_owned();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Done, Waiting, member};
 use crate::chat::reads::InTurn;
-use crate::chat::{Chat, roster};
+use crate::chat::{Chat, revocation, roster};
 use crate::hub::Outbox;
 use crate::protocol::{ConversationId, Seq};
 use crate::store::{MailboxPart, Record, RecordPart, Row, StoreError};
@@ -24,6 +24,7 @@ impl Chat {
         let at =
             |id: &ConversationId, cursor: Seq| here.get(id).map_or(cursor, |at| cursor.min(*at));
         let (mut rows, mut devices, mut after) = (Vec::new(), Vec::new(), None);
+        let mut revoked = None;
         loop {
             let part = MailboxPart::Page { after, consistent };
             let page = match store.mailbox(user, part).await {
@@ -42,6 +43,7 @@ impl Chat {
             };
             rows.extend(page.rows.into_iter().filter(waits));
             devices.extend(page.devices);
+            revoked = revoked.max(page.revoked);
             for what in &page.damaged {
                 tracing::error!(%user, what, "left out of a mailbox");
             }
@@ -49,6 +51,10 @@ impl Chat {
             if after.is_none() {
                 break;
             }
+        }
+        if revocation::covers(revoked, outbox.pass.issued()) {
+            self.note_revoked(user, revoked);
+            return Ok(Done::Revoked);
         }
         let known = devices.iter().any(|known| known.device == outbox.who.device);
         if !known && !consistent {
@@ -58,28 +64,41 @@ impl Chat {
         if !known {
             self.register(store, outbox, &rows, devices).await?;
         }
-        let (mut waiting, mut starts) = (Vec::new(), None);
-        for row in &rows {
-            let cursor = match known {
-                true => cursor(store, outbox, row, &mut starts).await,
-                // A new device starts at what the person has received.
-                false => Ok(row.delivered),
-            };
-            let found = match cursor {
-                Ok(cursor) => {
-                    let cursor = at(&row.conversation, cursor);
-                    waiting_in(store, outbox, row, cursor, catchup).await
-                }
-                Err(error) => Err(error),
-            };
-            match found {
-                Ok(found) => waiting.extend(found),
-                Err(error) if error.retryable() => return Err(error),
-                Err(error) => tracing::warn!(%error, conversation = %row.conversation, "left out"),
-            }
-        }
+        let waiting = waiting_in_all(store, outbox, &rows, known, catchup, at).await?;
         Ok(Done::Mailbox(waiting))
     }
+}
+
+/// What waits in these rows. A device that was not `known` starts at what the person has received;
+/// `at` says where its other sockets have moved a cursor.
+async fn waiting_in_all(
+    store: &InTurn<'_>,
+    outbox: &Outbox,
+    rows: &[Row],
+    known: bool,
+    catchup: Option<u64>,
+    at: impl Fn(&ConversationId, Seq) -> Seq,
+) -> Result<Vec<Waiting>, StoreError> {
+    let (mut waiting, mut starts) = (Vec::new(), None);
+    for row in rows {
+        let cursor = match known {
+            true => cursor(store, outbox, row, &mut starts).await,
+            false => Ok(row.delivered),
+        };
+        let found = match cursor {
+            Ok(cursor) => {
+                let cursor = at(&row.conversation, cursor);
+                waiting_in(store, outbox, row, cursor, catchup).await
+            }
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(found) => waiting.extend(found),
+            Err(error) if error.retryable() => return Err(error),
+            Err(error) => tracing::warn!(%error, conversation = %row.conversation, "left out"),
+        }
+    }
+    Ok(waiting)
 }
 
 /// What waits in a row, if anything does.
@@ -138,6 +157,14 @@ async fn without_rows(
     let devices = store.mailbox(&outbox.who.user, MailboxPart::Devices).await?.devices;
     if !devices.iter().any(|known| known.device == outbox.who.device) {
         return Err(error);
+    }
+    let revoked = store.records(RecordPart::Revoked(outbox.who.user.clone())).await?;
+    let until = revoked.into_iter().find_map(|record| match record {
+        Record::Revoked(_, until) => Some(until),
+        _ => None,
+    });
+    if revocation::covers(until, outbox.pass.issued()) {
+        return Ok(Done::Revoked);
     }
     tracing::error!(%error, user = %outbox.who.user, "a mailbox can't be read");
     Ok(Done::Mailbox(Vec::new()))

@@ -60,6 +60,8 @@ impl Inbox {
                 self.see(conversation, seq);
             }
             Done::Failed(conversation) => self.failed(&conversation),
+            // The session ends with it.
+            Done::Revoked => {}
         }
     }
 

@@ -30,6 +30,7 @@ pub(super) struct Item {
     /// The client's, or one that the server made so that it knows its own put again.
     pub(super) reference: Ref,
     pub(super) after: Option<Seq>,
+    pub(super) opens: bool,
     /// Hash of (from, device, ref).
     pub(super) key: u64,
     /// Hash of what it says.
@@ -91,6 +92,7 @@ impl Item {
             data: append.data,
             reference,
             after: append.after,
+            opens: append.opens,
             answer: Answer::new(append.reply, shown, append.origin),
             fate: Fate::New,
             tried: None,

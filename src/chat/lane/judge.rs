@@ -37,7 +37,7 @@ impl Round<'_> {
             if !message && !run.is_empty() {
                 break;
             }
-            match self.verdict(at) {
+            match self.verdict(at, !run.is_empty()) {
                 Verdict::Put => {
                     run.push(at);
                     if !message {
@@ -58,11 +58,14 @@ impl Round<'_> {
         Ok(run)
     }
 
-    fn verdict(&self, at: usize) -> Verdict {
+    /// `behind`: others are put before it, in the same go.
+    fn verdict(&self, at: usize, behind: bool) -> Verdict {
         let item = &self.batch.items[at];
         let Place::Room(room) = &self.log.place else {
+            let opened = behind || self.log.tail > 0;
             return match item.kind {
-                Kind::Message => Verdict::Put,
+                Kind::Message if opened || item.opens => Verdict::Put,
+                Kind::Message => Verdict::No(not_opened()),
                 _ => Verdict::No(bad("a direct conversation is of two people for ever")),
             };
         };
@@ -100,6 +103,12 @@ impl Round<'_> {
         };
         Ok(())
     }
+}
+
+/// `--dm existing`, and there is none.
+pub(in crate::chat) fn not_opened() -> ChatError {
+    let detail = "there is no such conversation, and only a service may open one";
+    ChatError::new(ErrorCode::Forbidden, detail)
 }
 
 fn bad(detail: &str) -> ChatError {

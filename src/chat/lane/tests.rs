@@ -12,6 +12,7 @@ mod reach;
 mod unknown;
 mod away;
 mod bounds;
+mod opening;
 mod rooms;
 mod changes;
 mod two_lanes;

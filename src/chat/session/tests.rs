@@ -27,6 +27,7 @@ async fn run(seed: u64) {
     let wish = Wish {
         acks_app: random.random_bool(0.3),
         catchup: random.random_bool(0.3).then(|| random.random_range(1..6)),
+        guarded: random.random_bool(0.5),
     };
     let lossless = random.random_bool(0.5);
     // The seed of a run that failed stands last.
@@ -155,7 +156,7 @@ fn a_conversation_that_cannot_be_read_keeps_no_other_from_being_read() {
 
 #[test]
 fn a_cursor_that_was_not_stored_rests_again() {
-    let (mut session, now) = session(Wish { acks_app: true, catchup: None });
+    let (mut session, now) = session(Wish { acks_app: true, ..Wish::default() });
     step(&mut session, Input::Done(Done::Mailbox(vec![waits("b")])), now);
     step(&mut session, Input::Done(page("b", 1..=1, false)), now);
     let ack = r#"{"type":"ack","conversation":"dm:a:b","seq":1}"#;
@@ -220,7 +221,7 @@ fn who_is_busy_is_caught_up_all_the_same() {
 /// The sender of a text waits for its status, and raises nothing meanwhile.
 #[test]
 fn who_goes_on_sending_owes_a_status_all_the_same() {
-    let (mut session, begun) = session(Wish { acks_app: true, catchup: None });
+    let (mut session, begun) = session(Wish { acks_app: true, ..Wish::default() });
     step(&mut session, Input::Done(Done::Mailbox(Vec::new())), begun);
     step(&mut session, Input::Event(text("b", 1)), begun);
     step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), begun);
@@ -257,7 +258,7 @@ fn a_status_is_stored_in_time_whoever_the_texts_come_through() {
     let lanes: Vec<ProcessId> =
         ["ws1", "ws2", "ws3"].map(|id| ProcessId::parse(id).unwrap()).into();
     for (lanes, gap, expected) in [(&lanes[..1], 27, 0..=0), (&lanes[..], 12, 10..=14)] {
-        let (mut session, begun) = session(Wish { acks_app: true, catchup: None });
+        let (mut session, begun) = session(Wish { acks_app: true, ..Wish::default() });
         step(&mut session, Input::Done(Done::Mailbox(Vec::new())), begun);
         let (mut flush, mut waits, mut stored, mut stores) = (None, None, 0, 0);
         for second in 0..400 {
@@ -309,7 +310,7 @@ fn a_status_is_stored_in_time_whoever_the_texts_come_through() {
 /// A busy conversation is never quiet; its cursor is stored all the same, and not too often.
 #[test]
 fn a_cursor_does_not_trail_for_ever() {
-    let (mut session, begun) = session(Wish { acks_app: true, catchup: None });
+    let (mut session, begun) = session(Wish { acks_app: true, ..Wish::default() });
     step(&mut session, Input::Done(Done::Mailbox(Vec::new())), begun);
     step(&mut session, Input::Event(text("b", 1)), begun);
     let (mut flush, mut stored) = (None, Vec::new());
@@ -407,7 +408,7 @@ fn a_process_that_stood_still_gives_no_client_up() {
 
 #[test]
 fn an_app_acknowledges_what_it_missed_too() {
-    let (mut session, now) = session(Wish { acks_app: true, catchup: Some(0) });
+    let (mut session, now) = session(Wish { acks_app: true, catchup: Some(0), ..Wish::default() });
     let missed = Waiting { conversation: dm("b"), cursor: 0, start: 9, end: 9 };
     let out = step(&mut session, Input::Done(Done::Mailbox(vec![missed])), now);
     assert_eq!(out.frames, [answer::missed(&dm("b"), 1, 9)]);
@@ -423,7 +424,7 @@ fn an_app_acknowledges_what_it_missed_too() {
 
 #[test]
 fn a_slow_reader_costs_no_memory() {
-    let (mut session, now) = with_a_text(Wish { acks_app: true, catchup: None });
+    let (mut session, now) = with_a_text(Wish { acks_app: true, ..Wish::default() });
     for seq in 2..=300 {
         step(&mut session, Input::Event(text("b", seq)), now);
     }
@@ -463,4 +464,65 @@ fn own_sends_whose_row_was_not_raised_are_left_behind() {
     let mut left = super::Unstored::default();
     left.sent(&room, 1);
     assert!(left.raises.is_empty() && left.own.is_empty(), "rows do not tell of rooms' messages");
+}
+
+/// With a token nothing is taken from a client before it is known that the token holds.
+#[test]
+fn a_guarded_socket_is_read_once_its_mailbox_is_there() {
+    let (mut session, now) = session(Wish { guarded: true, ..Wish::default() });
+    assert!(session.paused());
+    step(&mut session, Input::Event(Event::Tick), now + Duration::from_secs(1));
+    assert!(session.paused(), "a tick that comes at once says nothing");
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+    assert!(!session.paused());
+    let hi = r#"{"type":"message","to":"b","message":"Hi"}"#;
+    let out = step(&mut session, Input::Frame(hi), now);
+    assert!(matches!(out.effects[..], [Effect::Send(_)]), "{out:?}");
+}
+
+#[test]
+fn a_dead_token_ends_the_socket_before_anything_is_sent() {
+    let (mut session, now) = session(Wish { guarded: true, ..Wish::default() });
+    let out = step(&mut session, Input::Done(Done::Revoked), now);
+    assert_eq!(out.close, Some(CloseCode::Unauthorized));
+    assert!(out.work.is_none());
+    let error = std::str::from_utf8(&out.frames[0]).unwrap();
+    assert!(error.contains("\"code\":\"unauthorized\"") && error.contains("revoked"), "{error}");
+    assert!(!session.finish().entered, "its device is not registered");
+}
+
+#[test]
+fn while_the_store_is_away_a_guarded_socket_is_told_to_wait() {
+    let (mut session, now) = session(Wish { guarded: true, ..Wish::default() });
+    let late = now + Duration::from_millis(PING_INTERVAL_MS);
+    let out = step(&mut session, Input::Event(Event::Tick), late);
+    assert_eq!(out.close, None, "it stays open (P10)");
+    assert!(!session.paused());
+    for frame in [
+        r#"{"type":"message","to":"b","message":"Hi","ref":"r1"}"#,
+        r#"{"type":"signal","to":"b","data":{},"ref":"r1"}"#,
+        r#"{"type":"read","conversation":"dm:a:b","seq":1,"ref":"r1"}"#,
+        r#"{"type":"auth","token":"x","ref":"r1"}"#,
+    ] {
+        let out = step(&mut session, Input::Frame(frame), late);
+        assert!(matches!(out.effects[..], [Effect::Refused(ErrorCode::Unavailable)]), "{out:?}");
+        let error = std::str::from_utf8(&out.frames[0]).unwrap();
+        assert!(error.contains("retryAfterMs") && error.contains("\"r1\""), "{error}");
+    }
+    let out = step(&mut session, Input::Frame(r#"{"type":"ping","ref":"p"}"#), late);
+    assert!(std::str::from_utf8(&out.frames[0]).unwrap().contains("pong"));
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), late);
+    let hi = r#"{"type":"message","to":"b","message":"Hi"}"#;
+    let out = step(&mut session, Input::Frame(hi), late);
+    assert!(matches!(out.effects[..], [Effect::Send(_)]), "{out:?}");
+}
+
+#[test]
+fn a_fresh_token_is_handed_to_whoever_checks_it() {
+    let (mut session, now) = session(Wish::default());
+    let frame = r#"{"type":"auth","token":"a.b.c","ref":"r1"}"#;
+    let out = step(&mut session, Input::Frame(frame), now);
+    let [Effect::Renew { token, reference }] = &out.effects[..] else { panic!("{out:?}") };
+    assert_eq!((token.reveal(), reference.as_ref().map(Ref::as_str)), ("a.b.c", Some("r1")));
+    assert!(out.frames.is_empty() && !format!("{out:?}").contains("a.b.c"), "{out:?}");
 }

@@ -15,8 +15,8 @@ impl Checker {
         &mut self,
         t: u64,
         (connection, user, device): (&str, &str, &str),
-        outcome: Option<Outcome>,
-        server: Option<&str>,
+        acks_app: bool,
+        (outcome, server): (Option<Outcome>, Option<&str>),
     ) {
         let name = self.names.name(connection);
         let (user, device) = (self.names.name(user), self.names.name(device));
@@ -32,6 +32,7 @@ impl Checker {
                 name,
                 device,
                 begun: t,
+                acks_app,
                 server: None,
                 caughtup: None,
                 closed: false,

@@ -14,6 +14,7 @@ pub(super) async fn all(store: &dyn Store) {
     a_roster_is_the_head_and_the_members(store).await;
     people_and_rooms_are_kept_apart(store).await;
     a_read_sees_every_write_that_returned(store).await;
+    what_is_revoked_only_rises_and_stands_in_the_mailbox(store).await;
 }
 
 fn seen(user: &UserId, name: &str, first_seen: u64, last_seen: u64) -> Record {
@@ -218,6 +219,31 @@ async fn people_and_rooms_are_kept_apart(store: &dyn Store) {
         let other = &rooms[(i + 1) % rooms.len()];
         assert_eq!(one(store, other, user).await.len(), 1, "the head alone");
     }
+}
+
+async fn what_is_revoked_only_rises_and_stands_in_the_mailbox(store: &dyn Store) {
+    let (user, other, log) = (somebody(""), somebody(""), dm());
+    let revoked = async |user: &UserId| {
+        let records = store.records(RecordPart::Revoked(user.clone())).await.unwrap();
+        let part = MailboxPart::Page { after: None, consistent: true };
+        let page = store.mailbox(user, part).await.unwrap();
+        assert_eq!(page.damaged, Vec::<String>::new());
+        let of_page = page.revoked.map(|until| Record::Revoked(user.clone(), until));
+        assert_eq!(records, Vec::from_iter(of_page), "both ways tell the same");
+        page.revoked
+    };
+    let write = |until| store.write(Record::Revoked(user.clone(), until));
+    assert_eq!(revoked(&user).await, None);
+    let raise = crate::store::Raise { last: Some(1), ..Default::default() };
+    store.raise(&user, &log, &raise).await.unwrap();
+    store.write(seen(&user, "phone", 1, 1)).await.unwrap();
+    assert_eq!(write(1_790_000_000_005).await, Ok(true));
+    assert_eq!(write(1_790_000_000_004).await, Ok(false), "it never goes back");
+    assert_eq!(write(1_790_000_000_005).await, Ok(false));
+    assert_eq!(write(1_790_000_000_009).await, Ok(true));
+    assert_eq!(revoked(&user).await, Some(1_790_000_000_009));
+    assert_eq!(revoked(&other).await, None);
+    assert_eq!(devices(store, &user).await.len(), 1, "it is no device");
 }
 
 async fn a_read_sees_every_write_that_returned(store: &dyn Store) {

@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, as_number};
-use crate::protocol::{ConversationId, DeviceId, Entry, Kind, Ref, Seq, UserId};
+use crate::protocol::{ConversationId, DeviceId, Entry, Kind, Ref, Seq, Timestamp, UserId};
 use crate::store::{Device, Head, Member, Row, Span, StoreError};
 
 /// An item, or a key.
@@ -58,6 +58,9 @@ pub fn member_sk(user: &UserId) -> String {
 
 /// The sort key of a conversation's head.
 pub const HEAD_SK: &str = "HEAD";
+
+/// The sort key of what says which tokens of a person are dead.
+pub const REVOKED_SK: &str = "REVOKED";
 
 /// The attribute of a device's cursor.
 pub fn cursor_name(device: &DeviceId) -> String {
@@ -223,6 +226,18 @@ pub fn read_member(item: Item) -> Result<Member, StoreError> {
         spans,
         as_of: fields.number("as_of")?,
     })
+}
+
+/// Up to when a person's tokens are dead, as it is put.
+pub fn revoked_item(user: &UserId, not_before: Timestamp) -> Item {
+    let mut put = item(user_pk(user), REVOKED_SK.to_owned());
+    put.insert("notBefore".to_owned(), number(not_before));
+    put
+}
+
+/// Reads that back.
+pub fn read_revoked(item: Item) -> Result<Timestamp, StoreError> {
+    Fields::new(item).number("notBefore")
 }
 
 /// A head as it is put.

@@ -7,11 +7,11 @@ use tokio::time::timeout;
 use super::DynamoStore;
 use super::fields::as_number;
 use super::items::{
-    CURSOR_PREFIX, ITEM_VERSION, Item, cursor_name, number, read_device, read_row, row_sk, text,
-    user_pk,
+    CURSOR_PREFIX, ITEM_VERSION, Item, REVOKED_SK, cursor_name, number, read_device, read_revoked,
+    read_row, row_sk, text, user_pk,
 };
 use super::retry::{Call, Failure};
-use crate::protocol::{ConversationId, UserId};
+use crate::protocol::{ConversationId, Timestamp, UserId};
 use crate::store::mailbox::cursors_beyond;
 use crate::store::{CURSORS_MAX, MailboxPage, MailboxPart, PAGE_MAX, Raise, StoreError};
 
@@ -193,7 +193,8 @@ impl DynamoStore {
         Ok(page)
     }
 
-    /// One Query of the whole partition: rows (`C#`) sort before devices (`D#`).
+    /// One Query of the whole partition: rows (`C#`) sort before devices (`D#`), and those before
+    /// what says which tokens are dead.
     async fn mailbox_page(
         &self,
         user: &UserId,
@@ -217,6 +218,11 @@ impl DynamoStore {
             let read = match sk.get(..2) {
                 Some("C#") => read_row(item).map(|row| page.rows.push(row)),
                 Some("D#") => read_device(item).map(|device| page.devices.push(device)),
+                _ if sk == REVOKED_SK => {
+                    // What can't be read must not open a door.
+                    page.revoked = Some(Timestamp::MAX);
+                    read_revoked(item).map(|until| page.revoked = Some(until))
+                }
                 // Of a later version.
                 _ => Ok(()),
             };

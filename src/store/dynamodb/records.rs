@@ -4,8 +4,9 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailur
 
 use super::DynamoStore;
 use super::items::{
-    HEAD_SK, ITEM_VERSION, Item, conversation_pk, device_sk, head_item, member_item, member_sk,
-    number, read_head, read_member, read_starts, starts_item, starts_pk, text, user_pk,
+    HEAD_SK, ITEM_VERSION, Item, REVOKED_SK, conversation_pk, device_sk, head_item, member_item,
+    member_sk, number, read_head, read_member, read_revoked, read_starts, revoked_item,
+    starts_item, starts_pk, text, user_pk,
 };
 use super::retry::{Call, Failure};
 use crate::protocol::{ConversationId, DeviceId, UserId};
@@ -31,6 +32,11 @@ impl DynamoStore {
             Record::Head(conversation, head) => {
                 let item = head_item(&conversation, &head);
                 self.put_if("head", item, "attribute_not_exists(pk)", None).await
+            }
+            Record::Revoked(user, until) => {
+                let condition = "attribute_not_exists(pk) OR notBefore < :until";
+                let item = revoked_item(&user, until);
+                self.put_if("revoked", item, condition, Some((":until", number(until)))).await
             }
         }
     }
@@ -119,6 +125,12 @@ impl DynamoStore {
                 Ok(head.into_iter().chain(member).collect())
             }
             RecordPart::Starts(user, device) => self.starts(user, device).await,
+            RecordPart::Revoked(user) => {
+                let (call, sk) = (Call::read("revoked"), REVOKED_SK.to_owned());
+                let item = self.link.get(&call, user_pk(&user), sk).await?;
+                let until = item.map(read_revoked).transpose()?;
+                Ok(until.map(|until| Record::Revoked(user, until)).into_iter().collect())
+            }
         }
     }
 

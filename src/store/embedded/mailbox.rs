@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
+use super::records::{REVOKED, RevokedItem};
 use super::tables::{Item, conversation_pk, get, parse, put, read_error, scan, stands, user_pk};
 use crate::protocol::{ConversationId, DeviceId, Seq, Timestamp, UserId};
 use crate::store::mailbox::cursors_beyond;
@@ -124,6 +125,11 @@ fn read_into(page: &mut MailboxPage, pk: &str, item: &Item) -> Result<(), StoreE
         let DeviceItem { first_seen, last_seen } = item.decode(pk)?;
         let device = parse::<DeviceId>(name, pk, &item.sk)?;
         page.devices.push(Device { device, first_seen, last_seen });
+    } else if item.sk == REVOKED {
+        // What can't be read must not open a door.
+        page.revoked = Some(Timestamp::MAX);
+        let RevokedItem { not_before } = item.decode(pk)?;
+        page.revoked = Some(not_before);
     }
     Ok(())
 }

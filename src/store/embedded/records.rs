@@ -26,6 +26,14 @@ pub struct HeadItem {
     pub created: Timestamp,
 }
 
+/// The key of what says which tokens of a person are dead.
+pub const REVOKED: &str = "REVOKED";
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RevokedItem {
+    pub not_before: Timestamp,
+}
+
 /// See `Store::write`.
 pub fn write(connection: &Connection, record: &Record) -> rusqlite::Result<bool> {
     match record {
@@ -65,6 +73,14 @@ pub fn write(connection: &Connection, record: &Record) -> rusqlite::Result<bool>
             let Head { floor, title, creator, public, created } = head.clone();
             put(connection, &pk, "HEAD", &HeadItem { floor, title, creator, public, created })?;
         }
+        Record::Revoked(user, until) => {
+            let pk = user_pk(user);
+            let known: Option<RevokedItem> = stands(connection, &pk, REVOKED)?;
+            if known.is_some_and(|known| known.not_before >= *until) {
+                return Ok(false);
+            }
+            put(connection, &pk, REVOKED, &RevokedItem { not_before: *until })?;
+        }
     }
     Ok(true)
 }
@@ -82,6 +98,12 @@ pub fn records(connection: &Connection, part: RecordPart) -> Result<Vec<Record>,
                 records.push(Record::Starts { user, device, chunk, starts });
             }
             return Ok(records);
+        }
+        RecordPart::Revoked(user) => {
+            let item = get::<RevokedItem>(connection, &user_pk(&user), REVOKED);
+            let item = item.map_err(read_error)?.transpose()?;
+            let record = |item: RevokedItem| Record::Revoked(user, item.not_before);
+            return Ok(item.map(record).into_iter().collect());
         }
         RecordPart::Roster(conversation) => (conversation, None),
         RecordPart::Member(conversation, user) => (conversation, Some(user_pk(&user))),

@@ -75,6 +75,7 @@ pub struct Say {
     pub data: Option<String>,
     pub reference: Option<Ref>,
     pub after: Option<Seq>,
+    pub opens: bool,
 }
 
 impl Say {
@@ -89,6 +90,7 @@ impl Say {
             data: None,
             reference: None,
             after: None,
+            opens: true,
         }
     }
 
@@ -119,6 +121,7 @@ impl Say {
     pub fn append(self, reply: Reply, origin: Arc<dyn Origin>) -> Append {
         let raw = |data| serde_json::value::RawValue::from_string(data).unwrap();
         Append {
+            opens: self.opens,
             conversation: self.conversation,
             from: self.from,
             device: self.device,

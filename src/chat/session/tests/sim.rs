@@ -173,6 +173,8 @@ impl Sim {
     async fn step_socket(&mut self, step: Step) {
         let Some(socket) = &mut self.socket else { return };
         match step {
+            // A socket that is paused is not read.
+            Step::Send | Step::Up if socket.session.paused() => {}
             Step::Send => {
                 let to = ["b", "c"][self.random.random_range(0..2)];
                 let frame = format!(r#"{{"type":"message","to":"{to}","message":"mine"}}"#);

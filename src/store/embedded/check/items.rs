@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::{NEW_DISK, ROW_LOST, Report, TELL_US, sound};
 use crate::protocol::{ConversationId, DeviceId, Seq, UserId};
 use crate::store::embedded::mailbox::{DeviceItem, RowItem};
-use crate::store::embedded::records::{HeadItem, MemberItem};
+use crate::store::embedded::records::{HeadItem, MemberItem, REVOKED, RevokedItem};
 
 const TAIL_IS_GONE: &str = NEW_DISK;
 
@@ -46,6 +46,7 @@ fn wrong(connection: &Connection, pk: &str, sk: &str, body: &[u8]) -> rusqlite::
             let backwards = device.first_seen > device.last_seen;
             backwards.then(|| "was last seen before it was first seen".to_owned())
         }),
+        (Some(_), _) if sk == REVOKED => judged(body, |_: &RevokedItem| None),
         (_, Some(_)) if sk == "HEAD" => judged(body, |_: &HeadItem| None),
         (_, Some(conversation)) if member.is_some() => {
             let tail = tail(connection, &conversation)?;

@@ -1,0 +1,123 @@
+//! Who asks: by a token, or in development mode by what the query says.
+//!
+//! The guard checks the token before anything else of a request is looked at, its body included;
+//! what a handler asks of the caller is asked here. **A token of a user acts for that user alone**;
+//! a service's may act for anybody whom the request names.
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, HeaderName};
+
+use super::error::Problem;
+use crate::auth::{Identity, Refusal, Verifier, bearer};
+use crate::chat::Chat;
+use crate::edge::Headers;
+use crate::protocol::{ErrorCode, UserId};
+
+/// Names the user for whom a service asks.
+pub(super) const ON_BEHALF_OF: HeaderName = HeaderName::from_static("on-behalf-of");
+
+/// Who asks, as far as is known before the request is read.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Caller {
+    /// Nobody was asked for a token: `?userId=` is believed.
+    #[default]
+    Development,
+    /// Whom a token names.
+    Token(Arc<Identity>),
+}
+
+/// What stands before the routes.
+#[derive(Clone, Default)]
+pub(super) struct Tokens {
+    verifier: Option<Verifier>,
+    /// Knows which tokens were taken back; the admin's address has no store.
+    chat: Option<Arc<Chat>>,
+    /// Paths that need no token.
+    open: &'static [&'static str],
+}
+
+impl Tokens {
+    pub(super) fn new(
+        verifier: Option<Verifier>,
+        chat: Option<Arc<Chat>>,
+        open: &'static [&'static str],
+    ) -> Self {
+        Self { verifier, chat, open }
+    }
+
+    /// Checks the token of a request.
+    pub(super) async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<Caller, Problem> {
+        let Some(verifier) = &self.verifier else { return Ok(Caller::Development) };
+        if self.open.contains(&path) {
+            return Ok(Caller::Development);
+        }
+        let token = bearer(&headers.all("authorization"), &[])?.ok_or(Refusal::Missing)?;
+        let identity = verifier.verify(&token).await?;
+        if let Some(chat) = &self.chat
+            && chat.is_revoked(&identity.user, identity.issued).await?
+        {
+            return Err(Refusal::Revoked.into());
+        }
+        Ok(Caller::Token(Arc::new(identity)))
+    }
+}
+
+impl Caller {
+    /// For whom a token acts, where the request names these.
+    pub(super) fn acting(identity: &Identity, named: &[UserId]) -> Result<UserId, Problem> {
+        let scopes = identity.scopes;
+        if !scopes.user && !scopes.service {
+            return Err(out_of_scope("user"));
+        }
+        let Some(user) = named.first() else { return Ok(identity.user.clone()) };
+        if named.iter().any(|other| other != user) {
+            return Err(Problem::bad("the request names two users: name one"));
+        }
+        if *user != identity.user && !scopes.service {
+            let detail = "the token is not of the user that the request names: leave the name out";
+            return Err(Problem::new(ErrorCode::Forbidden, detail));
+        }
+        Ok(user.clone())
+    }
+
+    /// Refuses who may not administer. Without tokens nobody may what only tokens are about.
+    pub(super) fn administers(&self) -> Result<(), Problem> {
+        match self {
+            Self::Token(identity) if identity.scopes.admin => Ok(()),
+            Self::Token(_) => Err(out_of_scope("admin")),
+            Self::Development => {
+                let detail = "tokens are not in use here, there is nothing to administer";
+                Err(Problem::new(ErrorCode::Forbidden, detail))
+            }
+        }
+    }
+
+    /// Refuses who may not see how the fleet is built.
+    pub(super) fn operates(&self) -> Result<(), Problem> {
+        match self {
+            Self::Token(identity) if !identity.scopes.admin && !identity.scopes.service => {
+                Err(out_of_scope("admin"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The user in `On-Behalf-Of`.
+pub(super) fn on_behalf_of(headers: &HeaderMap) -> Result<Option<UserId>, Problem> {
+    let mut values = headers.get_all(ON_BEHALF_OF).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let user = value.to_str().ok().and_then(|text| UserId::parse(text).ok());
+    match (user, values.next()) {
+        (Some(user), None) => Ok(Some(user)),
+        _ => Err(Problem::bad("On-Behalf-Of must be one user id")),
+    }
+}
+
+fn out_of_scope(needed: &'static str) -> Problem {
+    let detail = format!("the token's scope does not allow it: {needed} is needed");
+    Problem::new(ErrorCode::Forbidden, detail).challenging(format!(
+        "Bearer realm=\"parlor\", error=\"insufficient_scope\", scope=\"{needed}\""
+    ))
+}

@@ -1,0 +1,184 @@
+//! The keys of an identity provider (RFC 7517 §5), fetched, kept, and fetched again.
+//!
+//! A fetch is bounded in time and size and follows no redirect. What was fetched stays while the
+//! provider does not answer: its outage locks nobody out who holds a good token. A key that is not
+//! known is asked for at most once a minute, so that tokens that name made-up keys cost the
+//! provider nothing.
+
+use std::io::Error;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Uri;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::{ClientConfig, RootCertStore};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::BadKeys;
+use super::key::{Key, Rules};
+
+/// How long a fetch may take.
+const FETCH_PATIENCE: Duration = Duration::from_secs(5);
+/// The longest answer, in bytes.
+const FETCH_BYTES_MAX: usize = 256 * 1024;
+/// The most keys that are kept.
+const KEYS_MAX: usize = 64;
+/// A key that is not known is asked for so often.
+const ASK_INTERVAL: Duration = Duration::from_secs(60);
+/// Keys are fetched again so often: how long a key that the provider has withdrawn may go on.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(600);
+/// As long as there are none yet.
+const FIRST_INTERVAL: Duration = Duration::from_secs(5);
+
+type Https = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
+
+/// The keys at one address.
+pub(super) struct Jwks {
+    url: Uri,
+    client: Https,
+    rules: Arc<Rules>,
+    keys: RwLock<Option<Arc<Vec<Key>>>>,
+    /// When they last answered, or did not; held during a fetch, so that who asks meanwhile shares
+    /// it.
+    asked: tokio::sync::Mutex<Option<Instant>>,
+    trouble: Mutex<Option<String>>,
+}
+
+#[derive(Deserialize)]
+struct Set {
+    keys: Vec<serde_json::Value>,
+}
+
+impl Jwks {
+    pub fn new(url: &str, rules: Arc<Rules>) -> Result<Self, BadKeys> {
+        let bad = |what: &str| BadKeys(format!("--jwks-url {url}: {what}"));
+        let uri: Uri = url.parse().map_err(|_| bad("it is no URL"))?;
+        match uri.scheme_str() {
+            Some("https") => {}
+            Some("http") if is_loopback(&uri) => {}
+            Some("http") => return Err(bad("keys come by https; http is for loopback alone")),
+            _ => return Err(bad("it must begin with https://")),
+        }
+        let connector = connector(uri.scheme_str() == Some("https"));
+        let connector = connector.map_err(|error| bad(&format!("TLS: {error}")))?;
+        Ok(Self {
+            url: uri,
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            rules,
+            keys: RwLock::default(),
+            asked: tokio::sync::Mutex::default(),
+            trouble: Mutex::default(),
+        })
+    }
+
+    /// What was fetched last; `None` where nothing was yet.
+    pub fn keys(&self) -> Option<Arc<Vec<Key>>> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why the last fetch failed, if it did.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Fetches again for a key that is not known, unless that was done a moment ago. Whether the
+    /// keys may be others now.
+    pub async fn ask_again(&self) -> bool {
+        let begun = Instant::now();
+        let mut asked = self.asked.lock().await;
+        if let Some(at) = *asked
+            && at.elapsed() < ASK_INTERVAL
+        {
+            // One that ended while this waited has the answer.
+            return at >= begun;
+        }
+        // Before it as well: whoever asks may leave in the middle.
+        *asked = Some(Instant::now());
+        let fetched = self.fetch().await;
+        *asked = Some(Instant::now());
+        fetched
+    }
+
+    /// Fetches.
+    pub async fn refresh(&self) {
+        let mut asked = self.asked.lock().await;
+        self.fetch().await;
+        *asked = Some(Instant::now());
+    }
+
+    /// Fetches again and again, for ever.
+    pub async fn keep(&self) {
+        loop {
+            let none = self.keys().is_none();
+            sleep(if none { FIRST_INTERVAL } else { REFRESH_INTERVAL }).await;
+            self.refresh().await;
+        }
+    }
+
+    async fn fetch(&self) -> bool {
+        let fetched = timeout(FETCH_PATIENCE, self.try_fetch()).await;
+        let fetched = fetched.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+        let trouble = match fetched {
+            Ok(keys) => {
+                let keys = Some(Arc::new(keys));
+                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+                None
+            }
+            Err(error) => {
+                tracing::warn!(url = %self.url, %error, "the keys could not be fetched");
+                Some(format!("the keys could not be fetched: {error}"))
+            }
+        };
+        let good = trouble.is_none();
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        good
+    }
+
+    async fn try_fetch(&self) -> Result<Vec<Key>, String> {
+        let answer = self.client.get(self.url.clone()).await.map_err(|error| error.to_string())?;
+        if answer.status() != 200 {
+            return Err(format!("it answered {}", answer.status().as_u16()));
+        }
+        let body = Limited::new(answer.into_body(), FETCH_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| error.to_string())?.to_bytes();
+        let set: Set = serde_json::from_slice(&body).map_err(|_| "that is no set of keys")?;
+        let mut keys = Vec::new();
+        for json in set.keys.iter().take(KEYS_MAX) {
+            match Key::jwk(json, &self.rules) {
+                Ok(key) => keys.push(key),
+                // Of other kinds, or for other things: sets hold such.
+                Err(why) => tracing::debug!(why, "a key of the provider is left out"),
+            }
+        }
+        if keys.is_empty() { Err("it holds no key that can be used".to_owned()) } else { Ok(keys) }
+    }
+}
+
+/// By the root certificates of the system, which loopback does without.
+fn connector(by_tls: bool) -> std::io::Result<HttpsConnector<HttpConnector>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = HttpsConnectorBuilder::new();
+    let builder = if by_tls {
+        builder.with_provider_and_native_roots(provider)?
+    } else {
+        let config = ClientConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().map_err(Error::other)?;
+        let trusted = config.with_root_certificates(RootCertStore::empty());
+        builder.with_tls_config(trusted.with_no_client_auth())
+    };
+    Ok(builder.https_or_http().enable_http1().build())
+}
+
+fn is_loopback(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! Against a provider of the test's own, which counts how often it is asked.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::auth::testing::*;
+use crate::auth::{Options, Refusal, Verifier};
+
+struct Provider {
+    url: String,
+    answer: Arc<Mutex<Vec<u8>>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Provider {
+    async fn start(keys: &[Value]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        let (answer, asked): (Arc<Mutex<Vec<u8>>>, Arc<AtomicUsize>) = Default::default();
+        let (answering, counting) = (answer.clone(), asked.clone());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counting.fetch_add(1, Ordering::SeqCst);
+                let answer = answering.lock().unwrap().clone();
+                tokio::spawn(async move {
+                    let mut read = [0; 1_024];
+                    let _ = stream.read(&mut read).await;
+                    let _ = stream.write_all(&answer).await;
+                    if answer.is_empty() {
+                        sleep(Duration::from_secs(600)).await;
+                    }
+                });
+            }
+        });
+        let provider = Self { url, answer, asked };
+        provider.hold(keys);
+        provider
+    }
+
+    fn hold(&self, keys: &[Value]) {
+        self.say("200 OK", json!({"keys": keys}).to_string().as_bytes());
+    }
+
+    fn say(&self, status: &str, body: &[u8]) {
+        let length = body.len();
+        let head = format!(
+            "HTTP/1.1 {status}\r\nLocation: {}\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n\r\n",
+            self.url
+        );
+        *self.answer.lock().unwrap() = [head.as_bytes(), body].concat();
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    async fn verifier(&self) -> Verifier {
+        let options = Options { jwks_url: Some(self.url.clone()), ..options() };
+        Verifier::start(&options).await.unwrap().unwrap()
+    }
+}
+
+async fn verdict(verifier: &Verifier, pair: &Pair, kid: Option<&str>) -> Result<(), Refusal> {
+    let token = pair.sign(&claims(json!({})), |header| header.kid = kid.map(str::to_owned));
+    verifier.verify(&token).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn a_key_that_comes_later_is_asked_for_once_a_minute() {
+    let (old, new, foreign) = (Pair::p256(), Pair::ed(), Pair::p256());
+    let provider = Provider::start(&[old.jwk("old")]).await;
+    let verifier = provider.verifier().await;
+    assert_eq!(verdict(&verifier, &old, Some("old")).await, Ok(()));
+    assert_eq!(verdict(&verifier, &old, None).await, Ok(()));
+    assert_eq!(verdict(&verifier, &foreign, Some("old")).await, Err(Refusal::Signature));
+    assert_eq!(provider.asked(), 1, "what is known is not asked for");
+    provider.hold(&[old.jwk("old"), new.jwk("new")]);
+    // The start was a moment ago.
+    for kid in ["new", "x", "../../dev/null"] {
+        assert_eq!(verdict(&verifier, &new, Some(kid)).await, Err(Refusal::Signature));
+    }
+    assert_eq!(provider.asked(), 1);
+    tokio::time::pause();
+    tokio::time::advance(ASK_INTERVAL).await;
+    tokio::time::resume();
+    let many = (0..20).map(|_| verdict(&verifier, &new, Some("new")));
+    let many = futures_util::future::join_all(many).await;
+    assert!(
+        many.iter().all(|verdict| *verdict == Ok(())),
+        "who waited shares the answer: {many:?}"
+    );
+    assert_eq!(provider.asked(), 2);
+    for _ in 0..20 {
+        assert_eq!(verdict(&verifier, &foreign, Some("made-up")).await, Err(Refusal::Signature));
+    }
+    assert_eq!(provider.asked(), 2, "made-up names cost the provider nothing");
+    // A token of HS256 is no matter of a provider's.
+    let confused = hs256(SECRET, json!({}));
+    assert_eq!(verifier.verify(&confused).await, Err(Refusal::Signature));
+}
+
+#[tokio::test]
+async fn what_was_fetched_stays_while_the_provider_fails() {
+    let (pair, next) = (Pair::p256(), Pair::p256());
+    let provider = Provider::start(&[pair.jwk("one")]).await;
+    let verifier = provider.verifier().await;
+    let jwks = verifier.provider().unwrap();
+    let huge = vec![b' '; FETCH_BYTES_MAX + 1];
+    let secret = json!({"keys": [{"kty": "oct", "kid": "one", "alg": "HS256", "k": "AAAA"}]});
+    let encryption = json!({"keys": [{"use": "enc"}]});
+    for (status, body) in [
+        ("500 Down", &b"{}"[..]),
+        ("302 Found", b""),
+        ("200 OK", b"<html>"),
+        ("200 OK", br#"{"keys": []}"#),
+        ("200 OK", huge.as_slice()),
+        ("200 OK", secret.to_string().as_bytes()),
+        ("200 OK", encryption.to_string().as_bytes()),
+    ] {
+        provider.say(status, body);
+        let before = provider.asked();
+        jwks.refresh().await;
+        assert!(verifier.trouble().is_some(), "{status}");
+        assert_eq!(provider.asked(), before + 1, "a redirect is not followed");
+        assert_eq!(verdict(&verifier, &pair, Some("one")).await, Ok(()), "{status}");
+    }
+    provider.hold(&[next.jwk("two")]);
+    jwks.refresh().await;
+    assert_eq!(verifier.trouble(), None);
+    assert_eq!(verdict(&verifier, &next, Some("two")).await, Ok(()));
+    assert_eq!(verdict(&verifier, &pair, Some("one")).await, Err(Refusal::Signature), "withdrawn");
+}
+
+#[tokio::test]
+async fn a_provider_that_never_answered_is_no_verdict() {
+    let pair = Pair::p256();
+    let provider = Provider::start(&[]).await;
+    let verifier = provider.verifier().await;
+    assert_eq!(verdict(&verifier, &pair, Some("one")).await, Err(Refusal::NoKeys));
+    assert_eq!(Refusal::NoKeys.code(), crate::protocol::ErrorCode::Unavailable);
+    provider.hold(&[pair.jwk("one")]);
+    verifier.provider().unwrap().refresh().await;
+    assert_eq!(verdict(&verifier, &pair, Some("one")).await, Ok(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_ends_in_time() {
+    let provider = Provider::start(&[]).await;
+    provider.answer.lock().unwrap().clear();
+    let begun = Instant::now();
+    let verifier = provider.verifier().await;
+    assert!(begun.elapsed() < FETCH_PATIENCE * 2, "{:?}", begun.elapsed());
+    assert!(verifier.trouble().unwrap().contains("in time"));
+}
+
+#[test]
+fn only_loopback_goes_without_tls() {
+    for (url, good) in [
+        ("http://127.0.0.1:9/keys", true),
+        ("http://[::1]:9/keys", true),
+        ("http://localhost/keys", true),
+        ("https://id.example/keys", true),
+        ("http://id.example/keys", false),
+        ("http://localhost.evil/keys", false),
+        ("http://127.0.0.1@evil/keys", false),
+        ("file:///etc/passwd", false),
+    ] {
+        assert_eq!(Jwks::new(url, Arc::default()).is_ok(), good, "{url}");
+    }
+}

@@ -1,0 +1,167 @@
+//! Checks tokens. One verifier a process, cheap to clone.
+
+use std::sync::Arc;
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{AlgorithmFamily, Header, decode, decode_header, get_current_timestamp};
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::jwks::Jwks;
+use super::key::{Key, Rules};
+use super::{BadKeys, Identity, Options, Refusal};
+use crate::protocol::{TOKEN_BYTES_MAX, Token};
+
+/// The most keys that a token is tried with: each try costs a signature check.
+const TRIES_MAX: usize = 4;
+/// The longest name of a key.
+const KEY_NAME_BYTES_MAX: usize = 256;
+/// The types of token that are taken (RFC 8725 §3.11): not, say, one for refreshing.
+const TYPES: [&str; 2] = ["jwt", "at+jwt"];
+
+/// Checks tokens by the keys of the command line.
+#[derive(Clone)]
+pub struct Verifier(Arc<Inner>);
+
+struct Inner {
+    keys: Vec<Key>,
+    provider: Option<Jwks>,
+    rules: Arc<Rules>,
+}
+
+impl Verifier {
+    /// Reads the keys; `None` where none are named. Those of a provider are fetched once here; one
+    /// that does not answer is asked again by [`Verifier::keep`].
+    pub async fn start(options: &Options) -> Result<Option<Self>, BadKeys> {
+        if !options.has_keys() {
+            return Ok(None);
+        }
+        let rules = Arc::new(Rules {
+            audience: options.jwt_audience.clone(),
+            issuer: options.jwt_issuer.clone(),
+            user_claim: options.user_claim.clone(),
+        });
+        let mut keys = Vec::new();
+        for path in &options.jwt_secret_file {
+            keys.push(Key::secret(path, &rules)?);
+        }
+        for path in &options.jwt_key_file {
+            keys.extend(Key::public(path, &rules)?);
+        }
+        let provider = match &options.jwks_url {
+            Some(url) => Some(Jwks::new(url, rules.clone())?),
+            None => None,
+        };
+        if let Some(provider) = &provider {
+            provider.refresh().await;
+        }
+        Ok(Some(Self(Arc::new(Inner { keys, provider, rules }))))
+    }
+
+    /// Keeps the keys of the provider fresh until `stop`.
+    pub async fn keep(self, stop: CancellationToken) {
+        if let Some(provider) = &self.0.provider {
+            stop.run_until_cancelled(provider.keep()).await;
+        }
+    }
+
+    /// What is wrong with the provider, if anything is.
+    pub fn trouble(&self) -> Option<String> {
+        self.0.provider.as_ref().and_then(Jwks::trouble)
+    }
+
+    #[cfg(test)]
+    pub(super) fn provider(&self) -> Option<&Jwks> {
+        self.0.provider.as_ref()
+    }
+
+    /// Whom the token names, if it holds.
+    pub async fn verify(&self, token: &Token) -> Result<Identity, Refusal> {
+        let text = token.reveal();
+        if text.len() > TOKEN_BYTES_MAX {
+            return Err(Refusal::TooLong);
+        }
+        let header = decode_header(text).map_err(|_| Refusal::Malformed)?;
+        check(&header)?;
+        let own = self.0.keys.iter().filter(|key| key.fits(&header));
+        match self.try_keys(text, own) {
+            Err(Refusal::Signature) => {}
+            decided => return decided,
+        }
+        let by_secret = header.alg.family() == AlgorithmFamily::Hmac;
+        let provider = self.0.provider.as_ref().filter(|_| !by_secret);
+        let Some(provider) = provider else { return Err(Refusal::Signature) };
+        let mut keys = provider.keys();
+        let named = |keys: &[Key]| keys.iter().any(|key| key.is_named(&header));
+        let known = keys.as_ref().is_some_and(|keys| header.kid.is_none() || named(keys));
+        if !known && provider.ask_again().await {
+            keys = provider.keys();
+        }
+        let keys = keys.ok_or(Refusal::NoKeys)?;
+        self.try_keys(text, keys.iter().filter(|key| key.fits(&header)))
+    }
+
+    fn try_keys<'a>(
+        &self,
+        token: &str,
+        keys: impl Iterator<Item = &'a Key>,
+    ) -> Result<Identity, Refusal> {
+        for key in keys.take(TRIES_MAX) {
+            match decode::<Map<String, Value>>(token, &key.decoding, &key.validation) {
+                Ok(data) => {
+                    return Identity::of(&data.claims, &self.0.rules, get_current_timestamp());
+                }
+                Err(error) => match refusal(error.kind()) {
+                    Refusal::Signature => {}
+                    other => return Err(other),
+                },
+            }
+        }
+        Err(Refusal::Signature)
+    }
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Verifier")
+    }
+}
+
+/// A header may name a key, and never bring or point to one; what it calls critical is not
+/// understood here (RFC 7515 §4.1.11).
+fn check(header: &Header) -> Result<(), Refusal> {
+    let brings_key = header.jku.is_some()
+        || header.jwk.is_some()
+        || header.x5u.is_some()
+        || header.x5c.is_some();
+    let long_name = header.kid.as_ref().is_some_and(|kid| kid.len() > KEY_NAME_BYTES_MAX);
+    let typ = header.typ.as_deref().unwrap_or("jwt").to_ascii_lowercase();
+    let typ = typ.strip_prefix("application/").unwrap_or(&typ);
+    if brings_key || long_name || header.crit.is_some() || !TYPES.contains(&typ) {
+        return Err(Refusal::Malformed);
+    }
+    Ok(())
+}
+
+fn refusal(error: &ErrorKind) -> Refusal {
+    match error {
+        ErrorKind::ExpiredSignature => Refusal::Ended,
+        ErrorKind::ImmatureSignature => Refusal::NotYet,
+        ErrorKind::InvalidAudience => Refusal::Audience,
+        ErrorKind::InvalidIssuer => Refusal::Issuer,
+        ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
+            "aud" => Refusal::Audience,
+            "iss" => Refusal::Issuer,
+            _ => Refusal::Endless,
+        },
+        ErrorKind::InvalidClaimFormat(claim) if claim == "exp" => Refusal::Endless,
+        ErrorKind::InvalidToken
+        | ErrorKind::InvalidClaimFormat(_)
+        | ErrorKind::Json(_)
+        | ErrorKind::Utf8(_) => Refusal::Malformed,
+        _ => Refusal::Signature,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! A token that was taken back is dead, and looking for that costs a connect nothing.
+
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::chat::catchup::{Done, Work, perform};
+use crate::chat::testing::{Part, user};
+use crate::store::Store;
+
+/// The clock of a [`Part`] begins here, in seconds.
+const BEGUN: u64 = 1_790_000_000;
+
+async fn events(outbox: &Outbox) -> Vec<String> {
+    let mut taken = Vec::new();
+    while let Ok(more) = tokio::time::timeout(Duration::from_millis(200), outbox.take()).await {
+        taken.extend(more);
+    }
+    let named = |event: Event| match event {
+        Event::Frame(frame) => String::from_utf8(frame.to_vec()).unwrap(),
+        other => format!("{other:?}"),
+    };
+    taken.into_iter().map(named).collect()
+}
+
+fn turned_away(events: &[String]) -> bool {
+    matches!(events, [error, close] if error.contains("\"code\":\"unauthorized\"")
+        && error.contains("revoked") && close == "Close(Unauthorized)")
+}
+
+async fn enter(part: &Part, issued: Option<u64>) -> Done {
+    let outbox = part.enter("a", "default");
+    if let Some(issued) = issued {
+        outbox.pass.renew(issued, u64::MAX);
+    }
+    perform(&part.chat, &outbox, Work::Enter { catchup: None }).await
+}
+
+#[tokio::test]
+async fn a_connecting_socket_meets_it_in_its_mailbox() {
+    let part = Part::new().await;
+    enter(&part, None).await;
+    let until = BEGUN * 1_000 + 500;
+    part.ports.write(Record::Revoked(user("a"), until)).await.unwrap();
+    for (issued, dead) in
+        [(Some(0), true), (Some(BEGUN - 1), true), (Some(BEGUN), true), (Some(BEGUN + 1), false)]
+    {
+        part.ports.trace();
+        let done = enter(&part, issued).await;
+        assert_eq!(matches!(done, Done::Revoked), dead, "{issued:?}: {done:?}");
+        assert_eq!(part.ports.trace(), ["claim", "mailbox"], "no read more than without tokens");
+    }
+    // In development mode nobody has a token, and none is dead.
+    assert!(matches!(enter(&part, None).await, Done::Mailbox(_)));
+    assert!(part.chat.is_known_dead(&user("a"), BEGUN), "the next try is refused at the door");
+    let again = part.enter("a", "default");
+    again.pass.renew(BEGUN, u64::MAX);
+    let done =
+        perform(&part.chat, &again, Work::Reread { here: HashMap::new(), consistent: true }).await;
+    assert!(matches!(done, Done::Revoked), "whoever looks again meets it too: {done:?}");
+}
+
+#[tokio::test]
+async fn taking_back_ends_the_sockets_that_there_are() {
+    let part = Part::new().await;
+    let (old, late, other) =
+        (part.enter("a", "phone"), part.enter("a", "web"), part.enter("b", "web"));
+    old.pass.renew(BEGUN - 60, u64::MAX);
+    late.pass.renew(BEGUN + 60, u64::MAX);
+    other.pass.renew(BEGUN - 60, u64::MAX);
+    let until = part.chat.revoke(&user("a")).await.unwrap();
+    assert!((BEGUN * 1_000..BEGUN * 1_000 + 100).contains(&until), "{until}");
+    let told = events(&old).await;
+    assert!(turned_away(&told[told.len() - 2..]), "{told:?}");
+    for spared in [&late, &other] {
+        let told = events(spared).await;
+        assert!(!told.iter().any(|event| event.contains("Close")), "{told:?}");
+    }
+    assert!(part.chat.is_revoked(&user("a"), BEGUN).await.unwrap());
+    assert!(!part.chat.is_revoked(&user("a"), BEGUN + 1).await.unwrap());
+    assert!(!part.chat.is_revoked(&user("b"), 0).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_others_say_makes_a_server_look_and_no_more() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "web");
+    outbox.pass.renew(BEGUN - 60, u64::MAX);
+    // Somebody who can write to Redis makes this up.
+    part.chat.hear_revoked(&user("a"));
+    assert!(!events(&outbox).await.iter().any(|event| event.contains("Close")));
+    part.ports.write(Record::Revoked(user("a"), BEGUN * 1_000)).await.unwrap();
+    part.chat.hear_revoked(&user("a"));
+    assert!(turned_away(&events(&outbox).await));
+}
+
+#[tokio::test]
+async fn the_board_tells_of_it_while_redis_is_away() {
+    let part = Part::new().await;
+    part.ports.redis_away.store(true, Ordering::Relaxed);
+    let (outbox, to_oneself) =
+        (part.enter("a", "web"), ConversationId::direct(&user("a"), &user("a")));
+    outbox.pass.renew(BEGUN - 60, u64::MAX);
+    part.ports.write(Record::Revoked(user("a"), BEGUN * 1_000)).await.unwrap();
+    let hint = SlowHint { user: Some(user("a")), conversation: to_oneself, seq: 1 };
+    part.chat.hear_slow_hint(&hint);
+    let told = events(&outbox).await;
+    assert!(turned_away(&told[told.len() - 2..]), "{told:?}");
+    // And the one who takes back puts just that there.
+    part.chat.revoke(&user("b")).await.unwrap();
+    assert!(!part.chat.router.slow.is_empty());
+}
+
+#[tokio::test]
+async fn the_api_reads_it_once_in_a_while() {
+    let part = Part::new().await;
+    let asked = async || part.chat.is_revoked(&user("a"), BEGUN - 1).await.unwrap();
+    part.ports.trace();
+    for _ in 0..9 {
+        assert!(!asked().await);
+    }
+    assert_eq!(part.ports.trace(), ["revoked"]);
+    part.ports.write(Record::Revoked(user("a"), BEGUN * 1_000)).await.unwrap();
+    part.chat.hear_revoked(&user("a"));
+    assert!(asked().await, "who is told looks again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_is_bounded_in_time_and_number() {
+    let revocations = Revocations::default();
+    let name = |n: usize| user(&format!("u{n}"));
+    for n in 0..KNOWN_MAX + 9 {
+        revocations.put(&name(n), Instant::now(), Some(5));
+    }
+    assert_eq!(revocations.lock().len(), KNOWN_MAX);
+    assert_eq!(revocations.get(&name(1)), Some(Some(5)));
+    tokio::time::advance(FRESH).await;
+    assert_eq!(revocations.get(&name(1)), None);
+    assert!(revocations.is_dead(&name(1), 0), "what is dead stays so");
+    revocations.put(&name(KNOWN_MAX + 1), Instant::now(), None);
+    assert_eq!(revocations.lock().len(), 1, "as long as there is room");
+    let one = name(KNOWN_MAX + 1);
+    revocations.put(&one, Instant::now(), Some(9_000));
+    revocations.put(&one, Instant::now(), Some(7_000));
+    assert_eq!(revocations.get(&one), Some(Some(9_000)), "it only rises");
+    revocations.doubt(&one);
+    assert!(revocations.is_dead(&one, 9) && !revocations.is_dead(&one, 10));
+}

@@ -1,0 +1,159 @@
+//! Who may open a socket, and for how long: by a token, or in development mode by what the query
+//! says.
+//!
+//! A token is checked before the 101. Whether it was taken back shows in the mailbox, which is read
+//! anyway: until then nothing is taken from the client (`chat::session`).
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+
+use super::Gateway;
+use super::handshake::{self, Hello, Refusal};
+use crate::auth::{self, Identity, Verifier};
+use crate::chat::{Chat, ChatError};
+use crate::edge::Stream;
+use crate::hub::Outbox;
+use crate::protocol::{ErrorCode, Ref, Token, UserId, answer};
+use crate::telemetry::Metrics;
+
+/// How many tokens are being renewed at a time; each reads the store.
+const RENEWALS_MAX: usize = 256;
+
+/// What a server needs to look at tokens.
+#[derive(Debug)]
+pub struct Guard {
+    verifier: Verifier,
+    renewals: Arc<Semaphore>,
+}
+
+impl Guard {
+    /// By these keys.
+    pub fn new(verifier: Verifier) -> Arc<Self> {
+        Arc::new(Self { verifier, renewals: Arc::new(Semaphore::new(RENEWALS_MAX)) })
+    }
+}
+
+/// Whose the socket is.
+pub(super) struct Admitted {
+    pub user: UserId,
+    /// When the token was made and when its leeway ends, in seconds; `None` without one.
+    pub holds: Option<(u64, u64)>,
+}
+
+impl Gateway {
+    /// With tokens in use `userId` is not believed: it must be the token's user, or the token a
+    /// service's, which may act for anybody.
+    pub(super) async fn admit(&self, hello: &Hello) -> Result<Admitted, Refusal> {
+        let Some(guard) = &self.guard else {
+            let missing = || Refusal::new(400, "userId is missing: /ws?userId=userA");
+            return Ok(Admitted { user: hello.user.clone().ok_or_else(missing)?, holds: None });
+        };
+        let token = hello.token.as_ref().map_err(|refusal| Refusal::from(*refusal))?;
+        let token = token.as_ref().ok_or(auth::Refusal::Missing)?;
+        let identity = guard.verifier.verify(token).await?;
+        // So that one who tries again and again pushes no socket of the person's out.
+        if self.chat.is_known_dead(&identity.user, identity.issued) {
+            return Err(auth::Refusal::Revoked.into());
+        }
+        let ends = identity.ends();
+        match &hello.user {
+            Some(named) if *named != identity.user => {
+                if !identity.scopes.service {
+                    return Err(Refusal::new(403, "userId is not the token's user: leave it out"));
+                }
+                let issued = service(&self.chat, &identity).await?;
+                Ok(Admitted { user: named.clone(), holds: Some((issued, ends)) })
+            }
+            _ if !identity.scopes.user && !identity.scopes.service => {
+                Err(Refusal::new(403, "the token's scope opens no socket: it needs user"))
+            }
+            _ => Ok(Admitted { user: identity.user, holds: Some((identity.issued, ends)) }),
+        }
+    }
+
+    /// Tells a client why it gets no socket: a browser on one, others by the status.
+    pub(super) async fn turn_back(&self, stream: Stream, hello: &Hello, refusal: &Refusal) {
+        let code = match refusal.status {
+            401 => ErrorCode::Unauthorized,
+            403 => ErrorCode::Forbidden,
+            _ => return handshake::refuse(stream, refusal).await,
+        };
+        Metrics::count(&self.chat.metrics.refused, code.as_str());
+        if hello.browser {
+            let server = &self.chat.me.id;
+            return handshake::dismiss(stream, hello, server, code, &refusal.detail).await;
+        }
+        handshake::refuse(stream, refusal).await;
+    }
+}
+
+/// A service acts for somebody, whose mailbox says nothing of the service's own token: that is
+/// looked up here. What is taken back of the person's counts from now on.
+async fn service(chat: &Chat, identity: &Identity) -> Result<u64, Refusal> {
+    match chat.is_revoked(&identity.user, identity.issued).await {
+        Ok(false) => Ok((chat.clock)() / 1_000),
+        Ok(true) => Err(auth::Refusal::Revoked.into()),
+        Err(error) => Err(Refusal::new(503, error.detail)),
+    }
+}
+
+/// Checks a fresh token for an open socket, and answers with `authed`. One that is refused changes
+/// nothing: the socket goes on with the token that it has.
+pub(super) fn renew(
+    guard: Option<&Arc<Guard>>,
+    chat: &Arc<Chat>,
+    outbox: &Arc<Outbox>,
+    token: Token,
+    reference: Option<Ref>,
+) {
+    let refuse = {
+        let (chat, outbox) = (chat.clone(), outbox.clone());
+        move |error: &ChatError| {
+            Metrics::count(&chat.metrics.refused, error.code.as_str());
+            let (detail, retry) = (&error.detail, error.retry_after_ms);
+            outbox.answer(answer::error(error.code, detail, reference.as_ref(), retry));
+        }
+    };
+    let Some(guard) = guard else {
+        let detail = "tokens are not in use: userId in the URL names you";
+        return refuse(&ChatError::new(ErrorCode::BadRequest, detail));
+    };
+    let Ok(permit) = guard.renewals.clone().try_acquire_owned() else {
+        let detail = "too many tokens are being renewed, send it again";
+        return refuse(&ChatError::new(ErrorCode::RateLimited, detail));
+    };
+    let (guard, chat, outbox) = (guard.clone(), chat.clone(), outbox.clone());
+    let mut renewing = Box::pin(async move {
+        let _permit = permit;
+        match try_renew(&guard, &chat, &outbox, &token).await {
+            Ok(expires_at) => outbox.answer(answer::authed(expires_at)),
+            Err(error) => refuse(&error),
+        }
+    });
+    if (&mut renewing).now_or_never().is_none() {
+        tokio::spawn(renewing);
+    }
+}
+
+async fn try_renew(
+    guard: &Guard,
+    chat: &Chat,
+    outbox: &Outbox,
+    token: &Token,
+) -> Result<u64, ChatError> {
+    let refused = |refusal: auth::Refusal| ChatError::new(refusal.code(), refusal.to_string());
+    let identity = guard.verifier.verify(token).await.map_err(refused)?;
+    let own = identity.user == outbox.who.user;
+    if !(own && identity.scopes.user || identity.scopes.service) {
+        return Err(refused(auth::Refusal::OtherUser));
+    }
+    if chat.is_revoked(&identity.user, identity.issued).await? {
+        return Err(refused(auth::Refusal::Revoked));
+    }
+    // What is taken back while this is under way ends the socket by the one time or the other.
+    let issued = if own { identity.issued } else { (chat.clock)() / 1_000 };
+    outbox.pass.renew(issued, identity.ends());
+    Ok(identity.expires_at())
+}
