@@ -34,6 +34,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Input {
 }
 
 impl Input {
+    /// What a query says, without the route that it is for.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn of_query(query: &str) -> Result<Self, Problem> {
+        Ok(Self { path: Vec::new(), query: pairs(query)? })
+    }
+
     /// An id in the path.
     pub(super) fn path<T: std::str::FromStr<Err = BadId>>(&self, name: &str) -> Result<T, Problem> {
         let value = self.path.iter().find(|(key, _)| key == name);

@@ -225,7 +225,7 @@ struct Claimed {
 }
 
 /// The frame's parser ignores `from`, as a socket must; here it may say what holds anyway.
-fn check_from(caller: &UserId, body: &str) -> Result<(), Problem> {
+pub(super) fn check_from(caller: &UserId, body: &str) -> Result<(), Problem> {
     let from = serde_json::from_str::<Claimed>(body).ok().and_then(|body| body.from);
     match from {
         None => Ok(()),
@@ -238,7 +238,7 @@ fn check_from(caller: &UserId, body: &str) -> Result<(), Problem> {
 }
 
 /// The key is taken as it stands, or quoted as its RFC draft has it.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<Ref>, Problem> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Ref>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();

@@ -8,6 +8,8 @@
 mod conversations;
 mod error;
 mod exposition;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 pub mod health;
 mod input;
 mod listen;

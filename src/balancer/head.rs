@@ -48,7 +48,8 @@ pub async fn read(stream: &mut TcpStream) -> Option<Head> {
     timeout(HEAD_PATIENCE, reading).await.ok().flatten()
 }
 
-fn judge(read: &[u8]) -> Option<Head> {
+/// Judges what was read so far; `None` while the head is not whole.
+pub(crate) fn judge(read: &[u8]) -> Option<Head> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(read) {

@@ -96,7 +96,7 @@ pub async fn read(stream: &mut TcpStream, read: Bytes) -> Option<Request> {
 }
 
 /// Judges a head once it is whole.
-fn judge(read: &mut BytesMut) -> Option<Request> {
+pub(crate) fn judge(read: &mut BytesMut) -> Option<Request> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let too_long = || Some(refused(431, "the request head is limited to 8 KiB and 100 headers"));
