@@ -28,21 +28,47 @@ pub async fn frames_with_the_head(fleet: &Fleet) {
     }
 }
 
-/// Row A22: sixteen sockets of a person stay; one more, and the oldest is told to stop.
+/// Row A22: sixteen sockets of a person stay; one more, and the oldest is told to stop. On one server
+/// and over all of them.
 pub async fn a_seventeenth_socket(fleet: &Fleet) {
-    let user = format!("many-{}", fleet.next());
-    let mut sockets = Vec::new();
-    for number in 0..16 {
-        let query = format!("userId={user}&device=d{number}");
-        sockets.push(Raw::ready(&fleet.balancer, &query).await);
+    for address in [&fleet.servers["ws2"], &fleet.balancer] {
+        let user = format!("many-{}", fleet.next());
+        let mut sockets = Vec::new();
+        for number in 0..16 {
+            let query = format!("userId={user}&device=d{number}");
+            sockets.push(Raw::ready(address, &query).await);
+        }
+        for socket in &mut sockets {
+            assert!(socket.is_open().await, "sixteen are allowed");
+        }
+        for number in 16..18 {
+            let query = format!("userId={user}&device=d{number}");
+            sockets.push(Raw::ready(address, &query).await);
+            let begun = Instant::now();
+            assert_eq!(sockets.remove(0).closed().await.0, Some(4001), "the oldest one");
+            assert!(begun.elapsed() < SOON);
+        }
+        let (mut other, _) = new_user(fleet, "other").await;
+        assert_eq!(say(&mut other, &user, "to all of them").await, 1);
+        for socket in &mut sockets {
+            assert_eq!(hear(socket).await["message"], "to all of them");
+            assert!(socket.is_open().await, "the sixteen newest ones stay");
+        }
     }
-    let _last = Raw::ready(&fleet.balancer, &format!("userId={user}&device=d16")).await;
-    let begun = Instant::now();
-    assert_eq!(sockets.remove(0).closed().await.0, Some(4001), "the oldest one");
-    assert!(begun.elapsed() < SOON);
-    for socket in &mut sockets {
-        assert!(socket.is_open().await, "the newer ones stay");
+}
+
+/// Row B11: a text that comes byte by byte is the same text.
+pub async fn a_byte_at_a_time(fleet: &Fleet) {
+    let (mut socket, user) = new_user(fleet, "bytes").await;
+    let text = json!({"type": "message", "to": user, "message": "€ 😀"}).to_string();
+    for byte in raw::text(&text) {
+        socket.write(&[byte]).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    let sent = socket.wait_for(|said| (said["type"] == "sent").then(|| said["seq"].clone())).await;
+    assert_eq!(sent, 1);
+    let kept = fleet.history(&user, &format!("dm:{user}:{user}")).await;
+    assert_eq!(kept[0]["message"], "€ 😀");
 }
 
 /// Row A22: a server on its way out takes nobody in, and says when to come again.

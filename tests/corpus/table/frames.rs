@@ -83,7 +83,7 @@ pub fn lines() -> Vec<Case> {
         row("B5", "a text inside a fragmented one", parts(&[Frame::part(TEXT, b"{"), Frame::new(TEXT, BAD)]), Closes(1002)),
         row("B6", "a length with its highest bit", announced(0x81, 0x8000_0000_0000_0001), Closes(1009))
             .differs("1002: the library sees the size first; nothing is read or kept of it"),
-        row("B7", "14 bytes of actix-http 3723", frames([&[0x0a][..], &[0xff; 10], &[0xeb, 0x0e, 0x8f]].concat()), Closes(1002)),
+        row("B7", "14 bytes of actix-http 3723", frames([&[0x0a][..], &[0xff; 10], &[0xeb, 0x0e, 0x8f]].concat()), Closes(1009)),
         row("B7", "2^64 - 1 bytes", announced(0x81, u64::MAX), Closes(1009)),
         row("B8", "4 GiB announced", announced(0x81, 1 << 32), Closes(1009)),
         row("B8", "64 sockets announce 4 GiB", scene!(sockets::much_announced), Seen),
@@ -96,6 +96,7 @@ pub fn lines() -> Vec<Case> {
         row("B10", "ends inside a character", whole(TEXT, b"{\"type\":\"ping\",\"ref\":\"\xe2\x82"), Closes(1007)),
         row("B11", "not UTF-8 over two fragments", parts(&[Frame::part(TEXT, b"\xe2\x82"), Frame::new(CONTINUE, b"x")]), Closes(1007)),
         row("B11", "a character in four fragments, pings between", crumbs(text), Sent),
+        row("B11", "a byte at a time", scene!(sockets::a_byte_at_a_time), Seen),
         row("B12", "65,536 bytes", whole(TEXT, &padded(65_536)), Sent),
         row("B12", "65,537 bytes", whole(TEXT, &padded(65_537)), Closes(1009)),
         row("B12", "65,536 bytes in two", in_two(&padded(65_536), 60_000), Sent),
