@@ -56,6 +56,10 @@ pub struct Options {
     /// Messages that wait for each when it comes back
     #[arg(long, default_value_t = 1, env = "PARLOR_BENCH_MESSAGES")]
     pub messages: u64,
+    /// Users of a lost server come back spread over so many seconds, as clients that wait with full
+    /// jitter do; 0: all at once
+    #[arg(long, default_value_t = 0.0, env = "PARLOR_BENCH_SPREAD")]
+    pub spread: f64,
     /// What all scenarios take.
     #[command(flatten)]
     pub common: Common,

@@ -148,6 +148,7 @@ impl Inbox {
             return;
         }
         position.hear(seq, now);
+        position.texted = now;
         if text.is_some() && !again {
             position.hear_first_try(seq);
         }

@@ -35,8 +35,12 @@ const DEAF_IS_READ: Duration = Duration::from_secs(3);
 /// What asks to start over so soon after a run shares the next one: Redis that comes and goes, or
 /// calls that are late because the machine is busy, must not make it busier.
 pub(super) const START_OVER_PAUSE: Duration = Duration::from_secs(2);
-/// How many mailboxes are asked for again at once, 20 times a second.
-const REREAD_STEP: usize = 100;
+/// How many mailboxes are asked for again at once, 100 times a second: a wave of all of them is to
+/// be felt neither by who talks nor by a table's capacity.
+const REREAD_STEP: usize = 10;
+const REREAD_PAUSE: Duration = Duration::from_millis(10);
+/// How many of them may wait for their turn before more are asked for.
+const REREADS_WAITING_MAX: usize = 50;
 /// The belt: every mailbox is read again so often.
 const BELT: Duration = Duration::from_secs(3_600);
 /// In so many parts, spread evenly: all at once would be a wave of reads every hour, of all the
@@ -187,7 +191,10 @@ impl Chat {
     async fn reread(&self, outboxes: Vec<Arc<Outbox>>) {
         for step in outboxes.chunks(REREAD_STEP) {
             step.iter().for_each(|outbox| outbox.push(Event::Reread));
-            sleep(Duration::from_millis(50)).await;
+            sleep(REREAD_PAUSE).await;
+            while self.reads.again_waiting() > REREADS_WAITING_MAX {
+                sleep(REREAD_PAUSE).await;
+            }
         }
     }
 

@@ -101,6 +101,8 @@ pub enum StartError {
 #[derive(Debug)]
 struct Own {
     row: BoardRow,
+    /// The highest number that an item of hints was tried under.
+    numbered: u64,
     written: Instant,
     left: bool,
     /// Since when the part recovers from having been late; it appends nothing meanwhile.
@@ -135,7 +137,7 @@ impl Liveness {
         lock_held: bool,
         stop: CancellationToken,
     ) -> Result<(Arc<Self>, mpsc::Receiver<BoardEvent>), StartError> {
-        let row = take_place(&*board, row, lock_held).await?;
+        let (row, follows) = take_place(&*board, row, lock_held).await?;
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let now = Instant::now();
         let mut watched = Watched::default();
@@ -144,6 +146,7 @@ impl Liveness {
             me: Identity { id: row.id.clone(), epoch: row.epoch },
             board,
             own: Mutex::new(Own {
+                numbered: row.hints,
                 row,
                 written: now,
                 left: false,
@@ -158,6 +161,10 @@ impl Liveness {
             hinting: tokio::sync::Mutex::default(),
             events: Events { sender, lost: AtomicU8::new(NONE_LOST) },
         });
+        if follows {
+            // The board shows one row a name, so nobody else tells of this death.
+            liveness.events.send(BoardEvent::Death(liveness.me.id.clone()));
+        }
         let (beats, reads) = (liveness.clone(), liveness.clone());
         let beat_stop = stop.clone();
         tokio::spawn(async move { beat_stop.run_until_cancelled(beats.beat_for_ever()).await });
@@ -243,9 +250,17 @@ impl Liveness {
 
     /// Writes hints to the board, in items of at most 20, some at once, and their numbers into the
     /// row once all are written. `Ok` only once both are.
+    ///
+    /// No number is tried twice: a write that seemed to fail may yet come to pass, over what stands
+    /// there by then.
     pub async fn put_hints(&self, hints: &[SlowHint]) -> Result<(), StoreError> {
         let _one_at_a_time = self.hinting.lock().await;
-        let before = self.own().row.hints;
+        let before = {
+            let mut own = self.own();
+            let before = own.numbered;
+            own.numbered += hints.len().div_ceil(HINTS_PER_ITEM_MAX) as u64;
+            before
+        };
         let items = (before + 1..).zip(hints.chunks(HINTS_PER_ITEM_MAX));
         let puts: Vec<_> =
             items.map(|(number, item)| self.board.put_hints(&self.me.id, number, item)).collect();

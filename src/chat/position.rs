@@ -78,6 +78,8 @@ pub(super) struct Position {
     pub vias: Vec<(ProcessId, Seq)>,
     /// When something last happened here.
     pub moved: Instant,
+    /// When a text was last heard of, or its receipt came.
+    pub texted: Instant,
     /// Since when the stored cursor trails, or was last tried.
     pub trails: Option<Instant>,
     /// Where it queues for work.
@@ -113,6 +115,7 @@ impl Position {
             held: Vec::new(),
             vias: Vec::new(),
             moved: now,
+            texted: now,
             trails: None,
             queued: Queued::No,
             marked: false,
@@ -217,7 +220,7 @@ impl Position {
     /// A receipt proves everything up to `seq`. What follows and was never written as a text needs
     /// no receipt. Says whether `received` moved.
     pub fn prove(&mut self, seq: Seq, now: Instant) -> bool {
-        let before = self.received;
+        let (before, waits) = (self.received, self.received < self.last_text);
         self.received = self.received.max(seq.min(self.sent));
         if self.received >= self.last_text {
             self.received = self.sent;
@@ -225,6 +228,9 @@ impl Position {
         if self.received > before {
             self.moved = now;
             self.trails.get_or_insert(now);
+            if waits {
+                self.texted = now;
+            }
         }
         self.received > before
     }
@@ -272,6 +278,12 @@ impl Position {
     /// Whether the stored cursor trails.
     pub fn dirty(&self) -> bool {
         self.loaded && self.received > self.stored
+    }
+
+    /// Whether receipts of texts are among what the store does not know: their senders wait for a
+    /// status, as nobody does for what this socket said itself.
+    pub fn owes_status(&self) -> bool {
+        self.last_text > self.stored
     }
 
     /// Whether it can be dropped: the store knows all that stands here.
@@ -350,6 +362,23 @@ mod tests {
         assert!(p.prove(0, now));
         assert_eq!(p.received, 6);
         assert!(!p.prove(100, now), "never beyond what was sent");
+    }
+
+    #[test]
+    fn own_sends_do_not_put_off_a_status() {
+        let begun = Instant::now();
+        let later = begun + std::time::Duration::from_secs(9);
+        let mut p = Position::unknown(begun);
+        p.load(3);
+        p.pass(4, None);
+        p.last_text = 4;
+        p.prove(4, begun);
+        p.hear(5, later);
+        p.pass(5, Some(5));
+        assert!(p.prove(0, later) && p.owes_status());
+        assert_eq!((p.moved, p.texted), (later, begun));
+        p.stored = 4;
+        assert!(p.dirty() && !p.owes_status(), "what it said itself");
     }
 
     #[test]

@@ -7,6 +7,8 @@
 
 mod tail;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use tail::Tails;
@@ -40,6 +42,7 @@ pub enum Turn {
 pub struct Reads {
     catching_up: Semaphore,
     again: Semaphore,
+    again_waiting: AtomicUsize,
     live: Semaphore,
     tails: Tails,
 }
@@ -49,6 +52,7 @@ impl Default for Reads {
         Self {
             catching_up: Semaphore::new(CATCHING_UP_MAX),
             again: Semaphore::new(AGAIN_MAX),
+            again_waiting: AtomicUsize::new(0),
             live: Semaphore::new(LIVE_MAX),
             tails: Tails::default(),
         }
@@ -65,10 +69,33 @@ impl Reads {
             Turn::Live => (self.live.acquire().await.ok(), None),
             Turn::CatchingUp => (self.catching_up.acquire().await.ok(), None),
             Turn::Again => {
+                let _waiting = Waiting::of(&self.again_waiting);
                 let again = self.again.acquire().await.ok();
                 (again, self.catching_up.acquire().await.ok())
             }
         }
+    }
+
+    /// How many mailboxes wait for their turn to be read again. Whoever asks for many asks for few
+    /// at a time: a session that waits reads nothing else meanwhile, not even what comes live.
+    pub fn again_waiting(&self) -> usize {
+        self.again_waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// Counted while it stands, also where the wait is given up.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn of(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

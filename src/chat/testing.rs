@@ -80,6 +80,8 @@ pub struct Ports {
     pub instance: AtomicU64,
     /// How long a call of the map takes.
     pub map_takes_ms: AtomicU64,
+    /// How long a read of a mailbox takes.
+    pub mailbox_takes_ms: AtomicU64,
     /// Calls let others go first at random.
     pub dawdles: AtomicBool,
     /// Store calls that fail: their name and what they are about.
@@ -147,6 +149,7 @@ impl Part {
             bus_loses: AtomicBool::new(false),
             instance: AtomicU64::new(1),
             map_takes_ms: AtomicU64::new(0),
+            mailbox_takes_ms: AtomicU64::new(0),
             dawdles: AtomicBool::new(false),
             failing: Mutex::default(),
         });
@@ -268,6 +271,10 @@ impl Store for Ports {
             self.note("mailbox");
         }
         self.dawdle().await;
+        let takes = self.mailbox_takes_ms.load(Ordering::Relaxed);
+        if takes > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(takes)).await;
+        }
         if let MailboxPart::Row(log) = &part {
             self.meet("row", log)?;
         }

@@ -305,7 +305,7 @@ impl Nemesis {
 
     fn hurt_client(&mut self, kind: Kind, device: usize, world: &mut World) {
         let told = world.sea.chance(0.5);
-        let ms = world.sea.any(500..9_000);
+        let mut ms = world.sea.any(500..9_000);
         let mut undo = Undo::Nothing;
         let mut core = world.sea.lock();
         let hurt = &mut world.devices[device];
@@ -318,6 +318,8 @@ impl Nemesis {
             Kind::ClientStall => {
                 let Some(connection) = &hurt.connection else { return };
                 if told {
+                    // Beyond the patience that a server has with a write.
+                    ms *= 2;
                     connection.wire.stall(true);
                     undo = Undo::Stall(device);
                 } else {

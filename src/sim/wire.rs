@@ -10,8 +10,9 @@ use tokio::sync::Notify;
 use super::sea::Core;
 use crate::protocol::Text;
 
-/// The most frames that wait for a client which does not read.
-const ROOM: usize = 96;
+/// The most frames that wait for a client which does not read. Few, so that a write has to wait
+/// often enough.
+const ROOM: usize = 8;
 
 /// From the client.
 #[derive(Debug)]

@@ -36,6 +36,8 @@ const STUCK_LIMIT: Duration = Duration::from_secs(60);
 const READ_LIMIT: Duration = Duration::from_secs(300);
 /// Cursors are stored as connections close: so long after the last one statuses are read.
 const SETTLE: Duration = Duration::from_secs(3);
+/// Idle connections to the store are closed by then; what a process still holds after it, it leaks.
+const IDLE: Duration = Duration::from_secs(25);
 /// How long a start of all may take before the round begins.
 const SETUP_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -101,6 +103,7 @@ pub(super) async fn run(
     let reading = timeout(READ_LIMIT, reading::histories(&world, &api)).await;
     reading.context("the histories could not be read in time")?;
     reading::store(&world, &attack.fleet).await.context("reading the store")?;
+    sleep(IDLE).await;
     watching.abort();
     stop(&attack).await;
     let names: Vec<String> = attack.fleet.slots.iter().map(|slot| slot.name.clone()).collect();

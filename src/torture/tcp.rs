@@ -80,6 +80,27 @@ struct Line {
     subscribes: bool,
 }
 
+impl Line {
+    /// Gives it other rules. TCP loses nothing in the middle of a stream: one that has lost bytes
+    /// may lose more, or be reset, and one that is to be reset is.
+    fn rule(&self, ruled: &Ruled) {
+        self.ruled.send_modify(|now| {
+            let may_follow = |before, next| match before {
+                Way::Reset => next == Way::Reset,
+                Way::Drop => matches!(next, Way::Drop | Way::Reset),
+                _ => true,
+            };
+            let Ruled { rules: before, .. } = *now;
+            let next = ruled.rules;
+            let goes_on = may_follow(before.up, next.up) && may_follow(before.down, next.down);
+            *now = ruled.clone();
+            if !goes_on {
+                now.rules = Rules::both(Way::Reset);
+            }
+        });
+    }
+}
+
 #[derive(Default)]
 struct State {
     lines: HashMap<u64, Line>,
@@ -138,7 +159,7 @@ impl Tcp {
         let ruled = Ruled { rules, bites: Bites::default() };
         let state = locked(&self.shared.state);
         for line in lines.iter().filter_map(|id| state.lines.get(id)) {
-            line.ruled.send_replace(ruled.clone());
+            line.rule(&ruled);
         }
         ruled.bites
     }
@@ -154,7 +175,7 @@ impl Tcp {
             false => ruled.clone(),
         };
         for line in state.lines.values() {
-            line.ruled.send_replace(ruled.clone());
+            line.rule(&ruled);
         }
         ruled.bites
     }
@@ -439,6 +460,31 @@ mod tests {
         assert_eq!((count(&bites), says(&mut one, "here").await.unwrap()), (1, "here".to_owned()));
         proxy.rule(&subscribing, Rules::both(Way::Reset));
         assert!(timeout(LONG, two.read(&mut [0; 8])).await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn no_stream_goes_on_with_a_hole_in_it() {
+        for rules in [Rules { up: Way::Pass, down: Way::Drop }, Rules::both(Way::Reset)] {
+            let (proxy, mut client) = echo().await;
+            says(&mut client, "hello").await.unwrap();
+            let lines = proxy.lines(None);
+            let bites = proxy.rule(&lines, rules);
+            if rules.down == Way::Drop {
+                client.write_all(b"gone").await.unwrap();
+                timeout(LONG, async {
+                    while count(&bites) == 0 {
+                        sleep(REBIND).await
+                    }
+                })
+                .await
+                .unwrap();
+            }
+            // The next fault, or a healing, at the same moment.
+            proxy.rule_all(Rules::both(Way::Delay(1, 1)));
+            proxy.rule_all(Rules::default());
+            let end = timeout(LONG, client.read(&mut [0; 8])).await.unwrap();
+            assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{rules:?}");
+        }
     }
 
     #[tokio::test]

@@ -54,7 +54,8 @@ pub(super) async fn run(
     let alone = options.fault == Fault::Drain && hit.is_none();
     let calm = Calm::open(target, if alone { 0 } else { options.pairs }, hit).await?;
     let (before, calm) = calm.run(if alone { Duration::ZERO } else { CALM }).await?;
-    let during = calm.start(if alone { Duration::ZERO } else { AFTER });
+    let spread = Duration::try_from_secs_f64(options.spread).context("--spread is no time")?;
+    let during = calm.start(if alone { Duration::ZERO } else { AFTER.max(spread) });
     let victims = match (options.fault, redis) {
         (Fault::Redis, Some(redis)) => {
             let staying = each(victims, |victim| victim.stayed(AFTER));
@@ -62,7 +63,7 @@ pub(super) async fn run(
             joined(staying).await?
         }
         (Fault::Drain, _) => drained(target, hit, victims, &mut report).await?,
-        _ => killed(target, hit, victims, &mut report).await?,
+        _ => killed(target, hit, spread, victims, &mut report).await?,
     };
     let (during, calm) = during.await??;
     if !alone {
@@ -100,11 +101,12 @@ fn hit(target: &Target, fault: Fault) -> Option<&'static str> {
 async fn killed(
     target: &mut Target,
     hit: Option<&str>,
+    spread: Duration,
     victims: Vec<Victim>,
     report: &mut Report,
 ) -> anyhow::Result<Vec<Victim>> {
     let hit = hit.context("a server can be killed in a fleet only: add --redis and --dynamodb")?;
-    let coming = lost_and_back(target, victims, PATIENCE);
+    let coming = lost_and_back(target, victims, PATIENCE, spread);
     let begun = Instant::now();
     target.own()?.kill(hit).await?;
     let victims = joined(coming).await?;
@@ -123,7 +125,8 @@ async fn drained(
     let patience = PATIENCE + Duration::from_secs_f64(seconds);
     let rate = victims.len() as f64 / seconds;
     let coming = match hit {
-        Some(_) => lost_and_back(target, victims, patience),
+        // The server spreads them.
+        Some(_) => lost_and_back(target, victims, patience, Duration::ZERO),
         None => each(victims, |victim| victim.lost(patience)),
     };
     let begun = Instant::now();
@@ -198,11 +201,17 @@ where
     victims.into_iter().map(task).collect()
 }
 
-fn lost_and_back(target: &Target, victims: Vec<Victim>, patience: Duration) -> JoinSet<Victim> {
+/// Each, from when its socket ends until it is back.
+fn lost_and_back(
+    target: &Target,
+    victims: Vec<Victim>,
+    patience: Duration,
+    spread: Duration,
+) -> JoinSet<Victim> {
     let connect = target.dials_servers().then(|| target.balancer_url());
     each(victims, |victim| {
         let connect = connect.clone();
-        async move { victim.lost(patience).await.returned(PATIENCE, connect).await }
+        async move { victim.lost(patience).await.returned(PATIENCE, connect, spread).await }
     })
 }
 

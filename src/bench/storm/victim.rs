@@ -78,8 +78,14 @@ impl Victim {
         self
     }
 
-    /// Comes back through the balancer until it is caught up.
-    pub async fn returned(mut self, patience: Duration, connect: Option<String>) -> Self {
+    /// Comes back through the balancer until it is caught up, some time within `spread`.
+    pub async fn returned(
+        mut self,
+        patience: Duration,
+        connect: Option<String>,
+        spread: Duration,
+    ) -> Self {
+        tokio::time::sleep(spread.mul_f64(rand::random())).await;
         let mut backoff = Backoff::new(RULES);
         let mut last = None;
         let trying = async {

@@ -68,7 +68,8 @@ impl Inbox {
     ) {
         for conversation in failed {
             if let Some(position) = self.positions.get_mut(&conversation) {
-                (position.storing, position.moved, position.trails) = (false, now, Some(now));
+                (position.storing, position.trails) = (false, Some(now));
+                (position.moved, position.texted) = (now, now);
                 rest(&mut self.resting, &conversation, position, out);
             }
         }
@@ -130,7 +131,12 @@ impl Inbox {
 /// When a cursor is to be stored by itself.
 fn due(conversation: &ConversationId, position: &Position) -> Instant {
     let latest = position.trails.unwrap_or(position.moved) + TRAILS_MAX;
-    if conversation.is_room() { latest } else { latest.min(position.moved + CURSOR_RESTS) }
+    if conversation.is_room() {
+        return latest;
+    }
+    // The raises that a cursor rides on are those for texts: who only sends has none.
+    let quiet_since = if position.owes_status() { position.texted } else { position.moved };
+    latest.min(quiet_since + CURSOR_RESTS)
 }
 
 /// Asks to be told when this cursor has rested, unless that was asked for already.

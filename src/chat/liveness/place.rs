@@ -9,12 +9,13 @@ use crate::board::{Beat, Board, BoardRow};
 use crate::chat::wall_clock;
 use crate::protocol::ProcessId;
 
-/// Writes the first row, once the name is free.
+/// Writes the first row, once the name is free. Says also whether an earlier life stood there, that
+/// has not ended cleanly.
 pub(super) async fn take_place(
     board: &dyn Board,
     mut row: BoardRow,
     lock_held: bool,
-) -> Result<BoardRow, StartError> {
+) -> Result<(BoardRow, bool), StartError> {
     row.beat = 1;
     if row.hints == 0 {
         // Items of an earlier life may still stand: numbers by the clock are above all of theirs.
@@ -23,7 +24,7 @@ pub(super) async fn take_place(
     let stands = |rows: Vec<BoardRow>, id: &ProcessId| rows.into_iter().find(|r| r.id == *id);
     let Some(old) = stands(board.read().await?, &row.id) else {
         return match board.beat(&row, None).await? {
-            Beat::Written => Ok(row),
+            Beat::Written => Ok((row, false)),
             Beat::Taken => Err(StartError::InUse(row.id)),
         };
     };
@@ -41,7 +42,7 @@ pub(super) async fn take_place(
         }
     }
     match board.beat(&row, Some((old.epoch, old.beat))).await? {
-        Beat::Written => Ok(row),
+        Beat::Written => Ok((row, true)),
         Beat::Taken => Err(StartError::InUse(row.id)),
     }
 }

@@ -14,12 +14,14 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Shaky {
-    board: EmbeddedBoard,
+    board: Arc<EmbeddedBoard>,
     no_writes: AtomicBool,
     no_reads: AtomicBool,
     no_hints: AtomicBool,
     write_takes_ms: AtomicU64,
     hints_take_ms: AtomicU64,
+    /// Hints are written, but only later, and nobody is told.
+    hints_come_late: AtomicBool,
 }
 
 impl Shaky {
@@ -87,6 +89,14 @@ impl Board for Shaky {
     ) -> Result<(), StoreError> {
         sleep(Duration::from_millis(self.hints_take_ms.load(Ordering::Relaxed))).await;
         Self::unless(&self.no_writes)?;
+        if self.hints_come_late.load(Ordering::Relaxed) {
+            let (board, id, hints) = (self.board.clone(), id.clone(), hints.to_vec());
+            tokio::spawn(async move {
+                sleep(2 * SECOND).await;
+                board.put_hints(&id, number, &hints).await.unwrap();
+            });
+            return Err(StoreError::Unavailable("no answer".to_owned()));
+        }
         self.board.put_hints(id, number, hints).await
     }
 
@@ -310,6 +320,17 @@ async fn a_lock_proves_that_a_row_is_of_the_past() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_death_of_an_earlier_life_is_told_to_the_next_one() {
+    let board = Arc::new(Shaky::default());
+    assert_eq!(Lived::over(board.clone()).await.events(8).await, []);
+    let mut next = Lived::over(board).await;
+    assert_eq!(next.events(8).await, [death("ws1")], "it stood there still");
+    next.liveness.leave().await;
+    let mut last = Lived::over(next.board.clone()).await;
+    assert_eq!(last.events(8).await, [], "after a clean end");
+}
+
+#[tokio::test(start_paused = true)]
 async fn hints_are_numbered_above_those_of_an_earlier_life_whatever_the_clock_says() {
     let board = Arc::new(Shaky::default());
     let old = BoardRow { hints: u64::MAX / 2, ..board_row("ws1", 3) };
@@ -353,6 +374,20 @@ async fn hints_are_put_in_items_and_heard_by_the_others_once() {
     Shaky::set(&board.no_writes, false);
     first.liveness.put_hints(&[hint(46)]).await.unwrap();
     assert_eq!(second.hints(3).await, [46]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_write_of_hints_takes_no_others_away() {
+    let lived = Lived::new().await;
+    let me = lived.liveness.me().id.clone();
+    Shaky::set(&lived.board.hints_come_late, true);
+    assert!(lived.liveness.put_hints(&[hint(1)]).await.is_err());
+    Shaky::set(&lived.board.hints_come_late, false);
+    lived.liveness.put_hints(&[hint(2)]).await.unwrap();
+    sleep(3 * SECOND).await;
+    let (highest, hints) = lived.board.board.hints(&me, 0).await.unwrap();
+    assert_eq!(hints, [hint(1), hint(2)]);
+    assert_eq!(lived.board.board.read().await.unwrap()[0].hints, highest);
 }
 
 #[tokio::test(start_paused = true)]

@@ -193,6 +193,40 @@ fn who_is_busy_is_caught_up_all_the_same() {
     }
 }
 
+/// The sender of a text waits for its status, and raises nothing meanwhile.
+#[test]
+fn who_goes_on_sending_owes_a_status_all_the_same() {
+    let (mut session, begun) = session(Wish { acks_app: true, catchup: None });
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), begun);
+    step(&mut session, Input::Event(text("b", 1)), begun);
+    step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), begun);
+    let ack = r#"{"type":"ack","conversation":"dm:a:b","seq":1}"#;
+    let out = step(&mut session, Input::Frame(ack), begun);
+    let Some(&Effect::Rest(mut flush)) = out.effects.last() else { panic!("{out:?}") };
+    let mut stored = Vec::new();
+    for seq in 2..=61 {
+        let now = begun + Duration::from_secs(10 * (seq - 1));
+        let sent =
+            Event::Sent { reference: None, conversation: dm("b"), seq, n: seq, timestamp: 1 };
+        let mut effects = step(&mut session, Input::Event(sent), now).effects;
+        if flush <= now {
+            let out = step(&mut session, Input::Event(Event::Flush), now);
+            if let Some(Work::Store(raises)) = out.work {
+                stored.push((seq, raises[0].1.delivered.unwrap()));
+                let done = Done::Stored { stored: vec![(dm("b"), seq)], failed: Vec::new() };
+                effects.append(&mut step(&mut session, Input::Done(done), now).effects);
+            }
+            effects.extend(out.effects);
+        }
+        for effect in effects {
+            if let Effect::Rest(at) = effect {
+                flush = at;
+            }
+        }
+    }
+    assert_eq!(stored, [(4, 4)], "within 30 s, and then no more than a raise in 10 minutes");
+}
+
 /// A busy conversation is never quiet; its cursor is stored all the same, and not too often.
 #[test]
 fn a_cursor_does_not_trail_for_ever() {

@@ -1,9 +1,18 @@
 //! Which DynamoDB is meant, and whether it can be: `aws`, or a URL like that of DynamoDB Local.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+
+/// How long an idle connection is kept. Slow answers make many connections, and a process that kept
+/// them all for the client's own 90 s would run short of files.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How many are kept idle: those that an ordinary load uses again at once.
+const IDLE_CONNECTIONS_MAX: usize = 64;
 
 /// A configuration that can't work, in a sentence that says what would.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,13 +69,18 @@ impl Target {
 
     /// The configuration for it.
     pub async fn load(&self) -> aws_config::SdkConfig {
-        let mut loader = aws_config::defaults(BehaviorVersion::latest());
+        let http = aws_smithy_http_client::Builder::new()
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX);
+        let plain = matches!(self, Self::Url { url, .. } if url.starts_with("http://"));
+        // A plain one has no certificates to load, and no proxy between this machine and itself.
+        let http = match plain {
+            true => http.build_http(),
+            false => http.tls_provider(Provider::Rustls(CryptoMode::AwsLc)).build_https(),
+        };
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http);
         if let Self::Url { url, loopback } = self {
             loader = loader.endpoint_url(url);
-            if url.starts_with("http://") {
-                // No certificates to load, and no proxy between this machine and itself.
-                loader = loader.http_client(aws_smithy_http_client::Builder::new().build_http());
-            }
             if *loopback {
                 let set = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
                 let (key, secret) = (set("AWS_ACCESS_KEY_ID"), set("AWS_SECRET_ACCESS_KEY"));
