@@ -1,9 +1,15 @@
 //! The command line: a contract, scripts of others depend on it. The doc comments are the help.
 
+mod edge;
+mod secret;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use edge::EdgeOptions;
+pub use secret::Secret;
 
 use crate::protocol::{ConversationId, DeviceId, ProcessId, UserId};
 
@@ -46,7 +52,7 @@ pub enum Command {
 /// What all long-running roles take.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// Serve /healthz, /readyz and /metrics here
+    /// Serve /healthz, /readyz and /metrics here: a loopback address
     #[arg(long, value_name = "ADDR", env = "PARLOR_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
     /// How long a stop may take: sockets are told to reconnect at an even rate
@@ -63,9 +69,16 @@ pub struct Common {
 /// Where the real parts are.
 #[derive(Debug, Clone, Args)]
 pub struct Parts {
-    /// Redis: redis://, rediss:// or redis+cluster://HOST:PORT
-    #[arg(long, value_name = "URL", env = "PARLOR_REDIS")]
-    pub redis: Option<String>,
+    /// Redis: redis://, rediss:// or redis+cluster://HOST:PORT; with a user and no password,
+    /// redis://USER@HOST:PORT, where that stands in a file
+    #[arg(long, value_name = "URL", hide_env_values = true, env = "PARLOR_REDIS")]
+    pub redis: Option<Secret>,
+    /// The password of Redis, in a file
+    #[arg(long, value_name = "FILE", requires = "redis", env = "PARLOR_REDIS_PASSWORD_FILE")]
+    pub redis_password_file: Option<PathBuf>,
+    /// Of rediss:// trust the authorities in this PEM file, and no others
+    #[arg(long, value_name = "FILE", requires = "redis", env = "PARLOR_REDIS_CA")]
+    pub redis_ca: Option<PathBuf>,
     /// Put before every Redis key and channel
     #[arg(long, value_name = "PREFIX", default_value = "", env = "PARLOR_REDIS_PREFIX")]
     pub redis_prefix: String,
@@ -89,22 +102,6 @@ pub struct Parts {
     /// The table's name
     #[arg(long, value_name = "NAME", default_value = "parlor", env = "PARLOR_TABLE")]
     pub table: String,
-}
-
-/// A secret of the command line: it is never shown, in an error neither.
-#[derive(Clone)]
-pub struct Secret(pub String);
-
-impl From<&str> for Secret {
-    fn from(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("***")
-    }
 }
 
 /// `parlor up`
@@ -138,6 +135,9 @@ pub struct Up {
     /// The real parts
     #[command(flatten)]
     pub parts: Parts,
+    /// Who gets in
+    #[command(flatten)]
+    pub edge: EdgeOptions,
     /// What all roles take
     #[command(flatten)]
     pub common: Common,
@@ -160,7 +160,7 @@ pub struct Balancer {
     /// Listen here
     #[arg(long, value_name = "ADDR", env = "PARLOR_LISTEN")]
     pub listen: SocketAddr,
-    /// A server, NAME=HOST:PORT, several times; without any they are found on the board
+    /// A server, NAME=HOST:PORT or NAME=tls://HOST:PORT, several times; without any they are found on the board
     #[arg(
         long = "server",
         value_name = "ws1=HOST:PORT",
@@ -172,6 +172,10 @@ pub struct Balancer {
     /// Forward /v1/… to the Message API here
     #[arg(long, value_name = "URL", env = "PARLOR_API")]
     pub api: Option<String>,
+    /// Dial servers by TLS alone, and trust the authorities in this PEM file for them and for an
+    /// API of https://…
+    #[arg(long, value_name = "FILE", env = "PARLOR_UPSTREAM_CA")]
+    pub upstream_ca: Option<PathBuf>,
     /// How new connections are dealt
     #[arg(long, value_enum, default_value_t = Pick::RoundRobin, env = "PARLOR_PICK")]
     pub pick: Pick,
@@ -181,6 +185,9 @@ pub struct Balancer {
     /// The table's name
     #[arg(long, value_name = "NAME", default_value = "parlor", env = "PARLOR_TABLE")]
     pub table: String,
+    /// Who gets in
+    #[command(flatten)]
+    pub edge: EdgeOptions,
     /// What all roles take
     #[command(flatten)]
     pub common: Common,
@@ -191,7 +198,7 @@ pub struct Balancer {
 pub struct NamedServer {
     /// Its name.
     pub id: ProcessId,
-    /// `HOST:PORT`.
+    /// `HOST:PORT`, or `tls://HOST:PORT`.
     pub address: String,
 }
 
@@ -203,7 +210,7 @@ impl std::str::FromStr for NamedServer {
         let (id, address) = text.split_once('=').ok_or_else(form)?;
         let (host, port) = address.rsplit_once(':').ok_or_else(form)?;
         port.parse::<u16>().map_err(|_| form())?;
-        if host.is_empty() {
+        if matches!(host, "" | "tls://") {
             return Err(form());
         }
         let id = ProcessId::parse(id).map_err(|error| error.to_string())?;
@@ -229,6 +236,9 @@ pub struct Server {
     /// The real parts
     #[command(flatten)]
     pub parts: Parts,
+    /// Who gets in
+    #[command(flatten)]
+    pub edge: EdgeOptions,
     /// What all roles take
     #[command(flatten)]
     pub common: Common,
@@ -246,6 +256,9 @@ pub struct Api {
     /// The real parts
     #[command(flatten)]
     pub parts: Parts,
+    /// Who gets in
+    #[command(flatten)]
+    pub edge: EdgeOptions,
     /// What all roles take
     #[command(flatten)]
     pub common: Common,

@@ -4,6 +4,7 @@
 //! are kept in `fuzz/corpus`. A function here panics where a rule is broken; refusing is no fault.
 
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::BytesMut;
@@ -13,6 +14,7 @@ use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 use crate::balancer::head::{self, Head};
 use crate::bus::payload::decode;
 use crate::bus::signing::{Guard, Keys, Refusal, Signer};
+use crate::edge::{Gate, HEAD_BYTES_MAX, Peer};
 use crate::gateway::handshake::{self, Request};
 use crate::gateway::socket;
 use crate::protocol::frame::{ClientFrame, SendFrame, parse_send};
@@ -31,6 +33,9 @@ pub const TARGETS: [(&str, Check); 5] = [
     ("envelope", envelope),
     ("request", request),
 ];
+
+/// What the balancer adds to a head, at most.
+const ADDED: usize = 96;
 
 /// In how many pieces bytes arrive at most.
 const PIECES_MAX: usize = 1_024;
@@ -92,32 +97,57 @@ pub fn frame(bytes: &[u8]) {
     }
 }
 
-/// The head of a request: the balancer and the server agree on where it ends and what it is, and
-/// more bytes never change what was decided.
+/// The head of a request: the balancer and the server agree on where it ends and what it is, also
+/// once the balancer has written it anew, and more bytes never change what was decided.
 pub fn handshake(bytes: &[u8]) {
-    let (dealt, judged) = (head::judge(bytes), handshake::judge(&mut BytesMut::from(bytes)));
+    let peer = Peer { address: SocketAddr::from(([198, 51, 100, 1], 9)), secure: false };
+    let gate = Gate::default();
+    let judge = |bytes: &[u8]| handshake::judge(&mut BytesMut::from(bytes), peer, &gate);
+    let (dealt, judged) = (head::seen(bytes, peer, &gate), judge(bytes));
     match (&dealt, &judged) {
         (None, None) => {}
-        (Some(Head::Upgrade { read, .. }), Some(_)) => assert_eq!(&read[..], bytes),
-        (Some(Head::Plain(_)), Some(other)) => {
+        (Some(Head::Upgrade(upgrade)), Some(known)) => {
+            for written in [upgrade.here(), upgrade.onward()] {
+                agree(known, judge(&written).as_ref(), &written);
+            }
+        }
+        (Some(Head::Plain(read)), Some(other)) => {
+            assert_eq!(&read[..], bytes);
             assert!(!matches!(other, Request::Open(..)), "a socket that the balancer did not deal");
         }
-        (Some(Head::TooLong | Head::Bad), Some(Request::Refused(_))) => {}
+        (Some(Head::TooLong | Head::Bad(_)), Some(Request::Refused(_))) => {}
+        // The balancer answers these itself, without a look at what only sockets need.
+        (Some(Head::Bad(_)), Some(Request::Health | Request::Ready)) => {}
         _ => assert_eq!(dealt.is_some(), judged.is_some(), "{dealt:?}, {judged:?}"),
     }
     if let Some(Request::Open(_, behind)) = &judged {
         assert!(bytes.ends_with(behind), "what follows the head belongs to the socket");
     }
-    // A few beginnings: what is decided early stays.
+    // A few beginnings: a socket that is open stays open.
     for end in [1, 7, 64, bytes.len() / 2, bytes.len().saturating_sub(1)] {
-        let Some(begun) = bytes.get(..end) else { continue };
-        if let Some(Request::Open(hello, behind)) = handshake::judge(&mut BytesMut::from(begun)) {
-            let Some(Request::Open(later, more)) = &judged else {
-                assert!(judged.is_none() && bytes.is_empty(), "a socket that was open is not");
-                continue;
-            };
-            assert_eq!((&hello, &behind[..]), (later, &more[..behind.len()]));
+        let begun = bytes.get(..end).and_then(judge);
+        let Some(Request::Open(hello, behind)) = begun else { continue };
+        let Some(Request::Open(later, more)) = &judged else {
+            assert!(judged.is_none(), "a socket that was open is not: {judged:?}");
+            continue;
+        };
+        assert_eq!((&hello, &behind[..]), (later, &more[..behind.len()]));
+    }
+}
+
+/// What a server makes of the bytes as they came, and of those that the balancer hands on.
+fn agree(known: &Request, written: Option<&Request>, bytes: &[u8]) {
+    match (known, written) {
+        (Request::Open(hello, rest), Some(Request::Open(same, behind))) => {
+            assert_eq!((hello, rest), (same, behind));
         }
+        (Request::Refused(_), Some(Request::Refused(_))) => {}
+        // What the balancer adds may be what is too much.
+        (Request::Open(_, rest), Some(Request::Refused(refusal))) => {
+            let head = bytes.len() - rest.len();
+            assert!(refusal.status == 431 && head + 1 > HEAD_BYTES_MAX - ADDED, "{refusal:?}");
+        }
+        other => assert!(other.1 == Some(other.0), "another request: {other:?}"),
     }
 }
 

@@ -1,14 +1,16 @@
 //! Parlor: a chat backend that a team runs itself.
 //!
-//! The modules stand in reading order. A frame comes in at `gateway`, is parsed by `protocol`,
-//! stored and routed by `chat` through four ports (`store`, `directory`, `bus`, `board`), put into
-//! outboxes by `hub`, and leaves through `gateway` again. `api` is the same over HTTP, `balancer`
-//! deals connections, `node` starts and stops a process, `wiring` picks the adapters.
+//! The modules stand in reading order. A connection passes the `edge`. A frame comes in at
+//! `gateway`, is parsed by `protocol`, stored and routed by `chat` through four ports (`store`,
+//! `directory`, `bus`, `board`), put into outboxes by `hub`, and leaves through `gateway` again.
+//! `api` is the same over HTTP, `balancer` deals connections, `node` starts and stops a process,
+//! `wiring` picks the adapters.
 
 // Tests may unwrap; what serves people gives an answer instead.
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
 pub mod protocol;
+pub mod edge;
 pub mod gateway;
 pub mod hub;
 pub mod chat;

@@ -23,6 +23,7 @@ use crate::chat::lane::Lanes;
 use crate::chat::liveness::{Liveness, RowChange, StartError};
 use crate::chat::reads::Reads;
 use crate::chat::{self, Chat, Identity};
+use crate::edge::Edge;
 use crate::gateway::{Accepted, DOOR_MAX, Door, Gateway};
 use crate::protocol::{Epoch, ProcessId};
 use crate::telemetry::Metrics;
@@ -120,6 +121,8 @@ pub struct PartOptions {
     pub public_url: Option<String>,
     /// Its listener.
     pub listener: TcpListener,
+    /// How connections come in there, and what is taken of them.
+    pub edge: Arc<Edge>,
     /// A lock proves that rows under this name are of the past.
     pub lock_held: bool,
 }
@@ -196,14 +199,14 @@ impl Node {
         epoch: Epoch,
         metrics: Arc<Metrics>,
     ) -> Result<Part, NodeError> {
-        let PartOptions { id, role, advertise, public_url, listener, lock_held } = options;
+        let PartOptions { id, role, advertise, public_url, listener, edge, lock_held } = options;
         let address = listener.local_addr().map_err(|e| NodeError::Failed(e.to_string()))?;
         let row = BoardRow {
             id: id.clone(),
             epoch,
             beat: 0,
             role,
-            address: advertise.unwrap_or_else(|| address.to_string()),
+            address: edge.advertised(advertise.unwrap_or_else(|| address.to_string())),
             public_url,
             sockets: 0,
             accepting: false,
@@ -233,7 +236,7 @@ impl Node {
         let (gateway, door) = match role {
             Role::Server => {
                 let (door, handed) = mpsc::channel::<Accepted>(DOOR_MAX);
-                let gateway = Gateway::new(chat.clone());
+                let gateway = Gateway::new(chat.clone(), edge);
                 let serving = gateway.clone().serve(listener, handed, self.accepting.clone());
                 self.tasks.spawn(serving);
                 (Some(gateway), Some(door))
@@ -242,7 +245,7 @@ impl Node {
                 let serving = crate::api::serve(
                     chat.clone(),
                     listener,
-                    ApiOptions::default(),
+                    ApiOptions { edge, ..ApiOptions::default() },
                     self.accepting.clone(),
                 );
                 self.tasks.spawn(serving);

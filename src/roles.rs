@@ -1,21 +1,27 @@
 //! The long-running roles: from the command line to a running process, and to its exit code.
 
 mod addresses;
+mod entrance;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde_json::json;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use addresses::Addresses;
+use entrance::Entrance;
 
-use crate::api::health::{self, Health};
+use crate::api::health::{self, Admin, Health};
+use crate::api::{self, ApiOptions};
+use crate::balancer::forward::Forward;
 use crate::balancer::{self, Backends};
 use crate::board::Role;
-use crate::config::{Api, Balancer, Common, Server, Up};
+use crate::config::{Api, Balancer, Common, EdgeOptions, Server, Up};
+use crate::edge::{Edge, Upstream};
 use crate::node::{Node, NodeError, PartOptions, listen};
 use crate::protocol::ProcessId;
 use crate::telemetry::Metrics;
@@ -48,12 +54,14 @@ async fn until_stopped(node: &mut Node, signals: &mut Signals) -> End {
 async fn start(
     node: &mut Node,
     parts: Vec<(PartOptions, Arc<Metrics>)>,
+    entrance: &Entrance,
     common: &Common,
     signals: &mut Signals,
 ) -> Result<Option<Option<SocketAddr>>, NodeError> {
     let starting = async {
         node.start(parts).await?;
-        let admin = admin(common, node).await?;
+        node.watchers.spawn(entrance.follow(node.background.clone())?);
+        let admin = admin(common, entrance, node).await?;
         node.open().await;
         Ok(admin)
     };
@@ -85,12 +93,17 @@ async fn given_up(mut node: Node, error: NodeError) -> NodeError {
     error
 }
 
-async fn admin(common: &Common, node: &Node) -> Result<Option<SocketAddr>, NodeError> {
+async fn admin(
+    common: &Common,
+    entrance: &Entrance,
+    node: &Node,
+) -> Result<Option<SocketAddr>, NodeError> {
     let Some(address) = common.admin_listen else { return Ok(None) };
     let listener = listen(address, common.insecure_dev, "--admin-listen").await?;
     let bound = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
     let (health, end) = (node.health.clone(), node.background.clone());
-    node.watchers.spawn(health::serve_admin(listener, health, end));
+    let admin = Admin { edge: entrance.of_admin(&listener), check: None };
+    node.watchers.spawn(health::serve_admin(listener, health, admin, end));
     Ok(Some(bound))
 }
 
@@ -107,6 +120,7 @@ fn ready(common: &Common, mut fields: serde_json::Value, admin: Option<SocketAdd
 pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     let mut signals = Signals::new()?;
     let common = &options.common;
+    let entrance = Entrance::new(&options.edge, common)?;
     let metrics = Arc::new(Metrics::new("up"));
     let data = if options.memory { Data::Memory } else { Data::Folder(&options.data) };
     let port = |port| SocketAddr::new(options.host, port);
@@ -131,26 +145,12 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     let mut node = Node::new(wired, health, common.drain_seconds);
     let mut parts = Vec::new();
     for ((name, metrics), listener) in names.into_iter().zip(listeners) {
-        let options = PartOptions {
-            id: process_id(&name)?,
-            role: Role::Server,
-            advertise: None,
-            public_url: None,
-            listener,
-            lock_held,
-        };
+        let options = part_of_up(&name, Role::Server, listener, &entrance, lock_held)?;
         parts.push((options, metrics));
     }
-    let api = PartOptions {
-        id: process_id("api")?,
-        role: Role::Api,
-        advertise: None,
-        public_url: None,
-        listener: api,
-        lock_held,
-    };
+    let api = part_of_up("api", Role::Api, api, &entrance, lock_held)?;
     parts.push((api, api_metrics));
-    let admin = match start(&mut node, parts, common, &mut signals).await {
+    let admin = match start(&mut node, parts, &entrance, common, &mut signals).await {
         Ok(Some(admin)) => admin,
         Ok(None) => return Ok(stop(node, End::Signal).await),
         Err(error) => return Err(given_up(node, error).await),
@@ -161,15 +161,36 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
         Some((part.chat.me.id.clone(), part.door.clone()?, part.chat.metrics.clone()))
     });
     let backends = Backends::InProcess(doors.collect());
-    let dealing = balancer::Options { pick: options.pick, api: Some(addresses.api_url()) };
-    let balancer = balancer::Balancer::new(&dealing, backends, node.background.clone());
+    let edge = entrance.at(&front);
+    let forward = api_of(&node, &edge);
+    let dealing = balancer::Options { pick: options.pick, forward, edge, upstream: None };
+    let balancer = balancer::Balancer::new(dealing, backends, node.background.clone());
     node.tasks.spawn(balancer.run(front, node.accepting.clone()));
     ready(common, addresses.ready_json(), admin);
     if !common.ready_json {
-        println!("{}", addresses.banner(&options));
+        println!("{}", addresses.banner(&options, entrance.is_secure()));
     }
     let end = until_stopped(&mut node, &mut signals).await;
     Ok(stop(node, end).await)
+}
+
+fn part_of_up(
+    name: &str,
+    role: Role,
+    listener: TcpListener,
+    entrance: &Entrance,
+    lock_held: bool,
+) -> Result<PartOptions, NodeError> {
+    let (id, edge) = (process_id(name)?, entrance.at(&listener));
+    Ok(PartOptions { id, role, advertise: None, public_url: None, listener, edge, lock_held })
+}
+
+/// The way to the Message API in this process: what passes through the balancer's listener is
+/// judged by that one's edge.
+fn api_of(node: &Node, edge: &Arc<Edge>) -> Option<Forward> {
+    let part = node.parts.iter().find(|part| part.door.is_none())?;
+    let options = ApiOptions { edge: edge.clone(), ..ApiOptions::default() };
+    Some(Forward::Here(api::router(part.chat.clone(), options)))
 }
 
 /// `parlor server`: one server of a fleet.
@@ -185,7 +206,7 @@ pub async fn server(options: Server) -> Result<ExitCode, NodeError> {
         advertise: options.advertise,
         public_url: options.public_url,
     };
-    one_part(part, &options.parts, &options.common).await
+    one_part(part, &options.parts, &options.edge, &options.common).await
 }
 
 /// `parlor api`: the Message API of a fleet.
@@ -201,7 +222,7 @@ pub async fn api(options: Api) -> Result<ExitCode, NodeError> {
         advertise: None,
         public_url: None,
     };
-    one_part(part, &options.parts, &options.common).await
+    one_part(part, &options.parts, &options.edge, &options.common).await
 }
 
 struct PartSettings {
@@ -215,6 +236,7 @@ struct PartSettings {
 async fn one_part(
     part: PartSettings,
     parts: &crate::config::Parts,
+    edge: &EdgeOptions,
     common: &Common,
 ) -> Result<ExitCode, NodeError> {
     let mut signals = Signals::new()?;
@@ -222,6 +244,7 @@ async fn one_part(
         let text = "give --redis URL: servers of a fleet find each other's sockets there";
         return Err(NodeError::Usage(text.to_owned()));
     }
+    let entrance = Entrance::new(edge, common)?;
     let listener = listen(part.listen, common.insecure_dev, "--listen").await?;
     let metrics = Arc::new(Metrics::new(part.id.as_str()));
     let wired = tokio::select! {
@@ -232,8 +255,10 @@ async fn one_part(
     let mut node = Node::new(wired, health, common.drain_seconds);
     let PartSettings { id, role, advertise, public_url, .. } = part;
     let (name, lock_held) = (id.to_string(), false);
-    let options = PartOptions { id, role, advertise, public_url, listener, lock_held };
-    let admin = match start(&mut node, vec![(options, metrics)], common, &mut signals).await {
+    let edge = entrance.at(&listener);
+    let options = PartOptions { id, role, advertise, public_url, listener, edge, lock_held };
+    let parts_started = vec![(options, metrics)];
+    let admin = match start(&mut node, parts_started, &entrance, common, &mut signals).await {
         Ok(Some(admin)) => admin,
         Ok(None) => return Ok(stop(node, End::Signal).await),
         Err(error) => return Err(given_up(node, error).await),
@@ -253,6 +278,11 @@ async fn one_part(
 pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
     let mut signals = Signals::new()?;
     let common = &options.common;
+    let entrance = Entrance::new(&options.edge, common)?;
+    let upstream = options.upstream_ca.as_deref().map(Upstream::trusting).transpose();
+    let upstream = upstream.map_err(|error| NodeError::Usage(error.to_string()))?;
+    let forward = options.api.as_deref().map(|url| Forward::to(url, upstream.as_ref()));
+    let forward = forward.transpose().map_err(NodeError::Usage)?;
     let listener = listen(options.listen, common.insecure_dev, "--listen").await?;
     let address = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
     let metrics = Arc::new(Metrics::new("balancer"));
@@ -267,15 +297,18 @@ pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
         _ => Backends::Named(options.servers.clone()),
     };
     let stop = CancellationToken::new();
-    let dealing = balancer::Options { pick: options.pick, api: options.api.clone() };
-    let balancer = balancer::Balancer::new(&dealing, backends, stop.clone());
+    let edge = entrance.at(&listener);
+    let dealing = balancer::Options { pick: options.pick, forward, edge, upstream };
+    let balancer = balancer::Balancer::new(dealing, backends, stop.clone());
+    tokio::spawn(entrance.follow(stop.clone())?);
     let health = Health::new(vec![metrics]);
     let admin = match common.admin_listen {
         None => None,
         Some(at) => {
             let admin = listen(at, common.insecure_dev, "--admin-listen").await?;
             let bound = admin.local_addr().map_err(|e| NodeError::Failed(e.to_string()))?;
-            tokio::spawn(health::serve_admin(admin, health.clone(), stop.clone()));
+            let who = Admin { edge: entrance.of_admin(&admin), check: None };
+            tokio::spawn(health::serve_admin(admin, health.clone(), who, stop.clone()));
             Some(bound)
         }
     };

@@ -10,15 +10,17 @@ use crate::bus::Bus;
 use crate::bus::embedded::EmbeddedBus;
 use crate::bus::redis::RedisBus;
 use crate::bus::signing::Keys;
-use crate::config::Parts;
+use crate::config::{Parts, Secret};
 use crate::directory::Directory;
 use crate::directory::embedded::EmbeddedDirectory;
+use crate::directory::link::Target;
 use crate::directory::redis::RedisDirectory;
 use crate::store::dynamodb::table::{self, Made};
 use crate::store::dynamodb::{DynamoStore, Link};
 use crate::store::embedded::{self, EmbeddedStore, FolderLock, OpenError};
 use crate::store::{OwnDisk, Store, StoreError};
 use crate::telemetry::Metrics;
+use zeroize::Zeroizing;
 
 pub use crate::store::embedded::Told;
 
@@ -126,29 +128,60 @@ async fn hints(
         // Nobody else can publish in here: there is nothing to sign.
         return Ok((Arc::new(EmbeddedDirectory::default()), Arc::new(EmbeddedBus::default())));
     };
-    let directory =
-        RedisDirectory::connect(url, &parts.redis_prefix, metrics.clone()).await.map_err(part)?;
-    let bus = RedisBus::connect(url, &parts.redis_prefix, metrics.clone()).await.map_err(part)?;
+    let (target, prefix) = (redis(url, parts)?, &parts.redis_prefix);
+    let directory = RedisDirectory::connect(target.clone(), prefix, metrics.clone()).await;
+    let directory = directory.map_err(part)?;
+    let bus = RedisBus::connect(target, prefix, metrics.clone()).await.map_err(part)?;
     Ok((Arc::new(directory), Arc::new(bus.signed(keys))))
+}
+
+/// Where Redis is, with what its files say.
+fn redis(url: &Secret, parts: &Parts) -> Result<Target, WiringError> {
+    let mut target = Target::parse(url.reveal()).map_err(WiringError::Usage)?;
+    if target.has_password() && url.is_on_command_line() {
+        tell_of_command_line("--redis", "PARLOR_REDIS or --redis-password-file");
+    }
+    if let Some(path) = &parts.redis_password_file {
+        let password = secret_file("--redis-password-file", path)?;
+        target = target.with_password(password.trim_end_matches(['\r', '\n']));
+    }
+    if let Some(path) = &parts.redis_ca {
+        let bad =
+            |error: String| WiringError::Usage(format!("--redis-ca {}: {error}", path.display()));
+        let authorities = std::fs::read(path).map_err(|error| bad(error.to_string()))?;
+        target = target.trusting(authorities).map_err(bad)?;
+    }
+    Ok(target)
+}
+
+/// A file with a secret in it, wiped once it was read.
+fn secret_file(option: &str, path: &Path) -> Result<Zeroizing<String>, WiringError> {
+    let usage = |what: &str| WiringError::Usage(format!("{option} {}{what}", path.display()));
+    let text = std::fs::read_to_string(path).map(Zeroizing::new);
+    let text = text.map_err(|error| usage(&format!(": {error}")))?;
+    if text.trim().is_empty() {
+        return Err(usage(" is empty"));
+    }
+    Ok(text)
+}
+
+fn tell_of_command_line(option: &str, better: &str) {
+    tracing::warn!("{option} holds a secret that everybody on this machine can see: use {better}");
 }
 
 /// The keys of `--bus-key`, or of its file.
 fn bus_keys(parts: &Parts) -> Result<Option<Keys>, WiringError> {
-    let usage = |error: String| WiringError::Usage(error);
+    if parts.bus_key.iter().any(Secret::is_on_command_line) {
+        tell_of_command_line("--bus-key", "PARLOR_BUS_KEY or --bus-key-file");
+    }
     let keys = match &parts.bus_key_file {
-        None => Keys::new(parts.bus_key.iter().map(|key| key.0.as_str())),
+        None => Keys::new(parts.bus_key.iter().map(Secret::reveal)),
         Some(path) => {
-            let text = std::fs::read_to_string(path);
-            let text =
-                text.map_err(|e| usage(format!("--bus-key-file {}: {e}", path.display())))?;
-            let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-            if lines.is_empty() {
-                return Err(usage(format!("--bus-key-file {} is empty", path.display())));
-            }
-            Keys::new(lines)
+            let text = secret_file("--bus-key-file", path)?;
+            Keys::new(text.lines().filter(|line| !line.trim().is_empty()))
         }
     };
-    keys.map_err(|bad| usage(bad.to_string()))
+    keys.map_err(|bad| WiringError::Usage(bad.to_string()))
 }
 
 /// The board alone, for a balancer.

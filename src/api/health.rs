@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -18,7 +19,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::exposition::{MEDIA_TYPE, exposition};
-use super::{guarded, listen};
+use super::{Guard, Problem, guarded, listen};
+use crate::edge::Edge;
+use crate::protocol::ErrorCode;
 use crate::telemetry::Metrics;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -141,23 +144,55 @@ fn set(troubles: &mut BTreeMap<&'static str, String>, part: &'static str, troubl
     };
 }
 
+/// Says whether the token in these headers is an admin's, and if not, why.
+pub type AdminCheck = Arc<dyn Fn(&HeaderMap) -> Result<(), String> + Send + Sync>;
+
+/// Who may ask at the admin address.
+#[derive(Clone)]
+pub struct Admin {
+    /// How connections come in, and what is taken of them.
+    pub edge: Arc<Edge>,
+    /// Whom the verifier of tokens lets in. Without one, whoever reaches the address: it is a
+    /// loopback one then, or `--insecure-dev` was given.
+    pub check: Option<AdminCheck>,
+}
+
+async fn checked(State(check): State<AdminCheck>, request: Request, next: Next) -> Response {
+    let Err(why) = check(request.headers()) else { return next.run(request).await };
+    let mut refusal = Problem::new(ErrorCode::Unauthorized, why).into_response();
+    let how = HeaderValue::from_static("Bearer");
+    refusal.headers_mut().insert(header::WWW_AUTHENTICATE, how);
+    refusal
+}
+
 /// Serves `/healthz`, `/readyz` and `/metrics` until `stop`.
-pub async fn serve_admin(listener: TcpListener, health: Arc<Health>, stop: CancellationToken) {
+pub async fn serve_admin(
+    listener: TcpListener,
+    health: Arc<Health>,
+    admin: Admin,
+    stop: CancellationToken,
+) {
     let bounds = listen::Bounds {
         connections_max: CONNECTIONS_MAX,
         header_timeout: TIMEOUT,
         drain: TIMEOUT,
     };
-    listen::listen(admin_router(health), listener, bounds, stop).await;
+    let edge = admin.edge.clone();
+    listen::listen(admin_router(health, admin), listener, edge, bounds, stop).await;
 }
 
 /// The routes of the admin address.
-pub(super) fn admin_router(health: Arc<Health>) -> Router {
+pub(super) fn admin_router(health: Arc<Health>, admin: Admin) -> Router {
     let routes = Router::new()
         .route("/healthz", get(async || Json(json!({"alive": true}))))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics));
-    guarded(routes, TIMEOUT, None).with_state(health)
+    let routes = match admin.check {
+        Some(check) => routes.layer(middleware::from_fn_with_state(check, checked)),
+        None => routes,
+    };
+    let guard = Guard { limit: TIMEOUT, metrics: None, edge: admin.edge };
+    guarded(routes, guard).with_state(health)
 }
 
 async fn readyz(State(health): State<Arc<Health>>) -> Response {
@@ -210,5 +245,32 @@ mod tests {
         health.draining();
         assert_eq!(health.readiness().1["stage"], "draining");
         assert!(!health.readiness().0);
+    }
+
+    #[tokio::test]
+    async fn where_tokens_are_verified_only_an_admin_is_answered() {
+        let check: AdminCheck = Arc::new(|headers| match headers.get(header::AUTHORIZATION) {
+            Some(value) if value == "Bearer good" => Ok(()),
+            _ => Err("an admin's token is required".to_owned()),
+        });
+        let admin = Admin { edge: Edge::open(), check: Some(check) };
+        let router = admin_router(Health::new(vec![Arc::new(Metrics::new("test"))]), admin);
+        let ask = async |path: &str, token: Option<&str>| {
+            let mut request = Request::builder().uri(path).header(header::HOST, "localhost");
+            if let Some(token) = token {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            let request = request.body(axum::body::Body::empty()).unwrap();
+            let service = hyper_util::service::TowerToHyperService::new(router.clone());
+            hyper::service::Service::call(&service, request).await.unwrap()
+        };
+        for path in ["/metrics", "/healthz"] {
+            assert_eq!(ask(path, Some("good")).await.status(), StatusCode::OK, "{path}");
+            for token in [None, Some("bad")] {
+                let answer = ask(path, token).await;
+                assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
+                assert_eq!(answer.headers()[header::WWW_AUTHENTICATE], "Bearer");
+            }
+        }
     }
 }

@@ -3,11 +3,14 @@
 //! hyper's own answers to what is no HTTP at all (400, 431) have an empty body; every request that
 //! can be parsed is answered by the router.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use bytes::Bytes;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -17,9 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::stall::StallGuard;
+use crate::edge::{Arrived, Edge, HEAD_BYTES_MAX, Watched};
 
-/// The longest request head, in bytes.
-const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// The most bytes of a connection that are read ahead.
 const READ_BYTES_MAX: usize = 64 * 1024;
 /// How long a write may wait for a client that does not read.
@@ -42,6 +44,7 @@ pub(super) struct Bounds {
 pub(super) async fn listen(
     router: Router,
     listener: TcpListener,
+    edge: Arc<Edge>,
     bounds: Bounds,
     stop: CancellationToken,
 ) {
@@ -59,8 +62,9 @@ pub(super) async fn listen(
             accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let connection = serve(router.clone(), stream, bounds, stop.clone());
+            Ok((stream, address)) => {
+                let (router, edge, stop) = (router.clone(), edge.clone(), stop.clone());
+                let connection = serve(router, edge, stream, address, bounds, stop);
                 let cut = cut.clone();
                 tasks.spawn(async move {
                     let _permit = permit;
@@ -81,10 +85,20 @@ pub(super) async fn listen(
     }
 }
 
-async fn serve(router: Router, stream: TcpStream, bounds: Bounds, stop: CancellationToken) {
-    let _ = stream.set_nodelay(true);
+async fn serve(
+    router: Router,
+    edge: Arc<Edge>,
+    stream: TcpStream,
+    address: SocketAddr,
+    bounds: Bounds,
+    stop: CancellationToken,
+) {
+    let Some(Arrived { stream, peer }) = edge.arrive(stream, address).await else { return };
+    let _ = stream.set_nodelay();
+    let stream = Watched::new(StallGuard::new(stream, WRITE_TIMEOUT), Bytes::new());
     let service = TowerToHyperService::new(router);
-    let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         hyper::service::Service::call(&service, request)
     });
     let connection = http1::Builder::new()
@@ -92,7 +106,7 @@ async fn serve(router: Router, stream: TcpStream, bounds: Bounds, stop: Cancella
         .header_read_timeout(bounds.header_timeout)
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(READ_BYTES_MAX)
-        .serve_connection(TokioIo::new(StallGuard::new(stream, WRITE_TIMEOUT)), service);
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

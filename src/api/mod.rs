@@ -24,6 +24,7 @@ pub use error::Problem;
 pub use exposition::exposition;
 pub use health::{Health, serve_admin};
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -41,11 +42,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::chat::Chat;
+use crate::edge::{Answering, Edge, Peer, Turned};
 use crate::protocol::ErrorCode;
 use crate::telemetry::Metrics;
 
 /// The bounds of the API.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ApiOptions {
     /// How long a body may take to arrive, and then the work on it to end.
     pub request_timeout: Duration,
@@ -55,12 +57,15 @@ pub struct ApiOptions {
     pub connections_max: usize,
     /// How long requests under way may take to end at a stop.
     pub drain: Duration,
+    /// How connections come in, and what is taken of them.
+    pub edge: Arc<Edge>,
 }
 
 impl Default for ApiOptions {
     fn default() -> Self {
         let ten = Duration::from_secs(10);
-        Self { request_timeout: ten, header_timeout: ten, connections_max: 4_096, drain: ten }
+        let (connections_max, edge) = (4_096, Edge::open());
+        Self { request_timeout: ten, header_timeout: ten, connections_max, drain: ten, edge }
     }
 }
 
@@ -76,7 +81,8 @@ pub async fn serve(
         header_timeout: options.header_timeout,
         drain: options.drain,
     };
-    listen::listen(router(chat, options), listener, bounds, stop).await;
+    let edge = options.edge.clone();
+    listen::listen(router(chat, options), listener, edge, bounds, stop).await;
 }
 
 /// All routes, with their bounds.
@@ -91,15 +97,16 @@ pub fn router(chat: Arc<Chat>, options: ApiOptions) -> Router {
         .route("/v1/rooms", post(rooms::create))
         .route("/v1/rooms/{room}/members/{user}", put(rooms::add).delete(rooms::remove))
         .route("/v1/servers", get(conversations::servers));
-    guarded(routes, options.request_timeout, Some(metrics)).with_state(chat)
+    let guard =
+        Guard { limit: options.request_timeout, metrics: Some(metrics), edge: options.edge };
+    guarded(routes, guard).with_state(chat)
 }
 
 /// Puts the guard around routes, and problems where there is none.
-fn guarded<S>(routes: Router<S>, limit: Duration, metrics: Option<Arc<Metrics>>) -> Router<S>
+fn guarded<S>(routes: Router<S>, guard: Guard) -> Router<S>
 where
     S: Clone + Send + Sync + 'static,
 {
-    let guard = Guard { limit, metrics };
     routes
         .fallback(async || Problem::new(ErrorCode::NotFound, "no such path, see /openapi.json"))
         .method_not_allowed_fallback(async || {
@@ -114,16 +121,33 @@ where
 struct Guard {
     limit: Duration,
     metrics: Option<Arc<Metrics>>,
+    edge: Arc<Edge>,
 }
 
-async fn guard_request(State(guard): State<Guard>, request: Request, next: Next) -> Response {
-    let answer = match timeout(guard.limit, whole(request)).await {
-        Ok(Ok(request)) => run(next, request, guard.limit).await,
-        Ok(Err(problem)) => problem.into_response(),
-        Err(_) => {
-            let detail = "the body took too long, send it faster";
-            let status = StatusCode::REQUEST_TIMEOUT;
-            Problem::with_status(ErrorCode::BadRequest, status, detail).into_response()
+/// Where no connection is between: in tests, and nowhere else.
+const NOBODY: Peer =
+    Peer { address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0), secure: false };
+
+async fn guard_request(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    let gate = &guard.edge.gate;
+    let peer = request.extensions().get().copied().unwrap_or(NOBODY);
+    let chunks = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let (mut answer, answering) = match gate.take(peer, request.headers()) {
+        Ok(caller) => {
+            let (method, headers) = (request.method(), request.headers());
+            let answering = Answering::new(gate, &caller, method, headers);
+            request.extensions_mut().insert(caller);
+            let preflight = answering.is_preflight();
+            let answer = if preflight {
+                StatusCode::NO_CONTENT.into_response()
+            } else {
+                within(&guard, request, next).await
+            };
+            (answer, Some(answering))
+        }
+        Err(Turned { status, code, detail }) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+            (Problem::with_status(code, status, detail).into_response(), None)
         }
     };
     if let (Some(metrics), Some(refused)) =
@@ -131,7 +155,26 @@ async fn guard_request(State(guard): State<Guard>, request: Request, next: Next)
     {
         Metrics::count(&metrics.refused, refused.0.as_str());
     }
+    if chunks {
+        // A length beside them may have been dropped unseen: nothing after them is a request.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some(answering) = answering {
+        answering.dress(answer.headers_mut());
+    }
     with_safe_headers(answer)
+}
+
+async fn within(guard: &Guard, request: Request, next: Next) -> Response {
+    match timeout(guard.limit, whole(request)).await {
+        Ok(Ok(request)) => run(next, request, guard.limit).await,
+        Ok(Err(problem)) => problem.into_response(),
+        Err(_) => {
+            let detail = "the body took too long, send it faster";
+            let status = StatusCode::REQUEST_TIMEOUT;
+            Problem::with_status(ErrorCode::BadRequest, status, detail).into_response()
+        }
+    }
 }
 
 /// The request with its body read, so that no handler waits for a client.
@@ -173,6 +216,13 @@ async fn run(next: Next, request: Request, limit: Duration) -> Response {
 fn with_safe_headers(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     response
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::health;
 use crate::board::{Board, BoardRow, Role};
 use crate::config::NamedServer;
+use crate::edge::Upstream;
 use crate::gateway::Door;
 use crate::protocol::{Epoch, ProcessId};
 use crate::telemetry::Metrics;
@@ -29,7 +30,7 @@ const STALE: Duration = Duration::from_millis(7_500);
 pub struct Backend {
     /// Its name.
     pub id: ProcessId,
-    /// `HOST:PORT`; empty for one in this process.
+    /// `HOST:PORT`, or `tls://HOST:PORT`; empty for one in this process.
     pub address: String,
     /// Where browsers reach it themselves.
     pub public_url: Option<String>,
@@ -110,7 +111,7 @@ pub enum Backends {
 }
 
 /// Starts keeping the list, until `stop`.
-pub fn follow(backends: Backends, stop: CancellationToken) -> List {
+pub fn follow(backends: Backends, upstream: Option<Upstream>, stop: CancellationToken) -> List {
     let (sender, list) = watch::channel(Arc::new(Vec::new()));
     match backends {
         Backends::InProcess(doors) => {
@@ -130,29 +131,29 @@ pub fn follow(backends: Backends, stop: CancellationToken) -> List {
             let mut backends: Vec<_> = servers.into_iter().map(backend).collect();
             backends.sort_by_key(|a| natural(&a.id));
             sender.send_replace(Arc::new(backends));
-            tokio::spawn(async move { stop.run_until_cancelled(ask(sender)).await });
+            tokio::spawn(async move { stop.run_until_cancelled(ask(sender, upstream)).await });
         }
         Backends::Board(board) => {
-            let looking = async move { Watched::default().look(&*board, sender).await };
+            let looking = async move { Watched::default().look(&*board, upstream, sender).await };
             tokio::spawn(async move { stop.run_until_cancelled(looking).await });
         }
     }
     list
 }
 
-async fn ask(sender: watch::Sender<Arc<Vec<Arc<Backend>>>>) {
+async fn ask(sender: watch::Sender<Arc<Vec<Arc<Backend>>>>, upstream: Option<Upstream>) {
     loop {
         let list = sender.borrow().clone();
-        ask_all(&list).await;
+        ask_all(&list, upstream.as_ref()).await;
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
 
 /// Whoever answers is well from now on, and nobody else: one that hangs is not dealt to while its
 /// answer is waited for.
-async fn ask_all(list: &[Arc<Backend>]) {
+async fn ask_all(list: &[Arc<Backend>], upstream: Option<&Upstream>) {
     let asking = list.iter().map(|backend| async move {
-        let answers = health::answers(&backend.address).await;
+        let answers = health::answers(&backend.address, upstream).await;
         backend.well.store(answers, Ordering::Relaxed);
     });
     futures_util::future::join_all(asking).await;
@@ -182,13 +183,18 @@ struct Watched {
 }
 
 impl Watched {
-    async fn look(&mut self, board: &dyn Board, sender: watch::Sender<Arc<Vec<Arc<Backend>>>>) {
+    async fn look(
+        &mut self,
+        board: &dyn Board,
+        upstream: Option<Upstream>,
+        sender: watch::Sender<Arc<Vec<Arc<Backend>>>>,
+    ) {
         loop {
             match board.read().await {
                 Ok(rows) => {
                     self.judge(rows, Instant::now());
                     // A process that hangs keeps its row for a while, and answers nothing.
-                    ask_all(&self.to_ask()).await;
+                    ask_all(&self.to_ask(), upstream.as_ref()).await;
                     let all = self.seen.iter().map(|seen| seen.backend.clone());
                     sender.send_replace(Arc::new(all.collect()));
                 }
@@ -285,7 +291,7 @@ mod tests {
             watched.judge(vec![BoardRow { beat, ..hanging.clone() }], start);
             watched.seen[0].backend.refused();
             let list = watched.to_ask();
-            let asking = ask_all(&list);
+            let asking = ask_all(&list, None);
             tokio::pin!(asking);
             let early = tokio::time::timeout(Duration::from_millis(50), &mut asking).await;
             assert!(early.is_err() && !list[0].is_well(), "not while the answer is waited for");

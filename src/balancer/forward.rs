@@ -1,18 +1,25 @@
 //! Forwards `/v1/…` to the Message API, so that a browser needs one origin.
+//!
+//! The API is called by the name that the browser used for us, so that it judges origins as we do.
 
 use std::time::Duration;
 
+use axum::Router;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::service::Service;
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use hyper_util::service::TowerToHyperService;
 use tokio::time::timeout;
 
-use super::front::problem;
+use super::front::{Answer, problem};
+use crate::edge::{Caller, Peer, Upstream, is_forwarding};
 use crate::protocol::ErrorCode;
 
 /// The longest body of a request, as the API has it.
@@ -23,8 +30,6 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// How long the API may take.
 const PATIENCE: Duration = Duration::from_secs(15);
-
-type Answer = Response<Full<Bytes>>;
 
 /// Headers of one hop only (RFC 9110 §7.6.1).
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -39,25 +44,51 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 
 /// The way to the Message API.
 #[derive(Debug, Clone)]
-pub struct Forward {
-    client: Client<HttpConnector, Full<Bytes>>,
+pub enum Forward {
+    /// In this process: its router, without a connection between.
+    Here(Router),
+    /// In another process.
+    To(Box<Elsewhere>),
+}
+
+/// A Message API at a URL.
+#[derive(Debug, Clone)]
+pub struct Elsewhere {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     base: String,
 }
 
 impl Forward {
-    /// Forwards to `base`, like `http://127.0.0.1:4000`.
-    pub fn new(base: &str) -> Self {
-        let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { client, base: base.trim_end_matches('/').to_owned() }
+    /// Forwards to `base`, like `http://127.0.0.1:4000`; with `https://` it trusts `upstream`.
+    pub fn to(base: &str, upstream: Option<&Upstream>) -> Result<Self, String> {
+        let config = match upstream {
+            Some(upstream) => upstream.config(),
+            None if base.starts_with("https://") => {
+                return Err("--api https://… wants --upstream-ca FILE: whom to trust".to_owned());
+            }
+            None => Upstream::nobody().map_err(|error| error.to_string())?.config(),
+        };
+        let connector =
+            HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1();
+        let client = Client::builder(TokioExecutor::new()).build(connector.build());
+        let base = base.trim_end_matches('/').to_owned();
+        Ok(Self::To(Box::new(Elsewhere { client, base })))
     }
 
-    /// Passes a request on and its answer back.
-    pub async fn pass(&self, request: Request<Incoming>) -> Answer {
-        let whole = match whole(request).await {
+    /// Passes a request of this caller on and its answer back.
+    pub async fn pass(&self, request: Request<Incoming>, caller: Caller) -> Answer {
+        let mut whole = match whole(request).await {
             Ok(whole) => whole,
             Err(refusal) => return *refusal,
         };
-        match timeout(PATIENCE, self.try_pass(whole)).await {
+        tell(whole.headers_mut(), &caller);
+        let passing = async {
+            match self {
+                Self::Here(router) => ask_here(router.clone(), whole, caller.peer).await,
+                Self::To(elsewhere) => elsewhere.ask(whole, &caller).await,
+            }
+        };
+        match timeout(PATIENCE, passing).await {
             Ok(Ok(response)) => response,
             Ok(Err(refusal)) => *refusal,
             Err(_) => {
@@ -66,38 +97,83 @@ impl Forward {
             }
         }
     }
+}
 
-    async fn try_pass(&self, request: Request<Full<Bytes>>) -> Result<Answer, Box<Answer>> {
-        let (parts, body) = request.into_parts();
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+/// What the API is to know of the client; what the client said of that itself is dropped.
+fn tell(headers: &mut HeaderMap, caller: &Caller) {
+    strip(headers);
+    let told: Vec<_> = headers.keys().filter(|n| is_forwarding(n.as_str())).cloned().collect();
+    for name in told {
+        headers.remove(name);
+    }
+    headers.remove(header::CONTENT_LENGTH);
+    if let Ok(host) = HeaderValue::from_str(&caller.host) {
+        headers.insert(header::HOST, host);
+    }
+}
+
+async fn ask_here(
+    router: Router,
+    mut request: Request<Full<Bytes>>,
+    peer: Peer,
+) -> Result<Answer, Box<Answer>> {
+    request.extensions_mut().insert(peer);
+    let only_head = request.method() == Method::HEAD;
+    match TowerToHyperService::new(router).call(request).await {
+        Ok(answer) => collected(answer, only_head).await,
+        Err(never) => match never {},
+    }
+}
+
+impl Elsewhere {
+    async fn ask(
+        &self,
+        request: Request<Full<Bytes>>,
+        caller: &Caller,
+    ) -> Result<Answer, Box<Answer>> {
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         let bad = |_| {
             let text = "the request can't be forwarded";
             Box::new(problem(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, text))
         };
         let uri: Uri = format!("{}{target}", self.base).parse().map_err(bad)?;
-        let only_head = parts.method == Method::HEAD;
+        let only_head = request.method() == Method::HEAD;
+        let (parts, body) = request.into_parts();
         let mut onward = Request::new(body);
         *onward.method_mut() = parts.method;
         *onward.uri_mut() = uri;
         *onward.headers_mut() = parts.headers;
-        strip(onward.headers_mut());
-        onward.headers_mut().remove(header::HOST);
-        onward.headers_mut().remove(header::CONTENT_LENGTH);
-        let away = |error: &dyn std::fmt::Display| {
-            tracing::warn!(%error, "the Message API does not answer");
-            let text = "the Message API does not answer";
-            Box::new(problem(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, text))
-        };
-        let answer = self.client.request(onward).await.map_err(|error| away(&error))?;
-        let (mut parts, body) = answer.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| away(&error))?.to_bytes();
-        strip(&mut parts.headers);
-        if !only_head {
-            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        let client = caller.peer.address.ip().to_string();
+        if let Ok(client) = HeaderValue::from_str(&client) {
+            onward.headers_mut().insert("x-forwarded-for", client);
         }
-        Ok(Response::from_parts(parts, Full::new(body)))
+        let scheme = if caller.peer.secure { "https" } else { "http" };
+        onward.headers_mut().insert("x-forwarded-proto", HeaderValue::from_static(scheme));
+        let answer = self.client.request(onward).await.map_err(|error| away(&error))?;
+        collected(answer, only_head).await
     }
+}
+
+fn away(error: &dyn std::fmt::Display) -> Box<Answer> {
+    tracing::warn!(%error, "the Message API does not answer");
+    let text = "the Message API does not answer";
+    Box::new(problem(StatusCode::BAD_GATEWAY, ErrorCode::Unavailable, text))
+}
+
+/// An answer with its body read, up to a bound.
+async fn collected<B>(answer: Response<B>, only_head: bool) -> Result<Answer, Box<Answer>>
+where
+    B: Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (mut parts, body) = answer.into_parts();
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| away(&error))?.to_bytes();
+    strip(&mut parts.headers);
+    if !only_head {
+        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+    Ok(Response::from_parts(parts, Full::new(body)))
 }
 
 /// The request with its body read: a client that is slow or breaks off is no fault of the API's.
@@ -124,7 +200,7 @@ async fn whole(request: Request<Incoming>) -> Result<Request<Full<Bytes>>, Box<A
     }
 }
 
-fn strip(headers: &mut hyper::HeaderMap) {
+fn strip(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()

@@ -1,13 +1,10 @@
 //! What the balancer answers itself: the page, `/v1/connect`, and refusals.
 
 use std::convert::Infallible;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
@@ -15,51 +12,89 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::{Balancer, head, page};
+use crate::edge::{Answering, Caller, HEAD_BYTES_MAX, Peer, Stream, Turned, Watched};
 use crate::protocol::{ErrorCode, UserId, answer};
+
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// How long a kept-alive connection may rest between requests.
 const REST: Duration = Duration::from_secs(10);
+/// The most bytes of a connection that are read ahead.
+const READ_BYTES_MAX: usize = 16 * 1024;
 
 /// Serves plain HTTP on a connection whose first bytes were read already.
-pub async fn serve(balancer: Arc<Balancer>, stream: TcpStream, read: Bytes) {
+pub async fn serve(balancer: Arc<Balancer>, stream: Stream, read: Bytes, peer: Peer) {
     let service = service_fn(move |request| {
         let balancer = balancer.clone();
-        async move { Ok::<_, Infallible>(respond(&balancer, request).await) }
+        async move { Ok::<_, Infallible>(respond(&balancer, peer, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REST)
-        .max_buf_size(head::HEAD_BYTES_MAX.max(8_192))
-        .serve_connection(TokioIo::new(Rewound { read, stream }), service);
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(READ_BYTES_MAX)
+        .serve_connection(TokioIo::new(Watched::new(stream, read)), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a plain connection ended");
     }
 }
 
-async fn respond(balancer: &Balancer, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let path = request.uri().path();
-    if path == "/v1/connect" {
-        return connect(balancer, &request);
+async fn respond(balancer: &Balancer, peer: Peer, request: Request<Incoming>) -> Answer {
+    let chunks = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let mut answer = match request.uri().path() {
+        // Asked by whatever watches this machine, by whatever name.
+        "/healthz" => plain(StatusCode::OK, "ok\n"),
+        "/readyz" if balancer.has_servers() => plain(StatusCode::OK, "ok\n"),
+        "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "no server takes sockets\n"),
+        path if path == "/openapi.json" || path.starts_with("/v1/") && path != "/v1/connect" => {
+            forward(balancer, peer, request).await
+        }
+        _ => own(balancer, peer, &request),
+    };
+    if chunks {
+        // A length beside them may have been dropped unseen: nothing after them is a request.
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if path.starts_with("/v1/") || path == "/openapi.json" {
-        return match &balancer.forward {
-            Some(forward) => forward.pass(request).await,
-            None => {
-                let text = "this balancer knows no Message API: start it with --api URL";
-                problem(StatusCode::NOT_FOUND, ErrorCode::NotFound, text)
-            }
-        };
+    answer
+}
+
+/// The Message API has its own edge, and judges by the name and the client that it is told.
+async fn forward(balancer: &Balancer, peer: Peer, request: Request<Incoming>) -> Answer {
+    let Some(forward) = &balancer.forward else {
+        let text = "this balancer knows no Message API: start it with --api URL";
+        return problem(StatusCode::NOT_FOUND, ErrorCode::NotFound, text);
+    };
+    match balancer.edge.gate.trusted.caller(peer, request.headers()) {
+        Ok(caller) => forward.pass(request, caller).await,
+        Err(turned) => turned_away(&turned),
     }
-    if path == "/healthz" || path == "/readyz" {
-        let ready = path == "/healthz" || balancer.has_servers();
-        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        return plain(status, if ready { "ok\n" } else { "no server takes sockets\n" });
-    }
-    match page::serve(path) {
+}
+
+fn own(balancer: &Balancer, peer: Peer, request: &Request<Incoming>) -> Answer {
+    let gate = &balancer.edge.gate;
+    let caller = match gate.take(peer, request.headers()) {
+        Ok(caller) => caller,
+        Err(turned) => return turned_away(&turned),
+    };
+    let answering = Answering::new(gate, &caller, request.method(), request.headers());
+    let mut answer = match request.uri().path() {
+        _ if answering.is_preflight() => plain(StatusCode::NO_CONTENT, ""),
+        "/v1/connect" => connect(balancer, &caller, request),
+        path => file(balancer, request, path),
+    };
+    answering.dress(answer.headers_mut());
+    answer
+}
+
+fn turned_away(turned: &Turned) -> Answer {
+    let status = StatusCode::from_u16(turned.status).unwrap_or(StatusCode::FORBIDDEN);
+    problem(status, turned.code, &turned.detail)
+}
+
+fn file(balancer: &Balancer, request: &Request<Incoming>, path: &str) -> Answer {
+    match page::serve(path, balancer.names_servers()) {
         Some(response) if matches!(*request.method(), Method::GET | Method::HEAD) => response,
         Some(_) => {
             let text = "only GET and HEAD are answered here";
@@ -73,7 +108,7 @@ async fn respond(balancer: &Balancer, request: Request<Incoming>) -> Response<Fu
 }
 
 /// Names the server that a client should dial itself.
-fn connect(balancer: &Balancer, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn connect(balancer: &Balancer, caller: &Caller, request: &Request<Incoming>) -> Answer {
     let user = head::user(request.uri().query().unwrap_or(""));
     if UserId::parse(&user).is_err() {
         let text = "userId is missing or bad: /v1/connect?userId=userA";
@@ -83,8 +118,9 @@ fn connect(balancer: &Balancer, request: &Request<Incoming>) -> Response<Full<By
         let text = "no server takes sockets now";
         return problem(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, text);
     };
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let own = format!("ws://{}/ws", host.unwrap_or("localhost"));
+    let scheme = if caller.peer.secure { "wss" } else { "ws" };
+    let host = Some(caller.host.as_str()).filter(|host| !host.is_empty());
+    let own = format!("{scheme}://{}/ws", host.unwrap_or("localhost"));
     let url = backend.public_url.clone().unwrap_or(own);
     let body = json!({"server": backend.id, "url": url}).to_string();
     let mut response = Response::new(Full::new(Bytes::from(body)));
@@ -94,62 +130,24 @@ fn connect(balancer: &Balancer, request: &Request<Incoming>) -> Response<Full<By
     response
 }
 
-fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+fn plain(status: StatusCode, text: &'static str) -> Answer {
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = status;
     response
 }
 
 /// A refusal as `application/problem+json` (RFC 9457).
-pub fn problem(status: StatusCode, code: ErrorCode, detail: &str) -> Response<Full<Bytes>> {
+pub fn problem(status: StatusCode, code: ErrorCode, detail: &str) -> Answer {
     let title = status.canonical_reason().unwrap_or("error");
     let body = answer::problem(status.as_u16(), title, code, detail);
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("application/problem+json");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    let sniffing = HeaderValue::from_static("nosniff");
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, sniffing);
     if code.retryable() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
-}
-
-/// A stream whose first bytes come from what was read already.
-struct Rewound {
-    read: Bytes,
-    stream: TcpStream,
-}
-
-impl AsyncRead for Rewound {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.read.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
-        }
-        let count = self.read.len().min(buffer.remaining());
-        buffer.put_slice(&self.read[..count]);
-        self.read.advance(count);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Rewound {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

@@ -1,46 +1,69 @@
 //! The head of a request, looked at once: an upgrade is dealt to a server with all its bytes, the
 //! rest is served here.
+//!
+//! What goes to a server is written anew from what was understood, so that both understand the
+//! same: who the client is stands there in our words, and what the client said of that does not.
 
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// The longest head, in bytes.
-pub const HEAD_BYTES_MAX: usize = 8 * 1024;
+use crate::edge::{Caller, Gate, Headers, Judged, Peer, Stream, Turned, is_forwarding, judge};
+
 /// How long a head may take.
 pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
-const HEADERS_MAX: usize = 100;
 
 /// What a connection begins with.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Head {
-    /// A WebSocket upgrade of `/ws`, with the user that it names (empty if none).
-    Upgrade {
-        /// All that was read, to be given on.
-        read: Bytes,
-        /// For sticky dealing; the server checks it.
-        user: String,
-    },
+    /// A WebSocket upgrade of `/ws`.
+    Upgrade(Upgrade),
     /// Another request.
     Plain(Bytes),
     /// Longer than allowed.
     TooLong,
-    /// Not HTTP.
-    Bad,
+    /// What no server gets to see, and why.
+    Bad(String),
+}
+
+/// A request that a server answers.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The head, written anew but for its end, and whatever was read behind it.
+    head: Vec<u8>,
+    behind: Bytes,
+    /// Who asks.
+    pub caller: Caller,
+    /// The user that it names, for sticky dealing; the server checks it. Empty if none.
+    pub user: String,
+}
+
+impl Upgrade {
+    /// For a server in this process, which is told who asks beside it.
+    pub fn here(&self) -> Bytes {
+        [&self.head[..], b"\r\n", &self.behind].concat().into()
+    }
+
+    /// For a server in another process, which must trust this balancer (`--trusted-proxy`).
+    pub fn onward(&self) -> Bytes {
+        let Peer { address, secure } = self.caller.peer;
+        let (address, scheme) = (address.ip(), if secure { "https" } else { "http" });
+        let told = format!("X-Forwarded-For: {address}\r\nX-Forwarded-Proto: {scheme}\r\n\r\n");
+        [&self.head[..], told.as_bytes(), &self.behind].concat().into()
+    }
 }
 
 /// Reads until the head is whole. `None`: the client left, or took too long.
-pub async fn read(stream: &mut TcpStream) -> Option<Head> {
+pub async fn read(stream: &mut Stream, peer: Peer, gate: &Gate) -> Option<Head> {
     let mut read = BytesMut::with_capacity(1_024);
     let reading = async {
         loop {
             if stream.read_buf(&mut read).await.ok()? == 0 {
                 return None;
             }
-            if let Some(head) = judge(&read) {
+            if let Some(head) = seen(&read, peer, gate) {
                 return Some(head);
             }
         }
@@ -49,26 +72,51 @@ pub async fn read(stream: &mut TcpStream) -> Option<Head> {
 }
 
 /// Judges what was read so far; `None` while the head is not whole.
-pub(crate) fn judge(read: &[u8]) -> Option<Head> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut headers);
-    match request.parse(read) {
-        Ok(httparse::Status::Complete(length)) if length > HEAD_BYTES_MAX => Some(Head::TooLong),
-        Ok(httparse::Status::Complete(_)) => {
-            let target = request.path.unwrap_or("");
-            let (path, query) = target.split_once('?').unwrap_or((target, ""));
-            let read = Bytes::copy_from_slice(read);
-            // Whatever asks for /ws gets its answer from a server, a refusal too: one decides.
-            if path != "/ws" {
-                return Some(Head::Plain(read));
-            }
-            Some(Head::Upgrade { read, user: user(query) })
+pub(crate) fn seen(read: &[u8], peer: Peer, gate: &Gate) -> Option<Head> {
+    let made = judge(read, |request, _| {
+        let target = request.path.unwrap_or("");
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let headers: &[httparse::Header<'_>] = request.headers;
+        // Whatever asks for /ws gets its answer from a server, a refusal too: one decides.
+        if path != "/ws" {
+            let named = request.version == Some(0) || !headers.all("host").is_empty();
+            return if named { Ok(None) } else { Err("one Host header is required".to_owned()) };
         }
-        Ok(httparse::Status::Partial) if read.len() > HEAD_BYTES_MAX => Some(Head::TooLong),
-        Ok(httparse::Status::Partial) => None,
-        Err(httparse::Error::TooManyHeaders) => Some(Head::TooLong),
-        Err(_) => Some(Head::Bad),
+        let caller = gate.trusted.caller(peer, headers).map_err(|Turned { detail, .. }| detail)?;
+        Ok(Some((written(request, &caller.host), caller, user(query))))
+    });
+    Some(match made {
+        Judged::Partial => return None,
+        Judged::TooLong => Head::TooLong,
+        Judged::Bad(why) => Head::Bad(why.to_owned()),
+        Judged::Whole(_, Err(why)) => Head::Bad(why),
+        Judged::Whole(_, Ok(None)) => Head::Plain(Bytes::copy_from_slice(read)),
+        Judged::Whole(length, Ok(Some((head, caller, user)))) => {
+            let behind = Bytes::copy_from_slice(&read[length..]);
+            Head::Upgrade(Upgrade { head, behind, caller, user })
+        }
+    })
+}
+
+/// The head as it was understood, without its end: called by the name that the client used, and
+/// without what only we may say.
+fn written(request: &httparse::Request<'_, '_>, host: &str) -> Vec<u8> {
+    let method = request.method.unwrap_or_default();
+    let (target, minor) = (request.path.unwrap_or_default(), request.version.unwrap_or(1));
+    let mut head = format!("{method} {target} HTTP/1.{minor}\r\n").into_bytes();
+    if !host.is_empty() {
+        head.extend_from_slice(format!("Host: {host}\r\n").as_bytes());
     }
+    let kept = request
+        .headers
+        .iter()
+        .filter(|header| !header.name.eq_ignore_ascii_case("host") && !is_forwarding(header.name));
+    for header in kept {
+        for part in [header.name.as_bytes(), b": ", header.value, b"\r\n"] {
+            head.extend_from_slice(part);
+        }
+    }
+    head
 }
 
 /// The `userId` of a query, as it stands there: only equality matters for dealing.
@@ -80,25 +128,63 @@ pub fn user(query: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::{HEAD_BYTES_MAX, Trusted};
+
+    fn seen(read: &[u8]) -> Option<Head> {
+        seen_from("198.51.100.1:9", read)
+    }
+
+    fn seen_from(address: &str, read: &[u8]) -> Option<Head> {
+        let trusted = Trusted::new(&["10.0.0.1".to_owned()]).unwrap();
+        let gate = Gate { trusted, ..Gate::default() };
+        super::seen(read, Peer { address: address.parse().unwrap(), secure: false }, &gate)
+    }
+
+    fn is_bad(read: &[u8]) -> bool {
+        matches!(seen(read), Some(Head::Bad(_)))
+    }
 
     #[test]
     fn upgrades_are_told_from_the_rest() {
-        let upgrade = b"GET /ws?device=a&userId=userA HTTP/1.1\r\nHost: x\r\n\r\nframes";
-        let Some(Head::Upgrade { read, user }) = judge(upgrade) else { panic!() };
-        assert_eq!((&read[..], user.as_str()), (&upgrade[..], "userA"));
-        for plain in ["GET / HTTP/1.1\r\n\r\n", "POST /v1/messages HTTP/1.1\r\nA: b\r\n\r\n{}"] {
-            assert!(matches!(judge(plain.as_bytes()), Some(Head::Plain(_))), "{plain}");
+        let upgrade = b"GET /ws?device=a&userId=userA HTTP/1.1\r\nHost: x\r\nA: b\r\n\r\nframes";
+        let Some(Head::Upgrade(seen_here)) = seen(upgrade) else { panic!() };
+        assert_eq!((&seen_here.here()[..], seen_here.user.as_str()), (&upgrade[..], "userA"));
+        for plain in
+            ["GET / HTTP/1.0\r\n\r\n", "POST /v1/messages HTTP/1.1\r\nHost: x\r\nA: b\r\n\r\n{}"]
+        {
+            assert!(matches!(seen(plain.as_bytes()), Some(Head::Plain(_))), "{plain}");
         }
-        assert_eq!(judge(b"GET /ws HTTP/1.1\r\nHost"), None);
+        assert_eq!(seen(b"GET /ws HTTP/1.1\r\nHost"), None);
+    }
+
+    #[test]
+    fn what_the_client_says_of_itself_is_replaced_by_what_is_known() {
+        let head = "GET /ws?userId=a HTTP/1.1\r\nForwarded: for=6.6.6.6\r\nHOST: inner\r\n\
+                    x-forwarded-for: 6.6.6.6, 203.0.113.7\r\nX-Forwarded-Host: chat.test\r\n\
+                    X-Forwarded-Proto: https\r\nX-Real-IP: 6.6.6.6\r\nOrigin: https://a\r\n\r\n";
+        let onward = |from: &str| {
+            let Some(Head::Upgrade(upgrade)) = seen_from(from, head.as_bytes()) else { panic!() };
+            String::from_utf8(upgrade.onward().to_vec()).unwrap()
+        };
+        let expected = |host: &str, client: &str, scheme: &str| {
+            format!(
+                "GET /ws?userId=a HTTP/1.1\r\nHost: {host}\r\nOrigin: https://a\r\n\
+                 X-Forwarded-For: {client}\r\nX-Forwarded-Proto: {scheme}\r\n\r\n"
+            )
+        };
+        assert_eq!(onward("198.51.100.1:9"), expected("inner", "198.51.100.1", "http"));
+        assert_eq!(onward("10.0.0.1:9"), expected("chat.test", "203.0.113.7", "https"));
     }
 
     #[test]
     fn what_is_not_a_head_is_refused() {
-        assert_eq!(judge(b"\x16\x03\x01\x02\x00"), Some(Head::Bad));
-        assert_eq!(judge(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Some(Head::Bad));
+        assert!(is_bad(b"\x16\x03\x01\x02\x00"));
+        assert!(is_bad(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
+        assert!(is_bad(b"GET / HTTP/1.1\r\n\r\n"), "no Host");
+        assert!(is_bad(b"GET /ws HTTP/1.1\nHost: x\n\n"), "bare LF");
         let long = format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(HEAD_BYTES_MAX));
-        assert_eq!(judge(long.as_bytes()), Some(Head::TooLong));
+        assert_eq!(seen(long.as_bytes()), Some(Head::TooLong));
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(101));
-        assert_eq!(judge(many.as_bytes()), Some(Head::TooLong));
+        assert_eq!(seen(many.as_bytes()), Some(Head::TooLong));
     }
 }

@@ -3,21 +3,25 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use super::proxy;
+use crate::edge::Upstream;
 
 /// How long a server may take to answer: with the time between two looks less than 3 s.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// Whether `GET /readyz` on the server's own port is answered with 200.
-pub async fn answers(address: &str) -> bool {
-    timeout(PATIENCE, ask(address)).await.is_ok_and(|answer| answer.unwrap_or(false))
+pub async fn answers(address: &str, upstream: Option<&Upstream>) -> bool {
+    timeout(PATIENCE, ask(address, upstream)).await.is_ok_and(|answer| answer.unwrap_or(false))
 }
 
-async fn ask(address: &str) -> std::io::Result<bool> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn ask(address: &str, upstream: Option<&Upstream>) -> std::io::Result<bool> {
+    let mut stream = proxy::dial(address, upstream).await?;
+    let address = proxy::place(address);
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
+    stream.flush().await?;
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).await?;
     Ok(&answer[..] == b"HTTP/1.1 200" || &answer[..] == b"HTTP/1.0 200")
@@ -43,9 +47,9 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_200_is_well() {
-        assert!(answers(&server("HTTP/1.1 200 OK\r\n\r\n").await).await);
-        assert!(!answers(&server("HTTP/1.1 503 Service Unavailable\r\n\r\n").await).await);
-        assert!(!answers(&server("").await).await);
-        assert!(!answers("127.0.0.1:1").await);
+        assert!(answers(&server("HTTP/1.1 200 OK\r\n\r\n").await, None).await);
+        assert!(!answers(&server("HTTP/1.1 503 Service Unavailable\r\n\r\n").await, None).await);
+        assert!(!answers(&server("").await, None).await);
+        assert!(!answers("127.0.0.1:1", None).await);
     }
 }

@@ -18,19 +18,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Pick;
+use crate::edge::{Arrived, Edge, Stream, Upstream};
 use crate::gateway::Accepted;
 use crate::gateway::handshake::{Refusal, refuse};
 pub use discovery::Backends;
 use discovery::{Backend, List};
 use forward::Forward;
-use head::Head;
+use head::{Head, Upgrade};
 use pick::Picker;
 
 /// The most connections whose head is being read, and plain requests under way.
@@ -39,12 +39,16 @@ const HALF_OPEN_MAX: usize = 4_096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a balancer deals.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Options {
     /// By which rule.
     pub pick: Pick,
     /// Where `/v1/…` goes.
-    pub api: Option<String>,
+    pub forward: Option<Forward>,
+    /// How connections come in, and what is taken of them.
+    pub edge: Arc<Edge>,
+    /// Whom to trust of the servers that speak TLS.
+    pub upstream: Option<Upstream>,
 }
 
 /// A balancer: what its connections share.
@@ -52,17 +56,22 @@ pub struct Balancer {
     picker: Picker,
     backends: List,
     forward: Option<Forward>,
+    edge: Arc<Edge>,
+    upstream: Option<Upstream>,
     half_open: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
 impl Balancer {
     /// Starts to follow its servers, until `stop`.
-    pub fn new(options: &Options, backends: Backends, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(options: Options, backends: Backends, stop: CancellationToken) -> Arc<Self> {
+        let Options { pick, forward, edge, upstream } = options;
         Arc::new(Self {
-            picker: Picker::new(options.pick),
-            backends: discovery::follow(backends, stop),
-            forward: options.api.as_deref().map(Forward::new),
+            picker: Picker::new(pick),
+            backends: discovery::follow(backends, upstream.clone(), stop),
+            forward,
+            edge,
+            upstream,
             half_open: Arc::new(Semaphore::new(HALF_OPEN_MAX)),
             tasks: TaskTracker::new(),
         })
@@ -71,6 +80,11 @@ impl Balancer {
     /// Whether some server takes sockets.
     pub fn has_servers(&self) -> bool {
         self.backends.borrow().iter().any(|backend| backend.is_well())
+    }
+
+    /// Whether some server is dialled by its own name.
+    fn names_servers(&self) -> bool {
+        self.backends.borrow().iter().any(|backend| backend.public_url.is_some())
     }
 
     /// Waits until some server takes sockets.
@@ -125,31 +139,31 @@ impl Balancer {
         }
     }
 
-    fn take(self: &Arc<Self>, mut stream: TcpStream, peer: SocketAddr) {
+    fn take(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
         let Ok(permit) = self.half_open.clone().try_acquire_owned() else { return };
         let balancer = self.clone();
         self.tasks.spawn(async move {
-            match head::read(&mut stream).await {
-                Some(Head::Upgrade { read, user }) => {
+            let edge = balancer.edge.clone();
+            let Some(arrived) = edge.arrive(stream, address).await else { return };
+            let Arrived { mut stream, peer } = arrived;
+            match head::read(&mut stream, peer, &edge.gate).await {
+                Some(Head::Upgrade(upgrade)) => {
                     drop(permit);
-                    balancer.deal(stream, peer, read, &user).await;
+                    balancer.deal(stream, upgrade).await;
                 }
-                Some(Head::Plain(read)) => front::serve(balancer, stream, read).await,
+                Some(Head::Plain(read)) => front::serve(balancer, stream, read, peer).await,
                 Some(Head::TooLong) => {
                     let text = "the request head is limited to 8 KiB and 100 headers";
                     refuse(stream, &Refusal::new(431, text)).await;
                 }
-                Some(Head::Bad) => {
-                    refuse(stream, &Refusal::new(400, "this is no HTTP/1.1 request")).await;
-                }
+                Some(Head::Bad(why)) => refuse(stream, &Refusal::new(400, why)).await,
                 None => {}
             }
         });
     }
 
-    async fn deal(&self, stream: TcpStream, peer: SocketAddr, read: Bytes, user: &str) {
-        let mut accepted = Accepted { stream, peer, read };
-        let mut picked = self.picked(user);
+    async fn deal(&self, mut stream: Stream, upgrade: Upgrade) {
+        let mut picked = self.picked(&upgrade.user);
         if picked.is_empty() {
             // Nobody answers in time: more likely all are busy than all are gone.
             picked = self.backends.borrow().to_vec();
@@ -157,16 +171,17 @@ impl Balancer {
         for backend in picked {
             if let Some(door) = &backend.door {
                 // Counted by the server in its own metrics; here only the dealing counts.
-                match door.try_send(accepted) {
+                let (peer, read) = (upgrade.caller.peer, upgrade.here());
+                match door.try_send(Accepted { stream, peer, read }) {
                     Ok(()) => return,
-                    Err(refused) => accepted = refused.into_inner(),
+                    Err(refused) => stream = refused.into_inner().stream,
                 }
                 continue;
             }
-            match proxy::dial(&backend.address).await {
+            match proxy::dial(&backend.address, self.upstream.as_ref()).await {
                 Ok(server) => {
                     backend.opened();
-                    proxy::splice(accepted.stream, server, accepted.read).await;
+                    proxy::splice(stream, server, upgrade.onward()).await;
                     return backend.closed();
                 }
                 Err(error) => {
@@ -175,7 +190,7 @@ impl Balancer {
                 }
             }
         }
-        refuse(accepted.stream, &Refusal::new(503, "no server takes sockets now")).await;
+        refuse(stream, &Refusal::new(503, "no server takes sockets now")).await;
     }
 }
 
@@ -218,9 +233,11 @@ mod tests {
     async fn balancer(backends: Backends, api: Option<String>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let options = Options { pick: Pick::RoundRobin, api };
+        let forward = api.as_deref().map(|url| Forward::to(url, None).unwrap());
+        let edge = Edge::open();
+        let options = Options { pick: Pick::RoundRobin, forward, edge, upstream: None };
         let stop = CancellationToken::new();
-        tokio::spawn(Balancer::new(&options, backends, stop.clone()).run(listener, stop));
+        tokio::spawn(Balancer::new(options, backends, stop.clone()).run(listener, stop));
         address
     }
 
@@ -244,8 +261,10 @@ mod tests {
     async fn bytes_are_spliced_both_ways_and_a_dead_server_is_passed_over() {
         let ((one, _one), (two, dead)) = (server("ws1").await, server("ws2").await);
         let front = balancer(Backends::Named(vec![one, two]), None).await;
-        let expected = |name: &str| format!("{name}{}", str::from_utf8(UPGRADE).unwrap());
-        let length = UPGRADE.len() + 3;
+        let told = "X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\n\r\nearly";
+        let sent = str::from_utf8(UPGRADE).unwrap().replace("\r\nearly", told);
+        let expected = |name: &str| format!("{name}{sent}");
+        let length = sent.len() + 3;
         for name in ["ws1", "ws2", "ws1"] {
             assert_eq!(exchange(front, UPGRADE, length).await, expected(name));
         }
@@ -273,7 +292,7 @@ mod tests {
         client.write_all(UPGRADE).await.unwrap();
         let mut accepted = handed.recv().await.unwrap();
         assert_eq!(&accepted.read[..], UPGRADE);
-        assert_eq!(accepted.peer, client.local_addr().unwrap());
+        assert_eq!(accepted.peer.address, client.local_addr().unwrap());
         accepted.stream.write_all(b"hello").await.unwrap();
         let mut read = [0; 5];
         client.read_exact(&mut read).await.unwrap();
@@ -298,7 +317,7 @@ mod tests {
         };
         let page = request(front, &get("/")).await;
         assert!(page.starts_with("HTTP/1.1 200"), "{page}");
-        assert!(page.contains("content-security-policy: default-src 'self'"));
+        assert!(page.contains("content-security-policy: default-src 'none'"));
         let connect = request(front, &get("/v1/connect?userId=userA")).await;
         assert!(connect.ends_with(r#"{"server":"ws1","url":"ws://chat.test/ws"}"#), "{connect}");
         // It names this balancer, and the turn is left for the connection that follows.

@@ -47,8 +47,11 @@ pub struct RedisBus {
 
 impl RedisBus {
     /// Connects. `prefix` stands before every channel.
-    pub async fn connect(url: &str, prefix: &str, metrics: Arc<Metrics>) -> Result<Self, BusError> {
-        let target = Target::parse(url).map_err(BusError)?;
+    pub(crate) async fn connect(
+        target: Target,
+        prefix: &str,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, BusError> {
         let link = Link::connect(target, metrics.clone()).await.map_err(BusError)?;
         Ok(Self { link, prefix: prefix.to_owned(), metrics, keys: None, signer: None })
     }

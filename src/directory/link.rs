@@ -16,7 +16,7 @@ use redis::cluster::{ClusterClient, ClusterClientBuilder};
 use redis::cluster_async::ClusterConnection;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    ProtocolVersion, RedisError, RedisFuture, RedisResult, Value,
+    ProtocolVersion, RedisError, RedisFuture, RedisResult, TlsCertificates, Value,
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -39,6 +39,8 @@ const REDIAL_MAX: Duration = Duration::from_millis(500);
 pub(crate) struct Target {
     nodes: Vec<ConnectionInfo>,
     cluster: bool,
+    /// Whom to trust of TLS, in PEM; the usual authorities where nothing is said.
+    trusted: Option<TlsCertificates>,
 }
 
 impl Target {
@@ -60,10 +62,39 @@ impl Target {
             // RESP3 carries published messages and answers on one connection, and lets the
             // manager see a lost connection at once.
             let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+            // One right less that the user needs (`deploy/redis-acl.conf`).
+            let settings = settings.set_skip_set_lib_name();
             Ok::<_, String>(info.set_redis_settings(settings))
         };
         let nodes = texts.into_iter().map(read).collect::<Result<Vec<_>, _>>();
-        nodes.map(|nodes| Self { nodes, cluster }).map_err(|error| format!("{form}: {error}"))
+        let target = nodes.map(|nodes| Self { nodes, cluster, trusted: None });
+        target.map_err(|error| format!("{form}: {error}"))
+    }
+
+    /// The same with a password that does not stand in the URL.
+    pub(crate) fn with_password(mut self, password: &str) -> Self {
+        for node in &mut self.nodes {
+            let settings = node.redis_settings().clone().set_password(password);
+            *node = node.clone().set_redis_settings(settings);
+        }
+        self
+    }
+
+    /// The same, trusting only the authorities of this PEM.
+    pub(crate) fn trusting(mut self, authorities: Vec<u8>) -> Result<Self, String> {
+        let trusted = TlsCertificates { client_tls: None, root_cert: Some(authorities) };
+        for node in &mut self.nodes {
+            let client = Client::build_with_tls(node.clone(), trusted.clone());
+            let client = client.map_err(|error| error.to_string())?;
+            *node = client.get_connection_info().clone();
+        }
+        self.trusted = Some(trusted);
+        Ok(self)
+    }
+
+    /// Whether a password stands in it.
+    pub(crate) fn has_password(&self) -> bool {
+        self.nodes.iter().any(|node| node.redis_settings().password().is_some())
     }
 
     /// Whether this is a cluster.
@@ -105,7 +136,11 @@ impl Target {
 
     fn open(&self) -> RedisResult<Connection> {
         if self.cluster {
-            let client: ClusterClient = ClusterClientBuilder::new(self.nodes.clone())
+            let mut builder = ClusterClientBuilder::new(self.nodes.clone());
+            if let Some(trusted) = &self.trusted {
+                builder = builder.certs(trusted.clone());
+            }
+            let client: ClusterClient = builder
                 .use_protocol(ProtocolVersion::RESP3)
                 .connection_timeout(DIAL_TIMEOUT)
                 .response_timeout(Duration::from_millis(CALL_MS_MAX))

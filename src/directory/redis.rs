@@ -65,12 +65,11 @@ pub struct RedisDirectory {
 
 impl RedisDirectory {
     /// Connects, and checks that Redis will not evict entries. `prefix` stands before every key.
-    pub async fn connect(
-        url: &str,
+    pub(crate) async fn connect(
+        target: Target,
         prefix: &str,
         metrics: Arc<Metrics>,
     ) -> Result<Self, DirectoryError> {
-        let target = Target::parse(url).map_err(DirectoryError)?;
         let link = Link::connect(target, metrics).await.map_err(DirectoryError)?;
         let directory = Self {
             link,

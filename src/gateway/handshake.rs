@@ -3,23 +3,21 @@
 //! By hand on `httparse`, since the connection may come from the balancer with its head read
 //! already, and since every refusal has its own status (RFC 6455 §4.2, and `docs/protocol.md`).
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use crate::edge::{Gate, HEAD_BYTES_MAX, HEADERS_MAX, Peer, Stream, strict};
 use crate::protocol::{self, DeviceId, ErrorCode, PROTOCOL_VERSION, ProcessId, UserId};
 
-/// The longest head, in bytes.
-pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// How long a head may take.
 pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a refused client may take to end its side.
 const END_PATIENCE: Duration = Duration::from_secs(1);
-const HEADERS_MAX: usize = 100;
 
 /// Who opens a socket, and how it wants to be served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +30,9 @@ pub struct Hello {
     pub acks_app: bool,
     /// Per conversation only the newest so many of what waits.
     pub catchup: Option<u64>,
-    accept: String,
+    /// Where the client is, as far as trusted proxies say.
+    pub client: IpAddr,
+    accept: Box<str>,
 }
 
 /// A refusal of a request.
@@ -77,7 +77,8 @@ fn refused(status: u16, detail: impl Into<String>) -> Request {
 
 /// Reads a request, beginning with what was read already. `None`: the client left, or took too
 /// long.
-pub async fn read(stream: &mut TcpStream, read: Bytes) -> Option<Request> {
+pub async fn read(stream: &mut Stream, read: Bytes, peer: Peer, gate: &Gate) -> Option<Request> {
+    let judge = |head: &mut BytesMut| judge(head, peer, gate);
     let mut head = BytesMut::from(read);
     if let Some(request) = judge(&mut head) {
         return Some(request);
@@ -96,13 +97,16 @@ pub async fn read(stream: &mut TcpStream, read: Bytes) -> Option<Request> {
 }
 
 /// Judges a head once it is whole.
-pub(crate) fn judge(read: &mut BytesMut) -> Option<Request> {
+pub(crate) fn judge(read: &mut BytesMut, peer: Peer, gate: &Gate) -> Option<Request> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let too_long = || Some(refused(431, "the request head is limited to 8 KiB and 100 headers"));
     match request.parse(read) {
         Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => {
-            let judged = judge_whole(&request);
+            let judged = match strict(&read[..length], &request) {
+                Ok(_) => judge_whole(&request, peer, gate),
+                Err(why) => Err(refused(400, why)),
+            };
             Some(match judged {
                 Ok(hello) => {
                     read.advance(length);
@@ -117,7 +121,11 @@ pub(crate) fn judge(read: &mut BytesMut) -> Option<Request> {
     }
 }
 
-fn judge_whole(request: &httparse::Request<'_, '_>) -> Result<Hello, Request> {
+fn judge_whole(
+    request: &httparse::Request<'_, '_>,
+    peer: Peer,
+    gate: &Gate,
+) -> Result<Hello, Request> {
     let target = request.path.unwrap_or("");
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let get = request.method == Some("GET");
@@ -143,10 +151,12 @@ fn judge_whole(request: &httparse::Request<'_, '_>) -> Result<Hello, Request> {
     }
     let key = headers.one("sec-websocket-key").filter(|key| is_key(key));
     let key = key.ok_or_else(|| refused(400, "Sec-WebSocket-Key must be 16 bytes in base64"))?;
-    hello(query, derive_accept_key(key.as_bytes()))
+    let taken = gate.take(peer, &*request.headers);
+    let caller = taken.map_err(|turned| refused(turned.status, turned.detail))?;
+    hello(query, caller.peer.address.ip(), derive_accept_key(key.as_bytes()).into())
 }
 
-fn hello(query: &str, accept: String) -> Result<Hello, Request> {
+fn hello(query: &str, client: IpAddr, accept: Box<str>) -> Result<Hello, Request> {
     let bad = |detail: String| refused(400, detail);
     let mut hello = (None, DeviceId::plain(), false, None);
     let mut seen = Vec::new();
@@ -182,7 +192,7 @@ fn hello(query: &str, accept: String) -> Result<Hello, Request> {
     }
     let (user, device, acks_app, catchup) = hello;
     let user = user.ok_or_else(|| bad("userId is missing: /ws?userId=userA".to_owned()))?;
-    Ok(Hello { user, device, acks_app, catchup, accept })
+    Ok(Hello { user, device, acks_app, catchup, client, accept })
 }
 
 struct Headers<'a>(&'a [httparse::Header<'a>]);
@@ -229,24 +239,23 @@ fn decode(value: &str) -> Option<String> {
 }
 
 /// Answers 101: from here on the connection is a WebSocket.
-pub async fn accept(
-    stream: &mut TcpStream,
-    hello: &Hello,
-    server: &ProcessId,
-) -> std::io::Result<()> {
+pub async fn accept(stream: &mut Stream, hello: &Hello, server: &ProcessId) -> std::io::Result<()> {
     let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Accept: {}\r\nX-Parlor-Server: {server}\r\n\r\n",
         hello.accept
     );
-    stream.write_all(answer.as_bytes()).await
+    stream.write_all(answer.as_bytes()).await?;
+    stream.flush().await
 }
 
 /// Answers a refusal as `application/problem+json` (RFC 9457) and ends the connection.
-pub async fn refuse(mut stream: TcpStream, refusal: &Refusal) {
+pub async fn refuse(mut stream: Stream, refusal: &Refusal) {
     let (title, code) = match refusal.status {
+        403 => ("Forbidden", ErrorCode::Forbidden),
         404 => ("Not Found", ErrorCode::NotFound),
         405 => ("Method Not Allowed", ErrorCode::BadRequest),
+        421 => ("Misdirected Request", ErrorCode::Forbidden),
         426 => ("Upgrade Required", ErrorCode::BadRequest),
         431 => ("Request Header Fields Too Large", ErrorCode::TooLarge),
         503 => ("Service Unavailable", ErrorCode::Unavailable),
@@ -258,12 +267,12 @@ pub async fn refuse(mut stream: TcpStream, refusal: &Refusal) {
 }
 
 /// Answers a health check and ends the connection.
-pub async fn answer_health(mut stream: TcpStream, well: bool) {
+pub async fn answer_health(mut stream: Stream, well: bool) {
     let (status, title) = if well { (200, "OK") } else { (503, "Service Unavailable") };
     answer(&mut stream, status, title, "Content-Type: text/plain\r\n", b"").await;
 }
 
-async fn answer(stream: &mut TcpStream, status: u16, title: &str, headers: &str, body: &[u8]) {
+async fn answer(stream: &mut Stream, status: u16, title: &str, headers: &str, body: &[u8]) {
     let length = body.len();
     let head = format!(
         "HTTP/1.1 {status} {title}\r\n{headers}Content-Length: {length}\r\n\
@@ -282,6 +291,12 @@ async fn answer(stream: &mut TcpStream, status: u16, title: &str, headers: &str,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// By somebody whom nothing is held against.
+    fn judge(read: &mut BytesMut) -> Option<Request> {
+        let peer = Peer { address: "127.0.0.1:9".parse().unwrap(), secure: false };
+        super::judge(read, peer, &Gate::default())
+    }
 
     const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
@@ -308,7 +323,7 @@ mod tests {
         assert_eq!((hello.user.as_str(), hello.device.as_str()), ("auth0|x", "phone"));
         assert_eq!((hello.acks_app, hello.catchup), (true, Some(200)));
         // RFC 6455 §1.3 has this key and its answer.
-        assert_eq!(hello.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(&*hello.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(&behind[..], b"first frame");
     }
 
@@ -355,5 +370,17 @@ mod tests {
         let health = judge(&mut BytesMut::from(&b"GET /readyz HTTP/1.1\r\n\r\n"[..]));
         assert_eq!(health, Some(Request::Ready));
         assert_eq!(judge(&mut BytesMut::from(&b"GET /ws?user"[..])), None);
+    }
+
+    #[test]
+    fn pages_of_other_sites_get_no_socket() {
+        let own = request("/ws?userId=a", "Origin: http://x\r\n");
+        assert!(matches!(own, Request::Open(..)));
+        let Request::Refused(refusal) = request("/ws?userId=a", "Origin: https://evil.test\r\n")
+        else {
+            panic!()
+        };
+        assert_eq!(refusal.status, 403);
+        assert!(refusal.detail.contains("--allow-origin https://evil.test"), "{}", refusal.detail);
     }
 }

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::chat::Chat;
+use crate::edge::{Arrived, Edge, Peer, Stream};
 use crate::hub::{Event, Outbox, Who};
 use crate::protocol::{CloseCode, PING_INTERVAL_MS, SocketId};
 use handshake::Request;
@@ -32,11 +33,19 @@ use socket::{End, Socket, Unstored};
 #[derive(Debug)]
 pub struct Accepted {
     /// The socket.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// Who dialled.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// What was read already, from the first byte of the request on; empty if nothing was.
     pub read: Bytes,
+}
+
+/// A connection on its way in.
+enum Coming {
+    /// From the server's own listener.
+    Here(TcpStream, SocketAddr),
+    /// From a balancer in this process, which has seen to all that its edge demands.
+    Handed(Accepted),
 }
 
 /// How many handed-over connections wait for a server.
@@ -52,6 +61,7 @@ pub type Door = mpsc::Sender<Accepted>;
 /// The sockets of one server.
 pub struct Gateway {
     chat: Arc<Chat>,
+    edge: Arc<Edge>,
     open: AtomicBool,
     half_open: Arc<Semaphore>,
     sockets: TaskTracker,
@@ -61,9 +71,10 @@ pub struct Gateway {
 
 impl Gateway {
     /// A server that takes no sockets yet.
-    pub fn new(chat: Arc<Chat>) -> Arc<Self> {
+    pub fn new(chat: Arc<Chat>, edge: Arc<Edge>) -> Arc<Self> {
         Arc::new(Self {
             chat,
+            edge,
             open: AtomicBool::new(false),
             half_open: Arc::new(Semaphore::new(HALF_OPEN_MAX)),
             sockets: TaskTracker::new(),
@@ -96,13 +107,13 @@ impl Gateway {
             tokio::select! {
                 () = stop.cancelled() => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.take(Accepted { stream, peer, read: Bytes::new() }),
+                    Ok((stream, address)) => self.take(Coming::Here(stream, address)),
                     Err(error) => {
                         tracing::warn!(%error, "accept failed");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                Some(accepted) = door.recv() => self.take(accepted),
+                Some(accepted) = door.recv() => self.take(Coming::Handed(accepted)),
             }
         }
         drop(listener);
@@ -111,13 +122,13 @@ impl Gateway {
         ticking.abort();
     }
 
-    fn take(self: &Arc<Self>, accepted: Accepted) {
+    fn take(self: &Arc<Self>, coming: Coming) {
         // Past the bound a connection is dropped at once: its client comes back.
         let Ok(permit) = self.half_open.clone().try_acquire_owned() else { return };
         let gateway = self.clone();
         self.sockets.spawn(async move {
             // Boxed apart: what a handshake needs is given back before its socket is open.
-            let open = Box::pin(gateway.clone().shake_hands(accepted, permit)).await;
+            let open = Box::pin(gateway.clone().shake_hands(coming, permit)).await;
             if let Some((socket, entered)) = open {
                 gateway.run(socket, entered).await;
             }
@@ -127,11 +138,17 @@ impl Gateway {
     /// Reads the request and answers it; `None` where no socket came of it.
     async fn shake_hands(
         self: Arc<Self>,
-        accepted: Accepted,
+        coming: Coming,
         permit: OwnedSemaphorePermit,
     ) -> Option<(Box<Socket>, Entered)> {
-        let Accepted { mut stream, read, .. } = accepted;
-        let request = handshake::read(&mut stream, read).await;
+        let Accepted { mut stream, peer, read } = match coming {
+            Coming::Handed(accepted) => accepted,
+            Coming::Here(stream, address) => {
+                let Arrived { stream, peer } = self.edge.arrive(stream, address).await?;
+                Accepted { stream, peer, read: Bytes::new() }
+            }
+        };
+        let request = handshake::read(&mut stream, read, peer, &self.edge.gate).await;
         drop(permit);
         match request? {
             Request::Open(hello, behind) if self.is_open() => {
@@ -151,11 +168,12 @@ impl Gateway {
 
     async fn enter(
         &self,
-        stream: TcpStream,
+        stream: Stream,
         hello: &handshake::Hello,
         behind: Bytes,
     ) -> (Box<Socket>, Entered) {
-        let _ = stream.set_nodelay(true);
+        let _ = stream.set_nodelay();
+        tracing::debug!(client = %hello.client, user = %hello.user, "a socket opens");
         let who = Who {
             user: hello.user.clone(),
             device: hello.device.clone(),

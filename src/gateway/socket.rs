@@ -14,7 +14,6 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -28,6 +27,7 @@ use crate::chat::Chat;
 use crate::chat::catchup::{self, Done};
 use crate::chat::lane::Reply;
 use crate::chat::session::{Effect, Input, Outputs, Session, Wish};
+use crate::edge::Stream;
 use crate::hub::{Event, Outbox};
 use crate::protocol::{CloseCode, FRAME_BYTES_MAX};
 use crate::telemetry::Metrics;
@@ -82,7 +82,7 @@ pub(crate) fn limits() -> WebSocketConfig {
 
 /// An open socket. Boxed by its owner: the futures of its methods hold only a pointer.
 pub struct Socket {
-    web: WebSocketStream<TcpStream>,
+    web: WebSocketStream<Stream>,
     chat: Arc<Chat>,
     outbox: Arc<Outbox>,
     session: Session,
@@ -97,7 +97,7 @@ impl Socket {
     pub async fn new(
         chat: &Arc<Chat>,
         outbox: &Arc<Outbox>,
-        stream: TcpStream,
+        stream: Stream,
         hello: &Hello,
         behind: Bytes,
     ) -> Box<Self> {

@@ -10,16 +10,18 @@ use crate::protocol::{DeviceId, UserId};
 #[tokio::test]
 async fn a_socket_that_comes_after_the_drains_look_is_sent_away_too() {
     let part = Part::new().await;
-    let gateway = Gateway::new(part.chat.clone());
+    let gateway = Gateway::new(part.chat.clone(), Edge::open());
     gateway.open();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (mut stream, _) = listener.accept().await.unwrap();
+    let (stream, address) = listener.accept().await.unwrap();
+    let (mut stream, peer) = (Stream::from(stream), Peer { address, secure: false });
     let request = "GET /ws?userId=userA HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\
                    Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     client.write_all(request.as_bytes()).await.unwrap();
-    let Some(Request::Open(hello, behind)) = handshake::read(&mut stream, Bytes::new()).await
+    let Some(Request::Open(hello, behind)) =
+        handshake::read(&mut stream, Bytes::new(), peer, &gateway.edge.gate).await
     else {
         panic!("a good request")
     };
@@ -68,7 +70,7 @@ async fn told_in(outboxes: Vec<Arc<Outbox>>) -> Vec<usize> {
 #[tokio::test(start_paused = true)]
 async fn a_drain_keeps_its_rate_in_every_second() {
     let part = Part::new().await;
-    let gateway = Gateway::new(part.chat.clone());
+    let gateway = Gateway::new(part.chat.clone(), Edge::open());
     let told = tokio::spawn(told_in(outboxes(&part.chat, 4_000)));
     tokio::task::yield_now().await;
     let begun = tokio::time::Instant::now();
@@ -86,6 +88,6 @@ async fn a_handful_is_not_kept_waiting() {
     let part = Part::new().await;
     let told = tokio::spawn(told_in(outboxes(&part.chat, 9)));
     tokio::task::yield_now().await;
-    Gateway::new(part.chat.clone()).drain(Duration::from_secs(20)).await;
+    Gateway::new(part.chat.clone(), Edge::open()).drain(Duration::from_secs(20)).await;
     assert_eq!(told.await.unwrap(), [0; 9]);
 }

@@ -59,6 +59,7 @@ async fn parts(ids: &[&str]) -> Vec<(PartOptions, Arc<Metrics>)> {
             advertise: None,
             public_url: None,
             listener: listen("127.0.0.1:0".parse().unwrap(), false, "--listen").await.unwrap(),
+            edge: crate::edge::Edge::open(),
             lock_held: false,
         };
         parts.push((options, Arc::new(Metrics::new(id))));

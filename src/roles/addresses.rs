@@ -24,10 +24,6 @@ impl Addresses {
         Self { front, servers: servers.into_iter().map(named).collect(), api }
     }
 
-    pub fn api_url(&self) -> String {
-        self.api.map(|api| format!("http://{api}")).unwrap_or_default()
-    }
-
     /// The line of `--ready-json`.
     pub fn ready_json(&self) -> serde_json::Value {
         let servers: serde_json::Map<_, _> = self
@@ -40,7 +36,8 @@ impl Addresses {
     }
 
     /// What a person reads who has just started it.
-    pub fn banner(&self, options: &Up) -> String {
+    pub fn banner(&self, options: &Up, secure: bool) -> String {
+        let s = if secure { "s" } else { "" };
         let kept = match (&options.parts.dynamodb, options.memory) {
             (Some(dynamodb), _) => format!("DynamoDB ({dynamodb}), table {}", options.parts.table),
             (None, true) => "memory: gone at exit".to_owned(),
@@ -56,13 +53,17 @@ impl Addresses {
             8080 => String::new(),
             _ => format!(" --url ws://{front}/ws"),
         };
+        let chat = match secure {
+            false => format!("{me} chat --as userA --to userB{url}   (and the other way round)"),
+            true => "(not `parlor chat`, which speaks no TLS)".to_owned(),
+        };
         format!(
-            "\n  Parlor is up.\n\n    page       http://{front}/\n    \
-             WebSocket  ws://{front}/ws\n    servers    {}\n    \
-             API        http://{api}/openapi.json\n    kept in    {kept}\n\n  \
-             Three things to try:\n\n    1. open http://{front}/ : two people, side by side\n    \
-             2. {me} chat --as userA --to userB{url}   (and the other way round)\n    \
-             3. npx --yes wscat -c 'ws://{front}/ws?userId=userA'\n       \
+            "\n  Parlor is up.\n\n    page       http{s}://{front}/\n    \
+             WebSocket  ws{s}://{front}/ws\n    servers    {}\n    \
+             API        http{s}://{api}/openapi.json\n    kept in    {kept}\n\n  \
+             Three things to try:\n\n    1. open http{s}://{front}/ : two people, side by side\n    \
+             2. {chat}\n    \
+             3. npx --yes wscat -c 'ws{s}://{front}/ws?userId=userA'\n       \
              then type  {{\"type\":\"message\",\"to\":\"userB\",\"message\":\"Hi\"}}\n\n  \
              ctrl-C stops it cleanly.\n",
             servers.join("  ")

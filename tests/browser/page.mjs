@@ -10,6 +10,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -165,6 +166,26 @@ async function walk(page, address) {
     assert.deepEqual(messages.map(({ message }) => message), said);
     assert.deepEqual(messages.map(({ seq }) => seq), said.map((_, at) => at + 1));
   });
+  await step("a page of another site gets neither a socket nor an answer", async () => {
+    const other = createServer((_, response) => {
+      response.setHeader("content-type", "text/html");
+      response.end("<!doctype html><title>another site</title>");
+    });
+    await new Promise((ready) => other.listen(0, "127.0.0.1", ready));
+    const stranger = await page.context().newPage();
+    await stranger.goto(`http://127.0.0.1:${other.address().port}/`);
+    assert.deepEqual(await stranger.evaluate(whatAStrangerGets, address), {
+      socket: "closed",
+      answer: "TypeError",
+      frame: 0,
+    });
+    await stranger.close();
+    other.close();
+  });
+  await step("script that got in would not run", async () => {
+    assert.deepEqual(await page.evaluate(whatScriptsDo), ["TypeError", "blocked", "TypeError"]);
+    problems.splice(0, problems.length, ...problems.filter((p) => !p.includes("planted")));
+  });
   await step("another name, another conversation", async () => {
     const name = left.root.locator(".as");
     await name.fill("carol");
@@ -187,6 +208,48 @@ async function shownAroundHole() {
   shown.add([1, 2, 3, 8, 9, 10].map(said));
   shown.newest({ messages: [9, 10, 11].map(said), hasMore: true });
   return [...log.querySelectorAll(".text")].map((text) => text.textContent);
+}
+
+/** On another site's page. */
+async function whatAStrangerGets(address) {
+  const socket = new WebSocket(`ws://${address}/ws?userId=userA`);
+  const opened = new Promise((tell) => {
+    socket.onopen = () => tell("open");
+    socket.onclose = () => tell("closed");
+  });
+  const answer = fetch(`http://${address}/v1/users/userA/conversations?userId=userA`);
+  const frame = document.createElement("iframe");
+  frame.src = `http://${address}/`;
+  const loaded = new Promise((tell) => (frame.onload = tell));
+  document.body.append(frame);
+  await loaded;
+  return {
+    socket: await opened,
+    answer: await answer.then(() => "an answer", (error) => error.name),
+    frame: frame.contentDocument === null ? 0 : frame.contentDocument.forms.length,
+  };
+}
+
+/** On the page: markup from a string, a handler in an attribute, a script from a string. */
+async function whatScriptsDo() {
+  const thrown = (run) => {
+    try {
+      run();
+      return "ran";
+    } catch (error) {
+      return error.name;
+    }
+  };
+  const markup = thrown(() => (document.createElement("div").innerHTML = "<b>planted</b>"));
+  const blocked = new Promise((tell) => {
+    document.addEventListener("securitypolicyviolation", () => tell("blocked"), { once: true });
+    setTimeout(() => tell("ran"), 5_000);
+  });
+  const style = document.createElement("style");
+  style.textContent = "body { --planted: 1 }";
+  document.head.append(style);
+  const script = thrown(() => (document.createElement("script").text = "planted"));
+  return [markup, await blocked, script];
 }
 
 async function step(name, run) {
@@ -214,6 +277,9 @@ try {
   browser.setDefaultTimeout(WAIT_MS);
   const page = browser.pages()[0] ?? (await browser.newPage());
   page.on("pageerror", (error) => problems.push(error.message));
+  page.on("console", (message) => {
+    if (/Content Security Policy|Trusted/.test(message.text())) problems.push(message.text());
+  });
   page.on("dialog", (dialog) => {
     problems.push(`a dialog: ${dialog.message()}`);
     dialog.dismiss();

@@ -16,8 +16,6 @@ use crate::raw::{self, ACCEPT, Answer as Http, Raw, request};
 pub enum Part {
     /// Tokens: who somebody is.
     Identity,
-    /// Origins, TLS, proxies before the balancer.
-    Transport,
     /// Limits of rate and number.
     Limits,
 }
@@ -323,7 +321,7 @@ pub async fn open(address: &str, bytes: &[u8]) -> Raw {
 fn code_of(status: u16) -> ErrorCode {
     match status {
         401 => ErrorCode::Unauthorized,
-        403 => ErrorCode::Forbidden,
+        403 | 421 => ErrorCode::Forbidden,
         404 => ErrorCode::NotFound,
         409 => ErrorCode::RefConflict,
         413 | 431 => ErrorCode::TooLarge,

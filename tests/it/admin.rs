@@ -182,7 +182,7 @@ async fn a_process_that_drains_says_so_and_sends_its_sockets_away() {
     let mut posting = Raw::dial(&stack.api).await;
     let body = r#"{"to":"b","message":"Hi"}"#;
     let head = format!(
-        "POST /v1/messages?userId=a HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+        "POST /v1/messages?userId=a HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n",
         body.len()
     );
@@ -216,7 +216,8 @@ async fn the_admin_address_answers_nothing_else() {
         ("POST", "/metrics", 405),
         ("DELETE", "/readyz", 405),
     ] {
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let answer = request(&admin, head).await.unwrap();
         let code = answer.json()["status"].clone();
         assert_eq!((answer.status, code), (status, json!(status)), "{method} {path}");

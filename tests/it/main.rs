@@ -7,6 +7,7 @@ mod harness;
 #[allow(dead_code, reason = "tests/corpus, a program of its own, uses the rest")]
 mod raw;
 
+mod acl;
 mod admin;
 mod bad;
 mod bus_key;
@@ -14,5 +15,8 @@ mod cli;
 mod costs;
 mod disk;
 mod flows;
+mod origins;
 mod protocol;
+mod proxies;
 mod redis_hung;
+mod tls;

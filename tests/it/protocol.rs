@@ -9,7 +9,8 @@ use parlor::chat::lane::Bounds;
 use parlor::chat::session::SENDS_MAX;
 use parlor::chat::signal::SIGNALS_MAX;
 use parlor::client::ServerFrame;
-use parlor::gateway::handshake::{HEAD_BYTES_MAX, HEAD_PATIENCE};
+use parlor::edge::HEAD_BYTES_MAX;
+use parlor::gateway::handshake::HEAD_PATIENCE;
 use parlor::protocol::*;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -185,7 +186,6 @@ fn the_limits_are_those_of_the_code() {
     let thousands = |number: usize| format!("{},{:03}", number / 1_000, number % 1_000);
     let (bounds, sockets) = (Bounds::default(), SOCKETS_PER_USER_MAX);
     assert_eq!((sockets, SIGNAL_BYTES_MAX), (DEVICES_PER_USER_MAX, DATA_BYTES_MAX));
-    assert_eq!(parlor::balancer::head::HEAD_BYTES_MAX, HEAD_BYTES_MAX);
     assert_eq!(parlor::balancer::head::HEAD_PATIENCE, HEAD_PATIENCE);
     let kept = [
         ("`message`", kib(MESSAGE_BYTES_MAX)),
@@ -228,6 +228,13 @@ const TESTS: &[(&str, &str, &str, &[&str])] = &[
         "tests/corpus/table/handshake.rs",
         "lines",
         &["400", "404", "405", "426", "431"],
+    ),
+    ("Connecting", "tests/it/origins.rs", "a_page_of_another_site_opens_no_socket", &["403"]),
+    (
+        "Connecting",
+        "tests/it/origins.rs",
+        "a_name_that_was_pointed_at_this_machine_gets_nothing",
+        &["421"],
     ),
     (
         "Connecting",
@@ -281,6 +288,12 @@ const TESTS: &[(&str, &str, &str, &[&str])] = &[
     ("HTTP refusals", "tests/corpus/table/api.rs", "lines", &["405", "415"]),
     ("HTTP refusals", "tests/corpus/scenes/slow.rs", "bodies_that_trickle", &["408"]),
     ("HTTP refusals", "tests/corpus/table/api.rs", "lines", &["400, 431"]),
+    (
+        "HTTP refusals",
+        "tests/it/origins.rs",
+        "a_name_that_was_pointed_at_this_machine_gets_nothing",
+        &["421"],
+    ),
     (
         "HTTP refusals",
         "src/api/tests/refusals.rs",

@@ -10,10 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::super::health::{Health, serve_admin};
+use super::super::health::{Admin, Health, serve_admin};
 use super::super::{ApiOptions, serve};
 use super::switched::Trouble;
 use super::world::{World, user};
+use crate::edge::Edge;
 use crate::protocol::ConversationId;
 use crate::store::{Head, Record, Store};
 
@@ -205,7 +206,7 @@ async fn bad_keys_and_rooms_are_refused() {
 async fn a_failing_part_is_never_an_empty_list() {
     let limit = Duration::from_millis(200);
     let options = ApiOptions { request_timeout: limit, ..ApiOptions::default() };
-    let world = World::with(options).await;
+    let world = World::with(options.clone()).await;
     world.put("userA", "userB", "Hi").await;
     let targets = [
         HISTORY,
@@ -255,7 +256,7 @@ async fn a_real_listener_bounds_connections_in_number_and_time() {
         connections_max: 2,
         ..ApiOptions::default()
     };
-    let world = World::with(options).await;
+    let world = World::with(options.clone()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
@@ -288,7 +289,8 @@ async fn the_admin_address_tells_health_and_metrics() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(serve_admin(listener, health.clone(), stop.clone()));
+    let admin = Admin { edge: Edge::open(), check: None };
+    let serving = tokio::spawn(serve_admin(listener, health.clone(), admin, stop.clone()));
     let get = async |path: &str| {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");

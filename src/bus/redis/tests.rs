@@ -10,7 +10,9 @@ use crate::directory::testing::{Cluster, Server, prefix, quick, shared_url};
 use futures_util::StreamExt;
 
 async fn connect(url: &str, prefix: &str) -> RedisBus {
-    RedisBus::connect(url, prefix, Arc::new(Metrics::new("test"))).await.unwrap()
+    RedisBus::connect(Target::parse(url).unwrap(), prefix, Arc::new(Metrics::new("test")))
+        .await
+        .unwrap()
 }
 
 #[tokio::test]

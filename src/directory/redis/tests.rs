@@ -11,7 +11,7 @@ use crate::telemetry::Call;
 
 async fn connect(url: &str, prefix: &str) -> RedisDirectory {
     let metrics = Arc::new(Metrics::new("test"));
-    RedisDirectory::connect(url, prefix, metrics).await.unwrap()
+    RedisDirectory::connect(Target::parse(url).unwrap(), prefix, metrics).await.unwrap()
 }
 
 #[tokio::test]
@@ -157,7 +157,13 @@ async fn what_can_not_work_is_said_at_the_start() {
     }
     let refusal = async |url: &str| {
         let metrics = Arc::new(Metrics::new("test"));
-        RedisDirectory::connect(url, "", metrics).await.err().unwrap().to_string()
+        match Target::parse(url) {
+            Err(error) => error,
+            Ok(target) => {
+                let directory = RedisDirectory::connect(target, "", metrics).await;
+                directory.err().unwrap().to_string()
+            }
+        }
     };
     let evicting = Server::start(&["--maxmemory-policy", "allkeys-lru"]);
     let error = refusal(&evicting.url()).await;
@@ -200,7 +206,8 @@ async fn the_contract_finds_a_release_that_removes_any() {
 async fn what_redis_complains_of_is_told_apart() {
     let redis = FakeRedis::start().await;
     let metrics = Arc::new(Metrics::new("test"));
-    let map = RedisDirectory::connect(&redis.url, "", metrics).await.unwrap();
+    let map =
+        RedisDirectory::connect(Target::parse(&redis.url).unwrap(), "", metrics).await.unwrap();
     let (user, socket) = (user(), entry(1, 1));
     for (complaint, name) in [
         ("-READONLY You can't write against a read only replica.", "readonly"),
@@ -239,7 +246,8 @@ async fn what_redis_complains_of_is_told_apart() {
 async fn a_connection_to_a_demoted_primary_is_replaced() {
     let redis = FakeRedis::start().await;
     let metrics = Arc::new(Metrics::new("test"));
-    let map = RedisDirectory::connect(&redis.url, "", metrics).await.unwrap();
+    let map =
+        RedisDirectory::connect(Target::parse(&redis.url).unwrap(), "", metrics).await.unwrap();
     redis.complain_on_old_connections("-READONLY You can't write against a read only replica.");
     assert!(map.claim(&user(), &entry(1, 1), &[]).await.is_err());
     let until = Instant::now() + Duration::from_secs(2);

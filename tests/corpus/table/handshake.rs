@@ -1,7 +1,7 @@
 //! A: requests that open a socket, or should not.
 
 use crate::case::Answer::{Ends, Opens, Seen, Shown, Status};
-use crate::case::Part::{Identity, Limits, Transport};
+use crate::case::Part::{Identity, Limits};
 use crate::case::{Case, Send, plain, row, scene};
 use crate::raw::{KEY, upgrade_head};
 use crate::scenes::{limits, slow, sockets};
@@ -84,15 +84,15 @@ pub fn lines() -> Vec<Case> {
         row("A6", "no upgrade in Connection", with("Connection", "Connection: keep-alive"), Status(426)),
         row("A6", "plain HTTP", head("GET /ws?userId=odd HTTP/1.1\r\nHost: x\r\n\r\n"), Status(426)),
         row("A7", "the same origin", plus("Origin: http://localhost"), Opens),
-        row("A7", "not listed", plus("Origin: http://evil.example"), Status(403)).needs(Transport),
-        row("A7", "another scheme", plus("Origin: https://localhost"), Status(403)).needs(Transport),
-        row("A7", "another port", plus("Origin: http://localhost:1"), Status(403)).needs(Transport),
-        row("A7", "ours in front", plus("Origin: http://localhost.evil.tld"), Status(403)).needs(Transport),
-        row("A7", "ours at the end", plus("Origin: http://evillocalhost"), Status(403)).needs(Transport),
-        row("A8", "null", plus("Origin: null"), Status(403)).needs(Transport),
-        row("A9", "two", plus("Origin: http://localhost\r\nOrigin: http://localhost"), Status(400)).needs(Transport),
+        row("A7", "not listed", plus("Origin: http://evil.example"), Status(403)),
+        row("A7", "another scheme", plus("Origin: https://localhost"), Status(403)),
+        row("A7", "another port", plus("Origin: http://localhost:1"), Status(403)),
+        row("A7", "ours in front", plus("Origin: http://localhost.evil.tld"), Status(403)),
+        row("A7", "ours at the end", plus("Origin: http://evillocalhost"), Status(403)),
+        row("A8", "null", plus("Origin: null"), Status(403)),
+        row("A9", "two", plus("Origin: http://localhost\r\nOrigin: http://localhost"), Status(400)),
         row("A9", "a control character", plus("Origin: http://local\x01host"), Status(400)),
-        row("A9", "not ASCII", plus("Origin: http://loc\u{e4}lhost"), Status(400)).needs(Transport),
+        row("A9", "not ASCII", plus("Origin: http://loc\u{e4}lhost"), Status(400)),
         row("A10", "a cookie", nobody("Cookie: session=1"), Status(401)).guarded().needs(Identity)
             .differs("403: a cookie is no identity here, with or without Origin"),
         row("A10", "a bearer", nobody(&format!("Authorization: Bearer {}", super::tokens::good())), Opens).guarded().needs(Identity),
@@ -114,7 +114,7 @@ pub fn lines() -> Vec<Case> {
         row("A17", "no log tells the query", query("userId=odd&token=canary-of-a-query"), Opens),
         row("A18", "no Host", with("Host", ""), Status(400)),
         row("A18", "two Hosts", with("Host", "Host: x\r\nHost: x"), Status(400)),
-        row("A18", "another's name for the loopback", with("Host", "Host: rebound.example"), Status(421)).needs(Transport),
+        row("A18", "another's name for the loopback", with("Host", "Host: rebound.example"), Status(421)),
         row("A19", "the preface of HTTP/2", head(preface), Status(400)),
         row("A19", "TLS", head(tls), Status(400)),
         row("A19", "TLS, as a library says it", head(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()), Status(400)),

@@ -20,7 +20,7 @@ fn smuggled() -> String {
     let body = json!({"to": VICTIM, "message": "smuggled"}).to_string();
     let length = body.len();
     format!(
-        "POST /v1/messages?userId={VICTIM} HTTP/1.1\r\nHost: x\r\n{JSON}Content-Length: {length}\r\n\
+        "POST /v1/messages?userId={VICTIM} HTTP/1.1\r\nHost: localhost\r\n{JSON}Content-Length: {length}\r\n\
          \r\n{body}"
     )
 }
@@ -76,7 +76,9 @@ fn disputed_lengths() -> Vec<String> {
     cases.push(both("X: y\rTransfer-Encoding: chunked", &length));
     cases.push(both("Transfer_Encoding: chunked", &length));
     let head = |lines: &str| {
-        format!("POST /v1/messages?userId=attacker HTTP/1.1\r\nHost: x\r\n{JSON}{lines}\r\n")
+        format!(
+            "POST /v1/messages?userId=attacker HTTP/1.1\r\nHost: localhost\r\n{JSON}{lines}\r\n"
+        )
     };
     let whole = cases.iter().map(|lines| format!("{}{inside}", head(lines)));
     let mut whole: Vec<String> = whole.collect();
@@ -120,7 +122,7 @@ async fn nothing_is_smuggled_through_the_balancer() {
 async fn what_follows_an_upgrade_is_no_request() {
     let stack = stack().await;
     let inner = smuggled();
-    let ready = "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n";
+    let ready = "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let refused = upgrade_head("userId=a", "").replace("Version: 13", "Version: 12");
     for behind in [inner.as_str(), ready] {
         let all = answers(&stack.balancer, format!("{refused}{behind}").as_bytes()).await;
@@ -131,7 +133,7 @@ async fn what_follows_an_upgrade_is_no_request() {
         assert_eq!(open.closed().await.0, Some(1002), "these are no frames");
     }
     // A page first, then an upgrade on the same connection: the balancer deals no second time.
-    let page = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let page = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let second = format!("{page}{}", upgrade_head("userId=a", ""));
     let all = answers(&stack.balancer, second.as_bytes()).await;
     assert_eq!(all.iter().map(|a| a.status).collect::<Vec<_>>(), [200, 404], "{all:?}");
@@ -142,7 +144,7 @@ async fn what_follows_an_upgrade_is_no_request() {
         assert!(all[0].status == 200 && all.iter().all(|a| a.status != 101), "{target}: {all:?}");
         assert!(all[0].header("upgrade").is_none(), "{target}: {all:?}");
     }
-    let h2c = "GET /v1/servers HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+    let h2c = "GET /v1/servers HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\n\
                Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n";
     let all = answers(&stack.balancer, h2c.as_bytes()).await;
     assert_eq!(all.iter().map(|a| a.status).collect::<Vec<_>>(), [200], "{all:?}");
@@ -202,7 +204,7 @@ async fn nobody_climbs_out_of_the_page() {
         "/;/app.js",
         "/app.js;x",
     ] {
-        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let answer = request(&stack.balancer, head).await.expect(path);
         assert!([400, 404].contains(&answer.status), "{path}: {answer:?}");
         let media = answer.header("content-type");
@@ -218,7 +220,7 @@ async fn nothing_is_compressed() {
     let stack = Stack::start(Parts::Embedded).await.unwrap();
     for target in ["/", "/app.js", "/v1/servers", "/openapi.json"] {
         let head = format!(
-            "GET {target} HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip, br, zstd\r\nTE: gzip\r\n\
+            "GET {target} HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip, br, zstd\r\nTE: gzip\r\n\
              Connection: close, TE\r\n\r\n"
         );
         let answer = request(&stack.balancer, head).await.unwrap();
@@ -268,7 +270,8 @@ async fn no_id_reaches_into_redis() {
             format!("/v1/conversations/room:{url}/messages?userId=attacker"),
             format!("/v1/connect?userId={url}"),
         ] {
-            let head = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            let head =
+                format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
             let answer = request(&stack.balancer, head).await.unwrap();
             assert_eq!(answer.status, 400, "{id:?} at {target}: {}", answer.text());
         }
@@ -309,7 +312,7 @@ async fn no_id_reaches_into_redis() {
 async fn posted(stack: &Stack, path: &str, body: &str, status: u16) {
     let length = body.len();
     let head = format!(
-        "POST {path}?userId=attacker HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{JSON}\
+        "POST {path}?userId=attacker HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{JSON}\
          Content-Length: {length}\r\n\r\n{body}"
     );
     let answer = request(&stack.api, head).await.unwrap();

@@ -1,0 +1,347 @@
+//! TLS 1.2 and 1.3: the certificate of a listener, and whom a dialler trusts.
+//!
+//! A certificate is renewed while the process runs: the files are read again every few seconds, and
+//! at once after SIGHUP. **Invariant:** files that don't fit together, or can't be read, leave the
+//! certificate that was there before in place.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use sha2::{Digest, Sha256};
+use tokio::net::TcpStream;
+use tokio::signal::unix::Signal;
+use tokio::sync::Semaphore;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use zeroize::Zeroizing;
+
+use super::Stream;
+
+/// How often the files are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// The largest file that is read.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// How many handshakes of a process are computed at once; others wait their turn, in their time.
+const HANDSHAKES_MAX: usize = 1_024;
+/// We speak nothing else, and say so (RFC 7301).
+const ALPN: &[u8] = b"http/1.1";
+const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+
+/// Files that TLS can't be spoken with, in a sentence that says which.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TlsError(String);
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// The certificate of a process's listeners.
+#[derive(Debug, Clone)]
+pub struct Tls(Arc<Inner>);
+
+struct Inner {
+    files: Files,
+    current: Arc<Current>,
+    /// What the files held when they were last looked at, good or bad.
+    seen: Mutex<[u8; 32]>,
+    acceptor: TlsAcceptor,
+    turns: Semaphore,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Files {
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+/// The certificate that handshakes get.
+#[derive(Debug)]
+struct Current(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+/// What became of a look at the files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Look {
+    Same,
+    Renewed,
+    Kept(TlsError),
+}
+
+impl Tls {
+    /// Reads the chain (`--tls-cert`) and its key (`--tls-key`), both PEM.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
+        let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
+        let (seen, pair) = files.read();
+        let current = Arc::new(Current(RwLock::new(Arc::new(pair?))));
+        let versions =
+            ServerConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS);
+        let failed = |error: rustls::Error| TlsError(format!("TLS: {error}"));
+        let mut config =
+            versions.map_err(failed)?.with_no_client_auth().with_cert_resolver(current.clone());
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        // Whoever comes back after a restart of the network needs no second full handshake.
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(failed)?;
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let turns = Semaphore::new(HANDSHAKES_MAX);
+        Ok(Self(Arc::new(Inner { files, current, seen: Mutex::new(seen), acceptor, turns })))
+    }
+
+    /// The handshake. Its time is the caller's to bound.
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<Stream> {
+        let _turn = self.0.turns.acquire().await.map_err(io::Error::other)?;
+        let stream = self.0.acceptor.accept(stream).await?;
+        Ok(Stream::Tls(Box::new(stream.into())))
+    }
+
+    /// Looks at the files again and again, and at once when this signal comes.
+    pub async fn follow(&self, mut asked: Signal) {
+        loop {
+            let by_request = tokio::select! {
+                () = tokio::time::sleep(LOOK_INTERVAL) => false,
+                _ = asked.recv() => true,
+            };
+            let tls = self.clone();
+            let look = tokio::task::spawn_blocking(move || tls.look()).await;
+            let file = self.0.files.certificate.display();
+            match look {
+                Ok(Look::Renewed) => tracing::info!(%file, "the certificate was renewed"),
+                Ok(Look::Kept(error)) => {
+                    tracing::error!(%error, "the new certificate is not good, the old one stays");
+                }
+                Ok(Look::Same) if by_request => {
+                    tracing::info!(%file, "the certificate is the same as before");
+                }
+                Ok(Look::Same) | Err(_) => {}
+            }
+        }
+    }
+
+    fn look(&self) -> Look {
+        let (digest, pair) = self.0.files.read();
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *seen, digest) == digest {
+            return Look::Same;
+        }
+        match pair {
+            Ok(pair) => {
+                let mut current = self.0.current.0.write().unwrap_or_else(PoisonError::into_inner);
+                *current = Arc::new(pair);
+                Look::Renewed
+            }
+            Err(error) => Look::Kept(error),
+        }
+    }
+}
+
+impl Files {
+    /// What stands there, by a digest that tells one content from another, and what it is good for.
+    fn read(&self) -> ([u8; 32], Result<CertifiedKey, TlsError>) {
+        let (certificate, key) = (read(&self.certificate), read(&self.key));
+        let mut digest = Sha256::new();
+        for file in [&certificate, &key] {
+            match file {
+                Ok(bytes) => {
+                    digest.update((bytes.len() as u64).to_be_bytes());
+                    digest.update(&bytes[..]);
+                }
+                Err(error) => digest.update(error.0.as_bytes()),
+            }
+        }
+        let pair = certificate.and_then(|certificate| self.pair(&certificate, &key?));
+        (digest.finalize().into(), pair)
+    }
+
+    fn pair(&self, certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, TlsError> {
+        let (at, key_at) = (self.certificate.display(), self.key.display());
+        let chain = chain(certificate, &self.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|_| TlsError(format!("{key_at} holds no private key in PEM")))?;
+        CertifiedKey::from_der(chain, key, &provider())
+            .map_err(|error| TlsError(format!("{at} and {key_at} don't fit together: {error}")))
+    }
+}
+
+/// All certificates of a PEM file.
+fn chain(bytes: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+    let none = || TlsError(format!("{} holds no certificate in PEM", path.display()));
+    chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(none)
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let failed = |error: io::Error| TlsError(format!("{}: {error}", path.display()));
+    let large = std::fs::metadata(path).map_err(failed)?.len() > FILE_BYTES_MAX;
+    if large {
+        return Err(TlsError(format!("{} is over 1 MiB: is it the right file?", path.display())));
+    }
+    std::fs::read(path).map(Zeroizing::new).map_err(failed)
+}
+
+/// Whom a dialler trusts (`--upstream-ca`): servers and an API that speak TLS.
+#[derive(Clone)]
+pub struct Upstream(Arc<ClientConfig>);
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Upstream")
+    }
+}
+
+impl Upstream {
+    /// Trusts who has a certificate of an authority in this PEM file.
+    pub fn trusting(path: &Path) -> Result<Self, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for root in chain(&read(path)?, path)? {
+            let bad = |error| TlsError(format!("{}: {error}", path.display()));
+            roots.add(root).map_err(bad)?;
+        }
+        Self::of(roots)
+    }
+
+    /// Trusts nobody: for a dialler that is to dial nobody who speaks TLS.
+    pub fn nobody() -> Result<Self, TlsError> {
+        Self::of(RootCertStore::empty())
+    }
+
+    fn of(roots: RootCertStore) -> Result<Self, TlsError> {
+        let versions = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(VERSIONS)
+            .map_err(|error| TlsError(format!("TLS: {error}")))?;
+        let mut config = versions.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(Self(Arc::new(config)))
+    }
+
+    /// The handshake with `host`, whose certificate must say that name or address.
+    pub async fn secure(&self, stream: TcpStream, host: &str) -> io::Result<Stream> {
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(host).map_err(io::Error::other)?;
+        let stream = TlsConnector::from(self.0.clone()).connect(name, stream).await?;
+        Ok(Stream::Tls(Box::new(stream.into())))
+    }
+
+    /// The same for a client that does its own handshakes.
+    pub fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::clone(&self.0);
+        config.alpn_protocols.clear();
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    struct Pair {
+        certificate: String,
+        key: String,
+    }
+
+    fn pair(name: &str) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        Pair { certificate, key: key.serialize_pem() }
+    }
+
+    fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// What a client that trusts `root` reads.
+    async fn greeting(tls: &Tls, root: &Path) -> io::Result<String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let dialled = TcpStream::connect(listener.local_addr()?).await?;
+        let tls = tls.clone();
+        let serving = tokio::spawn(async move {
+            let mut stream = tls.accept(listener.accept().await?.0).await?;
+            stream.write_all(b"hello").await?;
+            stream.shutdown().await
+        });
+        let mut client = Upstream::trusting(root).unwrap().secure(dialled, "chat.test").await?;
+        let mut read = String::new();
+        client.read_to_string(&mut read).await?;
+        serving.await.unwrap().map(|()| read)
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_renewed_and_a_broken_one_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (pair("chat.test"), pair("chat.test"));
+        let certificate = write(folder.path(), "cert.pem", &old.certificate);
+        let key = write(folder.path(), "key.pem", &old.key);
+        let old_root = write(folder.path(), "old.pem", &old.certificate);
+        let new_root = write(folder.path(), "new.pem", &new.certificate);
+        let tls = Tls::load(&certificate, &key).unwrap();
+        assert_eq!(greeting(&tls, &old_root).await.unwrap(), "hello");
+        assert!(greeting(&tls, &new_root).await.is_err(), "another authority");
+        assert_eq!(tls.look(), Look::Same);
+        write(folder.path(), "cert.pem", &new.certificate);
+        assert!(matches!(tls.look(), Look::Kept(error) if error.0.contains("don't fit")));
+        assert_eq!(tls.look(), Look::Same, "said once");
+        assert_eq!(greeting(&tls, &old_root).await.unwrap(), "hello");
+        std::fs::remove_file(&key).unwrap();
+        assert!(matches!(tls.look(), Look::Kept(error) if error.0.contains("key.pem")));
+        write(folder.path(), "key.pem", &new.key);
+        assert_eq!(tls.look(), Look::Renewed);
+        assert_eq!(greeting(&tls, &new_root).await.unwrap(), "hello");
+        assert!(greeting(&tls, &old_root).await.is_err());
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = pair("chat.test");
+        let certificate = write(folder.path(), "cert.pem", &good.certificate);
+        let key = write(folder.path(), "key.pem", &good.key);
+        for (certificate, key, said) in [
+            (&key, &key, "key.pem holds no certificate"),
+            (&certificate, &certificate, "cert.pem holds no private key"),
+            (&folder.path().join("gone.pem"), &key, "gone.pem: "),
+            (
+                &certificate,
+                &write(folder.path(), "other.pem", &pair("a").key),
+                "don't fit together",
+            ),
+        ] {
+            let error = Tls::load(certificate, key).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+            assert!(!error.contains("PRIVATE"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_name_must_be_the_one_that_was_dialled() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = pair("other.test");
+        let certificate = write(folder.path(), "cert.pem", &other.certificate);
+        let key = write(folder.path(), "key.pem", &other.key);
+        let tls = Tls::load(&certificate, &key).unwrap();
+        assert!(greeting(&tls, &certificate).await.is_err());
+    }
+}
