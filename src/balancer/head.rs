@@ -10,7 +10,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use crate::edge::{Caller, Gate, Headers, Judged, Peer, Stream, Turned, is_forwarding, judge};
+use crate::edge::{
+    Caller, Gate, Headers, Judged, Peer, Stream, Turned, is_forwarding, is_worth_judging, judge,
+};
 
 /// How long a head may take.
 pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -60,10 +62,13 @@ pub async fn read(stream: &mut Stream, peer: Peer, gate: &Gate) -> Option<Head> 
     let mut read = BytesMut::with_capacity(1_024);
     let reading = async {
         loop {
+            let known = read.len();
             if stream.read_buf(&mut read).await.ok()? == 0 {
                 return None;
             }
-            if let Some(head) = seen(&read, peer, gate) {
+            if is_worth_judging(&read, known)
+                && let Some(head) = seen(&read, peer, gate)
+            {
                 return Some(head);
             }
         }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::edge::{Gate, HEAD_BYTES_MAX, HEADERS_MAX, Peer, Stream, strict};
+use crate::edge::{Gate, HEAD_BYTES_MAX, HEADERS_MAX, Peer, Stream, is_worth_judging, strict};
 use crate::protocol::{self, DeviceId, ErrorCode, PROTOCOL_VERSION, ProcessId, UserId};
 
 /// How long a head may take.
@@ -85,10 +85,13 @@ pub async fn read(stream: &mut Stream, read: Bytes, peer: Peer, gate: &Gate) -> 
     }
     let reading = async {
         loop {
+            let known = head.len();
             if stream.read_buf(&mut head).await.ok()? == 0 {
                 return None;
             }
-            if let Some(request) = judge(&mut head) {
+            if is_worth_judging(&head, known)
+                && let Some(request) = judge(&mut head)
+            {
                 return Some(request);
             }
         }
