@@ -160,7 +160,8 @@ pub struct Balancer {
     /// Listen here
     #[arg(long, value_name = "ADDR", env = "PARLOR_LISTEN")]
     pub listen: SocketAddr,
-    /// A server, NAME=HOST:PORT or NAME=tls://HOST:PORT, several times; without any they are found on the board
+    /// A server, NAME=HOST:PORT or NAME=tls://HOST:PORT, several times; without any they are
+    /// found on the board
     #[arg(
         long = "server",
         value_name = "ws1=HOST:PORT",

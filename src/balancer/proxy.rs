@@ -24,8 +24,8 @@ pub fn place(address: &str) -> &str {
 }
 
 /// Dials a server: by TLS if there is somebody to trust, whatever the board says, so that nobody
-/// who writes there can take it away. An error means that the server has seen nothing of the client: the next one may
-/// be tried.
+/// who writes there can take it away. An error means that the server has seen nothing of the
+/// client: the next one may be tried.
 pub async fn dial(address: &str, upstream: Option<&Upstream>) -> Result<Stream> {
     let place = place(address);
     let dialling = async {

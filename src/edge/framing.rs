@@ -168,7 +168,8 @@ mod tests {
         fn a_bad_head_is_spoilt_and_nothing_behind_it_is_read_as_one(piece in 1_usize..200) {
             let bad = [
                 "GET / HTTP/1.1\nHost: a\n\n",
-                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n",
                 "POST / HTTP/1.1\r\nHost: a\r\nX: y\nContent-Length: 3\r\n\r\n",
                 "GET / HTTP/1.1\r\n\r\n",
             ];

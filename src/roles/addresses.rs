@@ -61,7 +61,8 @@ impl Addresses {
             "\n  Parlor is up.\n\n    page       http{s}://{front}/\n    \
              WebSocket  ws{s}://{front}/ws\n    servers    {}\n    \
              API        http{s}://{api}/openapi.json\n    kept in    {kept}\n\n  \
-             Three things to try:\n\n    1. open http{s}://{front}/ : two people, side by side\n    \
+             Three things to try:\n\n    \
+             1. open http{s}://{front}/ : two people, side by side\n    \
              2. {chat}\n    \
              3. npx --yes wscat -c 'ws{s}://{front}/ws?userId=userA'\n       \
              then type  {{\"type\":\"message\",\"to\":\"userB\",\"message\":\"Hi\"}}\n\n  \

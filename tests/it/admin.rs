@@ -182,7 +182,8 @@ async fn a_process_that_drains_says_so_and_sends_its_sockets_away() {
     let mut posting = Raw::dial(&stack.api).await;
     let body = r#"{"to":"b","message":"Hi"}"#;
     let head = format!(
-        "POST /v1/messages?userId=a HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+        "POST /v1/messages?userId=a HTTP/1.1\r\nHost: localhost\r\n\
+         Content-Type: application/json\r\n\
          Content-Length: {}\r\n\r\n",
         body.len()
     );
