@@ -342,8 +342,8 @@ pub fn is_problem(answer: &Http, status: u16) {
     assert_eq!(problem["retryAfterMs"].is_u64(), code.retryable(), "{problem}");
     let words = |field: &str| problem[field].as_str().is_some_and(|text| text.len() >= 3);
     assert!(words("title") && words("detail"), "{problem}");
+    assert!(status != 405 || answer.header("allow").is_some(), "{answer:?}");
     for (name, wanted) in [
-        ("allow", status == 405),
         ("retry-after", code.retryable()),
         ("www-authenticate", status == 401),
         ("sec-websocket-version", status == 426),

@@ -129,7 +129,7 @@ fn told(line: String) -> String {
 async fn guarded_fleet(fleet: &Fleet) -> Fleet {
     let file = fleet.folder().join("jwt-secret");
     std::fs::write(&file, token::SECRET).unwrap();
-    let options = ["--jwt-secret-file", file.to_str().unwrap()];
+    let options = ["--jwt-secret-file", file.to_str().unwrap(), "--jwt-issuer", token::ISSUER];
     Fleet::start_with(Parts::Embedded, &options).await.unwrap()
 }
 

