@@ -134,7 +134,8 @@ pub fn lines() -> Vec<Case> {
         row("A22", "many sockets from one address", scene!(limits::sockets_of_an_address), Seen).guarded().needs(Limits),
         row("A22", "a 17th socket of a person", scene!(sockets::a_seventeenth_socket), Seen)
             .differs("4409: it is 4001, for the oldest"),
-        row("A22", "a server that drains", scene!(sockets::a_server_that_drains), Seen).real(),
+        row("A22", "a server that drains", scene!(sockets::a_server_that_drains), Seen).real()
+            .differs("503 with Retry-After: its listener is closed at once, and the balancer deals elsewhere"),
         row("A23", "open and silent", scene!(sockets::open_and_silent), Seen).slow()
             .differs("4408 after 5 s: who it is was known before the 101, there is nothing to wait for"),
         row("A23", "a browser without a token", nobody("Origin: http://localhost"), Shown("unauthorized", 4401)).guarded().needs(Identity),
