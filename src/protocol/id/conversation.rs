@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(ConversationId::direct(&a, &b), ConversationId::direct(&b, &a));
         assert_eq!(ConversationId::direct(&b, &a).as_str(), "dm:userA:userB");
         assert!(ConversationId::parse("dm:userB:userA").is_err());
-        assert_eq!(ConversationId::direct(&a, &b).other(&a), Some(b));
+        assert_eq!(ConversationId::direct(&a, &b).other(&a), Some(b.clone()));
         let (dm, room) = (ConversationId::direct(&a, &b), ConversationId::parse("room:userA"));
         let stranger = UserId::parse("user").unwrap();
         assert!(dm.is_between(&a) && dm.is_between(&b) && !dm.is_between(&stranger));

@@ -43,11 +43,14 @@ fn origin(target: &str) -> Send {
     Send::Api(get(target, "Origin: http://evil.example\r\nCookie: a=b\r\n").into())
 }
 
-#[rustfmt::skip]
+/// All of them.
 pub fn lines() -> Vec<Case> {
-    let chunk = format!("4000\r\n{}\r\n", " ".repeat(0x4000)).repeat(5);
-    let both = format!("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n{JSON}");
-    let long = json!({"to": "friend", "message": "x".repeat(16_385)}).to_string();
+    [pages(), bodies(), targets()].concat()
+}
+
+/// Pages and lists: cursors, limits, whose they are.
+#[rustfmt::skip]
+fn pages() -> Vec<Case> {
     vec![
         row("E1", "garbage", list("after=garbage"), Status(400)),
         row("E1", "4 KiB", list(&format!("after={}", "61".repeat(2_048))), Status(400)),
@@ -71,6 +74,16 @@ pub fn lines() -> Vec<Case> {
         row("E4", "another's list", ask("/v1/users/userB/conversations?userId=api-user"), Status(404)),
         row("E4", "the same bytes for what exists", scene!(pages::what_exists_is_not_told), Seen),
         row("E5", "somebody who has left", scene!(pages::somebody_who_has_left), Seen),
+    ]
+}
+
+/// What is sent: types, sizes, keys.
+#[rustfmt::skip]
+fn bodies() -> Vec<Case> {
+    let chunk = format!("4000\r\n{}\r\n", " ".repeat(0x4000)).repeat(5);
+    let both = format!("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n{JSON}");
+    let long = json!({"to": "friend", "message": "x".repeat(16_385)}).to_string();
+    vec![
         row("E6", "no type", send("", HI), Status(415)),
         row("E6", "text/plain", send("Content-Type: text/plain\r\n", HI), Status(415)),
         row("E6", "a form", send("Content-Type: application/x-www-form-urlencoded\r\n", HI), Status(415)),
@@ -100,6 +113,13 @@ pub fn lines() -> Vec<Case> {
         row("E8", "a key with a blank", send(&format!("{JSON}Idempotency-Key: a b\r\n"), HI), Status(400)),
         row("E8", "a key of the server's own", send(&format!("{JSON}Idempotency-Key: ~1\r\n"), HI), Status(400)),
         row("E8", "an empty key", send(&format!("{JSON}Idempotency-Key:\r\n"), HI), Status(400)),
+    ]
+}
+
+/// Paths and methods.
+#[rustfmt::skip]
+fn targets() -> Vec<Case> {
+    vec![
         row("E9", "a bad percent", page("after=%zz"), Status(400)),
         row("E9", "%00 in the path", ask("/v1/users/%00/presence?userId=api-user"), Status(400)),
         row("E9", "not UTF-8 in the path", ask("/v1/users/%ff/presence?userId=api-user"), Status(400)),

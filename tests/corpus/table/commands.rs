@@ -47,12 +47,17 @@ fn room(body: &Value) -> Send {
     Api(post("/v1/rooms?userId=maker", JSON, &body.to_string()).into())
 }
 
-#[rustfmt::skip]
+/// All of them.
 pub fn lines() -> Vec<Case> {
-    let none = "no such conversation, or you";
-    let long = "\\\"".repeat(20_000);
-    let members = |count: usize| (0..count).map(|n| format!("m{n}")).collect::<Vec<_>>();
-    let mut lines = vec![
+    let mut lines = [no_commands(), fields(), others()].concat();
+    lines.extend(ids());
+    lines
+}
+
+/// What is no command at all.
+#[rustfmt::skip]
+fn no_commands() -> Vec<Case> {
+    vec![
         row("C1", "not JSON", text("hello"), OBJECT),
         row("C1", "empty", text(""), OBJECT),
         row("C1", "a blank", text(" "), OBJECT),
@@ -94,6 +99,14 @@ pub fn lines() -> Vec<Case> {
         row("C5", "a type that is a number", text(r#"{"type":1}"#), bad("\"type\"")),
         row("C5", "a type that is an array", text(r#"{"type":["ping"]}"#), bad("\"type\"")),
         row("C5", "an unknown field", message(r#""message":"fine","new":[{}]"#), Sent),
+    ]
+}
+
+/// Fields that are missing or wrong.
+#[rustfmt::skip]
+fn fields() -> Vec<Case> {
+    let long = "\\\"".repeat(20_000);
+    vec![
         row("C6", "nobody", of("message", r#""message":"BAD""#), bad("say whom it is for")),
         row("C6", "no text", of("message", r#""to":"friend""#), bad("\"message\" is missing")),
         row("C6", "null for text", message(r#""message":null"#), bad("\"message\" is missing")),
@@ -118,6 +131,15 @@ pub fn lines() -> Vec<Case> {
         row("C6", "auth without a token", of("auth", r#""a":1"#), bad("\"token\" is missing")),
         row("C6", "a ref that is too long", text(format!(r#"{{"type":"message","to":"friend","message":"BAD","ref":"{}"}}"#, "x".repeat(65))), bad("ref")),
         row("C6", "a ref of the server's own", text(r#"{"type":"message","to":"friend","message":"BAD","ref":"~1"}"#), bad("ref")),
+    ]
+}
+
+/// What concerns others: who says it, what exists, how much it is.
+#[rustfmt::skip]
+fn others() -> Vec<Case> {
+    let none = "no such conversation, or you";
+    let members = |count: usize| (0..count).map(|n| format!("m{n}")).collect::<Vec<_>>();
+    vec![
         row("C7", "a command of a browser without a token", scene!(people::a_command_without_a_token), Seen).guarded().needs(Identity),
         row("C8", "auth where there are no tokens", of("auth", r#""token":"canary-of-a-token""#), bad("tokens are not in use")),
         row("C8", "auth twice", scene!(people::auth_twice), Seen).guarded().needs(Identity)
@@ -152,9 +174,29 @@ pub fn lines() -> Vec<Case> {
         row("C17", ":v", of("read", r#""conversation":":v","seq":1"#), bad("a conversation must match")),
         row("C17", "#n", of("read", r##""conversation":"#n","seq":1"##), bad("a conversation must match")),
         row("D4", "ids that are almost the same", scene!(people::ids_that_are_almost_the_same), Seen),
-    ];
+    ]
+}
+
+/// Ids of a frame, each a line of its own.
+fn ids() -> Vec<Case> {
+    let mut lines = Vec::new();
     let long = "x".repeat(129);
-    let ids = ["", "a b", "a#b", "user:1", "{tag}", "*", "?", "[", r"a\r\nSET x 1", "../", "%2e%2e", "a/b", "a\\u0000", &long];
+    let ids = [
+        "",
+        "a b",
+        "a#b",
+        "user:1",
+        "{tag}",
+        "*",
+        "?",
+        "[",
+        r"a\r\nSET x 1",
+        "../",
+        "%2e%2e",
+        "a/b",
+        "a\\u0000",
+        &long,
+    ];
     for id in ids {
         let id = format!(r#""to":"{id}","message":"BAD""#);
         lines.push(row("D2", "an id of a frame", of("message", &id), bad("a user id must match")));
@@ -163,13 +205,26 @@ pub fn lines() -> Vec<Case> {
         let id = format!(r#""to":"{id}","message":"BAD""#);
         lines.push(row("D3", "an id of a frame", of("message", &id), bad("a user id must match")));
     }
-    for id in ["friend", "room:", "room:a b", "room:{x}", "dm:a", "dm:b:a", "dm:a:b:c", "DM:a:b", "dm:a:", "dm:a:b#M"] {
+    for id in [
+        "friend", "room:", "room:a b", "room:{x}", "dm:a", "dm:b:a", "dm:a:b:c", "DM:a:b", "dm:a:",
+        "dm:a:b#M",
+    ] {
         let id = format!(r#""conversation":"{id}","message":"BAD""#);
-        lines.push(row("D2", "a conversation of a frame", of("message", &id), bad("a conversation must match")));
+        lines.push(row(
+            "D2",
+            "a conversation of a frame",
+            of("message", &id),
+            bad("a conversation must match"),
+        ));
     }
     // Nobody is told whether a room exists.
     for kind in ["ack", "read"] {
-        lines.push(row("C10", "a place in a room that is not there", of(kind, r#""conversation":"room:nowhere","seq":1"#), Ignored));
+        lines.push(row(
+            "C10",
+            "a place in a room that is not there",
+            of(kind, r#""conversation":"room:nowhere","seq":1"#),
+            Ignored,
+        ));
     }
     lines
 }

@@ -61,15 +61,25 @@ fn endless(length: usize, count: usize) -> Vec<u8> {
     bytes
 }
 
-#[rustfmt::skip]
+/// All of them.
 pub fn lines() -> Vec<Case> {
+    let mut lines = [flags_and_lengths(), texts(), ends()].concat();
+    for opcode in (3..=7).chain(11..=15) {
+        lines.push(row("B3", "an opcode of nobody", flags(0x80, opcode), Closes(1002)));
+    }
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
+        lines.push(row("B16", "a code that is not for closing", close(code, b""), Closes(1002)));
+    }
+    lines
+}
+
+/// Bits, opcodes and lengths.
+#[rustfmt::skip]
+fn flags_and_lengths() -> Vec<Case> {
     let unmasked = |opcode| frames(Frame { mask: None, ..Frame::new(opcode, BAD) }.bytes());
-    let zeros = frames(Frame { mask: Some([0; 4]), ..Frame::new(TEXT, br#"{"type":"message","to":"friend","message":"fine"}"#) }.bytes());
     let non_minimal = { let mut bytes = vec![0x81, 0xfe, 0, 5, 0, 0, 0, 0]; bytes.extend(b"hello"); bytes };
     let announced = |first, length: u64| { let mut bytes = vec![first, 0xff]; bytes.extend(length.to_be_bytes()); bytes.extend([1, 2, 3, 4]); frames(bytes) };
-    let text = r#"{"type":"message","to":"friend","message":"fine €😀"}"#.as_bytes();
-    let mut endless_empty = endless(0, 20_000); endless_empty.extend(Frame::new(CONTINUE, text).bytes());
-    let mut lines = vec![
+    vec![
         row("B1", "unmasked text", unmasked(TEXT), Closes(1002)),
         row("B1", "unmasked ping", frames(Frame { mask: None, ..Frame::new(PING, b"") }.bytes()), Closes(1002)),
         row("B2", "RSV1", flags(0xc0, TEXT), Closes(1002)),
@@ -89,6 +99,15 @@ pub fn lines() -> Vec<Case> {
         row("B8", "64 sockets announce 4 GiB", scene!(sockets::much_announced), Seen),
         row("B9", "a length longer than needed", frames(non_minimal), Error("bad_request", "one JSON object"))
             .differs("1002: the library takes it, and so read it is what it says"),
+    ]
+}
+
+/// UTF-8, sizes and fragments.
+#[rustfmt::skip]
+fn texts() -> Vec<Case> {
+    let text = r#"{"type":"message","to":"friend","message":"fine €😀"}"#.as_bytes();
+    let mut endless_empty = endless(0, 20_000); endless_empty.extend(Frame::new(CONTINUE, text).bytes());
+    vec![
         row("B10", "a lone continuation byte", whole(TEXT, b"\x80"), Closes(1007)),
         row("B10", "overlong", whole(TEXT, b"\xc0\x80"), Closes(1007)),
         row("B10", "a surrogate", whole(TEXT, b"\xed\xa0\x80"), Closes(1007)),
@@ -111,6 +130,14 @@ pub fn lines() -> Vec<Case> {
             .differs("4408 at 10 s: it keeps at most 64 KiB while its client answers pings"),
         row("B15", "binary", whole(BINARY, BAD), Closes(1003)),
         row("B15", "empty binary", whole(BINARY, b""), Closes(1003)),
+    ]
+}
+
+/// Closes, pings, and what follows an end.
+#[rustfmt::skip]
+fn ends() -> Vec<Case> {
+    let zeros = frames(Frame { mask: Some([0; 4]), ..Frame::new(TEXT, br#"{"type":"message","to":"friend","message":"fine"}"#) }.bytes());
+    vec![
         row("B16", "close of one byte", whole(CLOSE, &[3]), Closes(1002)),
         row("B17", "1000 and a reason", close(1000, b"bye"), Closes(1000)),
         row("B17", "3000", close(3000, b""), Closes(3000)),
@@ -127,12 +154,5 @@ pub fn lines() -> Vec<Case> {
         row("B21", "a text without bytes", whole(TEXT, b""), Error("bad_request", "one JSON object")),
         row("B22", "HTTP after the 101", frames(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()), Closes(1002)),
         row("B22", "another upgrade after the 101", frames(crate::raw::upgrade_head("userId=evil", "")), Closes(1002)),
-    ];
-    for opcode in (3..=7).chain(11..=15) {
-        lines.push(row("B3", "an opcode of nobody", flags(0x80, opcode), Closes(1002)));
-    }
-    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
-        lines.push(row("B16", "a code that is not for closing", close(code, b""), Closes(1002)));
-    }
-    lines
+    ]
 }

@@ -49,16 +49,16 @@ fn noise() -> Vec<u8> {
     std::iter::once(1).chain((0..65_536).map(|_| next())).collect()
 }
 
-#[rustfmt::skip]
+/// All of them.
 pub fn lines() -> Vec<Case> {
-    let [tls, preface] = ["\x16\x03\x01\x02\0\x01\0\x01\u{7c}\x03\x03", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"];
+    [methods(), origins(), heads(), connections(), ids(), queries()].concat()
+}
+
+/// Methods, versions, keys.
+#[rustfmt::skip]
+fn methods() -> Vec<Case> {
     let twice = format!("Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Key: {KEY}");
-    let many = "X: y\r\n".repeat(101);
-    let long = format!("X: {}", "y".repeat(20 * 1_024));
-    let uri = format!("userId=odd&x={}", "y".repeat(70 * 1_024));
     let id = "a".repeat(128);
-    let both = "Content-Length: 5\r\nTransfer-Encoding: chunked";
-    let deflate = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99";
     vec![
         row("A1", "a list in Connection", with("Connection", "connection: keep-alive, UPGRADE"), Opens),
         row("A1", "names in odd case", with("Upgrade", "uPgRaDe: WebSocket"), Opens),
@@ -83,6 +83,13 @@ pub fn lines() -> Vec<Case> {
         row("A6", "another Upgrade", with("Upgrade", "Upgrade: h2c"), Status(426)),
         row("A6", "no upgrade in Connection", with("Connection", "Connection: keep-alive"), Status(426)),
         row("A6", "plain HTTP", head("GET /ws?userId=odd HTTP/1.1\r\nHost: x\r\n\r\n"), Status(426)),
+    ]
+}
+
+/// Whose page it is, and who says so.
+#[rustfmt::skip]
+fn origins() -> Vec<Case> {
+    vec![
         row("A7", "the same origin", plus("Origin: http://localhost"), Opens),
         row("A7", "not listed", plus("Origin: http://evil.example"), Status(403)),
         row("A7", "another scheme", plus("Origin: ftp://localhost"), Status(403)),
@@ -98,6 +105,18 @@ pub fn lines() -> Vec<Case> {
         row("A10", "a cookie", nobody("Cookie: session=1"), Status(401)).guarded().needs(Identity)
             .differs("403: a cookie is no identity here, with or without Origin"),
         row("A10", "a bearer", nobody(&format!("Authorization: Bearer {}", super::tokens::good())), Opens).guarded().needs(Identity),
+    ]
+}
+
+/// Heads that are long, slow, or carry what they should not.
+#[rustfmt::skip]
+fn heads() -> Vec<Case> {
+    let many = "X: y\r\n".repeat(101);
+    let long = format!("X: {}", "y".repeat(20 * 1_024));
+    let uri = format!("userId=odd&x={}", "y".repeat(70 * 1_024));
+    let both = "Content-Length: 5\r\nTransfer-Encoding: chunked";
+    let deflate = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99";
+    vec![
         row("A11", "101 headers", plus(&many), Status(431)),
         row("A11", "a header of 20 KiB", plus(&long), Status(431)),
         row("A11", "a URI of 70 KiB", query(&uri), Status(431))
@@ -112,6 +131,15 @@ pub fn lines() -> Vec<Case> {
         row("A15", "deflate offered", plus(deflate), Opens),
         row("A16", "only unknown subprotocols", plus("Sec-WebSocket-Protocol: mqtt, wamp"), Opens)
             .differs("400: none is agreed to, which the client sees (RFC 6455 §4.1), as with extensions"),
+    ]
+}
+
+/// What follows a head, and what is none.
+#[rustfmt::skip]
+fn connections() -> Vec<Case> {
+    let tls = "\x16\x03\x01\x02\0\x01\0\x01\u{7c}\x03\x03";
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    vec![
         row("A17", "a token in the URL", query("token=canary-of-a-query"), Status(401)).guarded().needs(Identity),
         row("A17", "no log tells the query", query("userId=odd&token=canary-of-a-query"), Opens),
         row("A18", "no Host", with("Host", ""), Status(400)),
@@ -139,6 +167,13 @@ pub fn lines() -> Vec<Case> {
         row("A23", "open and silent", scene!(sockets::open_and_silent), Seen).slow()
             .differs("4408 after 5 s: who it is was known before the 101, there is nothing to wait for"),
         row("A23", "a browser without a token", nobody("Origin: http://localhost"), Shown("unauthorized", 4401)).guarded().needs(Identity),
+    ]
+}
+
+/// Ids of people and devices.
+#[rustfmt::skip]
+fn ids() -> Vec<Case> {
+    vec![
         row("D1", "empty", query("userId="), Status(400)),
         row("D1", "65 bytes", query(&format!("userId={}", "a".repeat(65))), Opens)
             .differs("bad_id: the design allows 128, as identity providers need"),
@@ -166,6 +201,13 @@ pub fn lines() -> Vec<Case> {
         row("D3", "Cyrillic", query("userId=%d0%b0"), Status(400)),
         row("D3", "of no width", query("userId=a%e2%80%8b"), Status(400)),
         row("D3", "not UTF-8", query("userId=%ff"), Status(400)),
+    ]
+}
+
+/// Parameters and paths.
+#[rustfmt::skip]
+fn queries() -> Vec<Case> {
+    vec![
         row("E9", "a bad percent", query("userId=%zz"), Status(400)),
         row("E9", "half a percent", query("userId=%4"), Status(400)),
         row("E3", "a parameter twice", query("userId=a&userId=b"), Status(400)),
