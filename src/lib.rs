@@ -35,5 +35,8 @@ pub mod checker;
 pub mod torture;
 pub mod planted;
 mod chance;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod sim;

@@ -19,7 +19,7 @@ const COLUMNS_MAX: usize = 100;
 const COMMENTS_PERCENT: std::ops::RangeInclusive<usize> = 10..=20;
 
 /// Which modules of the crate each layer may name; what is not listed here may name any.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("protocol", &[]),
     ("edge", &["protocol"]),
     ("hub", &["protocol"]),

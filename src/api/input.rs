@@ -43,6 +43,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Input {
 }
 
 impl Input {
+    /// What a query says, without the route that it is for.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn of_query(query: &str) -> Result<Self, Problem> {
+        let (path, caller) = (Vec::new(), Caller::Development);
+        Ok(Self { path, query: pairs(query)?, caller, on_behalf_of: None })
+    }
+
     /// An id in the path.
     pub(super) fn path<T: std::str::FromStr<Err = BadId>>(&self, name: &str) -> Result<T, Problem> {
         let value = self.path.iter().find(|(key, _)| key == name);

@@ -227,12 +227,12 @@ struct Claimed {
 }
 
 /// Whom the body names as the sender. The frame's parser ignores it, as a socket must.
-fn from(body: &str) -> Option<serde_json::Value> {
+pub(super) fn from(body: &str) -> Option<serde_json::Value> {
     serde_json::from_str::<Claimed>(body).ok().and_then(|body| body.from)
 }
 
 /// A service may so say for whom it sends; from others it may say what holds anyway.
-fn check_from(caller: &UserId, from: Option<serde_json::Value>) -> Result<(), Problem> {
+pub(super) fn check_from(caller: &UserId, from: Option<serde_json::Value>) -> Result<(), Problem> {
     match from {
         None => Ok(()),
         Some(from) if from.as_str() == Some(caller.as_str()) => Ok(()),
@@ -244,7 +244,7 @@ fn check_from(caller: &UserId, from: Option<serde_json::Value>) -> Result<(), Pr
 }
 
 /// The key is taken as it stands, or quoted as its RFC draft has it.
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<Ref>, Problem> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Ref>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();

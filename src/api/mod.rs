@@ -9,6 +9,8 @@ mod caller;
 mod conversations;
 mod error;
 mod exposition;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 pub mod health;
 mod input;
 mod listen;

@@ -41,7 +41,7 @@ pub(super) struct NewRoomBody {
 }
 
 impl NewRoomBody {
-    fn parse(text: &str) -> Result<NewRoom, Problem> {
+    pub(super) fn parse(text: &str) -> Result<NewRoom, Problem> {
         let body: Self = whole_object(text)
             .map_err(|error| Problem::bad(format!("the body is one JSON object: {error}")))?;
         let title = body.title.filter(|title| !title.is_empty());

@@ -11,7 +11,9 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use crate::auth::bearer;
-use crate::edge::{Caller, Gate, Headers, Judged, Peer, Stream, Turned, is_forwarding, judge};
+use crate::edge::{
+    Caller, Gate, Headers, Judged, Peer, Stream, Turned, is_forwarding, is_worth_judging, judge,
+};
 use crate::protocol::Token;
 
 /// How long a head may take.
@@ -64,10 +66,13 @@ pub async fn read(stream: &mut Stream, peer: Peer, gate: &Gate) -> Option<Head> 
     let mut read = BytesMut::with_capacity(1_024);
     let reading = async {
         loop {
+            let known = read.len();
             if stream.read_buf(&mut read).await.ok()? == 0 {
                 return None;
             }
-            if let Some(head) = seen(&read, peer, gate) {
+            if is_worth_judging(&read, known)
+                && let Some(head) = seen(&read, peer, gate)
+            {
                 return Some(head);
             }
         }
@@ -75,7 +80,8 @@ pub async fn read(stream: &mut Stream, peer: Peer, gate: &Gate) -> Option<Head> 
     timeout(HEAD_PATIENCE, reading).await.ok().flatten()
 }
 
-fn seen(read: &[u8], peer: Peer, gate: &Gate) -> Option<Head> {
+/// Judges what was read so far; `None` while the head is not whole.
+pub(crate) fn seen(read: &[u8], peer: Peer, gate: &Gate) -> Option<Head> {
     let made = judge(read, |request, _| {
         let target = request.path.unwrap_or("");
         let (path, query) = target.split_once('?').unwrap_or((target, ""));

@@ -12,6 +12,7 @@
 pub mod contract;
 pub mod embedded;
 mod inbox;
+pub(crate) mod payload;
 pub mod redis;
 pub mod signing;
 mod replay;

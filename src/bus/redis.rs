@@ -1,7 +1,6 @@
 //! The bus in Redis: channel `messages:ws3`, JSON that a person can read with `SUBSCRIBE`.
 //!
-//! Several envelopes are a JSON array in one PUBLISH, signed where there is a key; a cluster uses
-//! sharded pub/sub, read at the node that owns the channel. **Invariant:** a subscription has a
+//! A cluster uses sharded pub/sub, read at the node that owns the channel. **Invariant:** a subscription has a
 //! connection of its own, and between two connections of it the reader always hears a gap, after
 //! the second one listens.
 
@@ -16,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::inbox::{Inbox, Pushed};
+use super::payload::{decode, encode};
 use super::signing::{Guard, Keys, Refusal, Signer};
 use super::{Bus, BusError, Subscription};
 use crate::directory::link::{Link, Target};
@@ -24,8 +24,6 @@ use crate::telemetry::{Call, Metrics};
 
 /// The longest payload that is read; what is larger is no bus message of ours.
 const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
-/// A PUBLISH that has reached this size takes no further envelope.
-const PUBLISH_BYTES: usize = 256 * 1024;
 /// How often a silent subscription is asked whether it still stands.
 const CHECK_INTERVAL: Duration = Duration::from_secs(3);
 /// How long a dial, a SUBSCRIBE or a check may take.
@@ -107,68 +105,6 @@ impl Bus for RedisBus {
         tokio::spawn(channel.keep(first));
         Ok(subscription)
     }
-}
-
-/// One envelope as an object, several as an array; a new payload where one grows large.
-fn encode(
-    batch: &[Arc<Envelope>],
-    channel: &str,
-    signer: Option<&Signer>,
-) -> serde_json::Result<Vec<Vec<u8>>> {
-    let begin = || signer.map_or_else(Vec::new, Signer::begin);
-    let mut payloads = Vec::new();
-    let mut end = |mut payload: Vec<u8>| {
-        if let Some(signer) = signer {
-            signer.finish(&mut payload, channel);
-        }
-        payloads.push(payload);
-    };
-    let mut open: Option<Vec<u8>> = None;
-    for envelope in batch {
-        let mut payload = match open.take() {
-            Some(mut payload) => {
-                payload.push(b',');
-                payload
-            }
-            None => {
-                let mut payload = begin();
-                payload.extend_from_slice(if batch.len() > 1 { b"[" } else { b"" });
-                payload
-            }
-        };
-        serde_json::to_writer(&mut payload, envelope)?;
-        if payload.len() < PUBLISH_BYTES && batch.len() > 1 {
-            open = Some(payload);
-            continue;
-        }
-        payload.extend_from_slice(if batch.len() > 1 { b"]" } else { b"" });
-        end(payload);
-    }
-    if let Some(mut payload) = open {
-        payload.push(b']');
-        end(payload);
-    }
-    Ok(payloads)
-}
-
-/// What was published, and how many envelopes in it can't be read.
-fn decode(payload: &[u8]) -> (Vec<Arc<Envelope>>, usize) {
-    if payload.first() != Some(&b'[') {
-        return match serde_json::from_slice(payload) {
-            Ok(one) => (vec![Arc::new(one)], 0),
-            Err(_) => (Vec::new(), 1),
-        };
-    }
-    if let Ok(batch) = serde_json::from_slice(payload) {
-        return (batch, 0);
-    }
-    // One of a later version must not take the others with it.
-    let parts: Vec<&serde_json::value::RawValue> =
-        serde_json::from_slice(payload).unwrap_or_default();
-    let read = |part: &&serde_json::value::RawValue| serde_json::from_str(part.get()).ok();
-    let batch: Vec<_> = parts.iter().filter_map(read).map(Arc::new).collect();
-    let bad = parts.len().max(1) - batch.len();
-    (batch, bad)
 }
 
 /// Hears what a connection of the subscription receives; called by that connection's own task.

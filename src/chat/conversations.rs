@@ -174,7 +174,11 @@ fn cursor_of(user: &UserId, timestamp: Timestamp, conversation: &ConversationId)
     hex.chain([format!("{sum:08x}")]).collect()
 }
 
-fn parse_cursor(user: &UserId, text: &str) -> Result<(Timestamp, ConversationId), ChatError> {
+/// Reads a cursor as a client wrote it.
+pub(crate) fn parse_cursor(
+    user: &UserId,
+    text: &str,
+) -> Result<(Timestamp, ConversationId), ChatError> {
     let read = || {
         if text.len() > CURSOR_BYTES_MAX || !text.is_ascii() || text.len() % 2 == 1 {
             return None;

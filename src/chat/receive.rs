@@ -25,6 +25,9 @@ impl Chat {
     }
 
     fn hear(self: &Arc<Self>, envelope: &Envelope) {
+        if !stays_between(envelope) {
+            return tracing::debug!("an envelope names strangers to its conversation, dropped");
+        }
         match envelope {
             Envelope::Entry { conversation, entry, users, via, again, roster } => {
                 self.lanes.hear(conversation, entry.seq);
@@ -227,5 +230,46 @@ impl Chat {
                 self.publish_status(&server, vec![sender.clone()], &key.conversation, seq, user);
             }
         }
+    }
+}
+
+/// Whether an envelope of a direct conversation names nobody but its two people: whoever published
+/// it, nobody else hears of it (P9).
+fn stays_between(envelope: &Envelope) -> bool {
+    let (conversation, users) = match envelope {
+        Envelope::Entry { conversation, users, .. }
+        | Envelope::Hint { conversation, users, .. }
+        | Envelope::Status { conversation, users, .. }
+        | Envelope::Signal { conversation, users, .. } => (conversation, users),
+        Envelope::Receipt { .. }
+        | Envelope::End { .. }
+        | Envelope::Revoked { .. }
+        | Envelope::Probe { .. } => return true,
+    };
+    conversation.is_room() || users.iter().all(|user| conversation.is_between(user))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_between_two_is_for_them_alone() {
+        let hint = |conversation: &str, users: &[&str]| Envelope::Hint {
+            conversation: ConversationId::parse(conversation).unwrap(),
+            seq: 1,
+            users: users.iter().map(|user| UserId::parse(user).unwrap()).collect(),
+            via: None,
+        };
+        for users in [&["a", "b"][..], &["b"], &[]] {
+            assert!(stays_between(&hint("dm:a:b", users)), "{users:?}");
+        }
+        for users in [&["mallory"][..], &["a", "mallory"], &["ab"]] {
+            assert!(!stays_between(&hint("dm:a:b", users)), "{users:?}");
+        }
+        // Who is in a room, its members' items say.
+        assert!(stays_between(&hint("room:r", &["anybody"])));
+        let user = UserId::parse("a").unwrap();
+        assert!(stays_between(&Envelope::End { user, socket: crate::protocol::SocketId(1) }));
     }
 }

@@ -35,6 +35,12 @@ pub enum Judged<T> {
     Bad(&'static str),
 }
 
+/// Whether more can be told than when so many bytes were known: at the first ones, at the end of a
+/// line, and past the limit. Else a head in small pieces would be read from its beginning for each.
+pub fn is_worth_judging(read: &[u8], known: usize) -> bool {
+    known == 0 || read.len() > HEAD_BYTES_MAX || read[known..].contains(&b'\n')
+}
+
 /// Judges what was read so far; `make` sees the request, if it is a good one.
 pub fn judge<T>(read: &[u8], make: impl FnOnce(&Request<'_, '_>, Body) -> T) -> Judged<T> {
     let mut headers = [EMPTY_HEADER; HEADERS_MAX];
@@ -100,6 +106,20 @@ mod tests {
 
     fn with(line: &str) -> Result<Body, &'static str> {
         judged(&format!("POST /v1/messages HTTP/1.1\r\nHost: a\r\n{line}\r\n\r\n"))
+    }
+
+    #[test]
+    fn a_head_in_small_pieces_is_judged_at_the_ends_of_its_lines() {
+        let whole = format!("GET /ws HTTP/1.1\r\nHost: a\r\nA: {}\r\n\r\n", "x".repeat(6_000));
+        let worth = (1..=whole.len()).filter(|end| {
+            let read = &whole.as_bytes()[..*end];
+            let worth = is_worth_judging(read, end - 1);
+            // Where something is decided, it is looked at.
+            assert!(worth || judge(read, |_, _| ()) == Judged::Partial, "{end}");
+            worth
+        });
+        assert_eq!(worth.count(), 5, "the first byte and four lines");
+        assert!(is_worth_judging(&[b'x'; HEAD_BYTES_MAX + 1], HEAD_BYTES_MAX));
     }
 
     #[test]

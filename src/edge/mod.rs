@@ -21,7 +21,7 @@ pub use caller::{Caller, Headers, Peer, Trusted, is_forwarding};
 pub use cors::Answering;
 pub use framing::Watched;
 pub use gate::{Gate, Names, Turned};
-pub use head::{Body, HEAD_BYTES_MAX, HEADERS_MAX, Judged, judge, strict};
+pub use head::{Body, HEAD_BYTES_MAX, HEADERS_MAX, Judged, is_worth_judging, judge, strict};
 pub use origin::{Origin, Origins};
 pub use stream::Stream;
 pub use tls::{Tls, TlsError, Upstream};

@@ -14,7 +14,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::socket::close_frame;
 use crate::auth::{self, PROTOCOL, bearer, challenge};
-use crate::edge::{Body, Gate, HEAD_BYTES_MAX, HEADERS_MAX, Headers, Peer, Stream, strict};
+use crate::edge::{
+    Body, Gate, HEAD_BYTES_MAX, HEADERS_MAX, Headers, Peer, Stream, is_worth_judging, strict,
+};
 use crate::protocol::{
     self, CloseCode, DeviceId, ErrorCode, PROTOCOL_VERSION, ProcessId, Token, UserId,
 };
@@ -107,10 +109,13 @@ pub async fn read(stream: &mut Stream, read: Bytes, peer: Peer, gate: &Gate) -> 
     }
     let reading = async {
         loop {
+            let known = head.len();
             if stream.read_buf(&mut head).await.ok()? == 0 {
                 return None;
             }
-            if let Some(request) = judge(&mut head) {
+            if is_worth_judging(&head, known)
+                && let Some(request) = judge(&mut head)
+            {
                 return Some(request);
             }
         }
@@ -119,7 +124,7 @@ pub async fn read(stream: &mut Stream, read: Bytes, peer: Peer, gate: &Gate) -> 
 }
 
 /// Judges a head once it is whole.
-fn judge(read: &mut BytesMut, peer: Peer, gate: &Gate) -> Option<Request> {
+pub(crate) fn judge(read: &mut BytesMut, peer: Peer, gate: &Gate) -> Option<Request> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let too_long = || Some(refused(431, "the request head is limited to 8 KiB and 100 headers"));

@@ -71,6 +71,16 @@ impl End {
     }
 }
 
+/// What a client may make the library keep.
+pub(crate) fn limits() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_write_buffer_size(4 * 1_024 * 1_024)
+        .max_message_size(Some(FRAME_BYTES_MAX))
+        .max_frame_size(Some(FRAME_BYTES_MAX))
+}
+
 /// An open socket. Boxed by its owner: the futures of its methods hold only a pointer.
 pub struct Socket {
     web: WebSocketStream<Stream>,
@@ -94,14 +104,8 @@ impl Socket {
         guard: Option<Arc<Guard>>,
         behind: Bytes,
     ) -> Box<Self> {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(WRITE_BUFFER_BYTES)
-            .max_write_buffer_size(4 * 1_024 * 1_024)
-            .max_message_size(Some(FRAME_BYTES_MAX))
-            .max_frame_size(Some(FRAME_BYTES_MAX));
         let (role, behind) = (Role::Server, behind.to_vec());
-        let web = WebSocketStream::from_partially_read(stream, behind, role, Some(config)).await;
+        let web = WebSocketStream::from_partially_read(stream, behind, role, Some(limits())).await;
         let guarded = guard.is_some();
         let wish = Wish { acks_app: hello.acks_app, catchup: hello.catchup, guarded };
         Box::new(Self {

@@ -4,6 +4,7 @@
 //! Redis and DynamoDB Local (`./test` starts the latter); `./test quick` runs the embedded half.
 
 mod harness;
+#[allow(dead_code, reason = "tests/corpus, a program of its own, uses the rest")]
 mod raw;
 
 mod acl;

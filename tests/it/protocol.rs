@@ -195,7 +195,7 @@ fn the_limits_are_those_of_the_code() {
         ),
         ("frame, reassembled message", kib(FRAME_BYTES_MAX)),
         ("request head", format!("{}, {} s", kib(HEAD_BYTES_MAX), HEAD_PATIENCE.as_secs())),
-        // The API's own bound is private; `bad::http` finds it at a byte.
+        // The API's own bound is private; row E7 of `tests/corpus` finds it at a byte.
         ("body of `POST`", "64 KiB, 10 s".to_owned()),
         ("sends of a socket without an answer yet", SENDS_MAX.to_string()),
         ("sockets, devices of a person", format!("{sockets} each")),
@@ -225,8 +225,8 @@ fn the_limits_are_those_of_the_code() {
 const TESTS: &[(&str, &str, &str, &[&str])] = &[
     (
         "Connecting",
-        "tests/it/bad/handshake.rs",
-        "bad_requests_get_their_status",
+        "tests/corpus/table/handshake.rs",
+        "lines",
         &["400", "404", "405", "426", "431"],
     ),
     ("Connecting", "tests/it/origins.rs", "a_page_of_another_site_opens_no_socket", &["403"]),
@@ -250,8 +250,8 @@ const TESTS: &[(&str, &str, &str, &[&str])] = &[
     ),
     (
         "Error codes",
-        "tests/it/bad/frames.rs",
-        "refused_frames_get_an_error_and_the_socket_stays_open",
+        "tests/corpus/table/commands.rs",
+        "lines",
         &["bad_request", "not_found", "too_large"],
     ),
     (
@@ -260,7 +260,7 @@ const TESTS: &[(&str, &str, &str, &[&str])] = &[
         "only_a_right_token_of_the_same_user_renews",
         &["unauthorized"],
     ),
-    ("Error codes", "tests/it/bad/http.rs", "bad_requests_get_a_problem", &["forbidden"]),
+    ("Error codes", "tests/corpus/table/api.rs", "lines", &["forbidden"]),
     (
         "Error codes",
         "tests/it/bad/away.rs",
@@ -279,18 +279,8 @@ const TESTS: &[(&str, &str, &str, &[&str])] = &[
         "a_store_that_does_not_answer_is_unavailable_and_nothing_is_promised",
         &["unavailable"],
     ),
-    (
-        "Close codes",
-        "tests/it/bad/engine.rs",
-        "unusual_frames_that_are_allowed_are_taken",
-        &["1000"],
-    ),
-    (
-        "Close codes",
-        "tests/it/bad/engine.rs",
-        "broken_frames_close_only_their_own_socket",
-        &["1002", "1003", "1007", "1009"],
-    ),
+    ("Close codes", "tests/corpus/scenes/sockets.rs", "after_the_close", &["1000"]),
+    ("Close codes", "tests/corpus/table/frames.rs", "lines", &["1002", "1003", "1007", "1009"]),
     ("Close codes", NOT_YET, "", &["1011"]),
     (
         "Close codes",
@@ -304,28 +294,23 @@ const TESTS: &[(&str, &str, &str, &[&str])] = &[
         "a_process_that_drains_says_so_and_sends_its_sockets_away",
         &["1012"],
     ),
-    ("Close codes", "tests/it/bad/flood.rs", "a_seventeenth_socket_ends_the_oldest", &["4001"]),
+    ("Close codes", "tests/corpus/scenes/sockets.rs", "a_seventeenth_socket", &["4001"]),
     (
         "Close codes",
         "tests/it/bad/asleep.rs",
         "a_slow_reader_is_closed_and_loses_nothing",
         &["4508"],
     ),
-    ("Close codes", "tests/it/bad/asleep.rs", "a_silent_client_is_closed", &["4509"]),
-    ("HTTP refusals", "tests/it/bad/http.rs", "bad_requests_get_a_problem", &["405", "415"]),
+    ("Close codes", "tests/corpus/scenes/slow.rs", "no_pong", &["4509"]),
+    ("HTTP refusals", "tests/corpus/table/api.rs", "lines", &["405", "415"]),
+    ("HTTP refusals", "tests/corpus/scenes/slow.rs", "bodies_that_trickle", &["408"]),
+    ("HTTP refusals", "tests/corpus/table/api.rs", "lines", &["400, 431"]),
     (
         "HTTP refusals",
         "tests/it/origins.rs",
         "a_name_that_was_pointed_at_this_machine_gets_nothing",
         &["421"],
     ),
-    (
-        "HTTP refusals",
-        "tests/it/bad/http.rs",
-        "slow_requests_are_ended_and_keep_nobody_out",
-        &["408"],
-    ),
-    ("HTTP refusals", "tests/it/bad/http.rs", "what_is_no_request_is_refused", &["400, 431"]),
     (
         "HTTP refusals",
         "src/api/tests/refusals.rs",

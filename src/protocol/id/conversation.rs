@@ -64,6 +64,12 @@ impl ConversationId {
         ConversationKind::Direct(UserId(a.into()), UserId(b.into()))
     }
 
+    /// Whether this is a direct conversation of this person.
+    pub fn is_between(&self, user: &UserId) -> bool {
+        let pair = self.0.strip_prefix("dm:").and_then(|pair| pair.split_once(':'));
+        pair.is_some_and(|(a, b)| a == user.as_str() || b == user.as_str())
+    }
+
     /// The other one of a direct conversation (oneself in a note to oneself); `None` for a room or
     /// a stranger.
     pub fn other(&self, user: &UserId) -> Option<UserId> {
@@ -117,7 +123,11 @@ mod tests {
         assert_eq!(ConversationId::direct(&a, &b), ConversationId::direct(&b, &a));
         assert_eq!(ConversationId::direct(&b, &a).as_str(), "dm:userA:userB");
         assert!(ConversationId::parse("dm:userB:userA").is_err());
-        assert_eq!(ConversationId::direct(&a, &b).other(&a), Some(b));
+        assert_eq!(ConversationId::direct(&a, &b).other(&a), Some(b.clone()));
+        let (dm, room) = (ConversationId::direct(&a, &b), ConversationId::parse("room:userA"));
+        let stranger = UserId::parse("user").unwrap();
+        assert!(dm.is_between(&a) && dm.is_between(&b) && !dm.is_between(&stranger));
+        assert!(!room.unwrap().is_between(&a));
         assert_eq!(ConversationId::direct(&a, &a).other(&a), Some(a));
     }
 }

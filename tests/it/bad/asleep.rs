@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Bystanders, resident};
 use crate::admin::{self, metrics, sum};
-use crate::harness::{Parts, Stack};
+use crate::harness::Parts;
 use crate::raw::{self, Raw};
 
 const SENDERS: usize = 5;
@@ -86,17 +86,5 @@ async fn a_slow_reader_is_closed_and_loses_nothing() {
         }
     }
     calm.noticed_nothing(&stack).await;
-    stack.stop().await;
-}
-
-/// No answer to pings: 4509 after two of them.
-#[tokio::test]
-#[ignore = "takes 100 s: ./test full"]
-async fn a_silent_client_is_closed() {
-    let stack = Stack::start(Parts::Embedded).await.unwrap();
-    let mut silent = Raw::ready(&stack.balancer, "userId=silent").await;
-    tokio::time::sleep(Duration::from_secs(105)).await;
-    let (code, said) = silent.closed().await;
-    assert_eq!((code, said.len()), (Some(4509), 0));
     stack.stop().await;
 }

@@ -1,13 +1,10 @@
 //! Too much at once: every frame gets its one answer, memory stays bounded, nobody else waits.
 
-use std::time::{Duration, Instant};
-
-use futures_util::future::join_all;
 use parlor::client::ServerFrame;
 use serde_json::{Value, json};
 
 use super::{Bystanders, resident};
-use crate::harness::{Parts, SOON, Stack};
+use crate::harness::{Parts, Stack};
 use crate::raw::{self, Frame, PING, Raw};
 
 const FRAMES: usize = 10_000;
@@ -113,47 +110,6 @@ async fn floods_that_store_nothing_are_bounded_too() {
     assert_eq!((kept.len(), &kept[0]["seq"]), (1, &json!(1)));
     let grown = resident(pid).saturating_sub(memory);
     assert!(grown < MEMORY_MAX, "{grown} bytes more");
-    calm.noticed_nothing(&stack).await;
-    stack.stop().await;
-}
-
-/// Sixteen sockets of a person stay; one more, and the oldest is told to stop (4001).
-async fn seventeen(stack: &Stack, user: &str, addresses: &[String]) {
-    let open = |number: usize| {
-        let address = addresses[number % addresses.len()].clone();
-        let query = format!("userId={user}&device=d{}", number % 20);
-        async move { Raw::ready(&address, &query).await }
-    };
-    let mut sockets = Vec::new();
-    for number in 0..16 {
-        sockets.push(open(number).await);
-    }
-    for socket in &mut sockets {
-        assert!(socket.is_open().await, "sixteen are allowed");
-    }
-    for number in 16..18 {
-        sockets.push(open(number).await);
-        let begun = Instant::now();
-        let (code, _) = sockets.remove(0).closed().await;
-        assert_eq!(code, Some(4001), "the oldest one");
-        assert!(begun.elapsed() < SOON);
-    }
-    let mut friend = stack.person(&format!("{user}-friend")).await;
-    friend.say(user, "to all of them").await;
-    let heard = sockets.iter_mut().map(|socket| async {
-        socket.wait_for(|said| (said["type"] == "message").then_some(())).await;
-        assert!(socket.is_open().await, "the sixteen newest ones stay");
-    });
-    join_all(heard).await;
-}
-
-#[tokio::test]
-async fn a_seventeenth_socket_ends_the_oldest() {
-    let stack = Stack::start(Parts::Embedded).await.unwrap();
-    let calm = Bystanders::start(&stack).await;
-    seventeen(&stack, "one-server", &[stack.servers["ws2"].clone()]).await;
-    seventeen(&stack, "all-servers", std::slice::from_ref(&stack.balancer)).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
     calm.noticed_nothing(&stack).await;
     stack.stop().await;
 }

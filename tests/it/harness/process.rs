@@ -1,6 +1,8 @@
 //! One process of the binary, killed when dropped.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
@@ -32,7 +34,18 @@ pub struct Process {
 impl Process {
     /// Starts it with `--ready-json`.
     pub fn start(name: &str, arguments: &[String]) -> Self {
+        Self::start_by(command(), name, arguments)
+    }
+
+    /// The same with all that it says in a file.
+    #[allow(dead_code, reason = "tests/corpus, a program of its own, uses it")]
+    pub fn start_logged(name: &str, arguments: &[String], log: &Path) -> Self {
         let mut command = command();
+        command.env("PARLOR_LOG", "parlor=debug").stderr(File::create(log).unwrap());
+        Self::start_by(command, name, arguments)
+    }
+
+    fn start_by(mut command: Command, name: &str, arguments: &[String]) -> Self {
         command.args(arguments).arg("--ready-json").stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stdout = child.stdout.take().map(BufReader::new);

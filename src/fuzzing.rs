@@ -1,0 +1,266 @@
+//! What strangers can send, each kind as a function of bytes that must hold whatever they are.
+//!
+//! `fuzz/` feeds them with bytes that coverage has found, and the tests below with the bytes that
+//! are kept in `fuzz/corpus`. A function here panics where a rule is broken; refusing is no fault.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use bytes::BytesMut;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
+
+use crate::balancer::head::{self, Head};
+use crate::bus::payload::decode;
+use crate::bus::signing::{Guard, Keys, Refusal, Signer};
+use crate::edge::{Gate, HEAD_BYTES_MAX, Peer};
+use crate::gateway::handshake::{self, Request};
+use crate::gateway::socket;
+use crate::protocol::frame::{ClientFrame, SendFrame, parse_send};
+use crate::protocol::{
+    ConversationId, DATA_BYTES_MAX, ErrorCode, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Target, answer,
+};
+
+/// A target: a name, and what is done with the bytes.
+pub type Check = fn(&[u8]);
+
+/// All targets, by the names that `fuzz/run` takes.
+pub const TARGETS: [(&str, Check); 5] = [
+    ("frame", frame),
+    ("handshake", handshake),
+    ("command", command),
+    ("envelope", envelope),
+    ("request", request),
+];
+
+/// What the balancer adds to a head, at most.
+const ADDED: usize = 96;
+
+/// In how many pieces bytes arrive at most.
+const PIECES_MAX: usize = 1_024;
+
+/// A client that says what it was given, so many bytes at a time, and takes every answer.
+struct Client<'a> {
+    bytes: &'a [u8],
+    step: usize,
+}
+
+impl Read for Client<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.bytes.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let count = self.step.min(buffer.len());
+        self.bytes.read(&mut buffer[..count])
+    }
+}
+
+impl Write for Client<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a socket reads, and how it ends.
+fn read_all(bytes: &[u8], step: usize) -> (Vec<Message>, String) {
+    let client = Client { bytes, step };
+    let mut web = WebSocket::from_raw_socket(client, Role::Server, Some(socket::limits()));
+    let mut messages = Vec::new();
+    loop {
+        match web.read() {
+            Ok(message) => {
+                assert!(message.len() <= FRAME_BYTES_MAX, "{} bytes are kept", message.len());
+                messages.push(message);
+            }
+            Err(Error::Io(_)) => return (messages, "open".to_owned()),
+            Err(error) => return (messages, error.to_string()),
+        }
+    }
+}
+
+/// Frames of a socket: bounded, the same however the network cuts them, and each text a command or
+/// a refusal.
+pub fn frame(bytes: &[u8]) {
+    let whole = read_all(bytes, usize::MAX);
+    // A byte at a time, or in so many pieces where that would take long.
+    let step = bytes.len() / PIECES_MAX + 1;
+    assert_eq!(whole, read_all(bytes, step), "it depends on how the bytes arrive");
+    for message in whole.0 {
+        if let Message::Text(text) = message {
+            command(text.as_bytes());
+        }
+    }
+}
+
+/// The head of a request: the balancer and the server agree on where it ends and what it is, also
+/// once the balancer has written it anew, and more bytes never change what was decided.
+pub fn handshake(bytes: &[u8]) {
+    let peer = Peer { address: SocketAddr::from(([198, 51, 100, 1], 9)), secure: false };
+    let gate = Gate::default();
+    let judge = |bytes: &[u8]| handshake::judge(&mut BytesMut::from(bytes), peer, &gate);
+    let (dealt, judged) = (head::seen(bytes, peer, &gate), judge(bytes));
+    match (&dealt, &judged) {
+        (None, None) => {}
+        (Some(Head::Upgrade(upgrade)), Some(known)) => {
+            for written in [upgrade.here(), upgrade.onward()] {
+                agree(known, judge(&written).as_ref(), &written);
+            }
+        }
+        (Some(Head::Plain(read)), Some(other)) => {
+            assert_eq!(&read[..], bytes);
+            assert!(!matches!(other, Request::Open(..)), "a socket that the balancer did not deal");
+        }
+        (Some(Head::TooLong | Head::Bad(_)), Some(Request::Refused(_))) => {}
+        // The balancer answers these itself, without a look at what only sockets need.
+        (Some(Head::Bad(_)), Some(Request::Health | Request::Ready)) => {}
+        _ => assert_eq!(dealt.is_some(), judged.is_some(), "{dealt:?}, {judged:?}"),
+    }
+    if let Some(Request::Open(_, behind)) = &judged {
+        assert!(bytes.ends_with(behind), "what follows the head belongs to the socket");
+    }
+    // A few beginnings: a socket that is open stays open.
+    for end in [1, 7, 64, bytes.len() / 2, bytes.len().saturating_sub(1)] {
+        let begun = bytes.get(..end).and_then(judge);
+        let Some(Request::Open(hello, behind)) = begun else { continue };
+        let Some(Request::Open(later, more)) = &judged else {
+            assert!(judged.is_none(), "a socket that was open is not: {judged:?}");
+            continue;
+        };
+        assert_eq!((&hello, &behind[..]), (later, &more[..behind.len()]));
+    }
+}
+
+/// What a server makes of the bytes as they came, and of those that the balancer hands on.
+fn agree(known: &Request, written: Option<&Request>, bytes: &[u8]) {
+    match (known, written) {
+        (Request::Open(hello, rest), Some(Request::Open(same, behind))) => {
+            assert_eq!((hello, rest), (same, behind));
+        }
+        (Request::Refused(_), Some(Request::Refused(_))) => {}
+        // What the balancer adds may be what is too much.
+        (Request::Open(_, rest), Some(Request::Refused(refusal))) => {
+            let head = bytes.len() - rest.len();
+            assert!(refusal.status == 431 && head + 1 > HEAD_BYTES_MAX - ADDED, "{refusal:?}");
+        }
+        other => assert!(other.1 == Some(other.0), "another request: {other:?}"),
+    }
+}
+
+/// A command of a socket: taken within its limits, or refused in a short sentence.
+pub fn command(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    match ClientFrame::parse(text) {
+        Ok(ClientFrame::Message(send)) => {
+            check_send(&send);
+            let again = parse_send(text, send.reference.clone());
+            assert!(again.is_ok_and(|again| again.message == send.message), "{text}");
+        }
+        Ok(ClientFrame::Signal { data, target, .. }) => {
+            check_target(&target);
+            assert!(data.get().len() <= DATA_BYTES_MAX && data.get().starts_with('{'));
+        }
+        Ok(_) => {}
+        Err(refusal) => {
+            let known = [ErrorCode::BadRequest, ErrorCode::TooLarge].contains(&refusal.code);
+            assert!(known && (8..400).contains(&refusal.detail.chars().count()), "{refusal:?}");
+            let reference = refusal.reference.as_ref();
+            let said = answer::error(refusal.code, &refusal.detail, reference, None);
+            let parsed: Result<serde_json::Value, _> = serde_json::from_slice(&said);
+            assert!(parsed.is_ok_and(|said| said["detail"] == refusal.detail), "{refusal:?}");
+        }
+    }
+}
+
+fn check_send(send: &SendFrame) {
+    assert!((1..=MESSAGE_BYTES_MAX).contains(&send.message.len()));
+    assert!(send.reference.as_ref().is_none_or(|reference| reference.is_clients()));
+    assert!(send.data.as_ref().is_none_or(|data| data.get().len() <= DATA_BYTES_MAX));
+    check_target(&send.target);
+}
+
+/// No id holds what separates it from its neighbours in a key, a channel or a URL.
+fn check_target(target: &Target) {
+    match target {
+        Target::User(user) => {
+            let bad = [':', '/', '{', '}', '*', '?', '#', '%', '\r', '\n', '\0', ' '];
+            assert!(!user.as_str().contains(bad), "{user}");
+        }
+        Target::Conversation(conversation) => {
+            let again = ConversationId::parse(conversation.as_str());
+            assert_eq!(again.as_ref(), Ok(conversation));
+        }
+    }
+}
+
+const CHANNEL: &str = "messages:ws1";
+const KEY: &str = "5f1e8c0b7a2d49e3a6b1c4d7e8f90123";
+
+/// A publish on the bus: what is read of it means the same when it is said again; with a key, only
+/// what a holder has signed for this channel is opened, and once.
+pub fn envelope(bytes: &[u8]) {
+    let plain = Guard::new(None, CHANNEL.to_owned());
+    let (batch, bad) = plain.open(bytes).map_or((Vec::new(), 0), decode);
+    // Each takes a byte at least, but that nothing at all is one that can't be read.
+    assert!(batch.len() + bad <= bytes.len().max(1));
+    for read in &batch {
+        let said = serde_json::to_vec(read).unwrap_or_default();
+        let (again, bad) = decode(&said);
+        let same = again.first().and_then(|again| serde_json::to_vec(again).ok());
+        assert_eq!((same, bad), (Some(said), 0), "{read:?}");
+    }
+    let Ok(Some(keys)) = Keys::new([KEY]) else { return };
+    let guard = Guard::new(Some(keys.clone()), CHANNEL.to_owned());
+    assert!(guard.open(bytes).is_err(), "nobody has signed this");
+    let signer = Signer::new(keys);
+    let mut signed = signer.begin();
+    signed.extend_from_slice(bytes);
+    signer.finish(&mut signed, CHANNEL);
+    assert_eq!(guard.open(&signed), Ok(bytes), "what was signed is heard");
+    assert_eq!(guard.open(&signed), Err(Refusal::Replayed), "once");
+    let place = bytes.iter().fold(bytes.len(), |sum, byte| sum * 31 % 65_521 + usize::from(*byte));
+    let place = place % signed.len();
+    signed[place] ^= 1;
+    assert!(guard.open(&signed).is_err(), "one bit at {place} was turned");
+}
+
+/// A request to the Message API: target, headers and body, as the handlers read them. The first
+/// line is the target, the second an `Idempotency-Key`, the rest the body.
+pub fn request(bytes: &[u8]) {
+    let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
+    let [target, key, body] = [(); 3].map(|()| lines.next().unwrap_or_default());
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_bytes(key)
+        && !key.is_empty()
+    {
+        headers.insert(HeaderName::from_static("idempotency-key"), value);
+    }
+    if let (Ok(target), Ok(body)) = (str::from_utf8(target), str::from_utf8(body)) {
+        crate::api::fuzzed::read(target, &headers, body);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is kept holds, in every run of the tests.
+    #[test]
+    fn the_kept_bytes_hold() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        for (name, check) in TARGETS {
+            let kept: Vec<_> = std::fs::read_dir(root.join(name)).unwrap().collect();
+            assert!(kept.len() >= 5, "{name} has a corpus");
+            for file in kept {
+                let path = file.unwrap().path();
+                let bytes = std::fs::read(&path).unwrap();
+                let held = std::panic::catch_unwind(|| check(&bytes));
+                assert!(held.is_ok(), "{}", path.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! A store that is away, and items that are not what they should be.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_config::{BehaviorVersion, Region};
+use aws_credential_types::Credentials;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::AttributeValue;
+use serde_json::json;
+
+use super::{new_user, say};
+use crate::case::{get, is_problem, post};
+use crate::fleet::Fleet;
+use crate::harness::{Proxy, Way};
+use crate::raw::request;
+
+/// Row E10: 503 with a time to come back, never an empty page for what is there.
+pub async fn away_from_the_store(fleet: &Fleet) {
+    let ((mut a, one), (_b, two)) = (new_user(fleet, "a").await, new_user(fleet, "b").await);
+    assert_eq!(say(&mut a, &two, "kept").await, 1);
+    let store = fleet.redis.as_ref().unwrap().dynamodb().trim_start_matches("http://").to_owned();
+    let proxy = Proxy::start(&store).await;
+    let behind = format!("http://{}", proxy.address());
+    let parts = fleet.parts();
+    let parts = parts.iter().map(|part| if part.contains(&store) { &behind } else { part });
+    let parts: Vec<&str> = parts.map(String::as_str).collect();
+    let (process, ready) =
+        fleet.spare(&[&["api", "--listen", "127.0.0.1:0"][..], &parts].concat()).await;
+    let api = ready["api"].as_str().unwrap().to_owned();
+    let page = format!("/v1/conversations/dm:{one}:{two}/messages?userId={one}");
+    let list = format!("/v1/users/{one}/conversations?userId={one}");
+    assert_eq!(request(&api, get(&page, "")).await.unwrap().status, 200);
+    for way in [Way::Cut, Way::Stalled] {
+        proxy.set(way);
+        for target in [&page, &list] {
+            is_problem(&request(&api, get(target, "")).await.unwrap(), 503);
+        }
+        let body = json!({"to": two, "message": "BAD"}).to_string();
+        let send = post(
+            &format!("/v1/messages?userId={one}"),
+            "Content-Type: application/json\r\n",
+            &body,
+        );
+        is_problem(&request(&api, send).await.unwrap(), 503);
+    }
+    proxy.set(Way::Open);
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while request(&api, get(&page, "")).await.unwrap().status != 200 {
+        assert!(std::time::Instant::now() < until, "it comes back");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(process.stop().await.success());
+}
+
+type Item = HashMap<String, AttributeValue>;
+
+struct Table<'a> {
+    client: Client,
+    fleet: &'a Fleet,
+}
+
+impl<'a> Table<'a> {
+    async fn open(fleet: &'a Fleet) -> Self {
+        let config = aws_config::defaults(BehaviorVersion::latest())
+            .endpoint_url(fleet.redis.as_ref().unwrap().dynamodb())
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
+            .credentials_provider(Credentials::new("local", "local", None, None, "tests"))
+            .region(Region::new("us-east-1"));
+        Self { client: Client::new(&config.load().await), fleet }
+    }
+
+    async fn read(&self, pk: &str, sk: &str) -> Item {
+        let get = self.client.get_item().table_name(&self.fleet.table).consistent_read(true);
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        get.key("pk", text(pk)).key("sk", text(sk)).send().await.unwrap().item.expect("an item")
+    }
+
+    async fn put(&self, item: Item) {
+        let put = self.client.put_item().table_name(&self.fleet.table);
+        put.set_item(Some(item)).send().await.unwrap();
+    }
+}
+
+/// Row H1: what a later version has added is skipped; what is damaged is told as such, and costs
+/// nobody but its own conversation.
+pub async fn wrong_items(fleet: &Fleet) {
+    let table = Table::open(fleet).await;
+    let text = |text: &str| AttributeValue::S(text.to_owned());
+    for (case, status) in [
+        ("unknown attribute", 200),
+        ("newer version", 200),
+        ("no sender", 503),
+        ("a number for a text", 503),
+        ("no json", 503),
+    ] {
+        let ((mut a, one), (_b, two)) = (new_user(fleet, "a").await, new_user(fleet, "b").await);
+        for seq in 1..=3 {
+            assert_eq!(say(&mut a, &two, "kept").await, seq);
+        }
+        let good = table.read(&format!("C#dm:{one}:{two}"), &format!("M#{:020}", 2)).await;
+        let mut item = good.clone();
+        match case {
+            "unknown attribute" => drop(item.insert("later".to_owned(), text("x"))),
+            "newer version" => drop(item.insert("v".to_owned(), AttributeValue::N("2".to_owned()))),
+            "no sender" => drop(item.remove("from")),
+            "a number for a text" => {
+                item.insert("message".to_owned(), AttributeValue::N("7".to_owned()));
+            }
+            _ => drop(item.insert("data".to_owned(), text("{not json"))),
+        }
+        table.put(item).await;
+        let page = format!("/v1/conversations/dm:{one}:{two}/messages?userId={one}");
+        let answer = request(&fleet.api, get(&page, "")).await.unwrap();
+        assert_eq!(answer.status, status, "{case}: {}", answer.text());
+        // The list of all others is not held up.
+        let list = format!("/v1/users/{one}/conversations?userId={one}");
+        assert_eq!(request(&fleet.api, get(&list, "")).await.unwrap().status, 200, "{case}");
+        assert_eq!(say(&mut a, &one, "a note beside it").await, 1, "{case}");
+        table.put(good).await;
+        assert_eq!(request(&fleet.api, get(&page, "")).await.unwrap().status, 200, "{case}");
+    }
+}

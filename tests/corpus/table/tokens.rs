@@ -1,0 +1,84 @@
+//! F: tokens, at every door.
+
+use serde_json::json;
+
+use crate::case::Answer::{Fine, Seen, Status};
+use crate::case::Part::{Identity, Limits};
+use crate::case::Send::{Api, Bearer};
+use crate::case::{Case, Send, get, row, scene};
+use crate::scenes::{limits, people};
+use crate::token::{SECRET, claiming, claims, headed, made, now, signed_as};
+
+/// A token that opens.
+pub fn good() -> String {
+    claiming(json!({}))
+}
+
+fn bearer(token: &str) -> Send {
+    Bearer(format!("Bearer {token}"))
+}
+
+fn claim(changes: serde_json::Value) -> Send {
+    bearer(&claiming(changes))
+}
+
+fn head(changes: serde_json::Value) -> Send {
+    bearer(&headed(changes))
+}
+
+/// A P-256 key of nobody's signed this (openssl): the claims hold until 2286.
+const ES256: &str = "eyJhbGciOiJFUzI1NiIsInR5cCI6IkpXVCJ9.\
+    eyJzdWIiOiJ0b2tlbnMiLCJleHAiOjk5OTk5OTk5OTl9.\
+    o1kBa2BH8GduEM7x6Qe0pjfLblXw5_0Jb_y897OzVJwxotJAfY4kEZa6NaKhQG9__cPlE2u8YkLgni0TrPEMIA";
+
+#[rustfmt::skip]
+pub fn lines() -> Vec<Case> {
+    let good = good();
+    let none = signed_as(&headed(json!({"alg": "none"})), "");
+    let small = signed_as(&headed(json!({"alg": "NoNe"})), "");
+    let public = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA\n-----END PUBLIC KEY-----\n";
+    let confused = made(&json!({"alg": "HS256", "typ": "JWT"}), &claims(), public.as_bytes());
+    let two = format!("Bearer {good}\r\nAuthorization: Bearer {good}");
+    let lines = vec![
+        row("F1", "a good one", Api(get("/v1/users/tokens/conversations", &format!("Authorization: Bearer {good}\r\n")).into()), Fine(200)),
+        row("F1", "none", Bearer(String::new()), Status(401)),
+        row("F1", "Basic", Bearer("Basic dXNlcjpwYXNz".to_owned()), Status(401)),
+        row("F1", "twice", Bearer(two), Status(400)),
+        row("F2", "alg none", bearer(&none), Status(401)),
+        row("F2", "alg NoNe", bearer(&small), Status(401)),
+        row("F2", "HS256 with the public key", bearer(&confused), Status(401)),
+        row("F2", "ES256 of a foreign key", bearer(ES256), Status(401)),
+        row("F2", "HS384 in its head", head(json!({"alg": "HS384"})), Status(401)),
+        row("F2", "no signature", bearer(&signed_as(&good, "")), Status(401)),
+        row("F2", "another secret", bearer(&made(&json!({"alg": "HS256"}), &claims(), b"another secret, as long as it must be, or so")), Status(401)),
+        row("F3", "exp past", claim(json!({"exp": now() - 600})), Status(401)),
+        row("F3", "no exp", claim(json!({"exp": null})), Status(401)),
+        row("F3", "exp as text", claim(json!({"exp": "9999999999"})), Status(401)),
+        row("F3", "exp in ten years", claim(json!({"exp": now() + 315_360_000})), Status(401)),
+        row("F3", "nbf as text", claim(json!({"nbf": "1"})), Status(401)),
+        row("F3", "nbf to come", claim(json!({"nbf": now() + 600})), Status(401)),
+        row("F4", "another aud", claim(json!({"aud": "somebody else's service"})), Status(401)),
+        row("F4", "another iss", claim(json!({"iss": "https://evil.example"})), Status(401)),
+        row("F4", "a refresh token", head(json!({"typ": "refresh+jwt"})), Status(401)),
+        row("F5", "kid that climbs", head(json!({"kid": "../../dev/null"})), Status(401)),
+        row("F5", "kid that is a URL", head(json!({"kid": "http://127.0.0.1:1/key"})), Status(401)),
+        row("F5", "jku", head(json!({"jku": "http://127.0.0.1:1/jwks", "kid": "x"})), Status(401)),
+        row("F5", "x5u", head(json!({"x5u": "http://127.0.0.1:1/x5u", "kid": "x"})), Status(401)),
+        row("F5", "jwk", head(json!({"jwk": {"kty": "oct", "k": "YQ"}, "kid": "x"})), Status(401)),
+        row("F5", "an unknown crit", head(json!({"crit": ["exp2"], "exp2": 1})), Status(401)),
+        row("F6", "an empty sub", claim(json!({"sub": ""})), Status(401)),
+        row("F6", "a sub of 4 KiB", claim(json!({"sub": "a".repeat(4_096)})), Status(401)),
+        row("F6", "a sub with #", claim(json!({"sub": "a#b"})), Status(401)),
+        row("F6", "no sub", claim(json!({"sub": null})), Status(401)),
+        row("F7", "a token of 7 KiB", claim(json!({"x": "a".repeat(5_000)})), Status(401)),
+        row("F7", "ten bad tokens a minute", scene!(limits::bad_tokens), Seen).needs(Limits),
+        row("F8", "ends while connected", scene!(people::a_token_that_ends), Seen).slow()
+            .differs("4419 within 60 s: it is 4401, after its leeway"),
+        row("F9", "exp 30 s ago", Api(get("/v1/users/tokens/conversations", &format!("Authorization: Bearer {}\r\n", claiming(json!({"exp": now() - 30})))).into()), Fine(200)),
+    ];
+    assert!(SECRET.len() >= 32);
+    lines.into_iter().map(|line| match line.waits {
+        None => line.guarded().needs(Identity),
+        Some(_) => line.guarded(),
+    }).collect()
+}
