@@ -26,11 +26,12 @@ use crate::protocol::{
 pub type Check = fn(&[u8]);
 
 /// All targets, by the names that `fuzz/run` takes.
-pub const TARGETS: [(&str, Check); 5] = [
+pub const TARGETS: [(&str, Check); 6] = [
     ("frame", frame),
     ("handshake", handshake),
     ("command", command),
     ("envelope", envelope),
+    ("token", token),
     ("request", request),
 ];
 
@@ -226,6 +227,12 @@ pub fn envelope(bytes: &[u8]) {
     let place = place % signed.len();
     signed[place] ^= 1;
     assert!(guard.open(&signed).is_err(), "one bit at {place} was turned");
+}
+
+/// A token, as a request carries it, and as one that was signed: only what holds the secret signs
+/// is taken, and only where it says what is allowed.
+pub fn token(bytes: &[u8]) {
+    crate::auth::fuzzed::read(bytes);
 }
 
 /// A request to the Message API: target, headers and body, as the handlers read them. The first

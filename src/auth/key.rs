@@ -77,8 +77,12 @@ impl Key {
 
     /// The secret of a file.
     pub(super) fn secret(path: &Path, rules: &Rules) -> Result<Self, BadKeys> {
-        let decoding = DecodingKey::from_secret(&read_secret(path)?);
-        Ok(Self::new(None, decoding, vec![Algorithm::HS256], rules))
+        Ok(Self::of_secret(&read_secret(path)?, rules))
+    }
+
+    pub(super) fn of_secret(secret: &[u8], rules: &Rules) -> Self {
+        let decoding = DecodingKey::from_secret(secret);
+        Self::new(None, decoding, vec![Algorithm::HS256], rules)
     }
 
     /// The public keys of a file: one in PEM, one JWK, or a set of them.

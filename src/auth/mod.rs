@@ -10,6 +10,8 @@
 
 mod bearer;
 mod claims;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod jwks;
 mod key;
 pub mod mint;
