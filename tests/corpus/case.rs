@@ -14,8 +14,6 @@ use crate::raw::{self, ACCEPT, Answer as Http, Raw, request};
 /// A part that another line of work builds; a case that needs it waits until it is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// Tokens: who somebody is.
-    Identity,
     /// Limits of rate and number.
     Limits,
 }

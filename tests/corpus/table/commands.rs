@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::case::Answer::{Closes, Error, Fine, Ignored, Seen, Sent, Status};
-use crate::case::Part::{Identity, Limits};
+use crate::case::Part::Limits;
 use crate::case::Send::Api;
 use crate::case::{Case, Send, post, row, scene};
 use crate::scenes::{limits, people};
@@ -140,9 +140,9 @@ fn others() -> Vec<Case> {
     let none = "no such conversation, or you";
     let members = |count: usize| (0..count).map(|n| format!("m{n}")).collect::<Vec<_>>();
     vec![
-        row("C7", "a command of a browser without a token", scene!(people::a_command_without_a_token), Seen).guarded().needs(Identity),
+        row("C7", "a command of a browser without a token", scene!(people::a_command_without_a_token), Seen).guarded(),
         row("C8", "auth where there are no tokens", of("auth", r#""token":"canary-of-a-token""#), bad("tokens are not in use")),
-        row("C8", "auth twice", scene!(people::auth_twice), Seen).guarded().needs(Identity)
+        row("C8", "auth twice", scene!(people::auth_twice), Seen).guarded()
             .differs("already_authenticated: a fresh token is how a session goes on (design §5)"),
         row("C9", "from, id, seq, timestamp of a client", scene!(people::claims_of_a_client), Seen),
         row("C10", "another's conversation", of("message", r#""conversation":"dm:other:somebody","message":"BAD""#), Error("not_found", none)),

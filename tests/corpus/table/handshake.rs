@@ -1,7 +1,7 @@
 //! A: requests that open a socket, or should not.
 
 use crate::case::Answer::{Ends, Opens, Seen, Shown, Status};
-use crate::case::Part::{Identity, Limits};
+use crate::case::Part::Limits;
 use crate::case::{Case, Send, plain, row, scene};
 use crate::raw::{KEY, upgrade_head};
 use crate::scenes::{limits, slow, sockets};
@@ -102,9 +102,9 @@ fn origins() -> Vec<Case> {
         row("A9", "two", plus("Origin: http://localhost\r\nOrigin: http://localhost"), Status(400)),
         row("A9", "a control character", plus("Origin: http://local\x01host"), Status(400)),
         row("A9", "not ASCII", plus("Origin: http://loc\u{e4}lhost"), Status(400)),
-        row("A10", "a cookie", nobody("Cookie: session=1"), Status(401)).guarded().needs(Identity)
+        row("A10", "a cookie", nobody("Cookie: session=1"), Status(401)).guarded()
             .differs("403: a cookie is no identity here, with or without Origin"),
-        row("A10", "a bearer", nobody(&format!("Authorization: Bearer {}", super::tokens::good())), Opens).guarded().needs(Identity),
+        row("A10", "a bearer", nobody(&format!("Authorization: Bearer {}", super::tokens::good())), Opens).guarded(),
     ]
 }
 
@@ -140,7 +140,7 @@ fn connections() -> Vec<Case> {
     let tls = "\x16\x03\x01\x02\0\x01\0\x01\u{7c}\x03\x03";
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     vec![
-        row("A17", "a token in the URL", query("token=canary-of-a-query"), Status(401)).guarded().needs(Identity),
+        row("A17", "a token in the URL", query("token=canary-of-a-query"), Status(401)).guarded(),
         row("A17", "no log tells the query", query("userId=odd&token=canary-of-a-query"), Opens),
         row("A18", "no Host", with("Host", ""), Status(400)),
         row("A18", "two Hosts", with("Host", "Host: x\r\nHost: x"), Status(400)),
@@ -166,7 +166,7 @@ fn connections() -> Vec<Case> {
             .differs("503 with Retry-After: its listener is closed at once, and the balancer deals elsewhere"),
         row("A23", "open and silent", scene!(sockets::open_and_silent), Seen).slow()
             .differs("4408 after 5 s: who it is was known before the 101, there is nothing to wait for"),
-        row("A23", "a browser without a token", nobody("Origin: http://localhost"), Shown("unauthorized", 4401)).guarded().needs(Identity),
+        row("A23", "a browser without a token", nobody("Origin: http://localhost"), Shown("unauthorized", 4401)).guarded(),
     ]
 }
 
