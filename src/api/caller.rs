@@ -25,6 +25,8 @@ pub(super) enum Caller {
     Development,
     /// Whom a token names.
     Token(Arc<Identity>),
+    /// Nobody with a token that holds, at a path that asks for none.
+    Anybody,
 }
 
 /// What stands before the routes.
@@ -49,9 +51,11 @@ impl Tokens {
     /// Checks the token of a request.
     pub(super) async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<Caller, Problem> {
         let Some(verifier) = &self.verifier else { return Ok(Caller::Development) };
-        if self.open.contains(&path) {
-            return Ok(Caller::Development);
-        }
+        let named = self.named(verifier, headers).await;
+        if self.open.contains(&path) { Ok(named.unwrap_or(Caller::Anybody)) } else { named }
+    }
+
+    async fn named(&self, verifier: &Verifier, headers: &HeaderMap) -> Result<Caller, Problem> {
         let token = bearer(&headers.all("authorization"), &[])?.ok_or(Refusal::Missing)?;
         let identity = verifier.verify(&token).await?;
         if let Some(chat) = &self.chat
@@ -81,11 +85,20 @@ impl Caller {
         Ok(user.clone())
     }
 
+    /// Whether this is whoever runs the process: an admin, or in development mode everybody.
+    pub(super) fn runs_it(&self) -> bool {
+        match self {
+            Self::Development => true,
+            Self::Token(identity) => identity.scopes.admin,
+            Self::Anybody => false,
+        }
+    }
+
     /// Refuses who may not administer. Without tokens nobody may what only tokens are about.
     pub(super) fn administers(&self) -> Result<(), Problem> {
         match self {
             Self::Token(identity) if identity.scopes.admin => Ok(()),
-            Self::Token(_) => Err(out_of_scope("admin")),
+            Self::Token(_) | Self::Anybody => Err(out_of_scope("admin")),
             Self::Development => {
                 let detail = "tokens are not in use here, there is nothing to administer";
                 Err(Problem::new(ErrorCode::Forbidden, detail))
@@ -96,10 +109,9 @@ impl Caller {
     /// Refuses who may not see how the fleet is built.
     pub(super) fn operates(&self) -> Result<(), Problem> {
         match self {
-            Self::Token(identity) if !identity.scopes.admin && !identity.scopes.service => {
-                Err(out_of_scope("admin"))
-            }
-            _ => Ok(()),
+            Self::Token(identity) if identity.scopes.admin || identity.scopes.service => Ok(()),
+            Self::Token(_) | Self::Anybody => Err(out_of_scope("admin")),
+            Self::Development => Ok(()),
         }
     }
 }

@@ -150,8 +150,9 @@ fn set(troubles: &mut BTreeMap<&'static str, String>, part: &'static str, troubl
 pub struct Admin {
     /// How connections come in, and what is taken of them.
     pub edge: Arc<Edge>,
-    /// With a verifier metrics are for tokens of scope `admin`; whether a process lives is for
-    /// whoever deals connections to it. Without one everything is for whoever reaches the address.
+    /// With a verifier metrics and reasons are for tokens of scope `admin`; whether a process lives
+    /// and is ready is for whoever deals connections to it. Without one everything is for whoever
+    /// reaches the address.
     pub auth: Option<Verifier>,
 }
 
@@ -183,8 +184,14 @@ pub(super) fn admin_router(health: Arc<Health>, admin: Admin) -> Router {
     guarded(routes, guard).with_state(health)
 }
 
-async fn readyz(State(health): State<Arc<Health>>) -> Response {
-    let (ready, body) = health.readiness();
+async fn readyz(
+    State(health): State<Arc<Health>>,
+    Extension(caller): Extension<Caller>,
+) -> Response {
+    let (ready, mut body) = health.readiness();
+    if !caller.runs_it() {
+        body = json!({"ready": ready});
+    }
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()
 }
@@ -193,7 +200,7 @@ async fn metrics(
     State(health): State<Arc<Health>>,
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, Problem> {
-    if matches!(caller, Caller::Token(_)) {
+    if !caller.runs_it() {
         caller.administers()?;
     }
     Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], exposition(&health.metrics)).into_response())

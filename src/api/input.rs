@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 
 use super::caller::{Caller, on_behalf_of};
 use super::error::Problem;
+use crate::auth::Refusal;
 use crate::chat::history::parse_limit;
 use crate::protocol::{BadId, ErrorCode, UserId};
 
@@ -35,7 +36,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Input {
         let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_default();
         let on_behalf_of = match caller {
             Caller::Token(_) => on_behalf_of(&parts.headers)?,
-            Caller::Development => None,
+            Caller::Development | Caller::Anybody => None,
         };
         let query = pairs(parts.uri.query().unwrap_or(""))?;
         Ok(Self { path: path.collect(), query, caller, on_behalf_of })
@@ -101,6 +102,7 @@ impl Input {
                 }
                 Caller::acting(identity, &all)
             }
+            Caller::Anybody => Err(Refusal::Missing.into()),
         }
     }
 

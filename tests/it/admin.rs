@@ -11,7 +11,7 @@ use crate::harness::{Parts, Process, SOON, Stack, eventually, on_both};
 use crate::raw::{Answer, Raw, request};
 
 /// A port that is free now.
-fn free_address() -> String {
+pub fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 

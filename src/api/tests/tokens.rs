@@ -96,6 +96,28 @@ async fn without_a_good_token_nothing_is_answered_but_the_document() {
 }
 
 #[tokio::test]
+async fn a_browser_asks_first_without_a_token_and_reads_the_refusal() {
+    let asking = Asking::new().await;
+    let own = "http://chat.test";
+    let first = [("host", "chat.test"), ("origin", own), ("access-control-request-method", "GET")];
+    let allowed = asking.world.with_headers("OPTIONS", HISTORY, &first, None).await;
+    assert_eq!((allowed.status.as_u16(), allowed.bytes.len()), (204, 0));
+    assert_eq!(allowed.headers["access-control-allow-origin"], own);
+    let names = allowed.headers["access-control-allow-headers"].to_str().unwrap();
+    assert!(names.contains("authorization") && names.contains("on-behalf-of"), "{names}");
+    let refused = asking.world.with_headers("GET", HISTORY, &first[..2], None).await;
+    refused.problem(401, "unauthorized");
+    assert_eq!(refused.headers["access-control-allow-origin"], own);
+    // Without the question it is no preflight, and a page of another site is not even asked.
+    let plain = asking.world.with_headers("OPTIONS", HISTORY, &first[..2], None).await;
+    plain.problem(401, "unauthorized");
+    let evil = [("host", "chat.test"), ("origin", "http://evil.test"), first[2]];
+    let evil = asking.world.with_headers("OPTIONS", HISTORY, &evil, None).await;
+    evil.problem(403, "forbidden");
+    assert!(!evil.headers.contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test]
 async fn a_user_acts_for_himself_alone() {
     let asking = Asking::new().await;
     let (a, c) = (of("userA"), of("userC"));
@@ -209,7 +231,8 @@ async fn a_store_that_does_not_answer_lets_nobody_in() {
 async fn metrics_are_for_admins_where_others_can_ask() {
     let health = Health::new(vec![Arc::new(Metrics::new("test"))]);
     health.ready();
-    let status = async |auth: Option<Verifier>, path: &str, token: Option<&Token>| {
+    health.shared("redis", Some("no answer".into()));
+    let ask = async |auth: Option<Verifier>, path: &str, token: Option<&Token>| {
         let mut request = axum::http::Request::get(path);
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {}", token.reveal()));
@@ -217,12 +240,24 @@ async fn metrics_are_for_admins_where_others_can_ask() {
         let request = request.body(axum::body::Body::empty()).unwrap();
         let admin = Admin { edge: Edge::open(), auth };
         let service = TowerToHyperService::new(admin_router(health.clone(), admin));
-        hyper::service::Service::call(&service, request).await.unwrap().status().as_u16()
+        let answer = hyper::service::Service::call(&service, request).await.unwrap();
+        let status = answer.status().as_u16();
+        let body = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), 4_096).await;
+        (status, String::from_utf8(body.unwrap().to_vec()).unwrap())
     };
+    let status = async |auth, path, token| ask(auth, path, token).await.0;
     let guarded = by_secret().await;
     let (admin, user) = (scoped("root", "admin"), of("userA"));
     for path in ["/healthz", "/readyz"] {
         assert_eq!(status(Some(guarded.clone()), path, None).await, 200, "{path}");
+    }
+    let forged = hs256(b"a foreign secret of 32 bytes, at least", json!({"scope": "admin"}));
+    let callers =
+        [(None, false), (Some(&user), false), (Some(&forged), false), (Some(&admin), true)];
+    for (token, told) in callers {
+        let (status, body) = ask(Some(guarded.clone()), "/readyz", token).await;
+        assert_eq!((status, body.contains("no answer")), (200, told), "{body}");
+        assert!(body.contains("\"ready\":true"), "{body}");
     }
     for (token, expected) in [(None, 401), (Some(&user), 403), (Some(&admin), 200)] {
         assert_eq!(status(Some(guarded.clone()), "/metrics", token).await, expected);

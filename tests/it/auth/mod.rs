@@ -1,11 +1,12 @@
 //! Who gets in: `parlor up` with a secret, asked without, with foreign, ended and right tokens.
 //!
 //! `matrix` walks every route and frame, `sockets` is what becomes of a token while a socket is
-//! open, `revoked` takes tokens back, `secrecy` looks for them where they must not be, `line` is
-//! the command line.
+//! open, `revoked` takes tokens back, `secrecy` looks for them where they must not be, `names` is
+//! by which name one comes, `line` the command line.
 
 mod line;
 mod matrix;
+mod names;
 mod revoked;
 mod secrecy;
 mod sockets;
