@@ -19,6 +19,8 @@ fn main() -> ExitCode {
     // A socket is a file, and many systems begin at 1,024. Where this is refused, running out of
     // files says so.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
+    // Memory holds keys and texts, and a core file would keep them. Lowering is never refused.
+    let _ = rlimit::Resource::CORE.set(0, 0);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

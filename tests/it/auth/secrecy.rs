@@ -29,7 +29,7 @@ async fn ask_everything(ready: &Value, tokens: &[String]) -> String {
         for address in [&api, &front] {
             for target in ["/v1/users/userA/conversations", "/v1/connect", "/v1/nowhere"] {
                 let head = format!(
-                    "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+                    "GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
                      Authorization: Bearer {token}\r\n\r\n"
                 );
                 answers += &format!("{:?}", request(address, head).await);
@@ -37,8 +37,9 @@ async fn ask_everything(ready: &Value, tokens: &[String]) -> String {
         }
         for address in [server, front.as_str()] {
             let by_header = format!("Authorization: Bearer {token}\r\n");
-            let by_pair =
-                format!("Origin: http://x\r\nSec-WebSocket-Protocol: parlor, bearer.{token}\r\n");
+            let by_pair = format!(
+                "Origin: http://localhost\r\nSec-WebSocket-Protocol: parlor, bearer.{token}\r\n"
+            );
             for carried in [by_header, by_pair] {
                 let mut raw = Raw::dial(address).await;
                 raw.write(upgrade_head("", &carried).as_bytes()).await;
@@ -61,7 +62,7 @@ async fn ask_everything(ready: &Value, tokens: &[String]) -> String {
             }
         }
     }
-    let metrics = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let metrics = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     answers + &request(&at("admin"), metrics).await.unwrap().text()
 }
 
@@ -97,6 +98,9 @@ async fn no_token_and_no_secret_is_ever_shown() {
     let answers = ask_everything(&ready, &tokens).await;
     assert!(answers.contains("parlor_refused_total"), "the metrics were read");
     let line = std::fs::read(format!("/proc/{}/cmdline", child.0.id())).unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.0.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "no core file keeps a secret: {core}");
     let pid = child.0.id().to_string();
     assert!(std::process::Command::new("kill").arg(pid).status().unwrap().success());
     let mut child = child;
