@@ -32,7 +32,7 @@ async fn ask(address: &str, method: &str, target: &str, token: Option<&str>) -> 
         _ => String::new(),
     };
     let head = format!(
-        "{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{bearer}\
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{bearer}\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
