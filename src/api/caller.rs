@@ -30,7 +30,7 @@ pub(super) enum Caller {
 }
 
 /// What stands before the routes.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Tokens {
     verifier: Option<Verifier>,
     /// Knows which tokens were taken back; the admin's address has no store.
