@@ -1,5 +1,5 @@
-//! What one PUBLISH carries: an envelope as a JSON object, several as an array, signed where there is
-//! a key.
+//! What one PUBLISH carries: an envelope as a JSON object, several as an array, signed where there
+//! is a key.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! The bus in Redis: channel `messages:ws3`, JSON that a person can read with `SUBSCRIBE`.
 //!
-//! A cluster uses sharded pub/sub, read at the node that owns the channel. **Invariant:** a subscription has a
-//! connection of its own, and between two connections of it the reader always hears a gap, after
-//! the second one listens.
+//! A cluster uses sharded pub/sub, read at the node that owns the channel. **Invariant:** a
+//! subscription has a connection of its own, and between two connections of it the reader always
+//! hears a gap, after the second one listens.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

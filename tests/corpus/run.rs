@@ -155,8 +155,8 @@ impl Course {
         self.pair.set(Mood::Between);
     }
 
-    /// The lines that wait, all at once, between two times of calm. Whether the bystanders waited no
-    /// longer than then, or than when it was calm before.
+    /// The lines that wait, all at once, between two times of calm. Whether the bystanders waited
+    /// no longer than then, or than when it was calm before.
     async fn at_once(&mut self, cases: Vec<(usize, Case)>, before: Duration) -> bool {
         if cases.is_empty() {
             return true;

@@ -200,7 +200,10 @@ pub async fn unknown_kinds(fleet: &Fleet) {
 /// the entry.
 pub async fn wrong_entries(fleet: &Fleet) {
     let redis = fleet.redis.as_ref().unwrap();
-    let dead = r#"{"socketId":"0000000000000000000000000000002a","server":"ws99","epoch":"00000000000000aa","device":"default","claim":"1","v":1}"#;
+    let dead = concat!(
+        r#"{"socketId":"0000000000000000000000000000002a","server":"ws99","#,
+        r#""epoch":"00000000000000aa","device":"default","claim":"1","v":1}"#,
+    );
     let newer = dead.replace(r#""v":1"#, r#""v":9,"shape":[1]"#);
     let values = [dead, &newer, "garbage", "[]", "{}", "null", "7", "\\x00"];
     for value in values {

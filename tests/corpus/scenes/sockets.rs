@@ -28,8 +28,8 @@ pub async fn frames_with_the_head(fleet: &Fleet) {
     }
 }
 
-/// Row A22: sixteen sockets of a person stay; one more, and the oldest is told to stop. On one server
-/// and over all of them.
+/// Row A22: sixteen sockets of a person stay; one more, and the oldest is told to stop. On one
+/// server and over all of them.
 pub async fn a_seventeenth_socket(fleet: &Fleet) {
     for address in [&fleet.servers["ws2"], &fleet.balancer] {
         let user = format!("many-{}", fleet.next());

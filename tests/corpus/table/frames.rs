@@ -74,14 +74,27 @@ pub fn lines() -> Vec<Case> {
 }
 
 /// Bits, opcodes and lengths.
-#[rustfmt::skip]
 fn flags_and_lengths() -> Vec<Case> {
     let unmasked = |opcode| frames(Frame { mask: None, ..Frame::new(opcode, BAD) }.bytes());
-    let non_minimal = { let mut bytes = vec![0x81, 0xfe, 0, 5, 0, 0, 0, 0]; bytes.extend(b"hello"); bytes };
-    let announced = |first, length: u64| { let mut bytes = vec![first, 0xff]; bytes.extend(length.to_be_bytes()); bytes.extend([1, 2, 3, 4]); frames(bytes) };
+    let non_minimal = {
+        let mut bytes = vec![0x81, 0xfe, 0, 5, 0, 0, 0, 0];
+        bytes.extend(b"hello");
+        bytes
+    };
+    let announced = |first, length: u64| {
+        let mut bytes = vec![first, 0xff];
+        bytes.extend(length.to_be_bytes());
+        bytes.extend([1, 2, 3, 4]);
+        frames(bytes)
+    };
     vec![
         row("B1", "unmasked text", unmasked(TEXT), Closes(1002)),
-        row("B1", "unmasked ping", frames(Frame { mask: None, ..Frame::new(PING, b"") }.bytes()), Closes(1002)),
+        row(
+            "B1",
+            "unmasked ping",
+            frames(Frame { mask: None, ..Frame::new(PING, b"") }.bytes()),
+            Closes(1002),
+        ),
         row("B2", "RSV1", flags(0xc0, TEXT), Closes(1002)),
         row("B2", "RSV2", flags(0xa0, TEXT), Closes(1002)),
         row("B2", "RSV3", flags(0x90, TEXT), Closes(1002)),
@@ -90,30 +103,60 @@ fn flags_and_lengths() -> Vec<Case> {
         row("B4", "ping of 126 bytes", whole(PING, &[b'x'; 126]), Closes(1002)),
         row("B4", "close of 126 bytes", whole(CLOSE, &[3; 126]), Closes(1002)),
         row("B5", "continuation first", whole(CONTINUE, BAD), Closes(1002)),
-        row("B5", "a text inside a fragmented one", parts(&[Frame::part(TEXT, b"{"), Frame::new(TEXT, BAD)]), Closes(1002)),
-        row("B6", "a length with its highest bit", announced(0x81, 0x8000_0000_0000_0001), Closes(1009))
-            .differs("1002: the library sees the size first; nothing is read or kept of it"),
-        row("B7", "14 bytes of actix-http 3723", frames([&[0x0a][..], &[0xff; 10], &[0xeb, 0x0e, 0x8f]].concat()), Closes(1009)),
+        row(
+            "B5",
+            "a text inside a fragmented one",
+            parts(&[Frame::part(TEXT, b"{"), Frame::new(TEXT, BAD)]),
+            Closes(1002),
+        ),
+        row(
+            "B6",
+            "a length with its highest bit",
+            announced(0x81, 0x8000_0000_0000_0001),
+            Closes(1009),
+        )
+        .differs("1002: the library sees the size first; nothing is read or kept of it"),
+        row(
+            "B7",
+            "14 bytes of actix-http 3723",
+            frames([&[0x0a][..], &[0xff; 10], &[0xeb, 0x0e, 0x8f]].concat()),
+            Closes(1009),
+        ),
         row("B7", "2^64 - 1 bytes", announced(0x81, u64::MAX), Closes(1009)),
         row("B8", "4 GiB announced", announced(0x81, 1 << 32), Closes(1009)),
         row("B8", "64 sockets announce 4 GiB", scene!(sockets::much_announced), Seen),
-        row("B9", "a length longer than needed", frames(non_minimal), Error("bad_request", "one JSON object"))
-            .differs("1002: the library takes it, and so read it is what it says"),
+        row(
+            "B9",
+            "a length longer than needed",
+            frames(non_minimal),
+            Error("bad_request", "one JSON object"),
+        )
+        .differs("1002: the library takes it, and so read it is what it says"),
     ]
 }
 
 /// UTF-8, sizes and fragments.
-#[rustfmt::skip]
 fn texts() -> Vec<Case> {
     let text = r#"{"type":"message","to":"friend","message":"fine €😀"}"#.as_bytes();
-    let mut endless_empty = endless(0, 20_000); endless_empty.extend(Frame::new(CONTINUE, text).bytes());
+    let mut endless_empty = endless(0, 20_000);
+    endless_empty.extend(Frame::new(CONTINUE, text).bytes());
     vec![
         row("B10", "a lone continuation byte", whole(TEXT, b"\x80"), Closes(1007)),
         row("B10", "overlong", whole(TEXT, b"\xc0\x80"), Closes(1007)),
         row("B10", "a surrogate", whole(TEXT, b"\xed\xa0\x80"), Closes(1007)),
         row("B10", "beyond Unicode", whole(TEXT, b"\xf4\x90\x80\x80"), Closes(1007)),
-        row("B10", "ends inside a character", whole(TEXT, b"{\"type\":\"ping\",\"ref\":\"\xe2\x82"), Closes(1007)),
-        row("B11", "not UTF-8 over two fragments", parts(&[Frame::part(TEXT, b"\xe2\x82"), Frame::new(CONTINUE, b"x")]), Closes(1007)),
+        row(
+            "B10",
+            "ends inside a character",
+            whole(TEXT, b"{\"type\":\"ping\",\"ref\":\"\xe2\x82"),
+            Closes(1007),
+        ),
+        row(
+            "B11",
+            "not UTF-8 over two fragments",
+            parts(&[Frame::part(TEXT, b"\xe2\x82"), Frame::new(CONTINUE, b"x")]),
+            Closes(1007),
+        ),
         row("B11", "a character in four fragments, pings between", crumbs(text), Sent),
         row("B11", "a byte at a time", scene!(sockets::a_byte_at_a_time), Seen),
         row("B12", "65,536 bytes", whole(TEXT, &padded(65_536)), Sent),
@@ -121,12 +164,18 @@ fn texts() -> Vec<Case> {
         row("B12", "65,536 bytes in two", in_two(&padded(65_536), 60_000), Sent),
         row("B12", "65,537 bytes in two", in_two(&padded(65_537), 60_000), Closes(1009)),
         row("B12", "70,000 bytes of binary", whole(BINARY, &[0; 70_000]), Closes(1009)),
-        row("B13", "fragments of 1,000 bytes without end", frames(endless(1_000, 70)), Closes(1009)),
+        row(
+            "B13",
+            "fragments of 1,000 bytes without end",
+            frames(endless(1_000, 70)),
+            Closes(1009),
+        ),
         row("B13", "66 fragments of a byte", crumbs(&padded(66)), Sent)
             .differs("1008 at the 65th: a fragment costs what its bytes do, the sum is bounded"),
         row("B13", "20,000 empty fragments, then the text", frames(endless_empty), Sent)
             .differs("1008 at the 65th: an empty one is dropped as it is read"),
-        row("B14", "half a message and pings", scene!(slow::half_a_message), Seen).slow()
+        row("B14", "half a message and pings", scene!(slow::half_a_message), Seen)
+            .slow()
             .differs("4408 at 10 s: it keeps at most 64 KiB while its client answers pings"),
         row("B15", "binary", whole(BINARY, BAD), Closes(1003)),
         row("B15", "empty binary", whole(BINARY, b""), Closes(1003)),
@@ -134,9 +183,14 @@ fn texts() -> Vec<Case> {
 }
 
 /// Closes, pings, and what follows an end.
-#[rustfmt::skip]
 fn ends() -> Vec<Case> {
-    let zeros = frames(Frame { mask: Some([0; 4]), ..Frame::new(TEXT, br#"{"type":"message","to":"friend","message":"fine"}"#) }.bytes());
+    let zeros = frames(
+        Frame {
+            mask: Some([0; 4]),
+            ..Frame::new(TEXT, br#"{"type":"message","to":"friend","message":"fine"}"#)
+        }
+        .bytes(),
+    );
     vec![
         row("B16", "close of one byte", whole(CLOSE, &[3]), Closes(1002)),
         row("B17", "1000 and a reason", close(1000, b"bye"), Closes(1000)),
@@ -147,12 +201,28 @@ fn ends() -> Vec<Case> {
         row("B18", "a message after the close", scene!(sockets::after_the_close), Seen),
         row("B19", "1,000 pings a second", scene!(limits::pings), Seen).guarded().needs(Limits),
         row("B19", "a pong that nobody asked for", whole(PONG, &[0xff; 125]), Ignored),
-        row("B19", "no pong to us", scene!(slow::no_pong), Seen).long()
+        row("B19", "no pong to us", scene!(slow::no_pong), Seen)
+            .long()
             .differs("4408: it is 4509, after two pings"),
         row("B20", "never reads", scene!(slow::never_reads), Seen).long(),
         row("B21", "a key of zeros", zeros, Sent),
-        row("B21", "a text without bytes", whole(TEXT, b""), Error("bad_request", "one JSON object")),
-        row("B22", "HTTP after the 101", frames(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()), Closes(1002)),
-        row("B22", "another upgrade after the 101", frames(crate::raw::upgrade_head("userId=evil", "")), Closes(1002)),
+        row(
+            "B21",
+            "a text without bytes",
+            whole(TEXT, b""),
+            Error("bad_request", "one JSON object"),
+        ),
+        row(
+            "B22",
+            "HTTP after the 101",
+            frames(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
+            Closes(1002),
+        ),
+        row(
+            "B22",
+            "another upgrade after the 101",
+            frames(crate::raw::upgrade_head("userId=evil", "")),
+            Closes(1002),
+        ),
     ]
 }

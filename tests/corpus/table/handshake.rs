@@ -51,27 +51,74 @@ fn noise() -> Vec<u8> {
 
 /// All of them.
 pub fn lines() -> Vec<Case> {
-    [methods(), origins(), heads(), connections(), ids(), queries()].concat()
+    let heads = [good(), keys(), methods(), origins(), heads()].concat();
+    [heads, connections(), ids(), queries()].concat()
 }
 
-/// Methods, versions, keys.
-#[rustfmt::skip]
-fn methods() -> Vec<Case> {
-    let twice = format!("Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Key: {KEY}");
+/// What opens.
+fn good() -> Vec<Case> {
     let id = "a".repeat(128);
     vec![
-        row("A1", "a list in Connection", with("Connection", "connection: keep-alive, UPGRADE"), Opens),
+        row(
+            "A1",
+            "a list in Connection",
+            with("Connection", "connection: keep-alive, UPGRADE"),
+            Opens,
+        ),
         row("A1", "names in odd case", with("Upgrade", "uPgRaDe: WebSocket"), Opens),
-        row("A1", "what a proxy adds", plus("Content-Length: 0\r\nX-Forwarded-For: 203.0.113.1"), Opens),
-        row("A1", "all parameters", query("&&x=%20&userId=auth0%7C5f%2B&device=d_-&acks=app&catchup=1&v=1&"), Opens),
+        row(
+            "A1",
+            "what a proxy adds",
+            plus("Content-Length: 0\r\nX-Forwarded-For: 203.0.113.1"),
+            Opens,
+        ),
+        row(
+            "A1",
+            "all parameters",
+            query("&&x=%20&userId=auth0%7C5f%2B&device=d_-&acks=app&catchup=1&v=1&"),
+            Opens,
+        ),
         row("A1", "the longest id", query(&format!("userId={id}")), Opens),
-        row("A2", "version 8", with("Sec-WebSocket-Version", "Sec-WebSocket-Version: 8"), Status(426)),
+    ]
+}
+
+/// Versions and keys.
+fn keys() -> Vec<Case> {
+    let twice = format!("Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Key: {KEY}");
+    vec![
+        row(
+            "A2",
+            "version 8",
+            with("Sec-WebSocket-Version", "Sec-WebSocket-Version: 8"),
+            Status(426),
+        ),
         row("A2", "no version", with("Sec-WebSocket-Version", ""), Status(426)),
         row("A3", "no key", with("Sec-WebSocket-Key", ""), Status(400)),
         row("A3", "two keys", with("Sec-WebSocket-Key", &twice), Status(400)),
-        row("A3", "not base64", with("Sec-WebSocket-Key", "Sec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!=="), Status(400)),
-        row("A3", "15 bytes", with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j"), Status(400)),
-        row("A3", "17 bytes", with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZXM="), Status(400)),
+        row(
+            "A3",
+            "not base64",
+            with("Sec-WebSocket-Key", "Sec-WebSocket-Key: !!!!!!!!!!!!!!!!!!!!!!=="),
+            Status(400),
+        ),
+        row(
+            "A3",
+            "15 bytes",
+            with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j"),
+            Status(400),
+        ),
+        row(
+            "A3",
+            "17 bytes",
+            with("Sec-WebSocket-Key", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZXM="),
+            Status(400),
+        ),
+    ]
+}
+
+/// Methods, and what is no upgrade.
+fn methods() -> Vec<Case> {
+    vec![
         row("A4", "POST", method("POST"), Status(405)),
         row("A4", "PUT", method("PUT"), Status(405)),
         row("A4", "DELETE", method("DELETE"), Status(405)),
@@ -81,20 +128,32 @@ fn methods() -> Vec<Case> {
         row("A5", "HTTP/1.0", with("GET", "GET /ws?userId=odd HTTP/1.0"), Status(426)),
         row("A6", "no Upgrade", with("Upgrade", ""), Status(426)),
         row("A6", "another Upgrade", with("Upgrade", "Upgrade: h2c"), Status(426)),
-        row("A6", "no upgrade in Connection", with("Connection", "Connection: keep-alive"), Status(426)),
-        row("A6", "plain HTTP", head("GET /ws?userId=odd HTTP/1.1\r\nHost: x\r\n\r\n"), Status(426)),
+        row(
+            "A6",
+            "no upgrade in Connection",
+            with("Connection", "Connection: keep-alive"),
+            Status(426),
+        ),
+        row(
+            "A6",
+            "plain HTTP",
+            head("GET /ws?userId=odd HTTP/1.1\r\nHost: x\r\n\r\n"),
+            Status(426),
+        ),
     ]
 }
 
 /// Whose page it is, and who says so.
-#[rustfmt::skip]
 fn origins() -> Vec<Case> {
+    let bearer = format!("Authorization: Bearer {}", super::tokens::good());
     vec![
         row("A7", "the same origin", plus("Origin: http://localhost"), Opens),
         row("A7", "not listed", plus("Origin: http://evil.example"), Status(403)),
         row("A7", "another scheme", plus("Origin: ftp://localhost"), Status(403)),
         row("A7", "https where TLS may end before", plus("Origin: https://localhost"), Opens)
-            .differs("403: a plain listener can't tell whether a proxy took the TLS off (docs/threat-model.md)"),
+            .differs(
+                "403: a plain listener can't tell what a proxy took off (docs/threat-model.md)",
+            ),
         row("A7", "another port", plus("Origin: http://localhost:1"), Status(403)),
         row("A7", "ours in front", plus("Origin: http://localhost.evil.tld"), Status(403)),
         row("A7", "ours at the end", plus("Origin: http://evillocalhost"), Status(403)),
@@ -102,14 +161,14 @@ fn origins() -> Vec<Case> {
         row("A9", "two", plus("Origin: http://localhost\r\nOrigin: http://localhost"), Status(400)),
         row("A9", "a control character", plus("Origin: http://local\x01host"), Status(400)),
         row("A9", "not ASCII", plus("Origin: http://loc\u{e4}lhost"), Status(400)),
-        row("A10", "a cookie", nobody("Cookie: session=1"), Status(401)).guarded()
+        row("A10", "a cookie", nobody("Cookie: session=1"), Status(401))
+            .guarded()
             .differs("403: a cookie is no identity here, with or without Origin"),
-        row("A10", "a bearer", nobody(&format!("Authorization: Bearer {}", super::tokens::good())), Opens).guarded(),
+        row("A10", "a bearer", nobody(&bearer), Opens).guarded(),
     ]
 }
 
 /// Heads that are long, slow, or carry what they should not.
-#[rustfmt::skip]
 fn heads() -> Vec<Case> {
     let many = "X: y\r\n".repeat(101);
     let long = format!("X: {}", "y".repeat(20 * 1_024));
@@ -121,21 +180,33 @@ fn heads() -> Vec<Case> {
         row("A11", "a header of 20 KiB", plus(&long), Status(431)),
         row("A11", "a URI of 70 KiB", query(&uri), Status(431))
             .differs("414: the head is bounded as a whole, and read no further"),
-        row("A12", "1,000 heads that trickle", scene!(slow::heads_that_trickle), Seen).slow()
+        row("A12", "1,000 heads that trickle", scene!(slow::heads_that_trickle), Seen)
+            .slow()
             .differs("closed at 5 s: it is 10 s (design, and docs/protocol.md)"),
         row("A13", "20 MB of head in small pieces", scene!(slow::a_head_without_end), Seen),
-        row("A14", "a body", head(format!("{}hello", upgrade_head("userId=odd", "Content-Length: 5\r\n"))), Status(400)),
+        row(
+            "A14",
+            "a body",
+            head(format!("{}hello", upgrade_head("userId=odd", "Content-Length: 5\r\n"))),
+            Status(400),
+        ),
         row("A14", "chunked", plus("Transfer-Encoding: chunked"), Status(400)),
         row("A14", "both", plus(both), Status(400)),
-        row("A14", "lengths that differ", plus("Content-Length: 0\r\nContent-Length: 5"), Status(400)),
+        row(
+            "A14",
+            "lengths that differ",
+            plus("Content-Length: 0\r\nContent-Length: 5"),
+            Status(400),
+        ),
         row("A15", "deflate offered", plus(deflate), Opens),
         row("A16", "only unknown subprotocols", plus("Sec-WebSocket-Protocol: mqtt, wamp"), Opens)
-            .differs("400: none is agreed to, which the client sees (RFC 6455 §4.1), as with extensions"),
+            .differs(
+                "400: none is agreed to, which the client sees (RFC 6455 §4.1), as with extensions",
+            ),
     ]
 }
 
 /// What follows a head, and what is none.
-#[rustfmt::skip]
 fn connections() -> Vec<Case> {
     let tls = "\x16\x03\x01\x02\0\x01\0\x01\u{7c}\x03\x03";
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -144,34 +215,58 @@ fn connections() -> Vec<Case> {
         row("A17", "no log tells the query", query("userId=odd&token=canary-of-a-query"), Opens),
         row("A18", "no Host", with("Host", ""), Status(400)),
         row("A18", "two Hosts", with("Host", "Host: x\r\nHost: x"), Status(400)),
-        row("A18", "another's name for the loopback", with("Host", "Host: rebound.example"), Status(421)),
+        row(
+            "A18",
+            "another's name for the loopback",
+            with("Host", "Host: rebound.example"),
+            Status(421),
+        ),
         row("A19", "the preface of HTTP/2", head(preface), Status(400)),
         row("A19", "TLS", head(tls), Status(400)),
-        row("A19", "TLS, as a library says it", head(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()), Status(400)),
+        row(
+            "A19",
+            "TLS, as a library says it",
+            head(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
+            Status(400),
+        ),
         row("A19", "noise", head(noise()), Ends),
         row("A19", "SSH", head("SSH-2.0-OpenSSH_9.6\r\n"), Status(400)),
         row("A19", "NULs", head(vec![0; 64]), Status(400)),
         row("A19", "another version", head("GET /ws?userId=odd HTTP/9.9\r\n\r\n"), Status(400)),
-        row("A20", "100 frames in the segment of the request", scene!(sockets::frames_with_the_head), Seen),
+        row(
+            "A20",
+            "100 frames in the segment of the request",
+            scene!(sockets::frames_with_the_head),
+            Seen,
+        ),
         row("A21", "CR in a value", plus("X: a\rb"), Status(400)),
         row("A21", "LF in a value", plus("X: a\nb"), Status(400)),
         row("A21", "NUL in a value", plus("X: a\0b"), Status(400)),
         row("A21", "a folded value", with("Host", "Host: a\r\n b"), Status(400)),
         row("A21", "a blank before the colon", with("Host", "Host : x"), Status(400)),
         row("A21", "a name that is not ASCII", plus("\u{e9}: x"), Status(400)),
-        row("A22", "many sockets from one address", scene!(limits::sockets_of_an_address), Seen).guarded().needs(Limits),
+        row("A22", "many sockets from one address", scene!(limits::sockets_of_an_address), Seen)
+            .guarded()
+            .needs(Limits),
         row("A22", "a 17th socket of a person", scene!(sockets::a_seventeenth_socket), Seen)
             .differs("4409: it is 4001, for the oldest"),
-        row("A22", "a server that drains", scene!(sockets::a_server_that_drains), Seen).real()
-            .differs("503 with Retry-After: its listener is closed at once, and the balancer deals elsewhere"),
-        row("A23", "open and silent", scene!(sockets::open_and_silent), Seen).slow()
-            .differs("4408 after 5 s: who it is was known before the 101, there is nothing to wait for"),
-        row("A23", "a browser without a token", nobody("Origin: http://localhost"), Shown("unauthorized", 4401)).guarded(),
+        row("A22", "a server that drains", scene!(sockets::a_server_that_drains), Seen)
+            .real()
+            .differs("503 with Retry-After: it listens no more, and the balancer deals elsewhere"),
+        row("A23", "open and silent", scene!(sockets::open_and_silent), Seen)
+            .slow()
+            .differs("4408 after 5 s: who it is was known before the 101, nothing is waited for"),
+        row(
+            "A23",
+            "a browser without a token",
+            nobody("Origin: http://localhost"),
+            Shown("unauthorized", 4401),
+        )
+        .guarded(),
     ]
 }
 
 /// Ids of people and devices.
-#[rustfmt::skip]
 fn ids() -> Vec<Case> {
     vec![
         row("D1", "empty", query("userId="), Status(400)),
@@ -179,7 +274,12 @@ fn ids() -> Vec<Case> {
             .differs("bad_id: the design allows 128, as identity providers need"),
         row("D1", "129 bytes", query(&format!("userId={}", "a".repeat(129))), Status(400)),
         row("D1", "2,049 bytes", query(&format!("userId={}", "a".repeat(2_049))), Status(400)),
-        row("D1", "a device of 33 bytes", query(&format!("userId=a&device={}", "d".repeat(33))), Status(400)),
+        row(
+            "D1",
+            "a device of 33 bytes",
+            query(&format!("userId=a&device={}", "d".repeat(33))),
+            Status(400),
+        ),
         row("D2", "#", query("userId=a%23b"), Status(400)),
         row("D2", ":", query("userId=user:1"), Status(400)),
         row("D2", "{}", query("userId=%7btag%7d"), Status(400)),
@@ -205,7 +305,6 @@ fn ids() -> Vec<Case> {
 }
 
 /// Parameters and paths.
-#[rustfmt::skip]
 fn queries() -> Vec<Case> {
     vec![
         row("E9", "a bad percent", query("userId=%zz"), Status(400)),
@@ -231,8 +330,18 @@ fn queries() -> Vec<Case> {
         row("E11", "with a slash", head(plain("GET", "/ws/?userId=a", "")), Status(404)),
         row("E11", "with two slashes", head(plain("GET", "//ws?userId=a", "")), Status(404)),
         row("E11", "in capitals", head(plain("GET", "/WS?userId=a", "")), Status(404)),
-        row("E11", "a line for the log", head(plain("GET", "/%0aFORGED%20line%1b[31m", "")), Status(404)),
-        row("E11", "colours for the log", head(b"GET /\x1b[31mred HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()), Status(400)),
+        row(
+            "E11",
+            "a line for the log",
+            head(plain("GET", "/%0aFORGED%20line%1b[31m", "")),
+            Status(404),
+        ),
+        row(
+            "E11",
+            "colours for the log",
+            head(b"GET /\x1b[31mred HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
+            Status(400),
+        ),
         row("E11", "a path behind it", head(plain("GET", "/ws/x?userId=a", "")), Status(404)),
         row("E11", "a path with a climb", head(plain("GET", "/..%2fws?userId=a", "")), Status(404)),
         row("E11", "metrics where people are", head(plain("GET", "/metrics", "")), Status(404)),

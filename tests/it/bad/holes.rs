@@ -20,8 +20,8 @@ fn smuggled() -> String {
     let body = json!({"to": VICTIM, "message": "smuggled"}).to_string();
     let length = body.len();
     format!(
-        "POST /v1/messages?userId={VICTIM} HTTP/1.1\r\nHost: localhost\r\n{JSON}Content-Length: {length}\r\n\
-         \r\n{body}"
+        "POST /v1/messages?userId={VICTIM} HTTP/1.1\r\nHost: localhost\r\n{JSON}\
+         Content-Length: {length}\r\n\r\n{body}"
     )
 }
 
@@ -91,8 +91,8 @@ fn disputed_lengths() -> Vec<String> {
     whole
 }
 
-/// Request in request: one answer, and nothing is done that the balancer did not see as a request of
-/// its own.
+/// Request in request: one answer, and nothing is done that the balancer did not see as a request
+/// of its own.
 #[tokio::test]
 async fn nothing_is_smuggled_through_the_balancer() {
     let stack = stack().await;
@@ -140,8 +140,9 @@ async fn what_follows_an_upgrade_is_no_request() {
         assert!(all[0].status == 200 && all.iter().all(|a| a.status != 101), "{target}: {all:?}");
         assert!(all[0].header("upgrade").is_none(), "{target}: {all:?}");
     }
-    let h2c = "GET /v1/servers HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\n\
-               Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n";
+    let h2c = "GET /v1/servers HTTP/1.1\r\nHost: localhost\r\n\
+               Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+               HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n";
     let all = answers(&stack.balancer, h2c.as_bytes()).await;
     assert_eq!(all.iter().map(|a| a.status).collect::<Vec<_>>(), [200], "{all:?}");
     stack.stop().await;
@@ -216,8 +217,8 @@ async fn nothing_is_compressed() {
     let stack = Stack::start(Parts::Embedded).await.unwrap();
     for target in ["/", "/app.js", "/v1/servers", "/openapi.json"] {
         let head = format!(
-            "GET {target} HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip, br, zstd\r\nTE: gzip\r\n\
-             Connection: close, TE\r\n\r\n"
+            "GET {target} HTTP/1.1\r\nHost: localhost\r\n\
+             Accept-Encoding: gzip, br, zstd\r\nTE: gzip\r\nConnection: close, TE\r\n\r\n"
         );
         let answer = request(&stack.balancer, head).await.unwrap();
         assert_eq!(answer.status, 200);

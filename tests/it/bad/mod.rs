@@ -1,9 +1,9 @@
 //! Bad input, from outside: it gets a clear answer, nothing is lost, nobody else notices.
 //!
-//! What is answered to each bad thing stands in `tests/corpus`, a line each; here is what takes more
-//! than a line: floods, parts that are away, the classic holes. Most tests have a pair of bystanders
-//! on the same servers who talk all the while. What a client library would refuse to send goes out
-//! through `raw`.
+//! What is answered to each bad thing stands in `tests/corpus`, a line each; here is what takes
+//! more than a line: floods, parts that are away, the classic holes. Most tests have a pair of
+//! bystanders on the same servers who talk all the while. What a client library would refuse to
+//! send goes out through `raw`.
 
 mod asleep;
 mod away;
