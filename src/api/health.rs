@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::caller::{Caller, Tokens};
+use super::asker::{Asker, Tokens};
 use super::error::Problem;
 use super::exposition::{MEDIA_TYPE, exposition};
 use super::{Guard, guarded, listen};
@@ -184,12 +184,9 @@ pub(super) fn admin_router(health: Arc<Health>, admin: Admin) -> Router {
     guarded(routes, guard).with_state(health)
 }
 
-async fn readyz(
-    State(health): State<Arc<Health>>,
-    Extension(caller): Extension<Caller>,
-) -> Response {
+async fn readyz(State(health): State<Arc<Health>>, Extension(asker): Extension<Asker>) -> Response {
     let (ready, mut body) = health.readiness();
-    if !caller.runs_it() {
+    if !asker.runs_it() {
         body = json!({"ready": ready});
     }
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -198,10 +195,10 @@ async fn readyz(
 
 async fn metrics(
     State(health): State<Arc<Health>>,
-    Extension(caller): Extension<Caller>,
+    Extension(asker): Extension<Asker>,
 ) -> Result<Response, Problem> {
-    if !caller.runs_it() {
-        caller.administers()?;
+    if !asker.runs_it() {
+        asker.administers()?;
     }
     Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], exposition(&health.metrics)).into_response())
 }

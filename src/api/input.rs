@@ -8,7 +8,7 @@ use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 
-use super::caller::{Caller, on_behalf_of};
+use super::asker::{Asker, on_behalf_of};
 use super::error::Problem;
 use crate::auth::Refusal;
 use crate::chat::history::parse_limit;
@@ -22,7 +22,7 @@ pub const BODY_BYTES_MAX: usize = 64 * 1024;
 pub(super) struct Input {
     path: Vec<(String, String)>,
     query: Vec<(String, String)>,
-    caller: Caller,
+    asker: Asker,
     on_behalf_of: Option<UserId>,
 }
 
@@ -33,13 +33,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Input {
         // What can't be decoded was refused before routing; no parameters is none, too.
         let path = RawPathParams::from_request_parts(parts, state).await;
         let path = path.iter().flatten().map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_default();
-        let on_behalf_of = match caller {
-            Caller::Token(_) => on_behalf_of(&parts.headers)?,
-            Caller::Development | Caller::Anybody => None,
+        let asker = parts.extensions.get::<Asker>().cloned().unwrap_or_default();
+        let on_behalf_of = match asker {
+            Asker::Token(_) => on_behalf_of(&parts.headers)?,
+            Asker::Development | Asker::Anybody => None,
         };
         let query = pairs(parts.uri.query().unwrap_or(""))?;
-        Ok(Self { path: path.collect(), query, caller, on_behalf_of })
+        Ok(Self { path: path.collect(), query, asker, on_behalf_of })
     }
 }
 
@@ -47,8 +47,8 @@ impl Input {
     /// What a query says, without the route that it is for.
     #[cfg(any(test, fuzzing))]
     pub(super) fn of_query(query: &str) -> Result<Self, Problem> {
-        let (path, caller) = (Vec::new(), Caller::Development);
-        Ok(Self { path, query: pairs(query)?, caller, on_behalf_of: None })
+        let (path, asker) = (Vec::new(), Asker::Development);
+        Ok(Self { path, query: pairs(query)?, asker, on_behalf_of: None })
     }
 
     /// An id in the path.
@@ -90,30 +90,30 @@ impl Input {
         let of_query = self.query("userId")?.map(UserId::parse).transpose();
         let of_query =
             of_query.map_err(|bad| Problem::bad(format!("\"userId\": {bad}, {what_to_do}")))?;
-        match &self.caller {
-            Caller::Development => {
+        match &self.asker {
+            Asker::Development => {
                 of_query.ok_or_else(|| Problem::bad(format!("\"userId\" is missing, {what_to_do}")))
             }
-            Caller::Token(identity) => {
+            Asker::Token(identity) => {
                 let mut all: Vec<_> =
                     of_query.into_iter().chain(self.on_behalf_of.clone()).collect();
                 if all.is_empty() && identity.scopes.service {
                     all.extend(named.cloned());
                 }
-                Caller::acting(identity, &all)
+                Asker::acting(identity, &all)
             }
-            Caller::Anybody => Err(Refusal::Missing.into()),
+            Asker::Anybody => Err(Refusal::Missing.into()),
         }
     }
 
     /// Who asks, for what is not done for anybody.
-    pub(super) fn asked_by(&self) -> &Caller {
-        &self.caller
+    pub(super) fn asked_by(&self) -> &Asker {
+        &self.asker
     }
 
     /// Whether a service asks.
     pub(super) fn of_service(&self) -> bool {
-        matches!(&self.caller, Caller::Token(identity) if identity.scopes.service)
+        matches!(&self.asker, Asker::Token(identity) if identity.scopes.service)
     }
 }
 
@@ -207,8 +207,8 @@ mod tests {
     #[test]
     fn a_known_parameter_stands_once() {
         let query = pairs("a=1&x&limit=3&limit=3&a").unwrap();
-        let (path, caller, on_behalf_of) = Default::default();
-        let input = Input { path, query, caller, on_behalf_of };
+        let (path, asker, on_behalf_of) = Default::default();
+        let input = Input { path, query, asker, on_behalf_of };
         assert!(input.query("limit").is_err());
         assert_eq!(input.query("x").unwrap(), Some(""));
         assert_eq!(input.query("nope").unwrap(), None);

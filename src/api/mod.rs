@@ -5,7 +5,7 @@
 //! whatever it says and whatever a handler does: the guard below bounds its body and its time and
 //! catches a panic.
 
-mod caller;
+mod asker;
 mod conversations;
 mod error;
 mod exposition;
@@ -43,7 +43,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use caller::Tokens;
+use asker::Tokens;
 
 use crate::auth::Verifier;
 use crate::chat::Chat;
@@ -174,8 +174,8 @@ async fn guard_request(State(guard): State<Guard>, request: Request, next: Next)
 /// Checks the token, then has the request answered.
 async fn admitted(guard: &Guard, mut request: Request, next: Next) -> Response {
     match guard.tokens.admit(request.uri().path(), request.headers()).await {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
+        Ok(asker) => {
+            request.extensions_mut().insert(asker);
             within(guard, request, next).await
         }
         Err(problem) => problem.into_response(),

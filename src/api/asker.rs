@@ -1,7 +1,7 @@
 //! Who asks: by a token, or in development mode by what the query says.
 //!
 //! The guard checks the token before anything else of a request is looked at, its body included;
-//! what a handler asks of the caller is asked here. **A token of a user acts for that user alone**;
+//! what a handler asks of whoever asks is asked here. **A token of a user acts for that user alone**;
 //! a service's may act for anybody whom the request names.
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(super) const ON_BEHALF_OF: HeaderName = HeaderName::from_static("on-behalf-o
 
 /// Who asks, as far as is known before the request is read.
 #[derive(Debug, Clone, Default)]
-pub(super) enum Caller {
+pub(super) enum Asker {
     /// Nobody was asked for a token: `?userId=` is believed.
     #[default]
     Development,
@@ -49,13 +49,13 @@ impl Tokens {
     }
 
     /// Checks the token of a request.
-    pub(super) async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<Caller, Problem> {
-        let Some(verifier) = &self.verifier else { return Ok(Caller::Development) };
+    pub(super) async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<Asker, Problem> {
+        let Some(verifier) = &self.verifier else { return Ok(Asker::Development) };
         let named = self.named(verifier, headers).await;
-        if self.open.contains(&path) { Ok(named.unwrap_or(Caller::Anybody)) } else { named }
+        if self.open.contains(&path) { Ok(named.unwrap_or(Asker::Anybody)) } else { named }
     }
 
-    async fn named(&self, verifier: &Verifier, headers: &HeaderMap) -> Result<Caller, Problem> {
+    async fn named(&self, verifier: &Verifier, headers: &HeaderMap) -> Result<Asker, Problem> {
         let token = bearer(&headers.all("authorization"), &[])?.ok_or(Refusal::Missing)?;
         let identity = verifier.verify(&token).await?;
         if let Some(chat) = &self.chat
@@ -63,11 +63,11 @@ impl Tokens {
         {
             return Err(Refusal::Revoked.into());
         }
-        Ok(Caller::Token(Arc::new(identity)))
+        Ok(Asker::Token(Arc::new(identity)))
     }
 }
 
-impl Caller {
+impl Asker {
     /// For whom a token acts, where the request names these.
     pub(super) fn acting(identity: &Identity, named: &[UserId]) -> Result<UserId, Problem> {
         let scopes = identity.scopes;
