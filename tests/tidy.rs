@@ -19,17 +19,18 @@ const COLUMNS_MAX: usize = 100;
 const COMMENTS_PERCENT: std::ops::RangeInclusive<usize> = 10..=20;
 
 /// Which modules of the crate each layer may name; what is not listed here may name any.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("protocol", &[]),
     ("edge", &["protocol"]),
     ("hub", &["protocol"]),
     ("auth", &["protocol"]),
+    ("limits", &[]),
     ("store", &["protocol", "telemetry"]),
     ("directory", &["protocol", "telemetry"]),
     ("bus", &["protocol", "telemetry", "directory"]),
     ("board", &["protocol", "store"]),
-    ("chat", &["protocol", "hub", "store", "directory", "bus", "board", "telemetry"]),
-    ("gateway", &["protocol", "edge", "auth", "hub", "chat", "store", "telemetry"]),
+    ("chat", &["protocol", "limits", "hub", "store", "directory", "bus", "board", "telemetry"]),
+    ("gateway", &["protocol", "edge", "auth", "limits", "hub", "chat", "store", "telemetry"]),
     ("client", &["protocol"]),
     ("bench", &["protocol", "auth", "client"]),
     ("checker", &[]),

@@ -1,0 +1,377 @@
+//! How much a client may do: what each limit allows, and who has had how much of it.
+//!
+//! Knows nothing of sockets or requests: `gateway`, `chat`, `api` and `balancer` ask here, and
+//! refuse in their own words. One [`Limits`] is shared by all parts of a process, so that a user
+//! has the same in all of them together. **Invariant:** what is counted here has a bound on its
+//! memory that no client can move, and costs nothing while a client rests.
+
+mod address;
+mod meter;
+mod rate;
+mod seats;
+
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use address::Address;
+pub use meter::{Key, Meter};
+pub use rate::{BadBound, Bound, Rate};
+pub use seats::Seats;
+
+use crate::chance::Hashing;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+/// When to come back where nobody can tell when a place will be free.
+const PLACE_WAIT: Duration = Duration::from_secs(5);
+
+/// What is limited. The names are those of the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// Sockets of a server.
+    Sockets,
+    /// Open files of the process.
+    Files,
+    /// Sockets of an address.
+    SocketsPerAddress,
+    /// Sockets of a user.
+    SocketsPerUser,
+    /// Handshakes, and requests whose token does not hold, of an address.
+    Handshakes,
+    /// Frames of a user.
+    Frames,
+    /// Bytes of a user's frames and requests.
+    Bytes,
+    /// Messages of a user.
+    Messages,
+    /// Signals of a user.
+    Signals,
+    /// Conversations that a user opens.
+    NewConversations,
+    /// Conversations that a user has.
+    Conversations,
+    /// Requests of a user.
+    Requests,
+}
+
+impl Limit {
+    /// All of them, in the order of the table in `docs/protocol.md`.
+    pub const ALL: [Limit; 12] = [
+        Self::Sockets,
+        Self::Files,
+        Self::SocketsPerAddress,
+        Self::SocketsPerUser,
+        Self::Handshakes,
+        Self::Frames,
+        Self::Bytes,
+        Self::Messages,
+        Self::Signals,
+        Self::NewConversations,
+        Self::Conversations,
+        Self::Requests,
+    ];
+
+    /// Its name in `parlor_limited_total`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sockets => "sockets",
+            Self::Files => "files",
+            Self::SocketsPerAddress => "sockets_per_address",
+            Self::SocketsPerUser => "sockets_per_user",
+            Self::Handshakes => "handshakes",
+            Self::Frames => "frames",
+            Self::Bytes => "bytes",
+            Self::Messages => "messages",
+            Self::Signals => "signals",
+            Self::NewConversations => "new_conversations",
+            Self::Conversations => "conversations",
+            Self::Requests => "requests",
+        }
+    }
+
+    fn detail(self) -> &'static str {
+        match self {
+            Self::Sockets | Self::Files => "this server has all the sockets that it takes",
+            Self::SocketsPerAddress => "your address has all the sockets that it may have here",
+            Self::SocketsPerUser => "you have all the sockets that one may have",
+            Self::Handshakes => "too many connections from your address",
+            Self::Frames => "too many frames",
+            Self::Bytes => "too many bytes",
+            Self::Messages => "too many messages",
+            Self::Signals => "too many signals",
+            Self::NewConversations => "too many new conversations",
+            Self::Conversations => "one of you has all the conversations that one may have",
+            Self::Requests => "too many requests",
+        }
+    }
+}
+
+/// Over a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}: wait and try again", .limit.detail())]
+pub struct Over {
+    /// Which.
+    pub limit: Limit,
+    /// When there will be room again.
+    pub wait: Duration,
+}
+
+impl Over {
+    /// For what has no clock: places that others must leave first.
+    pub fn full(limit: Limit) -> Self {
+        Self { limit, wait: PLACE_WAIT }
+    }
+
+    /// For what stays as it is: nothing is lost by asking rarely.
+    pub fn for_long(limit: Limit) -> Self {
+        Self { limit, wait: HOUR }
+    }
+
+    /// The same in milliseconds, for clients; enough, and never 0.
+    pub fn retry_after_ms(&self) -> u64 {
+        let ms = self.wait.as_nanos().div_ceil(1_000_000).max(1);
+        u64::try_from(ms).unwrap_or(u64::MAX)
+    }
+}
+
+/// What is allowed; `None`: anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// Sockets of a server.
+    pub sockets: Option<u32>,
+    /// Sockets of an address.
+    pub sockets_per_address: Option<u32>,
+    /// Conversations of a user.
+    pub conversations: Option<u32>,
+    /// By the second, of an address.
+    pub handshakes: Option<Rate>,
+    /// By the second, of a user, as are those that follow.
+    pub frames: Option<Rate>,
+    /// Bytes of frames and of request bodies.
+    pub bytes: Option<Rate>,
+    /// Messages.
+    pub messages: Option<Rate>,
+    /// Signals.
+    pub signals: Option<Rate>,
+    /// Requests to the Message API.
+    pub requests: Option<Rate>,
+    /// By the hour, of a user.
+    pub new_conversations: Option<Rate>,
+}
+
+impl Settings {
+    /// What people and their bots do not notice, and one who floods does.
+    pub const USUAL: Self = Self {
+        sockets: None,
+        sockets_per_address: Some(1_000),
+        conversations: Some(10_000),
+        handshakes: Some(Rate::new(50, 500)),
+        frames: Some(Rate::new(200, 1_000)),
+        bytes: Some(Rate::new(256 << 10, 1 << 20)),
+        messages: Some(Rate::new(50, 200)),
+        signals: Some(Rate::new(20, 100)),
+        requests: Some(Rate::new(50, 200)),
+        new_conversations: Some(Rate::new(100, 100)),
+    };
+}
+
+/// The limits of a process, and what was had of them. See the module.
+#[derive(Debug)]
+pub struct Limits {
+    settings: Settings,
+    hashing: Hashing,
+    crowd: Option<seats::Crowd>,
+    handshakes: Option<Meter>,
+    frames: Option<Meter>,
+    bytes: Option<Meter>,
+    messages: Option<Meter>,
+    signals: Option<Meter>,
+    requests: Option<Meter>,
+    new_conversations: Option<Meter>,
+}
+
+impl Limits {
+    /// By these settings.
+    pub fn new(settings: Settings) -> Arc<Self> {
+        let by = |period| move |rate| Meter::new(rate, period);
+        Arc::new(Self {
+            settings,
+            hashing: Hashing::default(),
+            crowd: settings.sockets_per_address.map(seats::Crowd::new),
+            handshakes: settings.handshakes.map(by(SECOND)),
+            frames: settings.frames.map(by(SECOND)),
+            bytes: settings.bytes.map(by(SECOND)),
+            messages: settings.messages.map(by(SECOND)),
+            signals: settings.signals.map(by(SECOND)),
+            requests: settings.requests.map(by(SECOND)),
+            new_conversations: settings.new_conversations.map(by(HOUR)),
+        })
+    }
+
+    /// None at all.
+    pub fn none() -> Arc<Self> {
+        Self::new(Settings::default())
+    }
+
+    /// What is allowed.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Whether frames are looked at.
+    pub fn measures_frames(&self) -> bool {
+        self.frames.is_some() || self.bytes.is_some()
+    }
+
+    /// Whom something is counted for: a user, or an address.
+    pub fn key(&self, who: &impl Hash) -> Key {
+        Key(self.hashing.hash_one(who))
+    }
+
+    fn meter(&self, limit: Limit) -> Option<&Meter> {
+        match limit {
+            Limit::Handshakes => self.handshakes.as_ref(),
+            Limit::Frames => self.frames.as_ref(),
+            Limit::Bytes => self.bytes.as_ref(),
+            Limit::Messages => self.messages.as_ref(),
+            Limit::Signals => self.signals.as_ref(),
+            Limit::Requests => self.requests.as_ref(),
+            Limit::NewConversations => self.new_conversations.as_ref(),
+            Limit::Sockets
+            | Limit::Files
+            | Limit::SocketsPerAddress
+            | Limit::SocketsPerUser
+            | Limit::Conversations => None,
+        }
+    }
+
+    /// Takes `units` of what is limited by a rate.
+    pub fn take(&self, limit: Limit, who: Key, units: u64, now: Instant) -> Result<(), Over> {
+        let Some(meter) = self.meter(limit) else { return Ok(()) };
+        meter.take(who, units, now).map_err(|wait| Over { limit, wait })
+    }
+
+    /// The same for one of something now, if it is limited at all.
+    pub fn take_one(&self, limit: Limit, who: &impl Hash) -> Result<(), Over> {
+        match self.meter(limit) {
+            Some(_) => self.take(limit, self.key(who), 1, Instant::now()),
+            None => Ok(()),
+        }
+    }
+
+    /// A handshake of this address; where there is none it is not counted.
+    pub fn handshake(&self, address: Option<Address>) -> Result<(), Over> {
+        address.map_or(Ok(()), |address| self.take_one(Limit::Handshakes, &address))
+    }
+
+    /// Whether this address may try once more.
+    pub fn handshakes_left(&self, address: Option<Address>) -> Result<(), Over> {
+        let (Some(meter), Some(address)) = (&self.handshakes, address) else { return Ok(()) };
+        let left = meter.is_left(self.key(&address), Instant::now());
+        left.map_err(|wait| Over { limit: Limit::Handshakes, wait })
+    }
+
+    /// A frame of so many bytes.
+    pub fn frame(&self, who: Key, bytes: usize, now: Instant) -> Result<(), Over> {
+        self.take(Limit::Frames, who, 1, now)?;
+        self.take(Limit::Bytes, who, bytes as u64, now)
+    }
+
+    /// A place on a server for a socket of this address; to be given back with
+    /// [`Limits::leave`].
+    pub fn enter(&self, seats: &Seats, address: Option<Address>) -> Result<(), Over> {
+        if !seats.take() {
+            return Err(Over::full(Limit::Sockets));
+        }
+        match (&self.crowd, address) {
+            (Some(crowd), Some(address)) if !crowd.enter(address) => {
+                seats.give_back();
+                Err(Over::full(Limit::SocketsPerAddress))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives a place back.
+    pub fn leave(&self, seats: &Seats, address: Option<Address>) {
+        seats.give_back();
+        if let (Some(crowd), Some(address)) = (&self.crowd, address) {
+            crowd.leave(address);
+        }
+    }
+}
+
+/// How many sockets each of `shares` may hold in a process that may open so many files: some are
+/// left for stores, requests, and those who are still at the door.
+pub fn sockets_by_files(files: u64, shares: u32) -> u32 {
+    let reserve = (files / 8).max(128.min(files / 2));
+    let each = (files - reserve) / u64::from(shares.max(1));
+    u32::try_from(each).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_told_in_whole_milliseconds_that_are_enough() {
+        let over = |wait| Over { limit: Limit::Frames, wait }.retry_after_ms();
+        for (wait, ms) in [(0, 1), (1, 1), (999_999, 1), (1_000_000, 1), (1_000_001, 2)] {
+            assert_eq!(over(Duration::from_nanos(wait)), ms);
+        }
+        assert_eq!(Over::for_long(Limit::Conversations).retry_after_ms(), 3_600_000);
+        let said = Over::full(Limit::Sockets).to_string();
+        assert_eq!(said, "this server has all the sockets that it takes: wait and try again");
+    }
+
+    #[test]
+    fn without_settings_nothing_is_refused() {
+        let limits = Limits::none();
+        let address = Address::of([203, 0, 113, 7].into());
+        let seats = Seats::new(None);
+        for _ in 0..10_000 {
+            assert_eq!(limits.handshake(address), Ok(()));
+            assert_eq!(limits.enter(&seats, address), Ok(()));
+            assert_eq!(limits.frame(limits.key(&"a"), 1 << 20, Instant::now()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn an_address_that_has_enough_gives_the_servers_place_back() {
+        let settings = Settings { sockets_per_address: Some(1), ..Settings::default() };
+        let (limits, seats) = (Limits::new(settings), Seats::new(Some(2)));
+        let [one, two] = [7, 8].map(|last| Address::of([203, 0, 113, last].into()));
+        assert_eq!(limits.enter(&seats, one), Ok(()));
+        assert_eq!(limits.enter(&seats, one), Err(Over::full(Limit::SocketsPerAddress)));
+        assert_eq!(limits.enter(&seats, two), Ok(()));
+        assert_eq!(limits.enter(&seats, None), Err(Over::full(Limit::Sockets)));
+        limits.leave(&seats, one);
+        assert_eq!(limits.enter(&seats, one), Ok(()));
+    }
+
+    #[test]
+    fn users_and_addresses_are_counted_by_themselves() {
+        let rate = Some(Rate::new(1, 1));
+        let limits = Limits::new(Settings { handshakes: rate, frames: rate, ..Settings::USUAL });
+        let [one, two] = [7, 8].map(|last| Address::of([203, 0, 113, last].into()));
+        assert_eq!(limits.handshake(one), Ok(()));
+        let over = limits.handshake(one).unwrap_err();
+        assert!(over.limit == Limit::Handshakes && over.wait <= SECOND);
+        assert_eq!(limits.handshake(two), Ok(()));
+        assert_eq!([limits.handshake(None), limits.handshake(None)], [Ok(()); 2]);
+        let now = Instant::now();
+        let frame = |user: &str| limits.frame(limits.key(&user), 100, now).map_err(|o| o.limit);
+        assert_eq!([frame("a"), frame("a"), frame("b")], [Ok(()), Err(Limit::Frames), Ok(())]);
+    }
+
+    #[test]
+    fn a_process_keeps_files_for_other_things_than_sockets() {
+        for (files, shares, each) in [(1_024, 1, 896), (20_000, 3, 5_833), (100, 3, 16), (0, 1, 0)]
+        {
+            assert_eq!(sockets_by_files(files, shares), each, "{files}");
+        }
+    }
+}
