@@ -1,6 +1,7 @@
 //! The command line: a contract, scripts of others depend on it. The doc comments are the help.
 
 mod edge;
+mod limits;
 mod secret;
 
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use edge::EdgeOptions;
+pub use limits::LimitOptions;
 pub use secret::Secret;
 
 use crate::protocol::{ConversationId, DeviceId, ProcessId, UserId};
@@ -162,6 +164,9 @@ pub struct Up {
     /// Who gets in
     #[command(flatten)]
     pub edge: EdgeOptions,
+    /// How much a client may do
+    #[command(flatten)]
+    pub limits: LimitOptions,
     /// What all roles take
     #[command(flatten)]
     pub common: Common,
@@ -213,6 +218,9 @@ pub struct Balancer {
     /// Who gets in
     #[command(flatten)]
     pub edge: EdgeOptions,
+    /// How much a client may do
+    #[command(flatten)]
+    pub limits: LimitOptions,
     /// What all roles take
     #[command(flatten)]
     pub common: Common,
@@ -267,6 +275,9 @@ pub struct Server {
     /// Who gets in
     #[command(flatten)]
     pub edge: EdgeOptions,
+    /// How much a client may do
+    #[command(flatten)]
+    pub limits: LimitOptions,
     /// What all roles take
     #[command(flatten)]
     pub common: Common,
@@ -290,6 +301,9 @@ pub struct Api {
     /// Who gets in
     #[command(flatten)]
     pub edge: EdgeOptions,
+    /// How much a client may do
+    #[command(flatten)]
+    pub limits: LimitOptions,
     /// What all roles take
     #[command(flatten)]
     pub common: Common,

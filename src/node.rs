@@ -26,6 +26,7 @@ use crate::chat::reads::Reads;
 use crate::chat::{self, Chat, Identity, Opening};
 use crate::edge::Edge;
 use crate::gateway::{Accepted, DOOR_MAX, Door, Gateway};
+use crate::limits::{Limits, Seats};
 use crate::protocol::{Epoch, ProcessId};
 use crate::telemetry::Metrics;
 use crate::wiring::{Wired, WiringError};
@@ -115,6 +116,8 @@ pub struct Part {
     pub address: SocketAddr,
     /// How a balancer in this process hands connections over; servers only.
     pub door: Option<Door>,
+    /// The places for sockets; servers only.
+    pub seats: Option<Arc<Seats>>,
     gateway: Option<Arc<Gateway>>,
     keeper: JoinHandle<bool>,
 }
@@ -150,6 +153,8 @@ pub struct Node {
     pub auth: Option<Verifier>,
     /// Who may open a direct conversation.
     pub opening: Opening,
+    /// How much a client may do, in all parts together.
+    pub limits: Arc<Limits>,
     /// Its parts, in the order of starting.
     pub parts: Vec<Part>,
     /// Whose rows may stand on the board although there is no such part: their start was cut short.
@@ -178,6 +183,7 @@ impl Node {
             health,
             auth: None,
             opening: Opening::default(),
+            limits: Limits::none(),
             parts: Vec::new(),
             starting: Vec::new(),
             accepting: CancellationToken::new(),
@@ -213,6 +219,7 @@ impl Node {
         let parts = try_join_all(starts).await?;
         self.parts.extend(parts);
         self.starting.clear();
+        self.watch_seats();
         Ok(())
     }
 
@@ -247,6 +254,7 @@ impl Node {
             lanes: self.lanes.clone(),
             reads: self.reads.clone(),
             liveness,
+            limits: self.limits.clone(),
             metrics,
             clock: chat::wall_clock(),
             opening: self.opening,
@@ -278,7 +286,8 @@ impl Node {
                 (None, None)
             }
         };
-        Ok(Part { chat, address, door, gateway, keeper })
+        let seats = gateway.as_ref().map(|gateway| gateway.seats());
+        Ok(Part { chat, address, door, seats, gateway, keeper })
     }
 
     /// Trouble that a part has with what all share is told by `/readyz`.
@@ -292,6 +301,16 @@ impl Node {
             let id = &mute.me.id;
             let mute = !mute.liveness.may_append();
             mute.then(|| format!("the board row of {id} was not written for 10 s: no appends"))
+        });
+    }
+
+    /// A process whose servers are all full is not ready for more: others are.
+    fn watch_seats(&self) {
+        let seats = self.parts.iter().filter_map(|part| part.seats.clone());
+        let seats: Vec<_> = seats.collect();
+        self.health.watch_local("sockets", move || {
+            let full = !seats.is_empty() && seats.iter().all(|seats| seats.are_taken());
+            full.then(|| "there are as many as --max-sockets allows".to_owned())
         });
     }
 

@@ -19,12 +19,14 @@ use entrance::Entrance;
 use crate::api::health::{self, Health};
 use crate::api::{self, ApiOptions};
 use crate::auth::Verifier;
+use crate::balancer::discovery::Here;
 use crate::balancer::forward::Forward;
 use crate::balancer::{self, Backends};
 use crate::board::Role;
 use crate::chat::Opening;
-use crate::config::{Api, Common, Dm, EdgeOptions, Server, Up};
+use crate::config::{Api, Common, Dm, EdgeOptions, LimitOptions, Server, Up};
 use crate::edge::Edge;
+use crate::limits::{self, Limits};
 use crate::node::{Node, NodeError, PartOptions, listen};
 use crate::protocol::ProcessId;
 use crate::telemetry::Metrics;
@@ -125,15 +127,25 @@ async fn keys(common: &Common, dm: Dm) -> Result<(Option<Verifier>, Opening), No
     Ok((auth, opening))
 }
 
+/// How much clients may do in a process whose open files go to so many shares of sockets.
+fn limits(options: &LimitOptions, common: &Common, shares: u32) -> Arc<Limits> {
+    // Where the system does not say, what most begin with.
+    let files = rlimit::Resource::NOFILE.get_soft().unwrap_or(1_024);
+    let sockets = limits::sockets_by_files(files, shares);
+    Limits::new(options.settings(common.tokens.has_keys(), sockets))
+}
+
 /// A process without parts, which asks for tokens where there are keys.
 fn node(
     wired: Wired,
     health: Arc<Health>,
     common: &Common,
+    limits: Arc<Limits>,
     (auth, opening): (Option<Verifier>, Opening),
 ) -> Node {
     let mut node = Node::new(wired, health, common.drain_seconds);
     node.opening = opening;
+    node.limits = limits;
     if let Some(auth) = auth {
         node.guard(auth);
     }
@@ -176,7 +188,8 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     let api_metrics = Arc::new(Metrics::new("api"));
     let all = names.iter().map(|(_, metrics)| metrics).chain([&api_metrics, &metrics]);
     let health = Health::new(all.cloned().collect());
-    let mut node = node(wired, health, common, keys);
+    let limits = limits(&options.limits, common, options.servers.into());
+    let mut node = node(wired, health, common, limits, keys);
     let mut parts = Vec::new();
     for ((name, metrics), listener) in names.into_iter().zip(listeners) {
         let options = part_of_up(&name, Role::Server, listener, &entrance, lock_held)?;
@@ -191,13 +204,11 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     };
     let front_at = front.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
     let addresses = Addresses::of(front_at, &node);
-    let doors = node.parts.iter().filter_map(|part| {
-        Some((part.chat.me.id.clone(), part.door.clone()?, part.chat.metrics.clone()))
-    });
-    let backends = Backends::InProcess(doors.collect());
-    let edge = entrance.at(&front);
+    let backends = Backends::InProcess(here(&node));
+    let (pick, edge, upstream) = (options.pick, entrance.at(&front), None);
     let (forward, auth) = (api_of(&node, &edge), node.auth.clone());
-    let dealing = balancer::Options { pick: options.pick, forward, edge, upstream: None, auth };
+    let limits = node.limits.clone();
+    let dealing = balancer::Options { pick, forward, edge, upstream, auth, limits, metrics };
     let balancer = balancer::Balancer::new(dealing, backends, node.background.clone());
     node.tasks.spawn(balancer.run(front, node.accepting.clone()));
     ready(common, addresses.ready_json(), admin);
@@ -206,6 +217,15 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     }
     let end = until_stopped(&mut node, &mut signals).await;
     Ok(stop(node, end).await)
+}
+
+/// The servers of this process, for its balancer.
+fn here(node: &Node) -> Vec<Here> {
+    let here = node.parts.iter().filter_map(|part| {
+        let (id, metrics) = (part.chat.me.id.clone(), part.chat.metrics.clone());
+        Some(Here { id, door: part.door.clone()?, metrics, seats: part.seats.clone()? })
+    });
+    here.collect()
 }
 
 fn part_of_up(
@@ -240,7 +260,8 @@ pub async fn server(options: Server) -> Result<ExitCode, NodeError> {
         advertise: options.advertise,
         public_url: options.public_url,
     };
-    one_part(part, &options.parts, &options.edge, options.dm, &options.common).await
+    let bounds = (&options.edge, &options.limits);
+    one_part(part, &options.parts, bounds, options.dm, &options.common).await
 }
 
 /// `parlor api`: the Message API of a fleet.
@@ -256,7 +277,8 @@ pub async fn api(options: Api) -> Result<ExitCode, NodeError> {
         advertise: None,
         public_url: None,
     };
-    one_part(part, &options.parts, &options.edge, options.dm, &options.common).await
+    let bounds = (&options.edge, &options.limits);
+    one_part(part, &options.parts, bounds, options.dm, &options.common).await
 }
 
 struct PartSettings {
@@ -270,7 +292,7 @@ struct PartSettings {
 async fn one_part(
     part: PartSettings,
     parts: &crate::config::Parts,
-    edge: &EdgeOptions,
+    (edge, limited): (&EdgeOptions, &LimitOptions),
     dm: Dm,
     common: &Common,
 ) -> Result<ExitCode, NodeError> {
@@ -288,7 +310,7 @@ async fn one_part(
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
     };
     let health = Health::new(vec![metrics.clone()]);
-    let mut node = node(wired, health, common, keys);
+    let mut node = node(wired, health, common, limits(limited, common, 1), keys);
     let PartSettings { id, role, advertise, public_url, .. } = part;
     let (name, lock_held) = (id.to_string(), false);
     let edge = entrance.at(&listener);

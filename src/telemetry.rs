@@ -39,6 +39,13 @@ pub struct Outcome {
     pub outcome: &'static str,
 }
 
+/// What was refused because of a limit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Limited {
+    /// Which limit.
+    pub limit: &'static str,
+}
+
 /// How long a trouble counts as one of now.
 const LATELY: Duration = Duration::from_secs(10);
 
@@ -93,6 +100,10 @@ pub struct Metrics {
     pub read_units: Family<Operation, Counter<f64, AtomicU64>>,
     /// Frames and requests that were refused, by error code.
     pub refused: Family<Outcome, Counter>,
+    /// What was refused or kept waiting by a limit of a client or of this process.
+    pub limited: Family<Limited, Counter>,
+    /// How many sockets may be open; 0 where as many as come.
+    pub sockets_max: Gauge,
 }
 
 impl Metrics {
@@ -117,6 +128,8 @@ impl Metrics {
             write_units: Family::default(),
             read_units: Family::default(),
             refused: Family::default(),
+            limited: Family::default(),
+            sockets_max: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("sockets", "Sockets open now", m.sockets.clone());
@@ -137,12 +150,19 @@ impl Metrics {
         registry.register("store_write_units", "Write units, by call", m.write_units.clone());
         registry.register("store_read_units", "Read units, by call", m.read_units.clone());
         registry.register("refused", "Refused frames and requests, by code", m.refused.clone());
+        registry.register("limited", "Refused or kept waiting, by limit", m.limited.clone());
+        registry.register("sockets_max", "Sockets that may be open", m.sockets_max.clone());
         Self { registry, ..m }
     }
 
     /// One more call of a family.
     pub fn count(family: &Family<Outcome, Counter>, outcome: &'static str) {
         family.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Something went over this limit.
+    pub fn count_limited(&self, limit: &'static str) {
+        self.limited.get_or_create(&Limited { limit }).inc();
     }
 
     /// The registry, for encoding.

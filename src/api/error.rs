@@ -50,6 +50,11 @@ impl Problem {
         Self::from(ChatError::new(code, detail))
     }
 
+    /// Its code.
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
     /// The input is not what the API takes.
     pub fn bad(detail: impl Into<String>) -> Self {
         Self::new(ErrorCode::BadRequest, detail)

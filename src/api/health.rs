@@ -169,14 +169,14 @@ pub async fn serve_admin(
         drain: TIMEOUT,
     };
     let edge = admin.edge.clone();
-    listen::listen(admin_router(health, admin), listener, edge, bounds, stop).await;
+    listen::listen(admin_router(health, admin), listener, edge, bounds, None, stop).await;
 }
 
 /// The routes of the admin address.
 pub(super) fn admin_router(health: Arc<Health>, admin: Admin) -> Router {
     let Admin { edge, auth } = admin;
     let tokens = Tokens::new(auth, None, &["/healthz", "/readyz"]);
-    let guard = Guard { limit: TIMEOUT, metrics: None, edge, tokens };
+    let guard = Guard { limit: TIMEOUT, quota: None, edge, tokens };
     let routes = Router::new()
         .route("/healthz", get(async || Json(json!({"alive": true}))))
         .route("/readyz", get(readyz))

@@ -10,7 +10,6 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::Request;
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -20,14 +19,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::stall::StallGuard;
-use crate::edge::{Arrived, Edge, HEAD_BYTES_MAX, Watched};
+use crate::edge::{Arrived, Came, Edge, HEAD_BYTES_MAX, Incoming, Watched};
+use crate::limits::Limit;
+use crate::telemetry::Metrics;
 
 /// The most bytes of a connection that are read ahead.
 const READ_BYTES_MAX: usize = 64 * 1024;
 /// How long a write may wait for a client that does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long to rest when the system has no more sockets to give.
-const REST: Duration = Duration::from_millis(100);
 
 /// The bounds of a listener.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +45,10 @@ pub(super) async fn listen(
     listener: TcpListener,
     edge: Arc<Edge>,
     bounds: Bounds,
+    metrics: Option<Arc<Metrics>>,
     stop: CancellationToken,
 ) {
+    let mut incoming = Incoming::at(listener);
     let permits = Arc::new(Semaphore::new(bounds.connections_max));
     let tasks = TaskTracker::new();
     let cut = CancellationToken::new();
@@ -55,14 +56,14 @@ pub(super) async fn listen(
         // The permit first: a connection that can't be served is not taken out of the queue.
         let accepted = async {
             let permit = permits.clone().acquire_owned().await.ok();
-            (permit, listener.accept().await)
+            (permit, incoming.next().await)
         };
-        let (permit, accepted) = tokio::select! {
+        let (permit, came) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = accepted => accepted,
         };
-        match accepted {
-            Ok((stream, address)) => {
+        match came {
+            Came::Connection(stream, address) => {
                 let (router, edge, stop) = (router.clone(), edge.clone(), stop.clone());
                 let connection = serve(router, edge, stream, address, bounds, stop);
                 let cut = cut.clone();
@@ -71,13 +72,14 @@ pub(super) async fn listen(
                     cut.run_until_cancelled(connection).await;
                 });
             }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept");
-                tokio::time::sleep(REST).await;
+            Came::Nothing => {
+                if let Some(metrics) = &metrics {
+                    metrics.count_limited(Limit::Files.as_str());
+                }
             }
         }
     }
-    drop(listener);
+    drop(incoming);
     tasks.close();
     if tokio::time::timeout(bounds.drain, tasks.wait()).await.is_err() {
         cut.cancel();
@@ -97,7 +99,7 @@ async fn serve(
     let _ = stream.set_nodelay();
     let stream = Watched::new(StallGuard::new(stream, WRITE_TIMEOUT), Bytes::new());
     let service = TowerToHyperService::new(router);
-    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(peer);
         hyper::service::Service::call(&service, request)
     });

@@ -200,7 +200,8 @@ pub(super) fn sent(sent: Sent) -> Response {
         (status = 415, body = Problem, content_type = "application/problem+json",
          description = "The body is not application/json"),
         (status = 429, body = Problem, content_type = "application/problem+json",
-         description = "The conversation has too many sends waiting"),
+         description = "Too many messages or new conversations; or the conversation has too \
+          many sends waiting"),
         (status = 503, body = Problem, content_type = "application/problem+json",
          description = "The store does not answer; try again with the same key"),
     )

@@ -16,6 +16,7 @@ mod input;
 mod listen;
 mod messages;
 mod openapi;
+mod quota;
 mod revocation;
 mod rooms;
 mod stall;
@@ -44,12 +45,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use asker::Tokens;
+use quota::Quota;
 
 use crate::auth::Verifier;
 use crate::chat::Chat;
-use crate::edge::{Answering, Edge, Peer, Turned};
+use crate::edge::{self, Answering, Edge, Peer, Turned};
+use crate::limits::Key;
 use crate::protocol::ErrorCode;
-use crate::telemetry::Metrics;
 
 /// The bounds of the API.
 #[derive(Debug, Clone)]
@@ -87,15 +89,17 @@ pub async fn serve(
         header_timeout: options.header_timeout,
         drain: options.drain,
     };
-    let edge = options.edge.clone();
-    listen::listen(router(chat, auth, options), listener, edge, bounds, stop).await;
+    let (edge, metrics) = (options.edge.clone(), Some(chat.metrics.clone()));
+    let router = router(chat, auth, options);
+    listen::listen(router, listener, edge, bounds, metrics, stop).await;
 }
 
 /// All routes, with their bounds. With a verifier, who asks must have a token.
 pub fn router(chat: Arc<Chat>, auth: Option<Verifier>, options: ApiOptions) -> Router {
-    let metrics = Some(chat.metrics.clone());
+    let (limits, metrics) = (chat.limits.clone(), chat.metrics.clone());
+    let quota = Some(Quota::new(limits, metrics, options.edge.gate.trusted.clone()));
     let tokens = Tokens::new(auth, Some(chat.clone()), &["/openapi.json"]);
-    let guard = Guard { limit: options.request_timeout, metrics, edge: options.edge, tokens };
+    let guard = Guard { limit: options.request_timeout, quota, edge: options.edge, tokens };
     let routes = Router::new()
         .route("/openapi.json", get(openapi::document))
         .route("/v1/users/{user}/conversations", get(conversations::list))
@@ -127,7 +131,8 @@ where
 #[derive(Clone)]
 struct Guard {
     limit: Duration,
-    metrics: Option<Arc<Metrics>>,
+    /// Where requests are counted; the admin's are not.
+    quota: Option<Quota>,
     edge: Arc<Edge>,
     tokens: Tokens,
 }
@@ -147,7 +152,7 @@ async fn guard_request(State(guard): State<Guard>, request: Request, next: Next)
             // A browser asks this without its page's token.
             let answer = match answering.is_preflight() {
                 true => StatusCode::NO_CONTENT.into_response(),
-                false => admitted(&guard, request, next).await,
+                false => admitted(&guard, &caller, request, next).await,
             };
             (answer, Some(answering))
         }
@@ -156,10 +161,10 @@ async fn guard_request(State(guard): State<Guard>, request: Request, next: Next)
             (Problem::with_status(code, status, detail).into_response(), None)
         }
     };
-    if let (Some(metrics), Some(refused)) =
-        (&guard.metrics, answer.extensions().get::<error::Refused>())
+    if let (Some(quota), Some(refused)) =
+        (&guard.quota, answer.extensions().get::<error::Refused>())
     {
-        Metrics::count(&metrics.refused, refused.0.as_str());
+        quota.refused(refused.0);
     }
     if chunks {
         // A length beside them may have been dropped unseen: nothing after them is a request.
@@ -171,19 +176,48 @@ async fn guard_request(State(guard): State<Guard>, request: Request, next: Next)
     with_safe_headers(answer)
 }
 
-/// Checks the token, then has the request answered.
-async fn admitted(guard: &Guard, mut request: Request, next: Next) -> Response {
-    match guard.tokens.admit(request.uri().path(), request.headers()).await {
-        Ok(asker) => {
+/// Checks the token and what its user has had, then has the request answered.
+async fn admitted(
+    guard: &Guard,
+    client: &edge::Caller,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let client = client.peer.address.ip();
+    if let Some(Err(problem)) = guard.quota.as_ref().map(|quota| quota.may_try(client)) {
+        return problem.into_response();
+    }
+    let asker = guard.tokens.admit(request.uri().path(), request.headers()).await;
+    let counted = match (&guard.quota, asker) {
+        (None, asker) => asker.map(|asker| (asker, None)),
+        (Some(quota), Ok(asker)) => {
+            let whose = quota.whose(&asker, request.uri().query());
+            let one = quota.one(whose);
+            one.map(|()| (asker, whose))
+        }
+        (Some(quota), Err(problem)) => {
+            quota.failed(client, &problem);
+            Err(problem)
+        }
+    };
+    match counted {
+        Ok((asker, whose)) => {
             request.extensions_mut().insert(asker);
-            within(guard, request, next).await
+            within(guard, whose, request, next).await
         }
         Err(problem) => problem.into_response(),
     }
 }
 
-async fn within(guard: &Guard, request: Request, next: Next) -> Response {
-    match timeout(guard.limit, whole(request)).await {
+async fn within(guard: &Guard, whose: Option<Key>, request: Request, next: Next) -> Response {
+    let measured = async {
+        let (request, bytes) = whole(request).await?;
+        if let Some(quota) = &guard.quota {
+            quota.bytes(whose, bytes)?;
+        }
+        Ok::<_, Problem>(request)
+    };
+    match timeout(guard.limit, measured).await {
         Ok(Ok(request)) => run(next, request, guard.limit).await,
         Ok(Err(problem)) => problem.into_response(),
         Err(_) => {
@@ -194,8 +228,8 @@ async fn within(guard: &Guard, request: Request, next: Next) -> Response {
     }
 }
 
-/// The request with its body read, so that no handler waits for a client.
-async fn whole(request: Request) -> Result<Request, Problem> {
+/// The request with its body read, so that no handler waits for a client; and the body's length.
+async fn whole(request: Request) -> Result<(Request, usize), Problem> {
     input::percent_decode(request.uri().path()).ok_or_else(input::bad_percent)?;
     let (parts, body) = request.into_parts();
     if announced(&parts.headers).is_some_and(|bytes| bytes > input::BODY_BYTES_MAX as u64) {
@@ -203,7 +237,8 @@ async fn whole(request: Request) -> Result<Request, Problem> {
         return Err(Problem::new(ErrorCode::TooLarge, detail));
     }
     let body = input::read_body(body).await?;
-    Ok(Request::from_parts(parts, Body::from(body)))
+    let bytes = body.len();
+    Ok((Request::from_parts(parts, Body::from(body)), bytes))
 }
 
 fn announced(headers: &HeaderMap) -> Option<u64> {

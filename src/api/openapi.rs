@@ -12,7 +12,8 @@ use super::{conversations, messages, revocation, rooms};
         title = "Parlor Message API",
         description = "History, sending, conversations, presence and rooms. Every refusal is \
             application/problem+json. Any request may be answered with 405 (see Allow), 408 (the \
-            body took over 10 s) or 500; what is retryable says so, and when. \
+            body took over 10 s), 429 (too many of them, see Retry-After) or 500; what is \
+            retryable says so, and when. \
             Where tokens are in use, every request but the one for this document carries \
             Authorization: Bearer, or is answered with 401 and WWW-Authenticate. The caller is the \
             token's user. A token of scope `service` may act for anybody, who is named by the \

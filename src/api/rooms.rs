@@ -101,7 +101,8 @@ pub(super) async fn create(
     JsonText(body): JsonText,
 ) -> Result<Response, Problem> {
     let caller = input.caller()?;
-    let (conversation, head) = chat.create_room(&caller, NewRoomBody::parse(&body)?).await?;
+    let (conversation, head) =
+        chat.create_room(&caller, NewRoomBody::parse(&body)?, input.of_service()).await?;
     let name = conversation.as_str();
     let room = Room {
         room: name.strip_prefix("room:").unwrap_or(name).to_owned(),

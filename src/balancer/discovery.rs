@@ -16,6 +16,7 @@ use crate::board::{Board, BoardRow, Role};
 use crate::config::NamedServer;
 use crate::edge::Upstream;
 use crate::gateway::Door;
+use crate::limits::Seats;
 use crate::protocol::{Epoch, ProcessId};
 use crate::telemetry::Metrics;
 
@@ -40,6 +41,8 @@ pub struct Backend {
     told: AtomicU32,
     /// Where a server in this process counts its sockets itself.
     counted: Option<Arc<Metrics>>,
+    /// Whether there is room on one in this process.
+    seats: Option<Arc<Seats>>,
     open: AtomicU32,
     well: AtomicBool,
 }
@@ -52,6 +55,7 @@ impl Backend {
             public_url: None,
             door: None,
             counted: None,
+            seats: None,
             told: AtomicU32::new(0),
             open: AtomicU32::new(0),
             well: AtomicBool::new(true),
@@ -93,8 +97,22 @@ impl Backend {
 
     /// Whether it is to be dealt to.
     pub fn is_well(&self) -> bool {
-        self.well.load(Ordering::Relaxed) && self.door.as_ref().is_none_or(|d| !d.is_closed())
+        let open = self.door.as_ref().is_none_or(|door| !door.is_closed());
+        let room = self.seats.as_ref().is_none_or(|seats| !seats.are_taken());
+        self.well.load(Ordering::Relaxed) && open && room
     }
+}
+
+/// A server in this process.
+pub struct Here {
+    /// Its name.
+    pub id: ProcessId,
+    /// The way in.
+    pub door: Door,
+    /// Where it counts its sockets.
+    pub metrics: Arc<Metrics>,
+    /// How many it takes.
+    pub seats: Arc<Seats>,
 }
 
 /// The newest list, in the order of names.
@@ -103,7 +121,7 @@ pub type List = watch::Receiver<Arc<Vec<Arc<Backend>>>>;
 /// Where the list comes from.
 pub enum Backends {
     /// Servers in this process.
-    InProcess(Vec<(ProcessId, Door, Arc<Metrics>)>),
+    InProcess(Vec<Here>),
     /// Servers by name and address, asked for their health.
     Named(Vec<NamedServer>),
     /// Whoever is on the board.
@@ -115,9 +133,9 @@ pub fn follow(backends: Backends, upstream: Option<Upstream>, stop: Cancellation
     let (sender, list) = watch::channel(Arc::new(Vec::new()));
     match backends {
         Backends::InProcess(doors) => {
-            let with_door = |(id, door, metrics)| {
-                let (door, counted) = (Some(door), Some(metrics));
-                Arc::new(Backend { door, counted, ..Backend::new(id, String::new()) })
+            let with_door = |Here { id, door, metrics, seats }| {
+                let (door, counted, seats) = (Some(door), Some(metrics), Some(seats));
+                Arc::new(Backend { door, counted, seats, ..Backend::new(id, String::new()) })
             };
             sender.send_replace(Arc::new(doors.into_iter().map(with_door).collect()));
             // The list never changes; the task only keeps the channel open.

@@ -16,6 +16,7 @@ use serde_json::json;
 use super::{Balancer, head, page};
 use crate::auth::{Identity, Refusal, Verifier, bearer, challenge};
 use crate::edge::{Answering, Caller, HEAD_BYTES_MAX, Headers, Peer, Stream, Turned, Watched};
+use crate::limits::Over;
 use crate::protocol::{ErrorCode, UserId, answer};
 
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -110,6 +111,10 @@ fn file(balancer: &Balancer, request: &Request<Incoming>, path: &str) -> Answer 
 
 /// Names the server that a client should dial itself.
 async fn connect(balancer: &Balancer, caller: &Caller, request: &Request<Incoming>) -> Answer {
+    // A token is looked at, as for a socket.
+    if let Err(over) = balancer.handshake(caller.peer.address.ip()) {
+        return too_many(&over);
+    }
     let mut user = head::user(request.uri().query().unwrap_or(""));
     if let Some(auth) = &balancer.auth {
         match bearer_of(auth, request).await {
@@ -163,8 +168,17 @@ fn plain(status: StatusCode, text: &'static str) -> Answer {
 
 /// A refusal as `application/problem+json` (RFC 9457).
 pub fn problem(status: StatusCode, code: ErrorCode, detail: &str) -> Answer {
+    problem_after(status, code, detail, answer::RETRY_MS)
+}
+
+fn too_many(over: &Over) -> Answer {
+    let (code, after_ms) = (ErrorCode::RateLimited, over.retry_after_ms());
+    problem_after(StatusCode::TOO_MANY_REQUESTS, code, &over.to_string(), after_ms)
+}
+
+fn problem_after(status: StatusCode, code: ErrorCode, detail: &str, after_ms: u64) -> Answer {
     let title = status.canonical_reason().unwrap_or("error");
-    let body = answer::problem(status.as_u16(), title, code, detail);
+    let body = answer::problem(status.as_u16(), title, code, detail, after_ms);
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("application/problem+json");
@@ -172,7 +186,8 @@ pub fn problem(status: StatusCode, code: ErrorCode, detail: &str) -> Answer {
     let sniffing = HeaderValue::from_static("nosniff");
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, sniffing);
     if code.retryable() {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let seconds = HeaderValue::from(after_ms.div_ceil(1_000));
+        response.headers_mut().insert(header::RETRY_AFTER, seconds);
     }
     response
 }

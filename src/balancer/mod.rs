@@ -13,10 +13,10 @@ pub mod health;
 pub mod page;
 pub mod pick;
 pub mod proxy;
+mod seat;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -25,9 +25,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Verifier;
 use crate::config::Pick;
-use crate::edge::{Arrived, Edge, Stream, Upstream};
+use crate::edge::{Arrived, Came, Edge, Incoming, Stream, Upstream};
 use crate::gateway::Accepted;
 use crate::gateway::handshake::{Refusal, refuse};
+use crate::limits::{Limit, Limits, Seats};
+use crate::telemetry::Metrics;
 pub use discovery::Backends;
 use discovery::{Backend, List};
 use forward::Forward;
@@ -36,8 +38,6 @@ use pick::Picker;
 
 /// The most connections whose head is being read, and plain requests under way.
 const HALF_OPEN_MAX: usize = 4_096;
-/// How long accepting rests when the process has no file left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a balancer deals.
 #[derive(Debug)]
@@ -52,6 +52,10 @@ pub struct Options {
     pub upstream: Option<Upstream>,
     /// Checks tokens; `None` in development mode.
     pub auth: Option<Verifier>,
+    /// How much a client may do.
+    pub limits: Arc<Limits>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
 }
 
 /// A balancer: what its connections share.
@@ -62,6 +66,11 @@ pub struct Balancer {
     edge: Arc<Edge>,
     upstream: Option<Upstream>,
     auth: Option<Verifier>,
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
+    seats: Seats,
+    /// Sockets pass through here: their servers are other processes.
+    passes_on: bool,
     half_open: Arc<Semaphore>,
     tasks: TaskTracker,
 }
@@ -69,7 +78,11 @@ pub struct Balancer {
 impl Balancer {
     /// Starts to follow its servers, until `stop`.
     pub fn new(options: Options, backends: Backends, stop: CancellationToken) -> Arc<Self> {
-        let Options { pick, forward, edge, upstream, auth } = options;
+        let Options { pick, forward, edge, upstream, auth, limits, metrics } = options;
+        let passes_on = !matches!(backends, Backends::InProcess(_));
+        let most = limits.settings().sockets.filter(|_| passes_on);
+        metrics.sockets_max.set(most.map_or(0, i64::from));
+        let seats = Seats::new(most);
         Arc::new(Self {
             picker: Picker::new(pick),
             backends: discovery::follow(backends, upstream.clone(), stop),
@@ -77,6 +90,10 @@ impl Balancer {
             edge,
             upstream,
             auth,
+            limits,
+            metrics,
+            seats,
+            passes_on,
             half_open: Arc::new(Semaphore::new(HALF_OPEN_MAX)),
             tasks: TaskTracker::new(),
         })
@@ -129,17 +146,15 @@ impl Balancer {
 
     /// Accepts until `stop`; spliced connections then go on until their ends close them.
     pub async fn run(self: Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        let mut incoming = Incoming::at(listener);
         loop {
-            let accepted = tokio::select! {
+            let came = tokio::select! {
                 () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
+                came = incoming.next() => came,
             };
-            match accepted {
-                Ok((stream, peer)) => self.take(stream, peer),
-                Err(error) => {
-                    tracing::warn!(%error, "accept failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+            match came {
+                Came::Connection(stream, address) => self.take(stream, address),
+                Came::Nothing => self.metrics.count_limited(Limit::Files.as_str()),
             }
         }
     }
@@ -153,9 +168,14 @@ impl Balancer {
             let Arrived { mut stream, peer } = arrived;
             match head::read(&mut stream, peer, &edge.gate).await {
                 Some(Head::Upgrade(upgrade)) => {
+                    let seat = match balancer.seat(upgrade.caller.peer.address.ip()) {
+                        Ok(seat) => seat,
+                        Err(over) => return refuse(stream, &Refusal::over(over)).await,
+                    };
                     let user = balancer.dealt_by(&upgrade).await;
                     drop(permit);
                     balancer.deal(stream, upgrade, &user).await;
+                    drop(seat);
                 }
                 Some(Head::Plain(read)) => front::serve(balancer, stream, read, peer).await,
                 Some(Head::TooLong) => {
@@ -187,6 +207,8 @@ impl Balancer {
             // Nobody answers in time: more likely all are busy than all are gone.
             picked = self.backends.borrow().to_vec();
         }
+        // One that was full, with its answer: the client's, if nobody else takes the socket.
+        let mut full = None;
         for backend in picked {
             if let Some(door) = &backend.door {
                 // Counted by the server in its own metrics; here only the dealing counts.
@@ -197,17 +219,31 @@ impl Balancer {
                 }
                 continue;
             }
-            match proxy::dial(&backend.address, self.upstream.as_ref()).await {
-                Ok(server) => {
-                    backend.opened();
-                    proxy::splice(stream, server, upgrade.onward()).await;
-                    return backend.closed();
-                }
+            let mut server = match proxy::dial(&backend.address, self.upstream.as_ref()).await {
+                Ok(server) => server,
                 Err(error) => {
                     tracing::info!(server = %backend.id, %error, "passed over");
                     backend.refused();
+                    continue;
+                }
+            };
+            // What it has begun is its own: if it dies now the client comes back.
+            let Ok(answer) = proxy::ask(&mut server, &upgrade.onward()).await else {
+                return backend.refused();
+            };
+            if proxy::sends_elsewhere(&answer) {
+                backend.refused();
+                if full.is_none() {
+                    full = Some((server, answer));
+                    continue;
                 }
             }
+            backend.opened();
+            proxy::splice(stream, server, answer).await;
+            return backend.closed();
+        }
+        if let Some((server, answer)) = full {
+            return proxy::splice(stream, server, answer).await;
         }
         refuse(stream, &Refusal::new(503, "no server takes sockets now")).await;
     }
@@ -217,7 +253,8 @@ impl Balancer {
 mod tests {
     use super::*;
     use crate::config::NamedServer;
-    use crate::telemetry::Metrics;
+    use crate::limits::Settings;
+    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::mpsc;
 
@@ -250,11 +287,17 @@ mod tests {
     }
 
     async fn balancer(backends: Backends, api: Option<String>) -> SocketAddr {
+        limited(backends, api, Limits::none()).await
+    }
+
+    async fn limited(backends: Backends, api: Option<String>, limits: Arc<Limits>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let forward = api.as_deref().map(|url| Forward::to(url, None).unwrap());
         let (pick, edge) = (Pick::RoundRobin, Edge::open());
-        let options = Options { pick, forward, edge, upstream: None, auth: None };
+        let metrics = Arc::new(Metrics::new("balancer"));
+        let (upstream, auth) = (None, None);
+        let options = Options { pick, forward, edge, upstream, auth, limits, metrics };
         let stop = CancellationToken::new();
         tokio::spawn(Balancer::new(options, backends, stop.clone()).run(listener, stop));
         address
@@ -305,8 +348,9 @@ mod tests {
     async fn a_server_in_this_process_gets_the_socket_with_the_bytes_read() {
         let (door, mut handed) = mpsc::channel(1);
         let id = crate::protocol::ProcessId::parse("ws1").unwrap();
-        let metrics = Arc::new(Metrics::new("ws1"));
-        let front = balancer(Backends::InProcess(vec![(id, door, metrics)]), None).await;
+        let (metrics, seats) = (Arc::new(Metrics::new("ws1")), Arc::new(Seats::new(None)));
+        let here = discovery::Here { id, door, metrics, seats };
+        let front = balancer(Backends::InProcess(vec![here]), None).await;
         let mut client = TcpStream::connect(front).await.unwrap();
         client.write_all(UPGRADE).await.unwrap();
         let mut accepted = handed.recv().await.unwrap();
@@ -316,6 +360,65 @@ mod tests {
         let mut read = [0; 5];
         client.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"hello");
+    }
+
+    /// A server that is well by its answer, and full.
+    async fn full_server(name: &'static str) -> NamedServer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut read = vec![0; 1_024];
+                let count = stream.read(&mut read).await.unwrap();
+                let well = read[..count].starts_with(b"GET /readyz");
+                let status = if well { "200 OK" } else { "503 Service Unavailable" };
+                let answer = format!("HTTP/1.1 {status}\r\nX-From: {name}\r\n\r\n");
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        NamedServer { id: crate::protocol::ProcessId::parse(name).unwrap(), address }
+    }
+
+    #[tokio::test]
+    async fn a_full_server_is_passed_over_and_one_other_is_asked() {
+        let (one, _stop) = server("ws1").await;
+        let [two, three] = [full_server("ws2").await, full_server("ws3").await];
+        let front = balancer(Backends::Named(vec![one, two.clone(), three.clone()]), None).await;
+        for _ in 0..6 {
+            let said = exchange(front, UPGRADE, 3).await;
+            assert!(said == "ws1" || said == "HTT", "{said}");
+        }
+        let both = balancer(Backends::Named(vec![two.clone(), three]), None).await;
+        let answer = request(both, str::from_utf8(UPGRADE).unwrap()).await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("X-From: ws"), "{answer}");
+        let (last, _stop) = server("ws9").await;
+        let front = balancer(Backends::Named(vec![two, last]), None).await;
+        for _ in 0..4 {
+            assert_eq!(exchange(front, UPGRADE, 3).await, "ws9");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_passes_through_has_a_bound_too() {
+        let (one, _stop) = server("ws1").await;
+        let settings = Settings { sockets: Some(1), ..Settings::default() };
+        let front = limited(Backends::Named(vec![one]), None, Limits::new(settings)).await;
+        let mut first = TcpStream::connect(front).await.unwrap();
+        first.write_all(UPGRADE).await.unwrap();
+        first.read_exact(&mut [0; 3]).await.unwrap();
+        let answer = request(front, str::from_utf8(UPGRADE).unwrap()).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After: 5"),
+            "{answer}"
+        );
+        drop(first);
+        let freed = async {
+            while exchange(front, UPGRADE, 3).await != "ws1" {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), freed).await.unwrap();
     }
 
     #[tokio::test]

@@ -3,8 +3,8 @@
 use std::io::{Error, ErrorKind, Result};
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, copy, copy_buf};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, copy, copy_buf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::timeout;
@@ -13,6 +13,8 @@ use crate::edge::{Stream, TLS_ADDRESS, Upstream};
 
 /// How long a server may take to accept.
 const DIAL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a server may take to answer before the client is left to it.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the other side may take to end after one has.
 const FOLLOW_PATIENCE: Duration = Duration::from_secs(10);
 /// Buffer each way; frames are small, and an idle connection holds both.
@@ -46,17 +48,47 @@ pub async fn dial(address: &str, upstream: Option<&Upstream>) -> Result<Stream> 
     dialled.map_err(|_| Error::from(ErrorKind::TimedOut))?
 }
 
-/// Runs until both sides have ended, one broke, or one has ended and the other does not follow: a
-/// client that stays after its server's close must not hold this connection for ever.
-pub async fn splice(client: Stream, mut server: Stream, read: Bytes) {
+/// How an answer begins that says: not here, now.
+const ELSEWHERE: &[u8] = b"HTTP/1.1 503";
+
+/// Gives a server the request, and takes the beginning of its answer: enough to tell whether it
+/// takes the socket. None of it has reached the client: another server may be asked.
+pub async fn ask(server: &mut Stream, request: &[u8]) -> Result<Bytes> {
+    server.write_all(request).await?;
+    server.flush().await?;
+    let mut answer = BytesMut::with_capacity(BUFFER_BYTES);
+    let answering = async {
+        while ELSEWHERE.starts_with(&answer) && answer.len() < ELSEWHERE.len() {
+            if server.read_buf(&mut answer).await? == 0 {
+                return Err(Error::from(ErrorKind::UnexpectedEof));
+            }
+        }
+        Ok(())
+    };
+    // Whoever takes so long is left to it: the client waits for this server now.
+    match timeout(ANSWER_PATIENCE, answering).await {
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(())) | Err(_) => Ok(answer.freeze()),
+    }
+}
+
+/// Whether the answer that begins so sends the client elsewhere.
+pub fn sends_elsewhere(answer: &[u8]) -> bool {
+    answer.starts_with(ELSEWHERE)
+}
+
+/// Passes on what the server has answered, then runs until both sides have ended, one broke, or one
+/// has ended and the other does not follow: a client that stays after its server's close must not
+/// hold this connection for ever.
+pub async fn splice(mut client: Stream, server: Stream, answer: Bytes) {
     let given = async {
-        server.write_all(&read).await?;
-        server.flush().await
+        client.write_all(&answer).await?;
+        client.flush().await
     };
     if given.await.is_err() {
         return;
     }
-    drop(read);
+    drop(answer);
     let _ = client.set_nodelay();
     match (client, server) {
         // Halves of plain sockets share nothing that would have to be locked.
@@ -108,7 +140,6 @@ async fn pass_sealed(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
     use tokio::time::Instant;
 
@@ -121,8 +152,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stays_after_the_servers_close_is_let_go() {
         let ((mut client, outer), (inner, mut server)) = (pair().await, pair().await);
-        let splicing =
-            tokio::spawn(splice(outer.into(), inner.into(), Bytes::from_static(b"early")));
+        let splicing = tokio::spawn(async move {
+            let mut inner = Stream::from(inner);
+            let answer = ask(&mut inner, b"early").await.unwrap();
+            splice(outer.into(), inner, answer).await;
+        });
         let mut read = [0; 5];
         server.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"early");
@@ -135,5 +169,47 @@ mod tests {
         timeout(FOLLOW_PATIENCE * 3, splicing).await.unwrap().unwrap();
         assert!(begun.elapsed() <= FOLLOW_PATIENCE + Duration::from_secs(1));
         drop(client);
+    }
+
+    /// What is made of an answer that comes in these pieces.
+    async fn asked(pieces: &'static [&'static [u8]]) -> Result<Bytes> {
+        let (inner, mut server) = pair().await;
+        tokio::spawn(async move {
+            let mut read = [0; 7];
+            server.read_exact(&mut read).await.unwrap();
+            assert_eq!(&read, b"request");
+            for piece in pieces {
+                server.write_all(piece).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // It stays until nobody listens, or says nothing more.
+            if !pieces.is_empty() {
+                let _ = server.read(&mut read).await;
+            }
+        });
+        ask(&mut inner.into(), b"request").await
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_full_is_told_from_others() {
+        const CASES: [(&[&[u8]], bool); 5] = [
+            (&[b"HTTP/1.1 503 Service Unavailable\r\n"], true),
+            (&[b"HTTP", b"/1.1 50", b"3"], true),
+            (&[b"HTTP/1.1 101 Switching Protocols\r\n"], false),
+            (&[b"HTTP/1.1 50", b"0 no"], false),
+            (&[b"hello"], false),
+        ];
+        for (pieces, elsewhere) in CASES {
+            let answer = asked(pieces).await.unwrap();
+            assert_eq!(sends_elsewhere(&answer), elsewhere, "{answer:?}");
+            assert!(pieces.concat().starts_with(&answer), "nothing of it is lost");
+        }
+        assert!(asked(&[]).await.is_err(), "it has died");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_takes_long_is_waited_for_with_what_there_is() {
+        let (inner, _server) = pair().await;
+        assert_eq!(ask(&mut inner.into(), b"request").await.unwrap(), "");
     }
 }

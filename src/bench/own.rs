@@ -18,6 +18,17 @@ const START_SECONDS: u64 = 60;
 /// How long a stop may take; sockets are closed at an even rate.
 const STOP_SECONDS: u64 = 60;
 const LOOPBACK: &str = "127.0.0.1:0";
+/// What is measured is not how clients are kept from it: with tokens there are limits, which are
+/// looked at here as anywhere, and never reached.
+const AMPLE: [&str; 7] = [
+    "--user-messages=1M:1M",
+    "--user-frames=1M:1M",
+    "--user-bytes=1000M:1000M",
+    "--user-signals=1M:1M",
+    "--api-requests=1M:1M",
+    "--new-conversations=1M:1M",
+    "--conversations-per-user=off",
+];
 const WRITE_UNITS: &str = "parlor_store_write_units_total";
 
 /// What was started, in the order of starting.
@@ -109,7 +120,7 @@ impl Own {
 
     fn spawn(&mut self, name: &str, mut command: Command) -> anyhow::Result<()> {
         if let Some(secret) = &self.secret {
-            command.arg("--jwt-secret-file").arg(secret);
+            command.arg("--jwt-secret-file").arg(secret).args(AMPLE);
         }
         let mut child = command
             .args(["--admin-listen", LOOPBACK, "--ready-json"])

@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -58,6 +59,7 @@ pub enum Reply {
 }
 
 /// The process part that an append came through: it hands the stored entry on.
+#[async_trait]
 pub trait Origin: Send + Sync + 'static {
     /// Whether the part's own board row was written in the last 10 s; if not, nothing is appended,
     /// and no `sent` is given.
@@ -67,6 +69,22 @@ pub trait Origin: Send + Sync + 'static {
     fn hand_on(&self, handed: HandedOn);
     /// Counts how an append of this part was answered: `stored`, `repeated`, or the error code.
     fn count(&self, _outcome: &'static str) {}
+    /// Whether this person may open one more direct conversation with the other, both within their
+    /// limits. Asked once for an append.
+    async fn may_open(&self, _from: &UserId, _to: Option<&UserId>) -> Result<(), ChatError> {
+        Ok(())
+    }
+}
+
+/// Whether an append may be the first message of a direct conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opens {
+    /// No.
+    Never,
+    /// If its sender is within the limits.
+    Within,
+    /// Yes.
+    Freely,
 }
 
 /// Stored entries of one sender on their way to people, in the order of seq.
@@ -112,8 +130,8 @@ pub struct Append {
     pub reference: Option<Ref>,
     /// The seq that the client knew at its first try.
     pub after: Option<Seq>,
-    /// It may be the first message of a direct conversation.
-    pub opens: bool,
+    /// Whether it may be the first message of a direct conversation.
+    pub opens: Opens,
     /// Where the answer goes.
     pub reply: Reply,
     /// Who hands it on.

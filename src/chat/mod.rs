@@ -6,6 +6,7 @@
 //! `catchup` reads from the store whatever was missed.
 
 pub mod send;
+mod openings;
 pub mod lane;
 pub mod pending;
 pub mod publish;
@@ -41,6 +42,7 @@ use std::sync::{Arc, Weak};
 use crate::bus::Bus;
 use crate::directory::Directory;
 use crate::hub::Hub;
+use crate::limits::{Limits, Over};
 use crate::protocol::{BadFrame, ConversationId, Epoch, ErrorCode, ProcessId, Ref, Seq, Timestamp};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
@@ -62,6 +64,12 @@ impl ChatError {
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         let retry_after_ms = code.retryable().then_some(1_000);
         Self { code, detail: detail.into(), retry_after_ms }
+    }
+
+    /// Over a limit, with the time to wait.
+    pub fn limited(over: Over) -> Self {
+        let retry_after_ms = Some(over.retry_after_ms());
+        Self { retry_after_ms, ..Self::new(ErrorCode::RateLimited, over.to_string()) }
     }
 
     /// Unknown, or none of the caller's business: the two answers are the same (P9).
@@ -144,6 +152,8 @@ pub struct Parts {
     pub reads: Arc<reads::Reads>,
     /// What the board says, and the own row on it.
     pub liveness: Arc<liveness::Liveness>,
+    /// How much a client may do, in all parts of this process together.
+    pub limits: Arc<Limits>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Where timestamps come from.
@@ -171,11 +181,14 @@ pub struct Chat {
     pub reads: Arc<reads::Reads>,
     /// What the board says.
     pub liveness: Arc<liveness::Liveness>,
+    /// How much a client may do.
+    pub limits: Arc<Limits>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Where timestamps come from.
     pub clock: Clock,
     opening: Opening,
+    counted: openings::Counted,
     revocations: revocation::Revocations,
     claims: claim::Claims,
     router: route::Router,
@@ -201,9 +214,11 @@ impl Chat {
             lanes: parts.lanes,
             reads: parts.reads,
             liveness: parts.liveness,
+            limits: parts.limits,
             metrics: parts.metrics,
             clock: parts.clock,
             opening: parts.opening,
+            counted: openings::Counted::default(),
             revocations: revocation::Revocations::default(),
             claims: claim::Claims::default(),
             router: route::Router::default(),
@@ -215,6 +230,12 @@ impl Chat {
             signals: Arc::new(tokio::sync::Semaphore::new(signal::SIGNALS_MAX)),
             this: this.clone(),
         })
+    }
+
+    /// Counts what a limit refuses.
+    pub fn over(&self, over: Over) -> ChatError {
+        self.metrics.count_limited(over.limit.as_str());
+        ChatError::limited(over)
     }
 
     /// Whether Redis can't be reached from here, for the body of `/readyz`.

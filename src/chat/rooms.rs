@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::lane::{Append, Origin, Reply};
+use super::lane::{Append, Opens, Origin, Reply};
 use super::send::answered;
 use super::{Chat, ChatError, Sent, roster};
 use crate::protocol::{ConversationId, DeviceId, ErrorCode, Kind, RoomId, UserId};
@@ -31,12 +31,17 @@ pub struct NewRoom {
 
 impl Chat {
     /// Makes a room; the creator joins first. An id that is taken is `bad_request`. Repeated by its
-    /// creator with the same fields it makes good what the first try left undone.
+    /// creator with the same fields it makes good what the first try left undone. For its creator
+    /// it counts as a conversation opened, but for a service.
     pub async fn create_room(
         self: &Arc<Self>,
         caller: &UserId,
         room: NewRoom,
+        service: bool,
     ) -> Result<(ConversationId, Head), ChatError> {
+        if !service {
+            self.may_open_one(caller, None).await?;
+        }
         let id = match room.room {
             Some(id) => id,
             None => random_id()?,
@@ -149,7 +154,7 @@ impl Chat {
         let (reply, answer) = oneshot::channel();
         let origin: Arc<dyn Origin> = self.clone();
         self.lanes.submit(Append {
-            opens: true,
+            opens: Opens::Freely,
             conversation: conversation.clone(),
             from: caller.clone(),
             device: DeviceId::api(),

@@ -9,16 +9,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::Chat;
 use super::lane::{Handed, HandedOn, Origin};
 use super::liveness::View;
 use super::pending::{Key, Pending};
 use super::publish::{Publishers, Pushed};
 use super::slow::Slow;
+use super::{Chat, ChatError};
 use crate::board::{BoardRow, Role, SlowHint};
 use crate::directory::{DirectoryError, SocketEntry};
 use crate::protocol::{
@@ -91,6 +92,7 @@ impl Texts {
     }
 }
 
+#[async_trait]
 impl Origin for Chat {
     fn may_append(&self) -> bool {
         self.liveness.may_append()
@@ -98,6 +100,10 @@ impl Origin for Chat {
 
     fn count(&self, outcome: &'static str) {
         Metrics::count(&self.metrics.messages, outcome);
+    }
+
+    async fn may_open(&self, from: &UserId, to: Option<&UserId>) -> Result<(), ChatError> {
+        self.may_open_one(from, to).await
     }
 
     fn hand_on(&self, mut handed: HandedOn) {
@@ -371,11 +377,8 @@ impl Chat {
     /// The same, also for what was handed on since, up to `last`: its record has ended.
     fn slow_hint_to(&self, handed: &HandedOn, last: Seq) {
         let Some(seq) = handed.newest().map(|entry| entry.seq.max(last)) else { return };
-        let hint = |user: Option<UserId>| SlowHint {
-            user,
-            conversation: handed.conversation.clone(),
-            seq,
-        };
+        let conversation = &handed.conversation;
+        let hint = |user| SlowHint { user, conversation: conversation.clone(), seq };
         match handed.conversation.kind() {
             ConversationKind::Room(_) => self.put_on_board(hint(None)),
             ConversationKind::Direct(a, b) => {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::lane::{Append, Origin, Reply};
+use super::lane::{Append, Opens, Origin, Reply};
 use super::{Chat, ChatError, Opening, Sent};
+use crate::limits::Limit;
 use crate::protocol::{ConversationId, DeviceId, ErrorCode, Kind, Ref, SendFrame, Target, UserId};
 use crate::telemetry::Metrics;
 
@@ -22,7 +23,15 @@ impl Chat {
         frame: SendFrame,
         reply: Reply,
     ) {
-        self.submit_opening(from, device, frame, self.opening == Opening::Anybody, reply);
+        self.submit_opening(from, device, frame, self.opens(false), reply);
+    }
+
+    fn opens(&self, service: bool) -> Opens {
+        match (service, self.opening) {
+            (true, _) => Opens::Freely,
+            (false, Opening::Anybody) => Opens::Within,
+            (false, Opening::Services) => Opens::Never,
+        }
     }
 
     fn submit_opening(
@@ -30,10 +39,18 @@ impl Chat {
         from: &UserId,
         device: &DeviceId,
         frame: SendFrame,
-        opens: bool,
+        opens: Opens,
         reply: Reply,
     ) {
-        let conversation = match Self::resolve(from, &frame.target) {
+        let conversation = Self::resolve(from, &frame.target).and_then(|conversation| {
+            // A service speaks for many, and is trusted not to flood.
+            if opens != Opens::Freely {
+                let one = self.limits.take_one(Limit::Messages, from);
+                one.map_err(|over| self.over(over))?;
+            }
+            Ok(conversation)
+        });
+        let conversation = match conversation {
             Ok(conversation) => conversation,
             Err(error) => {
                 Metrics::count(&self.metrics.messages, error.code.as_str());
@@ -79,7 +96,7 @@ impl Chat {
     ) -> Result<Sent, ChatError> {
         let (reply, answer) = oneshot::channel();
         let frame = SendFrame { reference: reference.or(frame.reference), ..frame };
-        let opens = service || self.opening == Opening::Anybody;
+        let opens = self.opens(service);
         self.submit_opening(from, &DeviceId::api(), frame, opens, Reply::Call(reply));
         answered(answer).await
     }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::catchup::{Done, Work};
 use super::inbox::Inbox;
 use crate::hub::{Event, Who};
+use crate::limits::Over;
 use crate::protocol::{
     ClientFrame, CloseCode, ConversationId, ErrorCode, PING_INTERVAL_MS, ProcessId, Receipt, Ref,
     SendFrame, Seq, Target, Text, Timestamp, Token, answer,
@@ -34,6 +35,8 @@ const TICKS_APART_MAX: Duration = Duration::from_millis(PING_INTERVAL_MS + 5_000
 pub enum Input<'a> {
     /// A text frame.
     Frame(&'a str),
+    /// A text frame of somebody who has sent too much.
+    Over(&'a str, Over),
     /// A WebSocket pong with its payload; an empty one for any other sign of life.
     Pong(&'a [u8]),
     /// Something from the outbox.
@@ -203,7 +206,21 @@ impl Session {
                 match ClientFrame::parse(text) {
                     Ok(frame) if self.is_unknown() => Self::put_off(&frame, clock, out),
                     Ok(frame) => self.frame(frame, clock, now, out),
-                    Err(bad) => refuse(bad.code, &bad.detail, bad.reference.as_ref(), out),
+                    Err(bad) => refuse(bad.code, &bad.detail, bad.reference.as_ref(), 0, out),
+                }
+            }
+            Input::Over(text, over) => {
+                self.alive = true;
+                match ClientFrame::parse(text) {
+                    // It asks for nothing, and refused it would be missing.
+                    Ok(frame @ ClientFrame::Ack { .. }) if !self.is_unknown() => {
+                        self.frame(frame, clock, now, out);
+                    }
+                    Ok(frame) => {
+                        let (detail, after) = (over.to_string(), over.retry_after_ms());
+                        refuse(ErrorCode::RateLimited, &detail, named(&frame), after, out);
+                    }
+                    Err(bad) => refuse(bad.code, &bad.detail, bad.reference.as_ref(), 0, out),
                 }
             }
             Input::Pong(payload) => {
@@ -212,7 +229,7 @@ impl Session {
             }
             Input::Event(event) => self.event(event, now, out),
             Input::Done(Done::Revoked) => {
-                refuse(ErrorCode::Unauthorized, super::revocation::DETAIL, None, out);
+                refuse(ErrorCode::Unauthorized, super::revocation::DETAIL, None, 0, out);
                 out.close = Some(CloseCode::Unauthorized);
                 return;
             }
@@ -240,7 +257,7 @@ impl Session {
                 if !mine(&conversation) =>
             {
                 let detail = super::ChatError::not_found("conversation").detail;
-                refuse(ErrorCode::NotFound, &detail, reference.as_ref(), out);
+                refuse(ErrorCode::NotFound, &detail, reference.as_ref(), 0, out);
             }
             ClientFrame::Ack { conversation, seq, .. } => {
                 self.inbox.ack(&conversation, seq, now, out);
@@ -261,21 +278,11 @@ impl Session {
     /// The store does not answer, so that nobody knows whether the token still holds: what the
     /// client says can wait.
     fn put_off(frame: &ClientFrame, clock: Timestamp, out: &mut Outputs) {
-        let reference = match frame {
-            ClientFrame::Ping { reference } => {
-                out.frames.push(answer::pong(reference.as_ref(), clock));
-                return;
-            }
-            ClientFrame::Message(send) => &send.reference,
-            ClientFrame::Ack { reference, .. }
-            | ClientFrame::Read { reference, .. }
-            | ClientFrame::Signal { reference, .. }
-            | ClientFrame::Auth { reference, .. } => reference,
-        };
-        let code = ErrorCode::Unavailable;
+        if let ClientFrame::Ping { reference } = frame {
+            return out.frames.push(answer::pong(reference.as_ref(), clock));
+        }
         let detail = "the store does not answer, send again with the same ref";
-        out.effects.push(Effect::Refused(code));
-        out.frames.push(answer::error(code, detail, reference.as_ref(), Some(PUT_OFF_MS)));
+        refuse(ErrorCode::Unavailable, detail, named(frame), PUT_OFF_MS, out);
     }
 
     fn event(&mut self, event: Event, now: Instant, out: &mut Outputs) {
@@ -323,9 +330,29 @@ impl Session {
     }
 }
 
-fn refuse(code: ErrorCode, detail: &str, reference: Option<&Ref>, out: &mut Outputs) {
+/// The name that a client gave a frame.
+fn named(frame: &ClientFrame) -> Option<&Ref> {
+    let reference = match frame {
+        ClientFrame::Message(send) => &send.reference,
+        ClientFrame::Ping { reference }
+        | ClientFrame::Ack { reference, .. }
+        | ClientFrame::Read { reference, .. }
+        | ClientFrame::Signal { reference, .. }
+        | ClientFrame::Auth { reference, .. } => reference,
+    };
+    reference.as_ref()
+}
+
+/// `after_ms` is for the retryable codes.
+fn refuse(
+    code: ErrorCode,
+    detail: &str,
+    reference: Option<&Ref>,
+    after_ms: u64,
+    out: &mut Outputs,
+) {
     out.effects.push(Effect::Refused(code));
-    out.frames.push(answer::error(code, detail, reference, None));
+    out.frames.push(answer::error(code, detail, reference, Some(after_ms)));
 }
 
 #[cfg(test)]

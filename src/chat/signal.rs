@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::lane::not_opened;
 use super::{Chat, ChatError, Opening};
 use crate::hub::{Outbox, Who};
+use crate::limits::Limit;
 use crate::protocol::{ConversationKind, Envelope, ErrorCode, Ref, Target, UserId, answer};
 use crate::store::{MailboxPart, Record, RecordPart};
 use crate::telemetry::Metrics;
@@ -26,12 +27,16 @@ impl Chat {
         reference: Option<Ref>,
     ) {
         let (chat, outbox) = (self.clone(), outbox.clone());
+        let over = self.limits.take_one(Limit::Signals, &outbox.who.user).err();
         let permit = self.signals.clone().try_acquire_owned();
         let refuse = move |chat: &Self, outbox: &Outbox, error: &ChatError| {
             Metrics::count(&chat.metrics.refused, error.code.as_str());
             let retry = error.retry_after_ms;
             outbox.answer(answer::error(error.code, &error.detail, reference.as_ref(), retry));
         };
+        if let Some(over) = over {
+            return refuse(self, &outbox, &self.over(over));
+        }
         let Ok(permit) = permit else {
             let detail = "too many signals are under way, send fewer";
             return refuse(self, &outbox, &ChatError::new(ErrorCode::RateLimited, detail));

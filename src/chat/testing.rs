@@ -16,6 +16,7 @@ use crate::bus::{Bus, BusError, Subscription};
 use crate::directory::embedded::EmbeddedDirectory;
 use crate::directory::{Directory, DirectoryError, SocketEntry};
 use crate::hub::{Outbox, Who};
+use crate::limits::Limits;
 use crate::protocol::*;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::*;
@@ -142,6 +143,11 @@ pub struct Part {
 impl Part {
     /// A part named ws1.
     pub async fn new() -> Self {
+        Self::limited(Limits::none()).await
+    }
+
+    /// The same where clients have limits.
+    pub async fn limited(limits: Arc<Limits>) -> Self {
         let ports = Arc::new(Ports {
             store: EmbeddedStore::in_memory().unwrap(),
             map: EmbeddedDirectory::default(),
@@ -167,6 +173,7 @@ impl Part {
             lanes: Lanes::new(ports.clone()),
             reads: Arc::default(),
             liveness,
+            limits,
             metrics: Arc::new(Metrics::new("ws1")),
             clock: Arc::new(move || time.fetch_add(1, Ordering::SeqCst)),
             opening: Default::default(),

@@ -1,8 +1,9 @@
 //! The edge of a process: what a connection passes before its requests are served.
 //!
-//! `arrival` takes a connection in (PROXY protocol, TLS), `head` refuses requests that two parsers
-//! could read in two ways, `caller` says who asks and by which name, as far as trusted proxies are
-//! to be believed, and `gate` refuses pages of other origins and, in development mode, other names.
+//! `incoming` accepts connections, `arrival` takes one in (PROXY protocol, TLS), `head` refuses
+//! requests that two parsers could read in two ways, `caller` says who asks and by which name, as
+//! far as trusted proxies are to be believed, and `gate` refuses pages of other origins and, in
+//! development mode, other names.
 //! **Invariant:** what a client says of its own address, host or scheme counts only where a trusted
 //! proxy has said it.
 
@@ -12,6 +13,7 @@ mod cors;
 mod framing;
 mod gate;
 mod head;
+mod incoming;
 mod origin;
 mod stream;
 mod tls;
@@ -22,6 +24,7 @@ pub use cors::Answering;
 pub use framing::Watched;
 pub use gate::{Gate, Names, Turned};
 pub use head::{Body, HEAD_BYTES_MAX, HEADERS_MAX, Judged, is_worth_judging, judge, strict};
+pub use incoming::{Came, Incoming};
 pub use origin::{Origin, Origins};
 pub use stream::Stream;
 pub use tls::{Tls, TlsError, Upstream};

@@ -78,6 +78,7 @@ impl Gateway {
         let code = match refusal.status {
             401 => ErrorCode::Unauthorized,
             403 => ErrorCode::Forbidden,
+            // No place for a socket, not even one to be told on.
             _ => return handshake::refuse(stream, refusal).await,
         };
         Metrics::count(&self.chat.metrics.refused, code.as_str());

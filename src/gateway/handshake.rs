@@ -17,6 +17,7 @@ use crate::auth::{self, PROTOCOL, bearer, challenge};
 use crate::edge::{
     Body, Gate, HEAD_BYTES_MAX, HEADERS_MAX, Headers, Peer, Stream, is_worth_judging, strict,
 };
+use crate::limits::{Limit, Over};
 use crate::protocol::{
     self, CloseCode, DeviceId, ErrorCode, PROTOCOL_VERSION, ProcessId, Token, UserId,
 };
@@ -56,6 +57,8 @@ pub struct Refusal {
     /// What was wrong, and what to do.
     pub detail: String,
     header: Cow<'static, str>,
+    /// When to come back, for those that may succeed then.
+    retry_after_ms: u64,
 }
 
 /// What a request asks for.
@@ -80,7 +83,16 @@ impl Refusal {
             503 => "Retry-After: 1\r\n",
             _ => "",
         };
-        Self { status, detail: detail.into(), header: header.into() }
+        let (detail, header) = (detail.into(), header.into());
+        Self { status, detail, header, retry_after_ms: protocol::answer::RETRY_MS }
+    }
+
+    /// Over a limit: of the client's (429), or because the server is full (503).
+    pub fn over(over: Over) -> Self {
+        let status = if over.limit == Limit::Sockets { 503 } else { 429 };
+        let retry_after_ms = over.retry_after_ms();
+        let header = format!("Retry-After: {}\r\n", retry_after_ms.div_ceil(1_000)).into();
+        Self { header, retry_after_ms, ..Self::new(status, over.to_string()) }
     }
 }
 
@@ -320,11 +332,13 @@ pub async fn refuse(mut stream: Stream, refusal: &Refusal) {
         405 => ("Method Not Allowed", ErrorCode::BadRequest),
         421 => ("Misdirected Request", ErrorCode::Forbidden),
         426 => ("Upgrade Required", ErrorCode::BadRequest),
+        429 => ("Too Many Requests", ErrorCode::RateLimited),
         431 => ("Request Header Fields Too Large", ErrorCode::TooLarge),
         503 => ("Service Unavailable", ErrorCode::Unavailable),
         _ => ("Bad Request", ErrorCode::BadRequest),
     };
-    let body = protocol::answer::problem(refusal.status, title, code, &refusal.detail);
+    let (detail, after) = (&refusal.detail, refusal.retry_after_ms);
+    let body = protocol::answer::problem(refusal.status, title, code, detail, after);
     let kind = format!("Content-Type: application/problem+json\r\n{}", refusal.header);
     answer(&mut stream, refusal.status, title, &kind, &body).await;
 }

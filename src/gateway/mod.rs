@@ -1,13 +1,16 @@
 //! Sockets of one server: handshake, the socket loop, drain.
 //!
 //! A connection comes from the server's own listener or from the balancer in the same process; both
-//! give an [`Accepted`]. `handshake` judges the request, `socket` runs the WebSocket and feeds the
-//! pure session of `chat`, `drain` sends everybody away at an even rate. Nothing above the gateway
-//! knows which socket engine runs.
+//! give an [`Accepted`]. `handshake` judges the request, `seat` says whether there is room,
+//! `admission` who may come in; `socket` runs the WebSocket at the user's `pace` and feeds the pure
+//! session of `chat`, `drain` sends everybody away at an even rate. Nothing above the gateway knows
+//! which socket engine runs.
 
 mod admission;
 pub mod drain;
 pub mod handshake;
+mod pace;
+mod seat;
 pub mod socket;
 
 use std::net::SocketAddr;
@@ -24,12 +27,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{Refusal, Verifier};
 use crate::chat::Chat;
-use crate::edge::{Arrived, Edge, Peer, Stream};
+use crate::edge::{Arrived, Came, Edge, Incoming, Peer, Stream};
 use crate::hub::{Event, Outbox, Who};
+use crate::limits::{Limit, Seats};
 use crate::protocol::{CloseCode, PING_INTERVAL_MS, SocketId};
 use admission::Admitted;
 pub use admission::Guard;
 use handshake::Request;
+use seat::Seat;
 use socket::{End, Socket, Unstored};
 
 /// A connection whose request head may have been read already.
@@ -55,8 +60,6 @@ enum Coming {
 pub const DOOR_MAX: usize = 1_024;
 /// How many connections may be at their handshake.
 const HALF_OPEN_MAX: usize = 4_096;
-/// How long accepting rests when the process has no file left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where a balancer in the same process hands connections to a server.
 pub type Door = mpsc::Sender<Accepted>;
@@ -67,6 +70,7 @@ pub struct Gateway {
     edge: Arc<Edge>,
     guard: Option<Arc<Guard>>,
     open: AtomicBool,
+    seats: Arc<Seats>,
     half_open: Arc<Semaphore>,
     sockets: TaskTracker,
     /// Ends every socket at once: past the drain's limit.
@@ -76,9 +80,12 @@ pub struct Gateway {
 impl Gateway {
     /// A server that takes no sockets yet. With a verifier, who opens one must have a token.
     pub fn new(chat: Arc<Chat>, edge: Arc<Edge>, verifier: Option<Verifier>) -> Arc<Self> {
+        let seats = Arc::new(Seats::new(chat.limits.settings().sockets));
+        chat.metrics.sockets_max.set(chat.limits.settings().sockets.map_or(0, i64::from));
         Arc::new(Self {
             chat,
             edge,
+            seats,
             guard: verifier.map(Guard::new),
             open: AtomicBool::new(false),
             half_open: Arc::new(Semaphore::new(HALF_OPEN_MAX)),
@@ -96,6 +103,11 @@ impl Gateway {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// The places for sockets, which whoever deals connections looks at.
+    pub fn seats(&self) -> Arc<Seats> {
+        self.seats.clone()
+    }
+
     /// Accepts from the listener and from the door until `stop`. The ticks of open sockets go on
     /// for as long as there are any.
     pub async fn serve(
@@ -108,20 +120,18 @@ impl Gateway {
             let (gateway, abort) = (self.clone(), self.abort.clone());
             async move { abort.run_until_cancelled(gateway.tick_for_ever()).await }
         });
+        let mut incoming = Incoming::at(listener);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, address)) => self.take(Coming::Here(stream, address)),
-                    Err(error) => {
-                        tracing::warn!(%error, "accept failed");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
+                came = incoming.next() => match came {
+                    Came::Connection(stream, address) => self.take(Coming::Here(stream, address)),
+                    Came::Nothing => self.chat.metrics.count_limited(Limit::Files.as_str()),
                 },
                 Some(accepted) = door.recv() => self.take(Coming::Handed(accepted)),
             }
         }
-        drop(listener);
+        drop(incoming);
         self.sockets.close();
         self.sockets.wait().await;
         ticking.abort();
@@ -155,14 +165,14 @@ impl Gateway {
         };
         let request = handshake::read(&mut stream, read, peer, &self.edge.gate).await?;
         let admitted = match &request {
-            Request::Open(hello, _) if self.is_open() => Some(self.admit(hello).await),
+            Request::Open(hello, _) if self.is_open() => Some(self.seat_and_admit(hello).await),
             _ => None,
         };
         drop(permit);
         match (request, admitted) {
-            (Request::Open(hello, behind), Some(Ok(admitted))) => {
+            (Request::Open(hello, behind), Some(Ok((seat, admitted)))) => {
                 handshake::accept(&mut stream, &hello, &self.chat.me.id).await.ok()?;
-                return Some(self.enter(stream, &hello, admitted, behind).await);
+                return Some(self.enter(stream, &hello, seat, admitted, behind).await);
             }
             (Request::Open(hello, _), Some(Err(refusal))) => {
                 self.turn_back(stream, &hello, &refusal).await;
@@ -173,15 +183,29 @@ impl Gateway {
             }
             (Request::Refused(refusal), _) => handshake::refuse(stream, &refusal).await,
             (Request::Health, _) => handshake::answer_health(stream, true).await,
-            (Request::Ready, _) => handshake::answer_health(stream, self.is_open()).await,
+            (Request::Ready, _) => {
+                // Who is full has others sent elsewhere.
+                let takes_more = self.is_open() && !self.seats.are_taken();
+                handshake::answer_health(stream, takes_more).await;
+            }
         }
         None
     }
 
+    async fn seat_and_admit(
+        self: &Arc<Self>,
+        hello: &handshake::Hello,
+    ) -> Result<(Seat, Admitted), handshake::Refusal> {
+        let seat = Seat::take(self, hello.client)?;
+        let admitted = self.admit(hello).await?;
+        Ok((seat, admitted))
+    }
+
     async fn enter(
-        &self,
+        self: &Arc<Self>,
         stream: Stream,
         hello: &handshake::Hello,
+        seat: Seat,
         admitted: Admitted,
         behind: Bytes,
     ) -> (Box<Socket>, Entered) {
@@ -197,6 +221,7 @@ impl Gateway {
             outbox.pass.renew(issued, ends);
         }
         if let Some(oldest) = self.chat.hub.enter(outbox.clone()) {
+            self.chat.metrics.count_limited(Limit::SocketsPerUser.as_str());
             oldest.push(Event::Close(CloseCode::TooManySockets));
         }
         // A drain that began since the handshake may have looked through the hub before this: it
@@ -204,9 +229,8 @@ impl Gateway {
         if !self.is_open() {
             drain::send_away(&outbox);
         }
-        let entered = Entered::new(self.chat.clone(), outbox.clone());
-        let guard = self.guard.clone();
-        (Socket::new(&self.chat, &outbox, stream, hello, guard, behind).await, entered)
+        let entered = Entered::new(seat, outbox.clone());
+        (Socket::new(self, &outbox, stream, hello, behind).await, entered)
     }
 
     async fn run(&self, mut socket: Box<Socket>, entered: Entered) {
@@ -244,31 +268,33 @@ impl Gateway {
 
 /// A socket's place in the hub; leaves it whatever ends the socket's task.
 struct Entered {
-    chat: Arc<Chat>,
-    outbox: Arc<Outbox>,
-    left: bool,
+    seat: Seat,
+    /// Until it has left.
+    outbox: Option<Arc<Outbox>>,
 }
 
 impl Entered {
-    fn new(chat: Arc<Chat>, outbox: Arc<Outbox>) -> Self {
-        chat.metrics.sockets.inc();
-        chat.metrics.sockets_opened.inc();
-        Self { chat, outbox, left: false }
+    fn new(seat: Seat, outbox: Arc<Outbox>) -> Self {
+        seat.chat().metrics.sockets.inc();
+        seat.chat().metrics.sockets_opened.inc();
+        Self { seat, outbox: Some(outbox) }
     }
 
     async fn leave(mut self, name: &'static str, unstored: Unstored) {
-        crate::telemetry::Metrics::count(&self.chat.metrics.sockets_closed, name);
-        self.left = true;
-        self.chat.clone().end(self.outbox.clone(), unstored).await;
+        let chat = self.seat.chat().clone();
+        crate::telemetry::Metrics::count(&chat.metrics.sockets_closed, name);
+        if let Some(outbox) = self.outbox.take() {
+            chat.end(outbox, unstored).await;
+        }
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        if !self.left {
+        if let Some(outbox) = self.outbox.take() {
             // The task panicked or was dropped: the map entry is removed by whoever follows it.
-            self.chat.leave(&self.outbox);
-            let (chat, outbox) = (self.chat.clone(), self.outbox.clone());
+            let chat = self.seat.chat().clone();
+            chat.leave(&outbox);
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move { chat.release(&outbox).await });
             }

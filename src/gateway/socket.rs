@@ -22,15 +22,18 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use super::Gateway;
 use super::admission::{Guard, renew};
 use super::handshake::Hello;
+use super::pace::Pace;
 use crate::chat::Chat;
 use crate::chat::catchup::{self, Done};
 use crate::chat::lane::Reply;
 use crate::chat::session::{Effect, Input, Outputs, Session, Wish};
 use crate::edge::Stream;
 use crate::hub::{Event, Outbox};
-use crate::protocol::{CloseCode, FRAME_BYTES_MAX};
+use crate::limits::Over;
+use crate::protocol::{CloseCode, FRAME_BYTES_MAX, Timestamp};
 use crate::telemetry::Metrics;
 
 /// The library zero-fills its read buffer before every read: small, it grows for long frames.
@@ -84,9 +87,9 @@ pub(crate) fn limits() -> WebSocketConfig {
 /// An open socket. Boxed by its owner: the futures of its methods hold only a pointer.
 pub struct Socket {
     web: WebSocketStream<Stream>,
-    chat: Arc<Chat>,
+    gateway: Arc<Gateway>,
     outbox: Arc<Outbox>,
-    guard: Option<Arc<Guard>>,
+    pace: Pace,
     session: Session,
     work: Option<BoxFuture<'static, Done>>,
     outputs: Outputs,
@@ -97,23 +100,22 @@ pub struct Socket {
 impl Socket {
     /// A socket whose 101 has left; `behind` came with its request.
     pub async fn new(
-        chat: &Arc<Chat>,
+        gateway: &Arc<Gateway>,
         outbox: &Arc<Outbox>,
         stream: Stream,
         hello: &Hello,
-        guard: Option<Arc<Guard>>,
         behind: Bytes,
     ) -> Box<Self> {
         let (role, behind) = (Role::Server, behind.to_vec());
         let web = WebSocketStream::from_partially_read(stream, behind, role, Some(limits())).await;
-        let guarded = guard.is_some();
+        let guarded = gateway.guard.is_some();
         let wish = Wish { acks_app: hello.acks_app, catchup: hello.catchup, guarded };
         Box::new(Self {
             web,
-            chat: chat.clone(),
+            gateway: gateway.clone(),
             outbox: outbox.clone(),
-            guard,
-            session: Session::new(outbox.who.clone(), chat.me.id.clone(), wish),
+            pace: Pace::default(),
+            session: Session::new(outbox.who.clone(), gateway.chat.me.id.clone(), wish),
             work: None,
             outputs: Outputs::default(),
             written: 0,
@@ -122,18 +124,19 @@ impl Socket {
 
     /// Runs until the socket ends.
     pub async fn run(&mut self) -> End {
-        self.session.start((self.chat.clock)(), Instant::now(), &mut self.outputs);
+        self.session.start(self.clock(), Instant::now(), &mut self.outputs);
         loop {
             if let Err(end) = self.give_out().await {
                 return end;
             }
-            let reading = !self.session.paused();
+            let reading = !self.session.paused() && !self.pace.rests();
             let turn = tokio::select! {
                 events = self.outbox.take() => {
                     self.events(events);
                     Ok(())
                 }
                 frame = self.web.next(), if reading => self.frames(frame),
+                () = self.pace.rested() => Ok(()),
                 done = work(&mut self.work) => {
                     self.work = None;
                     self.step(Input::Done(done), Instant::now());
@@ -158,12 +161,16 @@ impl Socket {
         self.session.finish()
     }
 
+    fn clock(&self) -> Timestamp {
+        (self.gateway.chat.clock)()
+    }
+
     fn step(&mut self, input: Input<'_>, now: Instant) {
-        self.session.step(input, (self.chat.clock)(), now, &mut self.outputs);
+        self.session.step(input, self.clock(), now, &mut self.outputs);
     }
 
     fn events(&mut self, events: VecDeque<Event>) {
-        let (clock, now) = ((self.chat.clock)(), Instant::now());
+        let (clock, now) = (self.clock(), Instant::now());
         for event in events {
             self.session.step(Input::Event(event), clock, now, &mut self.outputs);
         }
@@ -175,7 +182,7 @@ impl Socket {
         let mut next = first;
         for _ in 0..FRAMES_A_TURN {
             self.frame(next, now)?;
-            if self.session.paused() {
+            if self.session.paused() || self.pace.rests() {
                 return Ok(());
             }
             match self.web.next().now_or_never() {
@@ -186,19 +193,30 @@ impl Socket {
         self.frame(next, now)
     }
 
+    fn count(&mut self, bytes: usize, now: Instant) -> Result<(), Over> {
+        self.pace.count(&self.gateway.chat, &self.outbox.who.user, bytes, now)
+    }
+
     fn frame(&mut self, frame: Option<Result<Message, Error>>, now: Instant) -> Result<(), End> {
         let close = |code| Err(End::Close { code, broken: true });
         match frame {
             Some(Ok(Message::Text(text))) => {
-                self.step(Input::Frame(&text), now);
+                let input = match self.count(text.len(), now) {
+                    Ok(()) => Input::Frame(&text),
+                    Err(over) => Input::Over(&text, over),
+                };
+                self.step(input, now);
                 Ok(())
             }
+            // What can't be refused is still followed by a rest.
             Some(Ok(Message::Pong(payload))) => {
+                let _ = self.count(payload.len(), now);
                 self.step(Input::Pong(&payload), now);
                 Ok(())
             }
             // The library answers pings; they show that the client lives, as a pong does.
-            Some(Ok(Message::Ping(_))) => {
+            Some(Ok(Message::Ping(payload))) => {
+                let _ = self.count(payload.len(), now);
                 self.step(Input::Pong(&[]), now);
                 Ok(())
             }
@@ -220,12 +238,13 @@ impl Socket {
     /// Hands effects on, starts work, writes frames and ping in one flush.
     async fn give_out(&mut self) -> Result<(), End> {
         let mut effects = std::mem::take(&mut self.outputs.effects);
+        let chat = &self.gateway.chat;
         for effect in effects.drain(..) {
-            hand_on(&self.chat, &self.outbox, self.guard.as_ref(), effect);
+            hand_on(chat, &self.outbox, self.gateway.guard.as_ref(), effect);
         }
         self.outputs.effects = effects;
         if let Some(work) = self.outputs.work.take() {
-            let (chat, outbox) = (self.chat.clone(), self.outbox.clone());
+            let (chat, outbox) = (chat.clone(), self.outbox.clone());
             self.work = Some(async move { catchup::perform(&chat, &outbox, work).await }.boxed());
         }
         if !self.outputs.frames.is_empty() || self.outputs.ping.is_some() {

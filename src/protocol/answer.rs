@@ -16,7 +16,7 @@ use super::{LIMITS_JSON, PING_INTERVAL_MS, PROTOCOL_VERSION};
 pub type Text = Bytes;
 
 /// When to come back, where nothing better is known.
-const RETRY_MS: u64 = 1_000;
+pub const RETRY_MS: u64 = 1_000;
 
 struct Writer(Vec<u8>);
 
@@ -185,7 +185,14 @@ pub fn error(
 }
 
 /// A refusal over HTTP, in the shape that every problem of Parlor has (RFC 9457).
-pub fn problem(status: u16, title: &str, code: ErrorCode, detail: &str) -> Text {
+/// `retry_after_ms` is for the retryable codes.
+pub fn problem(
+    status: u16,
+    title: &str,
+    code: ErrorCode,
+    detail: &str,
+    retry_after_ms: u64,
+) -> Text {
     let writer = Writer::new(&format!("urn:parlor:problem:{}", code.as_str()))
         .text("title", title)
         .number("status", u64::from(status))
@@ -193,7 +200,7 @@ pub fn problem(status: u16, title: &str, code: ErrorCode, detail: &str) -> Text 
         .text("detail", detail)
         .raw("retryable", if code.retryable() { "true" } else { "false" });
     match code.retryable() {
-        true => writer.number("retryAfterMs", RETRY_MS).end(),
+        true => writer.number("retryAfterMs", retry_after_ms).end(),
         false => writer.end(),
     }
 }

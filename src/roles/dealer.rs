@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Entrance, Signals, ready};
+use super::{Entrance, Signals, limits, ready};
 use crate::api::health::{self, Health};
 use crate::auth::Verifier;
 use crate::balancer::forward::Forward;
@@ -44,10 +44,12 @@ pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
         _ => Backends::Named(options.servers.clone()),
     };
     let stop = CancellationToken::new();
-    let health = Health::new(vec![metrics]);
+    let health = Health::new(vec![metrics.clone()]);
     let admin = beside(common, &entrance, auth.as_ref(), &health, &stop).await?;
     let (pick, edge) = (options.pick, entrance.at(&listener));
-    let dealing = balancer::Options { pick, forward, edge, upstream, auth };
+    // A socket that passes through is two open files.
+    let limits = limits(&options.limits, common, 2);
+    let dealing = balancer::Options { pick, forward, edge, upstream, auth, limits, metrics };
     let balancer = balancer::Balancer::new(dealing, backends, stop.clone());
     let running = tokio::spawn(balancer.clone().run(listener, stop.clone()));
     let known = balancer.servers_known();

@@ -59,7 +59,7 @@ pub fn found_conversations(world: &mut World) {
                 public: false,
                 members: others.clone(),
             };
-            while chat.create_room(&creator, new()).await.is_err() {}
+            while chat.create_room(&creator, new(), false).await.is_err() {}
         });
         let stands = |world: &World| {
             let wanted = members.len();

@@ -27,6 +27,7 @@ use crate::chat::session::{Input, Outputs, Session, Wish};
 use crate::chat::{Chat, Clock, Parts};
 use crate::gateway::socket::hand_on;
 use crate::hub::{Event, Outbox, Who};
+use crate::limits::Limits;
 use crate::protocol::{CloseCode, DeviceId, Epoch, PING_INTERVAL_MS, ProcessId, SocketId, UserId};
 use crate::telemetry::{Metrics, Outcome};
 
@@ -249,6 +250,7 @@ async fn boot(link: Arc<Link>, row: BoardRow, clock: Clock, running: Arc<Running
         reads: Arc::default(),
         lanes: Lanes::with(link.clone(), clock.clone(), Bounds::default()),
         liveness,
+        limits: Limits::none(),
         metrics: Arc::new(Metrics::new(id.as_str())),
         clock,
         opening: Default::default(),

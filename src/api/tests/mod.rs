@@ -1,6 +1,7 @@
 //! The API's promises, asked of the router with the real handlers and embedded parts.
 
 mod contract;
+mod limits;
 mod reading;
 mod refusals;
 mod switched;

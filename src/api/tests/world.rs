@@ -1,5 +1,6 @@
 //! An API part on embedded parts, with its router.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +19,8 @@ use crate::board::embedded::EmbeddedBoard;
 use crate::board::{Board, BoardRow, Role};
 use crate::bus::embedded::EmbeddedBus;
 use crate::chat::{Chat, Parts, lane::Lanes, liveness::Liveness};
+use crate::edge::Peer;
+use crate::limits::{Limits, Settings};
 use crate::protocol::*;
 use crate::store::*;
 use crate::telemetry::Metrics;
@@ -89,15 +92,21 @@ impl World {
     }
 
     pub async fn with(options: ApiOptions) -> Self {
-        Self::made(options, None).await
+        Self::made(options, None, Limits::none()).await
     }
 
     /// One that takes tokens of `auth::testing`.
     pub async fn guarded() -> Self {
-        Self::made(ApiOptions::default(), Some(by_secret().await)).await
+        Self::limited(Settings::default()).await
     }
 
-    async fn made(options: ApiOptions, auth: Option<Verifier>) -> Self {
+    /// The same where callers have limits.
+    pub async fn limited(settings: Settings) -> Self {
+        let auth = Some(by_secret().await);
+        Self::made(ApiOptions::default(), auth, Limits::new(settings)).await
+    }
+
+    async fn made(options: ApiOptions, auth: Option<Verifier>, limits: Arc<Limits>) -> Self {
         let store = Arc::new(SwitchedStore::new());
         let directory = Arc::new(SwitchedDirectory::default());
         let board = Arc::new(EmbeddedBoard::default());
@@ -114,6 +123,7 @@ impl World {
             lanes: Lanes::new(store.clone()),
             reads: Arc::default(),
             liveness,
+            limits,
             metrics: Arc::new(Metrics::new("api-1")),
             clock: Arc::new(move || time.fetch_add(1, Ordering::SeqCst)),
             opening: Default::default(),
@@ -156,6 +166,15 @@ impl World {
             None => Body::empty(),
         };
         self.call(request.body(body).unwrap()).await
+    }
+
+    /// With this token, from a client at this address.
+    pub async fn from(&self, address: &str, token: &Token) -> Answer {
+        let address = SocketAddr::new(address.parse().unwrap(), 4_711);
+        let request = Request::builder().uri("/v1/users/userA/presence");
+        let request = request.header("authorization", format!("Bearer {}", token.reveal()));
+        let request = request.extension(Peer { address, secure: false });
+        self.call(request.body(Body::empty()).unwrap()).await
     }
 
     pub async fn get(&self, target: &str) -> Answer {

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::answer::Answer;
 use super::leaving::Leaving;
 use super::refs::{self, Seen};
-use super::{Append, Handed};
+use super::{Append, Handed, Opens};
 use crate::chance::{self, Hashing};
 use crate::chat::ChatError;
 use crate::planted::{Bug, planted};
@@ -30,7 +30,7 @@ pub(super) struct Item {
     /// The client's, or one that the server made so that it knows its own put again.
     pub(super) reference: Ref,
     pub(super) after: Option<Seq>,
-    pub(super) opens: bool,
+    pub(super) opens: Opens,
     /// Hash of (from, device, ref).
     pub(super) key: u64,
     /// Hash of what it says.

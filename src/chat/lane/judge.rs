@@ -1,10 +1,12 @@
 //! Which items of a batch may be put together now, judged in log order.
 //!
-//! **Invariant.** Nobody is refused, and no change is taken for a repeat, by a roster older than
-//! the batch: before a "no" the lane reads forward.
+//! **Invariant.** Nobody is refused, no change is taken for a repeat, and nothing is counted as a
+//! conversation opened, by a log or roster older than the batch: before that the lane reads
+//! forward.
 
 use std::sync::Arc;
 
+use super::Opens;
 use super::batch::{Fate, Stored};
 use super::log::Place;
 use super::patience::persist;
@@ -17,6 +19,8 @@ use crate::store::{LogRange, Order};
 /// What the roster says to an item.
 enum Verdict {
     Put,
+    /// It would open a conversation: if its sender may.
+    Open,
     /// The change has been made: this entry stands.
     Stands(Seq),
     No(ChatError),
@@ -50,6 +54,11 @@ impl Round<'_> {
                     at = 0;
                     continue;
                 }
+                Verdict::Open => {
+                    if self.opens(at).await {
+                        run.push(at);
+                    }
+                }
                 Verdict::Stands(seq) => self.stands(at, seq).await?,
                 Verdict::No(error) => self.batch.items[at].fate = Fate::Refused(error),
             }
@@ -64,7 +73,8 @@ impl Round<'_> {
         let Place::Room(room) = &self.log.place else {
             let opened = behind || self.log.tail > 0;
             return match item.kind {
-                Kind::Message if opened || item.opens => Verdict::Put,
+                Kind::Message if opened || item.opens == Opens::Freely => Verdict::Put,
+                Kind::Message if item.opens == Opens::Within => Verdict::Open,
                 Kind::Message => Verdict::No(not_opened()),
                 _ => Verdict::No(bad("a direct conversation is of two people for ever")),
             };
@@ -84,6 +94,19 @@ impl Round<'_> {
             }
             _ => Verdict::No(bad("a change of this kind can't be made")),
         }
+    }
+
+    /// Asks once whether the item may open its conversation; if not, it gets its fate.
+    async fn opens(&mut self, at: usize) -> bool {
+        let item = &self.batch.items[at];
+        let may = item.answer.origin.may_open(&item.from, item.to.as_ref()).await;
+        let item = &mut self.batch.items[at];
+        let opens = may.is_ok();
+        match may {
+            Ok(()) => item.opens = Opens::Freely,
+            Err(error) => item.fate = Fate::Refused(error),
+        }
+        opens
     }
 
     /// The item asks for what the entry at `seq` has done.

@@ -13,6 +13,7 @@ use self::sim::{Sim, Step};
 use super::{Done, Effect, Event, Input, Outputs, Session, Wish, Work};
 use crate::chat::catchup::Waiting;
 use crate::chat::testing::{message, user};
+use crate::limits::{Limit, Over};
 use crate::protocol::*;
 
 const SEEDS: usize = 60;
@@ -71,6 +72,45 @@ fn a_reread_asked_for_during_the_first_read_follows_it() {
     let mut out = Outputs::default();
     session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
     assert!(out.work.is_none() && out.frames == [crate::protocol::answer::caught_up()]);
+}
+
+/// Who sends too much is told so for each frame that asks for something. What only confirms is
+/// taken: nobody would send it again.
+#[test]
+fn frames_over_a_limit_are_answered_and_do_nothing() {
+    let who = crate::chat::testing::socket("a", "default").who.clone();
+    let server = crate::protocol::ProcessId::parse("ws1").unwrap();
+    let wish = Wish { acks_app: true, ..Wish::default() };
+    let (mut session, now) = (Session::new(who, server, wish), Instant::now());
+    session.start(1, now, &mut Outputs::default());
+    let over = Over { limit: Limit::Frames, wait: Duration::from_micros(6_001) };
+    for frame in [
+        r#"{"type":"message","to":"b","message":"Hi","ref":"r"}"#,
+        r#"{"type":"read","conversation":"dm:a:b","seq":1,"ref":"r"}"#,
+        r#"{"type":"signal","to":"b","data":{},"ref":"r"}"#,
+        r#"{"type":"ping","ref":"r"}"#,
+        r#"{"type":"auth","token":"t","ref":"r"}"#,
+    ] {
+        let mut out = Outputs::default();
+        session.step(Input::Over(frame, over), 1, now, &mut out);
+        let answer: serde_json::Value = serde_json::from_slice(&out.frames[0]).unwrap();
+        let expected = serde_json::json!({"type": "error", "code": "rate_limited", "ref": "r",
+            "detail": "too many frames: wait and try again", "retryable": true,
+            "retryAfterMs": 7});
+        assert_eq!((answer, out.frames.len()), (expected, 1), "{frame}");
+        assert!(matches!(out.effects[..], [Effect::Refused(ErrorCode::RateLimited)]), "{out:?}");
+        assert!(out.close.is_none() && !session.paused());
+    }
+    for (frame, frames) in [
+        (r#"{"type":"ack","conversation":"dm:a:b","seq":1}"#, 0),
+        (r#"{"type":"message","to":"b"}"#, 1),
+    ] {
+        let mut out = Outputs::default();
+        session.step(Input::Over(frame, over), 1, now, &mut out);
+        assert_eq!(out.frames.len(), frames, "{frame}");
+        let limited = |effect: &Effect| matches!(effect, Effect::Refused(ErrorCode::RateLimited));
+        assert!(!out.effects.iter().any(limited), "{frame}: as ever");
+    }
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use super::faulty::{Faulty, Trace};
-use crate::chat::lane::{Append, Bounds, Handed, HandedOn, Lanes, Origin, Reply};
+use crate::chat::lane::{Append, Bounds, Handed, HandedOn, Lanes, Opens, Origin, Reply};
 use crate::chat::{ChatError, Sent};
 use crate::hub::{Event, Outbox, Who};
 use crate::protocol::*;
@@ -35,9 +36,12 @@ pub struct One {
 pub struct Part {
     pub alive: AtomicBool,
     pub handed: Mutex<Vec<One>>,
+    /// How many conversations may be opened yet.
+    pub openings: AtomicU64,
     trace: Trace,
 }
 
+#[async_trait]
 impl Origin for Part {
     fn may_append(&self) -> bool {
         self.alive.load(Ordering::SeqCst)
@@ -58,6 +62,13 @@ impl Origin for Part {
         }
     }
 
+    async fn may_open(&self, from: &UserId, to: Option<&UserId>) -> Result<(), ChatError> {
+        self.trace.lock().unwrap().push(format!("{from} opens with {}", to.unwrap()));
+        let one_less = |left: u64| left.checked_sub(1);
+        let left = self.openings.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
+        left.map(drop).map_err(|_| ChatError::new(ErrorCode::RateLimited, "enough"))
+    }
+
     fn count(&self, outcome: &'static str) {
         self.trace.lock().unwrap().push(outcome.to_owned());
     }
@@ -75,7 +86,7 @@ pub struct Say {
     pub data: Option<String>,
     pub reference: Option<Ref>,
     pub after: Option<Seq>,
-    pub opens: bool,
+    pub opens: Opens,
 }
 
 impl Say {
@@ -90,7 +101,7 @@ impl Say {
             data: None,
             reference: None,
             after: None,
-            opens: true,
+            opens: Opens::Freely,
         }
     }
 
@@ -271,8 +282,8 @@ impl Drop for World {
 }
 
 pub fn part(store: &Faulty) -> Arc<Part> {
-    let (alive, handed) = (AtomicBool::new(true), Mutex::default());
-    Arc::new(Part { alive, handed, trace: store.trace() })
+    let (alive, handed, openings) = (AtomicBool::new(true), Mutex::default(), AtomicU64::new(0));
+    Arc::new(Part { alive, handed, openings, trace: store.trace() })
 }
 
 /// A socket of `a`.

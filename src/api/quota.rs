@@ -1,0 +1,92 @@
+//! How many requests somebody has had, and its bytes.
+//!
+//! Services and admins are not counted: they are trusted, and ask for many. Whose token does not
+//! hold is counted by address, with the handshakes of sockets, so that nobody tries on and on.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::asker::Asker;
+use super::error::Problem;
+use crate::chat::ChatError;
+use crate::edge::Trusted;
+use crate::limits::{Address, Key, Limit, Limits, Over};
+use crate::protocol::ErrorCode;
+use crate::telemetry::Metrics;
+
+/// See the module.
+#[derive(Clone)]
+pub(super) struct Quota {
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
+    trusted: Trusted,
+}
+
+impl Quota {
+    pub(super) fn new(limits: Arc<Limits>, metrics: Arc<Metrics>, trusted: Trusted) -> Self {
+        Self { limits, metrics, trusted }
+    }
+
+    fn over(&self, over: Over) -> Problem {
+        self.metrics.count_limited(over.limit.as_str());
+        ChatError::limited(over).into()
+    }
+
+    fn address(&self, client: IpAddr) -> Option<Address> {
+        Address::of(client).filter(|_| !self.trusted.holds(client))
+    }
+
+    /// Whether this address has not failed too often of late.
+    pub(super) fn may_try(&self, client: IpAddr) -> Result<(), Problem> {
+        self.limits.handshakes_left(self.address(client)).map_err(|over| self.over(over))
+    }
+
+    /// Its token did not hold.
+    pub(super) fn failed(&self, client: IpAddr, problem: &Problem) {
+        if problem.code() == ErrorCode::Unauthorized.as_str() {
+            // Whether it was one too many shows when it comes again.
+            let _ = self.limits.handshake(self.address(client));
+        }
+    }
+
+    /// For whom a request is counted; in development mode for whom the query names.
+    pub(super) fn whose(&self, asker: &Asker, query: Option<&str>) -> Option<Key> {
+        match asker {
+            Asker::Token(identity) if identity.scopes.service || identity.scopes.admin => None,
+            Asker::Token(identity) => Some(self.limits.key(&identity.user)),
+            // What is the same for everybody is read, not asked.
+            Asker::Anybody => None,
+            Asker::Development => {
+                let named = |pair: &str| pair.strip_prefix("userId=").map(str::to_owned);
+                let named = query.and_then(|query| query.split('&').find_map(named));
+                Some(self.limits.key(&named))
+            }
+        }
+    }
+
+    /// A request.
+    pub(super) fn one(&self, whose: Option<Key>) -> Result<(), Problem> {
+        self.take(Limit::Requests, whose, 1)
+    }
+
+    /// A body of so many bytes.
+    pub(super) fn bytes(&self, whose: Option<Key>, bytes: usize) -> Result<(), Problem> {
+        match bytes {
+            0 => Ok(()),
+            bytes => self.take(Limit::Bytes, whose, bytes as u64),
+        }
+    }
+
+    fn take(&self, limit: Limit, whose: Option<Key>, units: u64) -> Result<(), Problem> {
+        let Some(whose) = whose else { return Ok(()) };
+        let taken = self.limits.take(limit, whose, units, Instant::now());
+        taken.map_err(|over| self.over(over))
+    }
+
+    /// Counts an answer that refuses.
+    pub(super) fn refused(&self, code: ErrorCode) {
+        Metrics::count(&self.metrics.refused, code.as_str());
+    }
+}

@@ -1,0 +1,45 @@
+//! A place for a socket that passes through: two open files, for as long as it lasts.
+//!
+//! Sockets of servers in this process don't: they are counted where they are held.
+
+use std::net::IpAddr;
+
+use super::Balancer;
+use crate::limits::{Address, Over};
+
+/// See the module. The place is free again once this is dropped.
+pub(super) struct Seat<'a> {
+    balancer: &'a Balancer,
+    address: Option<Address>,
+}
+
+impl Balancer {
+    /// What is counted for a client here; a proxy that says nothing of its clients is many.
+    fn counted(&self, client: IpAddr) -> Option<Address> {
+        Address::of(client).filter(|_| !self.edge.gate.trusted.holds(client))
+    }
+
+    /// Counts a handshake of a client, or a request that is as much work.
+    pub(super) fn handshake(&self, client: IpAddr) -> Result<(), Over> {
+        let counted = self.limits.handshake(self.counted(client));
+        counted.inspect_err(|over| self.metrics.count_limited(over.limit.as_str()))
+    }
+
+    /// A place for a client's socket; `None` where its server gives it.
+    pub(super) fn seat(&self, client: IpAddr) -> Result<Option<Seat<'_>>, Over> {
+        if !self.passes_on {
+            return Ok(None);
+        }
+        self.handshake(client)?;
+        let address = self.counted(client);
+        let entered = self.limits.enter(&self.seats, address);
+        entered.inspect_err(|over| self.metrics.count_limited(over.limit.as_str()))?;
+        Ok(Some(Seat { balancer: self, address }))
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.balancer.limits.leave(&self.balancer.seats, self.address);
+    }
+}

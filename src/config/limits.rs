@@ -1,0 +1,169 @@
+//! Options of whoever serves clients: how much each of them may do.
+
+use clap::Args;
+
+use crate::limits::{Bound, Rate, Settings};
+
+/// What all roles that serve clients take. Without tokens (development mode) only what is given
+/// here is limited, and --max-sockets.
+#[derive(Debug, Clone, Default, Args)]
+pub struct LimitOptions {
+    /// Sockets that each server holds, or a balancer passes on [default: by the limit of open
+    /// files]
+    #[arg(long, value_name = "COUNT|off", env = "PARLOR_MAX_SOCKETS", help_heading = "Limits")]
+    pub max_sockets: Option<Bound<u32>>,
+    /// Sockets of a client's address (IPv6: of its /64; this machine and trusted proxies are not
+    /// counted) [default: 1000; this and all that follow: with tokens]
+    #[arg(
+        long,
+        value_name = "COUNT|off",
+        env = "PARLOR_SOCKETS_PER_ADDRESS",
+        help_heading = "Limits"
+    )]
+    pub sockets_per_address: Option<Bound<u32>>,
+    /// Handshakes of such an address: RATE in a second, BURST at once [default: 50:500]
+    #[arg(
+        long,
+        value_name = "RATE:BURST|off",
+        env = "PARLOR_HANDSHAKES_PER_ADDRESS",
+        help_heading = "Limits"
+    )]
+    pub handshakes_per_address: Option<Bound<Rate>>,
+    /// Messages of a user in a second, over all sockets on this process [default: 50:200]
+    #[arg(
+        long,
+        value_name = "RATE:BURST|off",
+        env = "PARLOR_USER_MESSAGES",
+        help_heading = "Limits"
+    )]
+    pub user_messages: Option<Bound<Rate>>,
+    /// Bytes of a user's frames and requests in a second [default: 256K:1M]
+    #[arg(long, value_name = "RATE:BURST|off", env = "PARLOR_USER_BYTES", help_heading = "Limits")]
+    pub user_bytes: Option<Bound<Rate>>,
+    /// Frames of a user in a second, of every kind [default: 200:1000]
+    #[arg(
+        long,
+        value_name = "RATE:BURST|off",
+        env = "PARLOR_USER_FRAMES",
+        help_heading = "Limits"
+    )]
+    pub user_frames: Option<Bound<Rate>>,
+    /// Signals of a user in a second [default: 20:100]
+    #[arg(
+        long,
+        value_name = "RATE:BURST|off",
+        env = "PARLOR_USER_SIGNALS",
+        help_heading = "Limits"
+    )]
+    pub user_signals: Option<Bound<Rate>>,
+    /// Direct conversations that a user opens, and rooms made, in an hour [default: 100:100]
+    #[arg(
+        long,
+        value_name = "RATE:BURST|off",
+        env = "PARLOR_NEW_CONVERSATIONS",
+        help_heading = "Limits"
+    )]
+    pub new_conversations: Option<Bound<Rate>>,
+    /// Conversations that a user has, looked at when one is opened [default: 10000]
+    #[arg(
+        long,
+        value_name = "COUNT|off",
+        env = "PARLOR_CONVERSATIONS_PER_USER",
+        help_heading = "Limits"
+    )]
+    pub conversations_per_user: Option<Bound<u32>>,
+    /// Requests of a user to the Message API in a second [default: 50:200]
+    #[arg(
+        long,
+        value_name = "RATE:BURST|off",
+        env = "PARLOR_API_REQUESTS",
+        help_heading = "Limits"
+    )]
+    pub api_requests: Option<Bound<Rate>>,
+}
+
+impl LimitOptions {
+    /// What holds: as it is given, else as usual where tokens say who somebody is. `sockets` are
+    /// as many as there is room for.
+    pub fn settings(&self, tokens: bool, sockets: u32) -> Settings {
+        let usual = if tokens { Settings::USUAL } else { Settings::default() };
+        Settings {
+            sockets: given(self.max_sockets, Some(sockets)),
+            sockets_per_address: given(self.sockets_per_address, usual.sockets_per_address),
+            conversations: given(self.conversations_per_user, usual.conversations),
+            handshakes: given(self.handshakes_per_address, usual.handshakes),
+            frames: given(self.user_frames, usual.frames),
+            bytes: given(self.user_bytes, usual.bytes),
+            messages: given(self.user_messages, usual.messages),
+            signals: given(self.user_signals, usual.signals),
+            requests: given(self.api_requests, usual.requests),
+            new_conversations: given(self.new_conversations, usual.new_conversations),
+        }
+    }
+}
+
+fn given<T>(option: Option<Bound<T>>, usual: Option<T>) -> Option<T> {
+    option.map_or(usual, Bound::limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn what_is_given_holds_and_the_rest_is_usual_with_tokens() {
+        let options = LimitOptions {
+            user_messages: Some(Bound::Off),
+            user_frames: Some(Bound::At(Rate::new(5, 9))),
+            ..LimitOptions::default()
+        };
+        let with = options.settings(true, 896);
+        let changed = (with.sockets, with.messages, with.frames);
+        assert_eq!(changed, (Some(896), None, Some(Rate::new(5, 9))));
+        let usual = Settings::USUAL;
+        assert_eq!(
+            Settings { sockets: None, ..with },
+            Settings { messages: None, frames: with.frames, ..usual }
+        );
+        let without = options.settings(false, 896);
+        let only = Settings { sockets: Some(896), frames: with.frames, ..Settings::default() };
+        assert_eq!(without, only);
+    }
+
+    /// The help tells the numbers that hold.
+    #[test]
+    fn the_defaults_are_told() {
+        let command = Cli::command();
+        let server = command.get_subcommands().find(|c| c.get_name() == "server").unwrap();
+        let help = |id: &str| {
+            let option = server.get_arguments().find(|option| option.get_id() == id).unwrap();
+            option.get_help().unwrap().to_string()
+        };
+        let usual = Settings::USUAL;
+        let size = |bytes: u32| match bytes >> 20 {
+            0 => format!("{}K", bytes >> 10),
+            mega => format!("{mega}M"),
+        };
+        for (id, rate) in [
+            ("handshakes_per_address", usual.handshakes),
+            ("user_messages", usual.messages),
+            ("user_frames", usual.frames),
+            ("user_signals", usual.signals),
+            ("new_conversations", usual.new_conversations),
+            ("api_requests", usual.requests),
+        ] {
+            let Rate { rate, burst } = rate.unwrap();
+            let told = help(id);
+            assert!(told.ends_with(&format!("[default: {rate}:{burst}]")), "{id}: {told}");
+        }
+        let Rate { rate, burst } = usual.bytes.unwrap();
+        let bytes = format!("[default: {}:{}]", size(rate), size(burst));
+        assert!(help("user_bytes").ends_with(&bytes));
+        let sockets = format!("[default: {};", usual.sockets_per_address.unwrap());
+        assert!(help("sockets_per_address").contains(&sockets));
+        let conversations = format!("[default: {}]", usual.conversations.unwrap());
+        assert!(help("conversations_per_user").ends_with(&conversations));
+    }
+}
