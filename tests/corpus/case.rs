@@ -11,13 +11,6 @@ use crate::fleet::Fleet;
 use crate::harness::SOON;
 use crate::raw::{self, ACCEPT, Answer as Http, Raw, request};
 
-/// A part that another line of work builds; a case that needs it waits until it is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    /// Limits of rate and number.
-    Limits,
-}
-
 /// A scene for the table: an async function of the fleet.
 macro_rules! scene {
     ($play:path) => {
@@ -84,8 +77,6 @@ pub struct Case {
     pub what: &'static str,
     pub send: Send,
     pub answer: Answer,
-    /// What it waits for.
-    pub waits: Option<Part>,
     /// What the corpus states, where Parlor answers something else by design.
     pub differs: Option<&'static str>,
     /// Needs Redis and DynamoDB.
@@ -100,18 +91,11 @@ pub struct Case {
 
 /// A line of the table.
 pub fn row(row: &'static str, what: &'static str, send: Send, answer: Answer) -> Case {
-    let (waits, differs) = (None, None);
     let [real, guarded, slow, long] = [false; 4];
-    Case { row, what, send, answer, waits, differs, real, guarded, slow, long }
+    Case { row, what, send, answer, differs: None, real, guarded, slow, long }
 }
 
 impl Case {
-    /// The word to take away once the part is there.
-    pub fn needs(mut self, part: Part) -> Self {
-        self.waits = Some(part);
-        self
-    }
-
     pub fn differs(mut self, stated: &'static str) -> Self {
         self.differs = Some(stated);
         self

@@ -2,8 +2,7 @@
 //!
 //! `table` has the lines, `case` does one, `scenes` are those that are more than one exchange.
 //! After every line all processes live and nobody has panicked; while the lines run, two people go
-//! on talking and notice nothing; when all have run, the memory is where it was. A line that waits
-//! for a part that is still being built says so and is counted; taking the word away makes it real.
+//! on talking and notice nothing; when all have run, the memory is where it was.
 //!
 //! This is a program of its own, since it measures: nothing else runs beside it.
 

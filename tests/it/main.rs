@@ -16,6 +16,7 @@ mod cli;
 mod costs;
 mod disk;
 mod flows;
+mod limits;
 mod origins;
 mod protocol;
 mod proxies;

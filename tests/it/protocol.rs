@@ -11,6 +11,7 @@ use parlor::chat::signal::SIGNALS_MAX;
 use parlor::client::ServerFrame;
 use parlor::edge::HEAD_BYTES_MAX;
 use parlor::gateway::handshake::HEAD_PATIENCE;
+use parlor::limits::{Rate, Settings};
 use parlor::protocol::*;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -184,7 +185,15 @@ fn the_close_codes_are_those_of_the_code() {
 fn the_limits_are_those_of_the_code() {
     let kib = |bytes: usize| format!("{} KiB", bytes / 1_024);
     let thousands = |number: usize| format!("{},{:03}", number / 1_000, number % 1_000);
-    let (bounds, sockets) = (Bounds::default(), SOCKETS_PER_USER_MAX);
+    let number = |number: u32| match number {
+        0..1_000 => number.to_string(),
+        more => thousands(more as usize),
+    };
+    let rate = |rate: Option<Rate>, period: &str| {
+        let Rate { rate, burst } = rate.unwrap();
+        format!("{} {period}, {} at once", number(rate), number(burst))
+    };
+    let (bounds, sockets, usual) = (Bounds::default(), SOCKETS_PER_USER_MAX, Settings::USUAL);
     assert_eq!((sockets, SIGNAL_BYTES_MAX), (DEVICES_PER_USER_MAX, DATA_BYTES_MAX));
     assert_eq!(parlor::balancer::head::HEAD_PATIENCE, HEAD_PATIENCE);
     let kept = [
@@ -204,6 +213,25 @@ fn the_limits_are_those_of_the_code() {
             format!("{} or {} MiB", thousands(bounds.appends), bounds.bytes >> 20),
         ),
         ("signals under way on one server", thousands(SIGNALS_MAX)),
+        ("frames of a user, of every kind", rate(usual.frames, "a second")),
+        ("bytes of a user's frames, and of bodies of requests", {
+            let Rate { rate, burst } = usual.bytes.unwrap();
+            format!("{} KiB a second, {} MiB at once", rate >> 10, burst >> 20)
+        }),
+        ("messages of a user", rate(usual.messages, "a second")),
+        ("signals of a user", rate(usual.signals, "a second")),
+        (
+            "direct conversations that a user opens, and rooms made",
+            rate(usual.new_conversations, "an hour"),
+        ),
+        ("conversations of a user", number(usual.conversations.unwrap())),
+        ("requests of a user to the Message API", rate(usual.requests, "a second")),
+        (
+            "handshakes of an address, and requests whose token does not hold",
+            rate(usual.handshakes, "a second"),
+        ),
+        ("sockets of an address", number(usual.sockets_per_address.unwrap())),
+        ("sockets of a server, or through a balancer", "as its open files allow".to_owned()),
     ];
     let told: Vec<_> =
         table("Limits").into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
@@ -242,6 +270,7 @@ const TESTS: &[(&str, &str, &str, &[&str])] = &[
         "nobody_gets_in_anywhere_without_a_right_token",
         &["401", "403"],
     ),
+    ("Connecting", "tests/it/limits/crowd.rs", "handshakes_have_a_rate_by_address", &["429"]),
     (
         "Connecting",
         "tests/it/bad/away.rs",

@@ -179,7 +179,12 @@ impl Raw {
 
     /// The whole answer to a request; `None` where the connection just ended.
     pub async fn answer(&mut self) -> Option<Answer> {
-        let mut answer = self.head().await?;
+        let head = self.head().await?;
+        Some(self.body(head).await)
+    }
+
+    /// The body of an answer whose head was read.
+    pub async fn body(&mut self, mut answer: Answer) -> Answer {
         let length = answer.header("content-length").map(|length| length.parse().unwrap());
         while length.is_none_or(|length: usize| self.read.len() < length) {
             if !self.more().await {
@@ -189,7 +194,7 @@ impl Raw {
         let length = length.unwrap_or(self.read.len());
         assert!(self.read.len() >= length, "cut in its body: {answer:?}");
         answer.body = self.read.drain(..length).collect();
-        Some(answer)
+        answer
     }
 
     /// The next frame as it came; `None` at the end of the connection.

@@ -1,5 +1,8 @@
 //! Limits of rate and number, on a fleet with tokens: development mode has none.
 
+use std::time::{Duration, Instant};
+
+use parlor::limits::Settings;
 use serde_json::{Value, json};
 
 use crate::case::{get, is_problem};
@@ -7,13 +10,18 @@ use crate::fleet::Fleet;
 use crate::raw::{self, Frame, PING, Raw, request, upgrade_head};
 use crate::token::{claiming, headed};
 
-fn head_of(user: &str) -> String {
+fn head_of(user: &str, more: &str) -> String {
     let token = claiming(json!({"sub": user}));
-    upgrade_head("", &format!("Authorization: Bearer {token}\r\n"))
+    upgrade_head("", &format!("Authorization: Bearer {token}\r\n{more}"))
 }
 
 async fn open(fleet: &Fleet, user: &str) -> Raw {
-    crate::case::open(&fleet.balancer, head_of(user).as_bytes()).await
+    crate::case::open(&fleet.balancer, head_of(user, "").as_bytes()).await
+}
+
+/// Where a client is.
+fn at(address: &str) -> String {
+    format!("X-Forwarded-For: {address}\r\n")
 }
 
 /// Row A22: one address opens sockets until it is told that these are enough.
@@ -21,7 +29,8 @@ pub async fn sockets_of_an_address(fleet: &Fleet) {
     let mut sockets = Vec::new();
     for number in 0..2_000 {
         let mut socket = Raw::dial(&fleet.balancer).await;
-        socket.write(head_of(&format!("crowd-{number}")).as_bytes()).await;
+        let head = head_of(&format!("crowd-{number}"), &at("203.0.113.22"));
+        socket.write(head.as_bytes()).await;
         match socket.head().await {
             Some(answer) if answer.status == 101 => sockets.push(socket),
             Some(answer) => {
@@ -35,13 +44,26 @@ pub async fn sockets_of_an_address(fleet: &Fleet) {
     panic!("{} sockets of one address are no limit", sockets.len());
 }
 
-/// Row B19: pings without end.
+/// Row B19: pings without end are taken as fast as frames may come, and no faster.
 pub async fn pings(fleet: &Fleet) {
+    let rate = Settings::USUAL.frames.unwrap();
+    let count = rate.burst as usize + 800;
     let mut socket = open(fleet, "pings").await;
-    let bytes = Frame::new(PING, b"x").bytes().repeat(5_000);
-    socket.write(&bytes).await;
-    let (code, _) = socket.closed().await;
-    assert!(code.is_some_and(|code| (4_500..5_000).contains(&code)), "{code:?}: back off");
+    let begun = Instant::now();
+    socket.write(&Frame::new(PING, b"x").bytes().repeat(count)).await;
+    // It waits its turn behind them, and may be one too many itself.
+    let answers = |said: &Value| {
+        (said["type"] == "pong" || said["code"] == "rate_limited").then(|| said.clone())
+    };
+    loop {
+        socket.text(r#"{"type":"ping","ref":"last"}"#).await;
+        let said = socket.wait_for(answers).await;
+        let Some(wait) = said["retryAfterMs"].as_u64() else { break };
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+    }
+    // What is over the rate is not counted, and followed by its wait: twice as many get through.
+    let least = (count - rate.burst as usize) as f64 / f64::from(2 * rate.rate);
+    assert!(begun.elapsed().as_secs_f64() > least * 0.9, "{:?}", begun.elapsed());
 }
 
 /// Row C15: more messages at once than anybody writes.
@@ -61,7 +83,8 @@ pub async fn commands(fleet: &Fleet) {
 /// Row F7: who guesses is told to wait.
 pub async fn bad_tokens(fleet: &Fleet) {
     for _ in 0..200 {
-        let line = format!("Authorization: Bearer {}x\r\n", headed(json!({})));
+        let token = headed(json!({}));
+        let line = format!("Authorization: Bearer {token}x\r\n{}", at("203.0.113.7"));
         let target = "/v1/users/tokens/conversations";
         let answer = request(&fleet.api, get(target, &line)).await.expect("an answer");
         if answer.status == 429 {

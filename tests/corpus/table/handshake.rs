@@ -1,7 +1,6 @@
 //! A: requests that open a socket, or should not.
 
 use crate::case::Answer::{Ends, Opens, Seen, Shown, Status};
-use crate::case::Part::Limits;
 use crate::case::{Case, Send, plain, row, scene};
 use crate::raw::{KEY, upgrade_head};
 use crate::scenes::{limits, slow, sockets};
@@ -246,8 +245,7 @@ fn connections() -> Vec<Case> {
         row("A21", "a blank before the colon", with("Host", "Host : x"), Status(400)),
         row("A21", "a name that is not ASCII", plus("\u{e9}: x"), Status(400)),
         row("A22", "many sockets from one address", scene!(limits::sockets_of_an_address), Seen)
-            .guarded()
-            .needs(Limits),
+            .guarded(),
         row("A22", "a 17th socket of a person", scene!(sockets::a_seventeenth_socket), Seen)
             .differs("4409: it is 4001, for the oldest"),
         row("A22", "a server that drains", scene!(sockets::a_server_that_drains), Seen)

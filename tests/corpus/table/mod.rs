@@ -1,9 +1,8 @@
 //! The table: the 93 rows of the corpus, a line for each case of a row.
 //!
-//! A line is what the corpus calls it, what it is, what is sent, and what is answered. `needs`
-//! names the part that it waits for: take the word away when the part is there. `differs` says what
-//! the corpus states where Parlor answers something else by design; the answer beside it is
-//! Parlor's.
+//! A line is what the corpus calls it, what it is, what is sent, and what is answered. `differs`
+//! says what the corpus states where Parlor answers something else by design; the answer beside it
+//! is Parlor's.
 
 mod api;
 mod bus;

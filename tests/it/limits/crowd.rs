@@ -1,0 +1,242 @@
+//! Sockets and handshakes, of an address and of a server. This machine is no client: clients are
+//! where a trusted proxy says they are.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{Limited, bearer, counted, met, wait};
+use crate::admin::free_address;
+use crate::auth::{FOREIGN, signed, token};
+use crate::harness::{Parts, Stack, eventually};
+use crate::proxies::Logged;
+use crate::raw::{Answer, Raw, request, upgrade_head};
+
+const TRUSTED: [&str; 2] = ["--trusted-proxy", "127.0.0.1"];
+
+/// A socket of somebody at this address, or the whole refusal.
+async fn open(address: &str, client: Option<&str>) -> Result<Raw, Answer> {
+    let told = client.map(|client| format!("X-Forwarded-For: {client}\r\n")).unwrap_or_default();
+    let user = format!("user-{:08x}", rand::random::<u32>());
+    let mut raw = Raw::dial(address).await;
+    let head = upgrade_head("", &format!("{told}{}", bearer(&token(&user, json!({})))));
+    raw.write(head.as_bytes()).await;
+    let answer = raw.head().await.expect("an answer");
+    if answer.status == 101 { Ok(raw) } else { Err(raw.body(answer).await) }
+}
+
+async fn opens(address: &str, client: Option<&str>) -> bool {
+    open(address, client).await.is_ok()
+}
+
+/// The wait that a refusal with this status tells.
+#[track_caller]
+fn told(answer: &Answer, status: u16) -> Duration {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    let problem = answer.json();
+    let code = if status == 429 { "rate_limited" } else { "unavailable" };
+    assert_eq!((&problem["code"], &problem["retryable"]), (&json!(code), &json!(true)));
+    let ms = problem["retryAfterMs"].as_u64().unwrap();
+    assert_eq!(answer.header("retry-after"), Some(ms.div_ceil(1_000).to_string().as_str()));
+    Duration::from_millis(ms)
+}
+
+#[tokio::test]
+async fn handshakes_have_a_rate_by_address() {
+    let limits = [&["--handshakes-per-address", "1:20"][..], &TRUSTED].concat();
+    let limited = Limited::start(&limits).await;
+    let stack = &limited.guarded.stack;
+    let both = [&stack.servers["ws1"], &stack.balancer];
+    let begun = Instant::now();
+    let (mut taken, mut refusals) = (0, Vec::new());
+    for address in both.into_iter().cycle() {
+        match open(address, Some("203.0.113.7")).await {
+            Ok(_) => taken += 1,
+            Err(refusal) => refusals.push(told(&refusal, 429)),
+        }
+        if refusals.len() == 10 {
+            break;
+        }
+    }
+    let allowed = 20 + begun.elapsed().as_secs() as usize + 1;
+    assert!((20..=allowed).contains(&taken), "{taken} of {allowed}");
+    let last = *refusals.last().unwrap();
+    assert!(last <= Duration::from_secs(1), "{last:?}");
+    wait(last).await;
+    assert!(opens(both[0], Some("203.0.113.7")).await);
+    counted(&limited, "handshakes", 10).await;
+    // Others are not concerned.
+    assert!(opens(both[0], Some("203.0.113.8")).await);
+    assert!(opens(both[1], Some("2001:db8::1")).await);
+    for _ in 0..30 {
+        assert!(opens(both[0], None).await, "this machine is no client");
+    }
+    // A whole /64 of IPv6 is one.
+    let mut taken = 0;
+    for last in 0..60 {
+        let client = format!("2001:db8:0:1::{last:x}");
+        taken += usize::from(opens(both[0], Some(&client)).await);
+    }
+    assert!(taken < 60);
+    limited.guarded.stack.stop().await;
+}
+
+/// Tokens that do not hold are counted like handshakes, also where they are shown to the API.
+#[tokio::test]
+async fn an_address_can_not_try_tokens_on_and_on() {
+    let limits = [&["--handshakes-per-address", "1:10"][..], &TRUSTED].concat();
+    let limited = Limited::start(&limits).await;
+    let api = &limited.guarded.stack.api;
+    let ask = async |client: &str, secret: &str| {
+        let bearer = bearer(&signed(secret, "a", json!({})));
+        let head = format!(
+            "GET /v1/users/a/presence HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             X-Forwarded-For: {client}\r\n{bearer}\r\n"
+        );
+        request(api, head).await.expect("an answer").status
+    };
+    let mut statuses = Vec::new();
+    for _ in 0..40 {
+        statuses.push(ask("203.0.113.7", FOREIGN).await);
+    }
+    let refused = statuses.iter().filter(|status| **status == 429).count();
+    assert!(statuses[..10].iter().all(|status| *status == 401), "{statuses:?}");
+    assert!(refused >= 10, "{statuses:?}");
+    for _ in 0..20 {
+        assert_eq!(ask("203.0.113.8", crate::auth::SECRET).await, 200, "good ones don't count");
+    }
+    counted(&limited, "handshakes", refused as u64).await;
+    limited.guarded.stack.stop().await;
+}
+
+#[tokio::test]
+async fn an_address_has_so_many_sockets_on_a_process() {
+    let limits = [&["--sockets-per-address", "3"][..], &TRUSTED].concat();
+    let limited = Limited::start(&limits).await;
+    let stack = &limited.guarded.stack;
+    let client = Some("203.0.113.7");
+    let mut open_ones = Vec::new();
+    for server in ["ws1", "ws2", "ws3"] {
+        open_ones.push(open(&stack.servers[server], client).await.unwrap());
+    }
+    for address in [&stack.balancer, &stack.servers["ws1"]] {
+        let refusal = open(address, client).await.err().expect("one too many");
+        assert_eq!(told(&refusal, 429), Duration::from_secs(5));
+    }
+    assert!(opens(&stack.balancer, Some("203.0.113.8")).await);
+    assert!(opens(&stack.balancer, None).await);
+    counted(&limited, "sockets_per_address", 2).await;
+    open_ones.pop();
+    let free = async || opens(&stack.servers["ws2"], client).await.then_some(());
+    eventually("a place is free again", free).await;
+    for raw in &mut open_ones {
+        assert!(raw.is_open().await, "who is in stays");
+    }
+    limited.guarded.stack.stop().await;
+}
+
+/// The seventh of six: by `parlor up`, where the balancer and the servers are one process.
+#[tokio::test]
+async fn a_full_server_says_so_and_the_balancer_deals_elsewhere() {
+    let admin = free_address();
+    let options = ["--max-sockets", "2", "--admin-listen", &admin];
+    let stack = Stack::start_with(Parts::Embedded, &options).await.unwrap();
+    let ready = async |address: &str| {
+        let head = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        request(address, head).await.expect("an answer").status
+    };
+    // ws1 is full, and the balancer knows at once.
+    let mut sockets = Vec::new();
+    for user in ["a", "b"] {
+        sockets.push(Raw::open(&stack.servers["ws1"], &format!("userId={user}")).await);
+    }
+    assert_eq!(ready(&stack.servers["ws1"]).await, 503);
+    assert_eq!([ready(&stack.servers["ws2"]).await, ready(&admin).await], [200, 200]);
+    let full = request(&stack.servers["ws1"], upgrade_head("userId=c", "")).await.unwrap();
+    assert_eq!((full.status, full.header("retry-after")), (503, Some("5")));
+    for number in 0..4 {
+        sockets.push(Raw::open(&stack.balancer, &format!("userId=d{number}")).await);
+    }
+    let full = request(&stack.balancer, upgrade_head("userId=e", "")).await.unwrap();
+    assert_eq!((full.status, full.header("retry-after")), (503, Some("5")));
+    assert_eq!(full.json()["retryAfterMs"], 5_000);
+    assert_eq!(ready(&admin).await, 503, "all of its servers are full");
+    assert_eq!(met(&admin, "sockets").await, 2);
+    let samples = crate::admin::metrics(&admin).await;
+    assert_eq!(crate::admin::sum(&samples, "parlor_sockets_max", &["process=\"ws1\""]), 2.0);
+    for socket in &mut sockets {
+        assert!(socket.is_open().await);
+    }
+    drop(sockets.pop());
+    eventually("a place is free again", async || {
+        let answer = request(&stack.balancer, upgrade_head("userId=e", ""));
+        // The socket itself is dropped with the answer to its upgrade.
+        let status = tokio::time::timeout(Duration::from_secs(1), answer).await;
+        (!matches!(status, Ok(Some(answer)) if answer.status == 503)).then_some(())
+    })
+    .await;
+    stack.stop().await;
+}
+
+/// A balancer in a process of its own hears of it by the 503, before it looks again.
+#[tokio::test]
+async fn between_processes_one_other_server_is_asked() {
+    let up = Logged::up(&["--max-sockets", "1"]).await;
+    let servers = up.ready["servers"].as_object().unwrap();
+    let named = |id: &str| format!("{id}={}", servers[id].as_str().unwrap());
+    let (one, two) = (named("ws1"), named("ws2"));
+    let admin = free_address();
+    let options = ["--server", &one, "--server", &two, "--admin-listen", &admin];
+    let balancer = Logged::balancer(&options).await;
+    let mut full = Raw::open(servers["ws1"].as_str().unwrap(), "userId=a").await;
+    // Round robin begins with ws1, which has just become full.
+    let mut through = Raw::open(balancer.front(), "userId=b").await;
+    assert!(through.is_open().await && full.is_open().await);
+    let answer = request(balancer.front(), upgrade_head("userId=c", "")).await.unwrap();
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
+    assert_eq!(answer.json()["code"], "unavailable");
+    drop((full, through));
+    eventually("there is room again", async || {
+        let mut raw = Raw::dial(balancer.front()).await;
+        raw.write(upgrade_head("userId=c", "").as_bytes()).await;
+        (raw.head().await?.status == 101).then_some(())
+    })
+    .await;
+}
+
+/// A balancer's own places, and its clients' addresses.
+#[tokio::test]
+async fn a_balancer_has_limits_of_its_own() {
+    let up = Logged::up(&TRUSTED).await;
+    let server = format!("ws1={}", up.server());
+    let admin = free_address();
+    let limits = ["--max-sockets", "3", "--sockets-per-address", "2", "--server", &server];
+    let more = ["--admin-listen", &admin, "--handshakes-per-address", "1:10"];
+    let balancer = Logged::balancer(&[&limits[..], &more, &TRUSTED].concat()).await;
+    let opens = async |client: &str| {
+        let mut raw = Raw::dial(balancer.front()).await;
+        let told = format!("X-Forwarded-For: {client}\r\n");
+        raw.write(upgrade_head("userId=a", &told).as_bytes()).await;
+        (raw.head().await.expect("an answer").status, raw)
+    };
+    let mut held = Vec::new();
+    for (client, expected) in [
+        ("203.0.113.7", 101),
+        ("203.0.113.7", 101),
+        ("203.0.113.7", 429),
+        ("203.0.113.8", 101),
+        ("203.0.113.9", 503),
+    ] {
+        let (status, raw) = opens(client).await;
+        assert_eq!(status, expected, "{client}");
+        held.push(raw);
+    }
+    assert_eq!([met(&admin, "sockets_per_address").await, met(&admin, "sockets").await], [1, 1]);
+    drop(held);
+    let mut statuses = Vec::new();
+    for _ in 0..20 {
+        statuses.push(opens("203.0.113.7").await.0);
+    }
+    assert!(statuses.contains(&429), "{statuses:?}");
+    assert!(met(&admin, "handshakes").await >= 1);
+}
