@@ -1,7 +1,7 @@
 //! Who asks: by a token, or in development mode by what the query says.
 //!
 //! The guard checks the token before anything else of a request is looked at, its body included;
-//! what a handler asks of whoever asks is asked here. **A token of a user acts for that user alone**;
+//! what a handler asks of whoever asks stands here. **A token of a user acts for that user alone**;
 //! a service's may act for anybody whom the request names.
 
 use std::sync::Arc;

@@ -51,6 +51,17 @@ pub async fn auth_twice(fleet: &Fleet) {
     assert!(code == "unauthorized" || code == "forbidden", "{code}");
 }
 
+/// Row F9: what has ended 30 s ago holds for its leeway, at each door.
+pub async fn a_token_in_its_leeway(fleet: &Fleet) {
+    let token = claiming(json!({"exp": now() - 30}));
+    let line = format!("Authorization: Bearer {token}\r\n");
+    for address in [&fleet.api, &fleet.balancer] {
+        let page = get("/v1/users/tokens/conversations", &line);
+        assert_eq!(request(address, page).await.expect("an answer").status, 200);
+    }
+    drop(with_token(fleet, &token).await);
+}
+
 /// Row F8: it ends with its leeway of 60 s, not before.
 pub async fn a_token_that_ends(fleet: &Fleet) {
     let mut socket = with_token(fleet, &claiming(json!({"exp": now() - 50}))).await;

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
-use crate::case::Answer::{Fine, Seen, Status};
+use crate::case::Answer::{Bare, Fine, Seen, Status};
 use crate::case::Send::{Api, Bearer};
 use crate::case::{Case, Send, get, row, scene};
+use crate::raw::upgrade_head;
 use crate::scenes::{limits, people};
 use crate::token::{SECRET, claiming, claims, headed, made, now, signed_as};
 
@@ -47,6 +48,8 @@ pub fn lines() -> Vec<Case> {
     let foreign = made(&json!({"alg": "HS256"}), &claims(), other);
     let empty = made(&json!({"alg": "HS256", "kid": "../../dev/null"}), &claims(), b"");
     let url = headed(json!({"kid": "http://127.0.0.1:1/key"}));
+    let large = |bytes: usize| claiming(json!({"x": "a".repeat(bytes)}));
+    let line = format!("Authorization: Bearer {}\r\n", large(12_000));
     let lines = vec![
         row("F1", "a good one", at_api(&good), Fine(200)),
         row("F1", "none", Bearer(String::new()), Status(401)),
@@ -82,12 +85,14 @@ pub fn lines() -> Vec<Case> {
         row("F6", "a sub of 4 KiB", claim(json!({"sub": "a".repeat(4_096)})), Status(401)),
         row("F6", "a sub with #", claim(json!({"sub": "a#b"})), Status(401)),
         row("F6", "no sub", claim(json!({"sub": null})), Status(401)),
-        row("F7", "a token of 7 KiB", claim(json!({"x": "a".repeat(5_000)})), Status(401)),
+        row("F7", "a token of 7 KiB", at_api(&large(5_000)), Fine(200)),
+        row("F7", "a token of 16 KiB", Send::Head(upgrade_head("", &line).into()), Status(431)),
+        row("F7", "a token of 16 KiB, at the API", at_api(&large(12_000)), Bare(431)),
         row("F7", "bad tokens without end", scene!(limits::bad_tokens), Seen).guarded(),
         row("F8", "ends while connected", scene!(people::a_token_that_ends), Seen)
             .slow()
             .differs("4419 within 60 s: it is 4401, after its leeway"),
-        row("F9", "exp 30 s ago", at_api(&claiming(json!({"exp": now() - 30}))), Fine(200)),
+        row("F9", "exp 30 s ago", scene!(people::a_token_in_its_leeway), Seen),
     ];
     assert!(SECRET.len() >= 32);
     lines.into_iter().map(Case::guarded).collect()
