@@ -3,7 +3,6 @@
 //! hyper's own answers to what is no HTTP at all (400, 431) have an empty body; every request that
 //! can be parsed is answered by the router.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,15 +12,14 @@ use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::quota::Quota;
 use super::stall::StallGuard;
 use crate::edge::{Arrived, Came, Edge, HEAD_BYTES_MAX, Incoming, Watched};
-use crate::limits::Limit;
-use crate::telemetry::Metrics;
 
 /// The most bytes of a connection that are read ahead.
 const READ_BYTES_MAX: usize = 64 * 1024;
@@ -45,7 +43,7 @@ pub(super) async fn listen(
     listener: TcpListener,
     edge: Arc<Edge>,
     bounds: Bounds,
-    metrics: Option<Arc<Metrics>>,
+    quota: Option<Quota>,
     stop: CancellationToken,
 ) {
     let mut incoming = Incoming::at(listener);
@@ -65,16 +63,21 @@ pub(super) async fn listen(
         match came {
             Came::Connection(stream, address) => {
                 let (router, edge, stop) = (router.clone(), edge.clone(), stop.clone());
-                let connection = serve(router, edge, stream, address, bounds, stop);
-                let cut = cut.clone();
+                let (cut, quota) = (cut.clone(), quota.clone());
                 tasks.spawn(async move {
                     let _permit = permit;
-                    cut.run_until_cancelled(connection).await;
+                    let admits = |client| quota.as_ref().is_none_or(|quota| quota.admits(client));
+                    let serving = async {
+                        let arrived = edge.arrive(stream, address, admits).await?;
+                        serve(router, arrived, bounds, stop).await;
+                        Some(())
+                    };
+                    cut.run_until_cancelled(serving).await;
                 });
             }
             Came::Nothing => {
-                if let Some(metrics) = &metrics {
-                    metrics.count_limited(Limit::Files.as_str());
+                if let Some(quota) = &quota {
+                    quota.out_of_files();
                 }
             }
         }
@@ -89,13 +92,10 @@ pub(super) async fn listen(
 
 async fn serve(
     router: Router,
-    edge: Arc<Edge>,
-    stream: TcpStream,
-    address: SocketAddr,
+    Arrived { stream, peer }: Arrived,
     bounds: Bounds,
     stop: CancellationToken,
 ) {
-    let Some(Arrived { stream, peer }) = edge.arrive(stream, address).await else { return };
     let _ = stream.set_nodelay();
     let stream = Watched::new(StallGuard::new(stream, WRITE_TIMEOUT), Bytes::new());
     let service = TowerToHyperService::new(router);

@@ -89,15 +89,14 @@ pub async fn serve(
         header_timeout: options.header_timeout,
         drain: options.drain,
     };
-    let (edge, metrics) = (options.edge.clone(), Some(chat.metrics.clone()));
+    let (edge, quota) = (options.edge.clone(), Quota::of(&chat, &options.edge));
     let router = router(chat, auth, options);
-    listen::listen(router, listener, edge, bounds, metrics, stop).await;
+    listen::listen(router, listener, edge, bounds, Some(quota), stop).await;
 }
 
 /// All routes, with their bounds. With a verifier, who asks must have a token.
 pub fn router(chat: Arc<Chat>, auth: Option<Verifier>, options: ApiOptions) -> Router {
-    let (limits, metrics) = (chat.limits.clone(), chat.metrics.clone());
-    let quota = Some(Quota::new(limits, metrics, options.edge.gate.trusted.clone()));
+    let quota = Some(Quota::of(&chat, &options.edge));
     let tokens = Tokens::new(auth, Some(chat.clone()), &["/openapi.json"]);
     let guard = Guard { limit: options.request_timeout, quota, edge: options.edge, tokens };
     let routes = Router::new()

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::asker::Asker;
 use super::error::Problem;
-use crate::chat::ChatError;
-use crate::edge::Trusted;
+use crate::chat::{Chat, ChatError};
+use crate::edge::{Edge, Trusted};
 use crate::limits::{Address, Key, Limit, Limits, Over};
 use crate::protocol::ErrorCode;
 use crate::telemetry::Metrics;
@@ -25,8 +25,10 @@ pub(super) struct Quota {
 }
 
 impl Quota {
-    pub(super) fn new(limits: Arc<Limits>, metrics: Arc<Metrics>, trusted: Trusted) -> Self {
-        Self { limits, metrics, trusted }
+    /// Of a part, at a listener with this edge.
+    pub(super) fn of(chat: &Chat, edge: &Edge) -> Self {
+        let (limits, metrics) = (chat.limits.clone(), chat.metrics.clone());
+        Self { limits, metrics, trusted: edge.gate.trusted.clone() }
     }
 
     fn over(&self, over: Over) -> Problem {
@@ -36,6 +38,17 @@ impl Quota {
 
     fn address(&self, client: IpAddr) -> Option<Address> {
         Address::of(client).filter(|_| !self.trusted.holds(client))
+    }
+
+    /// Whether a connection of this client is worth the work of TLS.
+    pub(super) fn admits(&self, client: IpAddr) -> bool {
+        let knocked = self.limits.knock(self.address(client));
+        knocked.inspect_err(|over| self.metrics.count_limited(over.limit.as_str())).is_ok()
+    }
+
+    /// No connection can be accepted: the process has no file left.
+    pub(super) fn out_of_files(&self) {
+        self.metrics.count_limited(Limit::Files.as_str());
     }
 
     /// Whether this address has not failed too often of late.

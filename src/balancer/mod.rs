@@ -164,7 +164,8 @@ impl Balancer {
         let balancer = self.clone();
         self.tasks.spawn(async move {
             let edge = balancer.edge.clone();
-            let Some(arrived) = edge.arrive(stream, address).await else { return };
+            let admits = |client| balancer.admits(client);
+            let Some(arrived) = edge.arrive(stream, address, admits).await else { return };
             let Arrived { mut stream, peer } = arrived;
             match head::read(&mut stream, peer, &edge.gate).await {
                 Some(Head::Upgrade(upgrade)) => {

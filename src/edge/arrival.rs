@@ -1,7 +1,7 @@
 //! From an accepted connection to one that requests can be read from: PROXY protocol and TLS.
 
 use std::io::{Error, ErrorKind, Result};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,14 +63,20 @@ impl Edge {
         }
     }
 
-    /// Takes a connection in; `None` where it did not get that far in time.
-    pub async fn arrive(&self, stream: TcpStream, address: SocketAddr) -> Option<Arrived> {
+    /// Takes a connection in; `None` where it did not get that far in time. `admits` is asked
+    /// before there is work to do for a client at this address.
+    pub async fn arrive(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        admits: impl Fn(IpAddr) -> bool,
+    ) -> Option<Arrived> {
         if !self.entry.proxy_protocol && self.entry.tls.is_none() {
             let (stream, peer) = (stream.into(), Peer { address, secure: false });
             return Some(Arrived { stream, peer });
         }
         // Boxed: only those pay for it that have something to wait for.
-        match timeout(PATIENCE, Box::pin(self.greet(stream, address))).await {
+        match timeout(PATIENCE, Box::pin(self.greet(stream, address, admits))).await {
             Ok(Ok(arrived)) => Some(arrived),
             Ok(Err(error)) => {
                 tracing::debug!(%address, %error, "a connection did not get in");
@@ -83,11 +89,17 @@ impl Edge {
         }
     }
 
-    async fn greet(&self, mut stream: TcpStream, mut address: SocketAddr) -> Result<Arrived> {
+    async fn greet(
+        &self,
+        mut stream: TcpStream,
+        mut address: SocketAddr,
+        admits: impl Fn(IpAddr) -> bool,
+    ) -> Result<Arrived> {
         if self.entry.proxy_protocol && self.gate.trusted.holds(address.ip()) {
             address = proxy_line(&mut stream).await?.unwrap_or(address);
         }
         let (stream, secure) = match &self.entry.tls {
+            Some(_) if !admits(address.ip()) => return Err(ErrorKind::ConnectionRefused.into()),
             Some(tls) => (tls.accept(stream).await?, true),
             None => (stream.into(), false),
         };
@@ -144,7 +156,7 @@ mod tests {
         let gate = Gate { trusted, ..Gate::default() };
         let edge = Edge { gate, entry: Entry { proxy_protocol: true, tls: None } };
         let (stream, address) = listener.accept().await.unwrap();
-        let Arrived { mut stream, peer } = edge.arrive(stream, address).await?;
+        let Arrived { mut stream, peer } = edge.arrive(stream, address, |_| true).await?;
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
         let own = peer.address == client.local_addr().unwrap();

@@ -159,7 +159,9 @@ impl Gateway {
         let Accepted { mut stream, peer, read } = match coming {
             Coming::Handed(accepted) => accepted,
             Coming::Here(stream, address) => {
-                let Arrived { stream, peer } = self.edge.arrive(stream, address).await?;
+                let admits = |client| self.admits(client);
+                let arrived = self.edge.arrive(stream, address, admits).await?;
+                let Arrived { stream, peer } = arrived;
                 Accepted { stream, peer, read: Bytes::new() }
             }
         };

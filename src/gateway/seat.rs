@@ -14,13 +14,24 @@ pub(super) struct Seat {
     address: Option<Address>,
 }
 
+impl Gateway {
+    /// What is counted for a client; a proxy that says nothing of its clients is many.
+    fn counted(&self, client: IpAddr) -> Option<Address> {
+        Address::of(client).filter(|_| !self.edge.gate.trusted.holds(client))
+    }
+
+    /// Whether a connection of this client is worth the work of TLS.
+    pub(super) fn admits(&self, client: IpAddr) -> bool {
+        let knocked = self.chat.limits.knock(self.counted(client));
+        let metrics = &self.chat.metrics;
+        knocked.inspect_err(|over| metrics.count_limited(over.limit.as_str())).is_ok()
+    }
+}
+
 impl Seat {
     /// Takes a place for a client at this address, if there is room for it.
     pub fn take(gateway: &Arc<Gateway>, client: IpAddr) -> Result<Self, Refusal> {
-        let chat = &gateway.chat;
-        // A proxy that says nothing of its clients is many of them.
-        let proxy = gateway.edge.gate.trusted.holds(client);
-        let address = Address::of(client).filter(|_| !proxy);
+        let (chat, address) = (&gateway.chat, gateway.counted(client));
         let refuse = |over: Over| {
             chat.metrics.count_limited(over.limit.as_str());
             Refusal::over(over)

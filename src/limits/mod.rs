@@ -25,6 +25,8 @@ use crate::chance::Hashing;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
+/// How many connections a handshake may take.
+const KNOCKS: u32 = 4;
 /// When to come back where nobody can tell when a place will be free.
 const PLACE_WAIT: Duration = Duration::from_secs(5);
 
@@ -185,6 +187,7 @@ pub struct Limits {
     hashing: Hashing,
     crowd: Option<seats::Crowd>,
     handshakes: Option<Meter>,
+    knocks: Option<Meter>,
     frames: Option<Meter>,
     bytes: Option<Meter>,
     messages: Option<Meter>,
@@ -202,6 +205,7 @@ impl Limits {
             hashing: Hashing::default(),
             crowd: settings.sockets_per_address.map(seats::Crowd::new),
             handshakes: settings.handshakes.map(by(SECOND)),
+            knocks: settings.handshakes.map(knocks).map(by(SECOND)),
             frames: settings.frames.map(by(SECOND)),
             bytes: settings.bytes.map(by(SECOND)),
             messages: settings.messages.map(by(SECOND)),
@@ -267,6 +271,14 @@ impl Limits {
         address.map_or(Ok(()), |address| self.take_one(Limit::Handshakes, &address))
     }
 
+    /// A connection of this address, before anything is done for it. There may be more of them than
+    /// handshakes, so that who sends too many of those is still told.
+    pub fn knock(&self, address: Option<Address>) -> Result<(), Over> {
+        let (Some(meter), Some(address)) = (&self.knocks, address) else { return Ok(()) };
+        let taken = meter.take(self.key(&address), 1, Instant::now());
+        taken.map_err(|wait| Over { limit: Limit::Handshakes, wait })
+    }
+
     /// Whether this address may try once more.
     pub fn handshakes_left(&self, address: Option<Address>) -> Result<(), Over> {
         let (Some(meter), Some(address)) = (&self.handshakes, address) else { return Ok(()) };
@@ -302,6 +314,11 @@ impl Limits {
             crowd.leave(address);
         }
     }
+}
+
+fn knocks(handshakes: Rate) -> Rate {
+    let more = |number: u32| number.saturating_mul(KNOCKS);
+    Rate::new(more(handshakes.rate), more(handshakes.burst))
 }
 
 /// How many sockets each of `shares` may hold in a process that may open so many files: some are
@@ -365,6 +382,16 @@ mod tests {
         let now = Instant::now();
         let frame = |user: &str| limits.frame(limits.key(&user), 100, now).map_err(|o| o.limit);
         assert_eq!([frame("a"), frame("a"), frame("b")], [Ok(()), Err(Limit::Frames), Ok(())]);
+    }
+
+    #[test]
+    fn connections_have_a_rate_beyond_that_of_handshakes() {
+        let rate = Some(Rate::new(1, 5));
+        let limits = Limits::new(Settings { handshakes: rate, ..Settings::default() });
+        let address = Address::of([203, 0, 113, 7].into());
+        let taken = (0..100).filter(|_| limits.knock(address).is_ok()).count();
+        assert!((20..=24).contains(&taken), "{taken}");
+        assert_eq!([limits.handshake(address), limits.knock(None)], [Ok(()); 2]);
     }
 
     #[test]

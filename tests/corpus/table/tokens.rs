@@ -88,7 +88,7 @@ pub fn lines() -> Vec<Case> {
         row("F7", "a token of 7 KiB", at_api(&large(5_000)), Fine(200)),
         row("F7", "a token of 16 KiB", Send::Head(upgrade_head("", &line).into()), Status(431)),
         row("F7", "a token of 16 KiB, at the API", at_api(&large(12_000)), Bare(431)),
-        row("F7", "bad tokens without end", scene!(limits::bad_tokens), Seen).guarded(),
+        row("F7", "bad tokens without end", scene!(limits::bad_tokens), Seen),
         row("F8", "ends while connected", scene!(people::a_token_that_ends), Seen)
             .slow()
             .differs("4419 within 60 s: it is 4401, after its leeway"),
