@@ -130,12 +130,10 @@ impl Inbox {
     }
 
     fn position(&mut self, conversation: &ConversationId, now: Instant) -> &mut Position {
-        if !self.positions.contains_key(conversation) {
-            let passed = self.past.of(conversation);
-            let position = Position { passed, ..Position::unknown(now) };
-            self.positions.insert(conversation.clone(), position);
-        }
-        self.positions.entry(conversation.clone()).or_insert_with(|| Position::unknown(now))
+        let (positions, past) = (&mut self.positions, &self.past);
+        positions
+            .entry(conversation.clone())
+            .or_insert_with(|| Position { passed: past.of(conversation), ..Position::unknown(now) })
     }
 
     /// A live text, or a hint that there is one.

@@ -157,17 +157,18 @@ impl<'a> InTurn<'a> {
 
     /// The seq of a log's newest entry; 0 where it is empty.
     pub async fn tail(&self, log: &ConversationId) -> Result<Seq, StoreError> {
-        let page = self.log(log, LogRange::newest(1)).await?;
+        let _place = self.reads.place(self.turn).await;
+        self.newest(log).await
+    }
+
+    async fn newest(&self, log: &ConversationId) -> Result<Seq, StoreError> {
+        let page = self.store.log(log, LogRange::newest(1)).await?;
         Ok(page.entries.first().map_or(0, |entry| entry.seq))
     }
 
     /// The same for a room: one read for all who ask before it begins.
     pub async fn shared_tail(&self, room: &ConversationId) -> Result<Seq, StoreError> {
-        let read = async {
-            let page = self.store.log(room, LogRange::newest(1)).await?;
-            Ok(page.entries.first().map_or(0, |entry| entry.seq))
-        };
-        self.reads.tails.ask(room, self.reads.place(self.turn), read).await
+        self.reads.tails.ask(room, self.reads.place(self.turn), self.newest(room)).await
     }
 
     /// Present and former members of a room: one read for all who ask before it begins.
