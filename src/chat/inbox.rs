@@ -224,7 +224,7 @@ impl Inbox {
         if position.queued == Queued::No && position.needs_work() {
             position.queued = match (position.loaded, self.stage) {
                 (false, _) => Queued::Load,
-                (true, Stage::Live) if !position.wanted => Queued::Gap,
+                (true, Stage::Live) if !position.wanted => Queued::Gap(now),
                 (true, _) => Queued::Read,
             };
             self.queue.push_back(conversation.clone());

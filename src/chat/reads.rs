@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use together::Together;
 
+use super::roster;
 use crate::protocol::{ConversationId, Seq, UserId};
 use crate::store::{
     LogPage, LogRange, MailboxPage, MailboxPart, Member, Raise, Record, RecordPart, Store,
@@ -176,13 +177,9 @@ impl<'a> InTurn<'a> {
         &self,
         room: &ConversationId,
     ) -> Result<Arc<Vec<Member>>, StoreError> {
-        let member = |record| match record {
-            Record::Member(_, member) => Some(member),
-            _ => None,
-        };
         let read = async {
             let records = self.store.records(RecordPart::Roster(room.clone())).await?;
-            Ok(Arc::new(records.into_iter().filter_map(member).collect()))
+            Ok(Arc::new(records.into_iter().filter_map(roster::member).collect()))
         };
         self.reads.rosters.ask(room, self.reads.place(self.turn), read).await
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::{Chat, ChatError};
+use super::{Chat, ChatError, roster};
 use crate::hub::{Outbox, Who};
 use crate::protocol::{ConversationKind, Envelope, ErrorCode, Ref, Target, UserId, answer};
-use crate::store::{Record, RecordPart};
+use crate::store::{Member, RecordPart};
 use crate::telemetry::Metrics;
 
 /// How many signals of one server may be under way; a store that does not answer holds those of
@@ -57,11 +57,8 @@ impl Chat {
             ConversationKind::Direct(a, b) => vec![a, b],
             ConversationKind::Room(_) => {
                 let records = self.store.records(RecordPart::Roster(conversation.clone())).await?;
-                let present = |record| match record {
-                    Record::Member(_, member) if member.present() => Some(member.user),
-                    _ => None,
-                };
-                records.into_iter().filter_map(present).collect()
+                let members = records.into_iter().filter_map(roster::member);
+                members.filter(Member::present).map(|member| member.user).collect()
             }
         };
         if !users.contains(&who.user) {
