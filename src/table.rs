@@ -130,12 +130,8 @@ pub async fn show(
 }
 
 async fn floor(store: &dyn Store, conversation: &ConversationId) -> Result<Seq, StoreError> {
-    // Of a direct conversation there are no members: asking for one reads the head alone.
-    let part = match conversation.kind() {
-        ConversationKind::Direct(user, _) => RecordPart::Member(conversation.clone(), user),
-        ConversationKind::Room(_) => RecordPart::Roster(conversation.clone()),
-    };
-    let floor = store.records(part).await?.into_iter().find_map(|record| match record {
+    let head = store.records(RecordPart::Head(conversation.clone())).await?;
+    let floor = head.into_iter().find_map(|record| match record {
         Record::Head(_, head) => Some(head.floor),
         _ => None,
     });

@@ -4,7 +4,6 @@ use tokio::time::Instant;
 
 use super::Chat;
 use super::pending::{Key, Overdue};
-use crate::board::SlowHint;
 use crate::directory::SocketEntry;
 use crate::hub::Event;
 use crate::protocol::{Envelope, ProcessId, Seq, UserId};
@@ -19,14 +18,12 @@ impl Chat {
     /// does not answer all of them do: one failed call, not one for each, is waited for.
     pub(super) async fn retry_overdue(&self) {
         for over in self.router.pending.at_servers(&self.newly_deaf()) {
-            let Key { conversation, user } = over.key;
-            self.put_on_board(SlowHint { user, conversation, seq: over.seq });
+            self.put_on_board(over.key.slow_hint(over.seq));
         }
         let mut overdue = self.router.pending.overdue(Instant::now());
         overdue.iter().for_each(|_| Metrics::count(&self.metrics.hints, "again"));
         for over in overdue.extract_if(.., |over| over.last_try) {
-            let Key { conversation, user } = over.key;
-            self.put_on_board(SlowHint { user, conversation, seq: over.seq });
+            self.put_on_board(over.key.slow_hint(over.seq));
         }
         let mut answers = true;
         for some in overdue.chunks(LOCATE_MAX) {
@@ -100,8 +97,7 @@ impl Chat {
     /// The slow way, also for what was handed on since: the record ends here.
     fn give_up(&self, key: &Key, seq: Seq) {
         let seq = self.router.pending.close(key).map_or(seq, |last| last.max(seq));
-        let Key { conversation, user } = key.clone();
-        self.put_on_board(SlowHint { user, conversation, seq });
+        self.put_on_board(key.clone().slow_hint(seq));
     }
 
     fn publish_hint(&self, server: &ProcessId, key: &Key, seq: Seq) {

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::reads::{InTurn, Turn};
 use super::{Chat, roster};
@@ -24,8 +24,6 @@ use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, Entry, Seq};
 use crate::store::{LogRange, MailboxPart, Raise, Record, RecordPart, StoreError};
 
-/// How long a text that is missing may still come by itself before the log is read.
-const GAP_PATIENCE: Duration = Duration::from_millis(20);
 /// How long a read of a store that does not answer waits before it is tried again.
 const RETRY_MS: std::ops::Range<u64> = 200..1_500;
 /// How long it waits where trying again helps only once somebody has mended something.
@@ -60,7 +58,7 @@ pub enum Work {
         turn: Turn,
     },
     /// Wait a moment for what is missing.
-    Pause(ConversationId),
+    Pause(ConversationId, Instant),
     /// Store cursors.
     Store(Vec<(ConversationId, Raise)>),
     /// Store how far the person has seen.
@@ -168,7 +166,7 @@ fn given_up(work: &Work, error: &StoreError) -> Option<Done> {
         }
         Work::Reread { .. } => Some(Done::Mailbox(Vec::new())),
         Work::See { conversation, .. } => Some(Done::Seen(conversation.clone(), None)),
-        Work::Enter { .. } | Work::Pause(_) | Work::Store(_) => None,
+        Work::Enter { .. } | Work::Pause(..) | Work::Store(_) => None,
     }
 }
 
@@ -199,8 +197,8 @@ impl Chat {
             Work::Read { conversation, after, limit, .. } => {
                 read_log(&store, outbox, conversation, *after, *limit).await
             }
-            Work::Pause(conversation) => {
-                sleep(GAP_PATIENCE).await;
+            Work::Pause(conversation, until) => {
+                sleep_until(*until).await;
                 Ok(Done::Paused(conversation.clone()))
             }
             Work::Store(raises) => Ok(store_cursors(&store, outbox, raises).await),
@@ -215,7 +213,7 @@ fn turn(work: &Work) -> Turn {
         Work::Enter { .. } | Work::Store(_) => Turn::CatchingUp,
         Work::Reread { .. } => Turn::Again,
         Work::Load(_, turn) | Work::Read { turn, .. } => *turn,
-        Work::See { .. } | Work::Pause(_) => Turn::Live,
+        Work::See { .. } | Work::Pause(..) => Turn::Live,
     }
 }
 
@@ -253,9 +251,7 @@ async fn read_log(
 ) -> Result<Done, StoreError> {
     let page = store.log(conversation, LogRange::following(after, limit)).await?;
     let start = match page.entries.first() {
-        Some(first) if first.seq > after + 1 => {
-            kept_from(store, outbox, conversation, first.seq).await?
-        }
+        Some(first) if first.seq > after + 1 => kept_from(store, conversation, first.seq).await?,
         _ => after,
     };
     // The member is read after the entries: whoever was removed before one of them was stored
@@ -289,12 +285,11 @@ async fn read_log(
 /// where nothing is kept.
 async fn kept_from(
     store: &InTurn<'_>,
-    outbox: &Outbox,
     conversation: &ConversationId,
     first: Seq,
 ) -> Result<Seq, StoreError> {
-    let part = RecordPart::Member(conversation.clone(), outbox.who.user.clone());
-    let floor = store.records(part).await?.into_iter().find_map(|record| match record {
+    let head = store.records(RecordPart::Head(conversation.clone())).await?;
+    let floor = head.into_iter().find_map(|record| match record {
         Record::Head(_, head) => Some(head.floor),
         _ => None,
     });
@@ -310,11 +305,7 @@ async fn member(
     room: &ConversationId,
 ) -> Result<Option<crate::store::Member>, StoreError> {
     let part = RecordPart::Member(room.clone(), outbox.who.user.clone());
-    let records = store.records(part).await?;
-    Ok(records.into_iter().find_map(|record| match record {
-        Record::Member(_, member) => Some(member),
-        _ => None,
-    }))
+    Ok(store.records(part).await?.into_iter().find_map(roster::member))
 }
 
 async fn see(

@@ -38,7 +38,6 @@ const SWEEP_MIN: usize = 16;
 struct Claim {
     outbox: Arc<Outbox>,
     number: u64,
-    holds: bool,
     /// Those before, one of which may stand yet while nothing is known of this.
     before: Vec<u64>,
     /// Where it stands in the sweep.
@@ -87,18 +86,16 @@ impl Claims {
         let number = self.number();
         let (socket, mut guard) = (outbox.who.socket, self.lock());
         let table = &mut *guard;
+        table.unclaimed.entry(socket).or_insert_with(Instant::now);
         if let Some(claim) = table.claims.get_mut(&socket) {
-            table.unclaimed.entry(socket).or_insert_with(Instant::now);
             if claim.before.len() < BEFORE_MAX {
                 claim.before.push(claim.number);
             }
-            (claim.number, claim.holds) = (number, false);
+            claim.number = number;
             return number;
         }
-        table.unclaimed.insert(socket, Instant::now());
         let place = table.put_last(socket);
-        let claim =
-            Claim { outbox: outbox.clone(), number, holds: false, before: Vec::new(), place };
+        let claim = Claim { outbox: outbox.clone(), number, before: Vec::new(), place };
         table.claims.insert(socket, claim);
         number
     }
@@ -108,7 +105,7 @@ impl Claims {
         if let Some(claim) = table.claims.get_mut(&socket)
             && claim.number == number
         {
-            (claim.holds, claim.before) = (true, Vec::new());
+            claim.before = Vec::new();
             table.unclaimed.remove(&socket);
         }
     }
@@ -170,7 +167,7 @@ impl Claims {
             let place = table.put_last(socket);
             let Some(claim) = table.claims.get_mut(&socket) else { continue };
             claim.place = place;
-            if claim.holds {
+            if !table.unclaimed.contains_key(&socket) {
                 round.push((claim.outbox.clone(), claim.number));
             }
         }
@@ -312,13 +309,7 @@ impl Chat {
     /// sends would find nobody here, and hold that for the truth.
     pub(super) async fn map_takes_claims(self: &Arc<Self>) -> bool {
         let Some(outbox) = self.claims.refused(CLAIM_PATIENCE) else { return true };
-        let takes = self.claim(&outbox).await.is_some();
-        if takes {
-            outbox.push(Event::Reread);
-        }
-        let open = self.is_open(&outbox);
-        self.release_if_closed(&outbox).await;
-        takes || !open
+        self.claim_anew(&outbox, true).await || !self.is_open(&outbox)
     }
 
     /// The caller has all mailboxes read again behind it.
@@ -328,12 +319,19 @@ impl Chat {
 
     async fn claim_again(self: &Arc<Self>, outboxes: Vec<Arc<Outbox>>, reread: bool) {
         let again = |outbox: Arc<Outbox>| async move {
-            if self.is_open(&outbox) && self.claim(&outbox).await.is_some() && reread {
-                outbox.push(Event::Reread);
-            }
-            self.release_if_closed(&outbox).await;
+            self.claim_anew(&outbox, reread).await;
         };
         stream::iter(outboxes).for_each_concurrent(CLAIMS_AT_ONCE, again).await;
+    }
+
+    /// Claims for a socket that is still open; whether the map took it.
+    async fn claim_anew(self: &Arc<Self>, outbox: &Arc<Outbox>, reread: bool) -> bool {
+        let holds = self.is_open(outbox) && self.claim(outbox).await.is_some();
+        if holds && reread {
+            outbox.push(Event::Reread);
+        }
+        self.release_if_closed(outbox).await;
+        holds
     }
 
     fn is_open(&self, outbox: &Arc<Outbox>) -> bool {

@@ -4,12 +4,10 @@
 //! **Invariant (P9):** entries are read first and the member record after them, so that an entry
 //! which was stored after the caller had left is judged by a record that knows of the leaving.
 
-use super::{Chat, ChatError};
+use super::{Chat, ChatError, roster};
 use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, ConversationKind, Entry, ErrorCode, Ref, Seq, UserId};
-use crate::store::{
-    Head, LogPage, LogRange, MailboxPart, Order, PAGE_MAX, Record, RecordPart, Row, Span,
-};
+use crate::store::{Head, LogPage, LogRange, MailboxPart, Order, PAGE_MAX, RecordPart, Row, Span};
 
 /// How many entries a page holds when nobody says.
 pub const LIMIT_DEFAULT: usize = 50;
@@ -154,21 +152,16 @@ impl Chat {
         caller: &UserId,
         conversation: &ConversationId,
     ) -> Result<Sight, ChatError> {
-        let part = RecordPart::Member(conversation.clone(), caller.clone());
-        let mut sight = Sight { head: None, spans: Vec::new() };
-        for record in self.store.records(part).await? {
-            match record {
-                Record::Head(_, head) => sight.head = Some(head),
-                Record::Member(_, member) if member.user == *caller => sight.spans = member.spans,
-                _ => {}
-            }
-        }
         if !conversation.is_room() {
-            sight.spans = vec![Span { after: 0, until: None }];
-        } else if sight.spans.is_empty() {
-            return Err(ChatError::not_found("conversation"));
+            let head = roster::head(&*self.store, conversation).await?;
+            return Ok(Sight { head, spans: vec![Span { after: 0, until: None }] });
         }
-        Ok(sight)
+        let part = RecordPart::Member(conversation.clone(), caller.clone());
+        let (head, records) =
+            tokio::try_join!(roster::head(&*self.store, conversation), self.store.records(part))?;
+        let spans = records.into_iter().find_map(roster::member).map(|member| member.spans);
+        let spans = spans.filter(|spans| !spans.is_empty());
+        Ok(Sight { head, spans: spans.ok_or_else(|| ChatError::not_found("conversation"))? })
     }
 
     /// What is known of the receipts that the status of these entries is derived from.

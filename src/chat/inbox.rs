@@ -135,12 +135,10 @@ impl Inbox {
     }
 
     fn position(&mut self, conversation: &ConversationId, now: Instant) -> &mut Position {
-        if !self.positions.contains_key(conversation) {
-            let passed = self.past.of(conversation);
-            let position = Position { passed, ..Position::unknown(now) };
-            self.positions.insert(conversation.clone(), position);
-        }
-        self.positions.entry(conversation.clone()).or_insert_with(|| Position::unknown(now))
+        let (positions, past) = (&mut self.positions, &self.past);
+        positions
+            .entry(conversation.clone())
+            .or_insert_with(|| Position { passed: past.of(conversation), ..Position::unknown(now) })
     }
 
     /// A live text, or a hint that there is one.
@@ -231,7 +229,7 @@ impl Inbox {
         if position.queued == Queued::No && position.needs_work() {
             position.queued = match (position.loaded, self.stage) {
                 (false, _) => Queued::Load,
-                (true, Stage::Live) if !position.wanted => Queued::Gap,
+                (true, Stage::Live) if !position.wanted => Queued::Gap(now),
                 (true, _) => Queued::Read,
             };
             self.queue.push_back(conversation.clone());

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::board::SlowHint;
 use crate::chance::Hashing;
 use crate::protocol::{ConversationId, ProcessId, Seq, UserId};
 
@@ -28,6 +29,13 @@ pub struct Key {
     pub conversation: ConversationId,
     /// The person; `None` for a room as a whole.
     pub user: Option<UserId>,
+}
+
+impl Key {
+    /// What stands on the board for it.
+    pub fn slow_hint(self, seq: Seq) -> SlowHint {
+        SlowHint { user: self.user, conversation: self.conversation, seq }
+    }
 }
 
 #[derive(Debug)]

@@ -9,9 +9,11 @@ use tokio::time::Instant;
 use crate::protocol::{ProcessId, Seq, Text};
 
 /// The most texts that wait for one that is missing before them.
-pub(super) const HELD_MAX: usize = 16;
+pub(super) const HELD_MAX: usize = 64;
 /// The most bytes of such texts.
 pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
+/// The most own sends that wait so.
+const OWN_MAX: usize = 64;
 /// The most processes that wait for a receipt of one conversation; one that is forgotten asks
 /// again.
 const VIAS_MAX: usize = 8;
@@ -36,8 +38,8 @@ pub(super) enum Queued {
     Load,
     /// Its log is to be read.
     Read,
-    /// Its log is to be read unless what is missing comes by itself soon.
-    Gap,
+    /// Its log is to be read unless what is missing since then comes by itself soon.
+    Gap(Instant),
 }
 
 /// What comes next without a read.
@@ -187,7 +189,7 @@ impl Position {
     /// Remembers an own send beyond `sent`. They are bounded by the sends under way and by the
     /// reads that pass them; past the bound one is pushed to its sender like any other.
     pub fn hold_own(&mut self, seq: Seq, n: u64) {
-        if self.own.len() < 4 * HELD_MAX
+        if self.own.len() < OWN_MAX
             && let Err(at) = self.own.binary_search_by_key(&seq, |&(s, _)| s)
         {
             self.own.insert(at, (seq, n));
@@ -351,11 +353,11 @@ mod tests {
     #[test]
     fn the_buffer_is_bounded_and_keeps_the_lowest() {
         let mut p = at(0);
-        for seq in (2..40).rev() {
+        for seq in (2..100).rev() {
             p.hold(held(seq, 10));
         }
         let kept: Vec<_> = p.held.iter().map(|h| h.seq).collect();
-        assert_eq!(kept, (2..18).collect::<Vec<_>>());
+        assert_eq!(kept, (2..66).collect::<Vec<_>>());
         let mut p = at(0);
         for seq in 2..10 {
             p.hold(held(seq, 20_000));

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use together::Together;
 
+use super::roster;
 use crate::protocol::{ConversationId, Seq, UserId};
 use crate::store::{
     LogPage, LogRange, MailboxPage, MailboxPart, Member, Raise, Record, RecordPart, Store,
@@ -157,17 +158,18 @@ impl<'a> InTurn<'a> {
 
     /// The seq of a log's newest entry; 0 where it is empty.
     pub async fn tail(&self, log: &ConversationId) -> Result<Seq, StoreError> {
-        let page = self.log(log, LogRange::newest(1)).await?;
+        let _place = self.reads.place(self.turn).await;
+        self.newest(log).await
+    }
+
+    async fn newest(&self, log: &ConversationId) -> Result<Seq, StoreError> {
+        let page = self.store.log(log, LogRange::newest(1)).await?;
         Ok(page.entries.first().map_or(0, |entry| entry.seq))
     }
 
     /// The same for a room: one read for all who ask before it begins.
     pub async fn shared_tail(&self, room: &ConversationId) -> Result<Seq, StoreError> {
-        let read = async {
-            let page = self.store.log(room, LogRange::newest(1)).await?;
-            Ok(page.entries.first().map_or(0, |entry| entry.seq))
-        };
-        self.reads.tails.ask(room, self.reads.place(self.turn), read).await
+        self.reads.tails.ask(room, self.reads.place(self.turn), self.newest(room)).await
     }
 
     /// Present and former members of a room: one read for all who ask before it begins.
@@ -175,13 +177,9 @@ impl<'a> InTurn<'a> {
         &self,
         room: &ConversationId,
     ) -> Result<Arc<Vec<Member>>, StoreError> {
-        let member = |record| match record {
-            Record::Member(_, member) => Some(member),
-            _ => None,
-        };
         let read = async {
             let records = self.store.records(RecordPart::Roster(room.clone())).await?;
-            Ok(Arc::new(records.into_iter().filter_map(member).collect()))
+            Ok(Arc::new(records.into_iter().filter_map(roster::member).collect()))
         };
         self.reads.rosters.ask(room, self.reads.place(self.turn), read).await
     }

@@ -78,10 +78,7 @@ impl Chat {
         if self.store.write(Record::Head(conversation.clone(), head.clone())).await? {
             return Ok(head);
         }
-        let creator = head.creator.clone().ok_or_else(taken)?;
-        let part = RecordPart::Member(conversation.clone(), creator);
-        let (stands, _) =
-            roster::from_records(self.store.records(part).await?).ok_or_else(taken)?;
+        let stands = roster::head(&*self.store, conversation).await?.ok_or_else(taken)?;
         let asked = Head { floor: stands.floor, created: stands.created, ..head };
         if stands == asked { Ok(stands) } else { Err(taken()) }
     }
@@ -129,7 +126,7 @@ impl Chat {
         caller: &UserId,
     ) -> Result<(Head, Option<Member>), ChatError> {
         let part = RecordPart::Member(conversation.clone(), caller.clone());
-        let found = roster::from_records(self.store.records(part).await?);
+        let found = roster::stands(&*self.store, conversation, part).await?;
         let (head, members) = found.ok_or_else(|| ChatError::not_found("conversation"))?;
         Ok((head, members.into_iter().find(|member| member.user == *caller)))
     }

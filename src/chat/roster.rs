@@ -5,27 +5,44 @@
 //!
 //! **Invariant.** A member only changes by an entry newer than the one that the item tells of.
 
-use crate::protocol::{Entry, Kind, Seq, UserId};
-use crate::store::{Head, Member, Record, Span};
+use crate::protocol::{ConversationId, Entry, Kind, Seq, UserId};
+use crate::store::{Head, Member, Record, RecordPart, Span, Store, StoreError};
 
 /// The role of the room's creator.
 pub const OWNER: &str = "owner";
 /// The role of everybody else.
 pub const MEMBER: &str = "member";
 
-/// The head and the sorted roster among records; `None` where the room has no head.
-pub fn from_records(records: Vec<Record>) -> Option<(Head, Vec<Member>)> {
-    let mut head = None;
-    let mut roster = Vec::with_capacity(records.len());
-    for record in records {
-        match record {
-            Record::Head(_, found) => head = Some(found),
-            Record::Member(_, member) => roster.push(member),
-            _ => {}
-        }
+/// The head of a conversation; `None` where it has none.
+pub async fn head(
+    store: &dyn Store,
+    conversation: &ConversationId,
+) -> Result<Option<Head>, StoreError> {
+    let records = store.records(RecordPart::Head(conversation.clone())).await?;
+    Ok(records.into_iter().find_map(|record| match record {
+        Record::Head(_, head) => Some(head),
+        _ => None,
+    }))
+}
+
+/// The head and those of the members that `part` names, sorted; `None` where the room has no head.
+pub async fn stands(
+    store: &dyn Store,
+    room: &ConversationId,
+    part: RecordPart,
+) -> Result<Option<(Head, Vec<Member>)>, StoreError> {
+    let (head, records) = tokio::try_join!(head(store, room), store.records(part))?;
+    let mut members: Vec<Member> = records.into_iter().filter_map(member).collect();
+    members.sort_unstable_by(|a, b| a.user.cmp(&b.user));
+    Ok(head.map(|head| (head, members)))
+}
+
+/// The member of a record of one.
+pub fn member(record: Record) -> Option<Member> {
+    match record {
+        Record::Member(_, member) => Some(member),
+        _ => None,
     }
-    roster.sort_unstable_by(|a, b| a.user.cmp(&b.user));
-    head.map(|head| (head, roster))
 }
 
 /// The member item of a user, present or former.

@@ -244,8 +244,7 @@ impl Chat {
     fn open_or_slow(&self, key: &Key, seq: Seq, own: bool) -> bool {
         let open = self.router.pending.open(key, seq, own, Instant::now());
         if !open {
-            let Key { conversation, user } = key.clone();
-            self.put_on_board(SlowHint { user, conversation, seq });
+            self.put_on_board(key.clone().slow_hint(seq));
         }
         open
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::lane::not_opened;
-use super::{Chat, ChatError, Opening};
+use super::{Chat, ChatError, Opening, roster};
 use crate::hub::{Outbox, Who};
 use crate::limits::Limit;
 use crate::protocol::{ConversationKind, Envelope, ErrorCode, Ref, Target, UserId, answer};
-use crate::store::{MailboxPart, Record, RecordPart};
+use crate::store::{MailboxPart, Member, RecordPart};
 use crate::telemetry::Metrics;
 
 /// How many signals of one server may be under way; a store that does not answer holds those of
@@ -69,11 +69,8 @@ impl Chat {
             ConversationKind::Direct(a, b) => vec![a, b],
             ConversationKind::Room(_) => {
                 let records = self.store.records(RecordPart::Roster(conversation.clone())).await?;
-                let present = |record| match record {
-                    Record::Member(_, member) if member.present() => Some(member.user),
-                    _ => None,
-                };
-                records.into_iter().filter_map(present).collect()
+                let members = records.into_iter().filter_map(roster::member);
+                members.filter(Member::present).map(|member| member.user).collect()
             }
         };
         if !users.contains(&who.user) {

@@ -12,7 +12,7 @@ pub(super) use due::Losses;
 use std::collections::HashMap;
 
 use super::judge::Checker;
-use super::log::{LogId, Shown};
+use super::log::{Log, LogId, Shown};
 use super::names::{Name, Names};
 use super::ranges::Ranges;
 use still::Unhanded;
@@ -83,6 +83,12 @@ impl Got {
             self.life = Some((life, Ranges::default()));
             self.highest = 0;
         }
+    }
+
+    /// What it lacks of what is settled. What was not acked and came late may be under way yet.
+    fn gaps_in(&self, log: &Log) -> Ranges {
+        let settled = log.acked.max(log.at_drain.unwrap_or(0));
+        self.known.union(&self.missed).gaps(1, settled)
     }
 
     fn alive(&mut self) -> &mut Ranges {
@@ -157,6 +163,10 @@ impl Devices {
         self.people.entry((user, log)).or_default()
     }
 
+    fn trails(&mut self, connection: ConnectionId, log: LogId) -> &mut (Trail, Trail) {
+        self.connections[connection].receipts.entry(log).or_default()
+    }
+
     /// The device has learned the seq of its own send, and needs no copy.
     pub fn knows(&mut self, device: DeviceId, log: LogId, seq: u64) {
         let life = self.list[device].life;
@@ -218,9 +228,13 @@ impl Checker {
         };
         let log = self.logs.open(conversation, &mut self.names);
         self.gave_receipt(t, connection, log, seq);
-        let old = t.saturating_sub(self.gates.limits.status_ms * 1_000_000);
-        let trails = self.devices.connections[connection].receipts.entry(log).or_default();
-        trails.0.note(t, seq, old);
+        let old = self.before_a_status(t);
+        self.devices.trails(connection, log).0.note(t, seq, old);
+    }
+
+    /// What came before this is not asked of a status that is shown at `t`.
+    fn before_a_status(&self, t: u64) -> u64 {
+        t.saturating_sub(self.gates.limits.status_ms * 1_000_000)
     }
 
     fn gave_receipt(&mut self, t: u64, connection: ConnectionId, log: LogId, seq: u64) {
@@ -241,9 +255,8 @@ impl Checker {
         let user = self.devices.user_of(connection);
         let person = self.devices.person_mut(user, log);
         person.read = person.read.max(seq);
-        let old = t.saturating_sub(self.gates.limits.status_ms * 1_000_000);
-        let trails = self.devices.connections[connection].receipts.entry(log).or_default();
-        trails.1.note(t, seq, old);
+        let old = self.before_a_status(t);
+        self.devices.trails(connection, log).1.note(t, seq, old);
     }
 
     pub(super) fn missed(&mut self, t: u64, connection: &str, of: &str, (from, to): (u64, u64)) {
@@ -258,7 +271,6 @@ impl Checker {
         // Being told is what the receipt that follows is for. Where the application gives it, it
         // may never come.
         if self.devices.connections[connection].acks_app {
-            let got = self.devices.got.entry((device, log)).or_default();
             got.acked = got.acked.max(to);
         } else {
             self.gave_receipt(t, connection, log, to);

@@ -9,9 +9,6 @@ use super::server::{API, SERVERS};
 use super::world::World;
 use crate::checker::history::What;
 
-/// Whether Redis may refuse writes; else no seed has that weather, and none changes its way.
-pub const REDIS_MAY_REFUSE: bool = true;
-
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -55,10 +52,6 @@ const ALL_KINDS: [Kind; 18] = [
     Kind::Clock,
     Kind::RedisRefusesWrites,
 ];
-
-fn kinds() -> &'static [Kind] {
-    &ALL_KINDS[..ALL_KINDS.len() - usize::from(!REDIS_MAY_REFUSE)]
-}
 
 #[derive(Debug, Clone, Copy)]
 enum Undo {
@@ -117,10 +110,6 @@ pub enum Finale {
 
 impl Finale {
     /// Those that may happen.
-    pub fn all() -> &'static [Self] {
-        &Self::ALL[..Self::ALL.len() - usize::from(!REDIS_MAY_REFUSE)]
-    }
-
     pub const ALL: [Self; 8] = [
         Self::None,
         Self::Crash,
@@ -137,10 +126,10 @@ impl Nemesis {
     pub fn new(sea: &Sea) -> Self {
         let mut core = sea.lock();
         let odds = core.pick(&[0.15, 0.3, 0.6]);
-        let all = kinds().iter().copied();
-        let mut kinds: Vec<Kind> = all.filter(|_| core.chance(odds)).collect();
+        let mut kinds = ALL_KINDS.to_vec();
+        kinds.retain(|_| core.chance(odds));
         if kinds.is_empty() {
-            kinds.push(core.pick(self::kinds()));
+            kinds.push(core.pick(&ALL_KINDS));
         }
         let between = core.pick(&[400, 1_000, 2_500]);
         Self {
@@ -183,12 +172,7 @@ impl Nemesis {
         all.into_iter().for_each(|fault| self.undo(fault, world));
         let mut core = world.sea.lock();
         for fault in dead {
-            core.log(What::Healed {
-                fault: fault.name,
-                bites: 1,
-                recovered_ms: None,
-                unrecovered_ms: None,
-            });
+            core.log_healed(fault.name);
         }
         drop(core);
         for process in 0..=API {
@@ -471,7 +455,7 @@ impl Nemesis {
         core.traps.clear();
         core.weather.iter_mut().for_each(Weather::clear);
         self.actor = if open.is_empty() { 0 } else { core.pick(&open) };
-        let finale = wanted.unwrap_or(core.pick(Finale::all()));
+        let finale = wanted.unwrap_or(core.pick(&Finale::ALL));
         let moment = core.pick(&[Moment::Applied, Moment::Applied, Moment::Answered]);
         let trap = |moment| Trap {
             process: None,
@@ -615,12 +599,7 @@ impl Nemesis {
                 core = world.sea.lock();
             }
         }
-        core.log(What::Healed {
-            fault: fault.name,
-            bites: 1,
-            recovered_ms: None,
-            unrecovered_ms: None,
-        });
+        core.log_healed(fault.name);
     }
 }
 

@@ -324,6 +324,16 @@ impl Core {
         }
     }
 
+    /// A process died now.
+    pub fn note_death(&mut self, process: usize) {
+        self.deaths.push((self.now, process));
+    }
+
+    /// A fault is undone, which bit once; when all works again is not measured here.
+    pub fn log_healed(&mut self, fault: String) {
+        self.log(What::Healed { fault, bites: 1, recovered_ms: None, unrecovered_ms: None });
+    }
+
     pub fn trace(&mut self) -> String {
         self.trace.take().unwrap_or_default()
     }

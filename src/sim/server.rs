@@ -151,8 +151,7 @@ impl Server {
             let mut core = self.sea.lock();
             core.note(|| format!("p{} has ended", self.process));
             if !drained {
-                let death = (core.now, self.process);
-                core.deaths.push(death);
+                core.note_death(self.process);
             }
             drop(core);
             self.life = None;
@@ -178,8 +177,7 @@ impl Server {
             let mut core = self.sea.lock();
             core.note(|| format!("p{} crashes", self.process));
             core.forget_requests(self.process);
-            let death = (core.now, self.process);
-            core.deaths.push(death);
+            core.note_death(self.process);
             drop(core);
             drop(life);
         }

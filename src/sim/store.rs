@@ -218,14 +218,16 @@ impl Memory {
                 let until = self.revoked.get(&user).copied();
                 return until.map(|until| Record::Revoked(user, until)).into_iter().collect();
             }
+            RecordPart::Head(log) => {
+                let head = self.heads.get(&log);
+                return head.map(|head| Record::Head(log, head.clone())).into_iter().collect();
+            }
             RecordPart::Roster(log) => (log, None),
             RecordPart::Member(log, user) => (log, Some(user)),
         };
-        let head = self.heads.get(&log).map(|head| Record::Head(log.clone(), head.clone()));
         let members = self.members.get(&log).into_iter().flat_map(|members| members.values());
         let members = members.filter(|member| only.as_ref().is_none_or(|u| member.user == *u));
-        let members = members.map(|member| Record::Member(log.clone(), member.clone()));
-        head.into_iter().chain(members).collect()
+        members.map(|member| Record::Member(log.clone(), member.clone())).collect()
     }
 
     /// As [`Memory::append`], remembering when, and for which process since when.

@@ -90,9 +90,11 @@ pub enum Record {
 /// Which records to read.
 #[derive(Debug, Clone)]
 pub enum RecordPart {
-    /// The head and all members of a conversation, present and former.
+    /// The head of a conversation, if it has one.
+    Head(ConversationId),
+    /// All members of a conversation, present and former.
     Roster(ConversationId),
-    /// The head and one member, if they exist.
+    /// One member, if there is one of that name.
     Member(ConversationId, UserId),
     /// The starts of a device.
     Starts(UserId, DeviceId),

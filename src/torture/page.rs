@@ -118,7 +118,10 @@ fn totals(page: &mut String, ours: &[&Record]) {
 
 fn runs(page: &mut String, ours: &[&Record]) {
     page.push_str(
-        "## Runs\n\nNewest last. `+` after a commit: with changes that are not in it.\n\n\
+        "## Runs\n\nNewest last. `+` after a commit: with changes that are not in it. Behind a \
+         verdict that is no pass: the judge's invariants that were broken, and how often. I15: after \
+         the faults all is as before within 30 s. I16: nothing breaks, nothing leaks. The others: \
+         [guarantees.md](guarantees.md).\n\n\
          | when | commit | target | seeds | seconds | effective / injected | acked | lost | \
          duplicated | reordered | missing statuses | verdict | again by |\n\
          |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
@@ -213,7 +216,9 @@ fn others(page: &mut String, records: &[Record]) {
         return;
     }
     page.push_str(
-        "| system | effective faults | acked | lost | duplicated | reordered | again by |\n\
+        "Others promise less, and say so: what they promise and what is counted stands beside each \
+         driver, in `bench/peers/`.\n\n\
+         | system | effective faults | acked | lost | duplicated | reordered | again by |\n\
          |---|---|---|---|---|---|---|\n",
     );
     for (system, records) in systems {

@@ -27,6 +27,9 @@ const STAYED_SHARE: f64 = 0.5;
 const STORED_STATUSES: f64 = 1_000.0;
 /// Connections of the load's own to the API and the balancer are kept open for a while.
 const GROWTH_FILES: u64 = 256;
+/// How much of its file the embedded store may keep in memory (ADR 1): filled when all histories are
+/// read in the end.
+const PAGE_CACHE_BYTES: u64 = 128 << 20;
 
 /// Runs them all: prints a table, 0 if all passed.
 pub(super) async fn run(options: &Options) -> anyhow::Result<ExitCode> {
@@ -131,6 +134,9 @@ fn gates(options: &Options) -> Gates {
         gates.wanted.latencies = 0.0;
     }
     gates.limits.growth_floor_files = GROWTH_FILES;
+    if options.embedded {
+        gates.limits.growth_floor_bytes += PAGE_CACHE_BYTES;
+    }
     gates.limits.latency_factor = Some(LATENCY_FACTOR);
     gates.limits.latency_floor_ms = LATENCY_FLOOR_MS;
     gates

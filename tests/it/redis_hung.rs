@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Parts, Person, Stack, eventually};
+use crate::harness::{Parts, Person, Stack, live_again};
 
 /// How many messages are timed.
 const MESSAGES: usize = 60;
@@ -47,12 +47,6 @@ async fn no_ack_waits_for_a_redis_that_hangs() {
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 
     stack.redis.as_ref().unwrap().signal("CONT");
-    eventually("live again", async || {
-        let begun = Instant::now();
-        let seq = a.say("userB", "live").await;
-        while b.hear().await.0 != seq {}
-        (begun.elapsed() < Duration::from_millis(500)).then_some(())
-    })
-    .await;
+    live_again(&mut a, &mut b).await;
     stack.stop().await;
 }

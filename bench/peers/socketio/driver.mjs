@@ -1,4 +1,6 @@
 // Runs the peer under load and faults, and prints a row of the ledger. See `run`.
+import { execFileSync } from "node:child_process";
+import { appendFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 
 import { Balancer } from "./balancer.mjs";
@@ -26,6 +28,7 @@ const { values: options } = parseArgs({
     rate: { type: "string", default: "300" },
     adapter: { type: "string", default: "redis" },
     history: { type: "string" },
+    ledger: { type: "string" },
     // The control: the same load, and nothing is broken.
     "no-faults": { type: "boolean", default: false },
   },
@@ -81,6 +84,30 @@ async function until(what, within) {
   return what();
 }
 
+/** The row as a line of the ledger: the form is `Record` in src/torture/ledger.rs. */
+function record(row) {
+  const git = (...args) => execFileSync("git", args, { cwd: import.meta.dirname, encoding: "utf8" });
+  const adapter = options.adapter === "redis" ? "" : ` --adapter ${options.adapter}`;
+  return {
+    system: `Socket.IO ${row.version}, ${row.adapter}`,
+    run: "",
+    when: new Date().toISOString().slice(0, 16).replace("T", " "),
+    commit: git("rev-parse", "--short=12", "HEAD").trim(),
+    dirty: git("status", "--porcelain", "--", ".").trim() !== "",
+    target: "fleet",
+    seed,
+    seconds,
+    command: `bench/peers/socketio/run --seconds ${seconds} --seed ${seed}${adapter}`,
+    verdict: "",
+    acked: row.acked,
+    lost: row.lost,
+    duplicated: row.duplicated,
+    reordered: row.reordered,
+    injected: row.faults,
+    effective: row.effective,
+  };
+}
+
 async function main() {
   const say = (text) => console.error(`${(process.uptime()).toFixed(1)} s  ${text}`);
   const history = new History(options.history);
@@ -133,6 +160,7 @@ async function main() {
     all_back: back,
   };
   console.log(JSON.stringify(row));
+  if (options.ledger) appendFileSync(options.ledger, `${JSON.stringify(record(row))}\n`);
   history.close();
   load.close();
   world.balancer.close();

@@ -1,5 +1,7 @@
 //! What a socket has read from the store next, and what comes of it. One piece of work at a time.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{Inbox, Stage};
@@ -13,8 +15,11 @@ use crate::protocol::{ConversationId, Entry, Seq, Text, answer};
 
 /// The most entries of one read.
 const READ_MAX: u32 = 128;
+/// How long a text that is missing before others is waited for. Another server may have stored it
+/// and be about to say so; each read that this saves is two or three requests of the store.
+const GAP_PATIENCE: Duration = Duration::from_millis(100);
 /// How often a read waits for the answer that tells whose an entry is: about a second.
-const DOUBTS_MAX: u8 = 50;
+const DOUBTS_MAX: u8 = 10;
 /// The most cursors in one piece of work.
 const STORE_MAX: usize = 16;
 
@@ -177,7 +182,7 @@ impl Inbox {
         let whole = taken && !more;
         position.doubts = if doubtful { position.doubts + 1 } else { 0 };
         if doubtful {
-            (position.wanted, position.queued) = (true, Queued::Gap);
+            (position.wanted, position.queued) = (true, Queued::Gap(now));
             self.queue.push_back(conversation.clone());
         } else if whole {
             position.wanted = false;
@@ -271,9 +276,9 @@ impl Inbox {
                 self.queue.push_front(conversation);
                 return None;
             }
-            if queued == Queued::Gap {
-                position.queued = Queued::Gap;
-                return Some(Work::Pause(conversation));
+            if let Queued::Gap(since) = queued {
+                position.queued = queued;
+                return Some(Work::Pause(conversation, since + GAP_PATIENCE));
             }
             position.queued = Queued::Read;
             position.marked = false;

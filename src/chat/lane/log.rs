@@ -74,8 +74,7 @@ impl Log {
             return Ok(Place::Direct(Rows::of(conversation)));
         }
         let part = || RecordPart::Roster(conversation.clone());
-        let found = persist!(patience, shared.store.records(part()))?;
-        let found = roster::from_records(found);
+        let found = persist!(patience, roster::stands(&*shared.store, conversation, part()))?;
         let (head, members) = found.ok_or_else(|| ChatError::not_found("conversation"))?;
         Ok(Place::Room(Room { head, roster: Arc::new(members), owed: VecDeque::new() }))
     }

@@ -390,7 +390,7 @@ fn an_envelope_beyond_the_end_of_the_log_is_dropped() {
     step(&mut session, Input::Event(text("b", 1)), now);
     step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), now);
     let out = step(&mut session, Input::Event(text("b", 4)), now);
-    assert!(matches!(out.work, Some(Work::Pause(_))), "{out:?}");
+    assert!(matches!(out.work, Some(Work::Pause(..))), "{out:?}");
     let out = step(&mut session, Input::Done(Done::Paused(dm("b"))), now);
     assert!(matches!(out.work, Some(Work::Read { after: 1, .. })), "{out:?}");
     let empty = nothing("b");
@@ -476,7 +476,7 @@ fn a_slow_reader_costs_no_memory() {
     assert_eq!(session.inbox.texts_held(), 0, "they stand in the store");
     let ack = r#"{"type":"ack","conversation":"dm:a:b","seq":256}"#;
     let out = step(&mut session, Input::Frame(ack), now);
-    let next = matches!(&out.work, Some(Work::Pause(id) | Work::Read { conversation: id, .. })
+    let next = matches!(&out.work, Some(Work::Pause(id, _) | Work::Read { conversation: id, .. })
         if *id == dm("b"));
     assert!(next, "and are read from there: {out:?}");
 }

@@ -82,10 +82,7 @@ impl Checker {
     }
 
     fn lacking(&self, device: DeviceId, log: LogId, got: &Got, sight: &Sight) -> Vec<u64> {
-        let known = &self.logs.list[log];
-        // What was not acked and came late may be under way yet.
-        let settled = known.acked.max(known.at_drain.unwrap_or(0));
-        self.owed(device, log, &got.known.union(&got.missed).gaps(1, settled), sight)
+        self.owed(device, log, &got.gaps_in(&self.logs.list[log]), sight)
     }
 
     /// What of these a device is to get.

@@ -39,9 +39,7 @@ impl Checker {
             self.counts.stayed_through += u64::from(since < healed);
             for log in devices.logs_of.get(&device.user).into_iter().flatten() {
                 let got = devices.got.get(&(id, *log)).unwrap_or(&nothing);
-                let known = &self.logs.list[*log];
-                let settled = known.acked.max(known.at_drain.unwrap_or(0));
-                let seqs = got.known.union(&got.missed).gaps(1, settled);
+                let seqs = got.gaps_in(&self.logs.list[*log]);
                 if !seqs.is_empty() {
                     devices.unhanded.push(Unhanded { connection: newest, log: *log, t, seqs });
                 }

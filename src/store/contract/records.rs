@@ -59,11 +59,20 @@ fn head(title: &str) -> Head {
 }
 
 async fn one(store: &dyn Store, room: &ConversationId, user: &UserId) -> Vec<Record> {
-    store.records(RecordPart::Member(room.clone(), user.clone())).await.unwrap()
+    with_head(store, room, RecordPart::Member(room.clone(), user.clone())).await
 }
 
 async fn roster(store: &dyn Store, room: &ConversationId) -> Vec<Record> {
-    store.records(RecordPart::Roster(room.clone())).await.unwrap()
+    with_head(store, room, RecordPart::Roster(room.clone())).await
+}
+
+async fn with_head(store: &dyn Store, room: &ConversationId, part: RecordPart) -> Vec<Record> {
+    let mut records = store.records(RecordPart::Head(room.clone())).await.unwrap();
+    assert!(records.iter().all(|record| matches!(record, Record::Head(..))), "{records:?}");
+    let members = store.records(part).await.unwrap();
+    assert!(members.iter().all(|record| matches!(record, Record::Member(..))), "{members:?}");
+    records.extend(members);
+    records
 }
 
 async fn a_device_keeps_when_it_was_first_seen(store: &dyn Store) {

@@ -110,19 +110,15 @@ impl DynamoStore {
                     .link
                     .query(pk, "pk = :pk AND begins_with(sk, :member)")
                     .expression_attribute_values(":member", text("U#"));
-                let (head, members) =
-                    tokio::try_join!(self.head(&conversation), self.link.pages(&call, query))?;
-                let mut records: Vec<Record> = head.into_iter().collect();
-                for item in members {
-                    records.push(Record::Member(conversation.clone(), read_member(item)?));
-                }
-                Ok(records)
+                let member = |item| Ok(Record::Member(conversation.clone(), read_member(item)?));
+                self.link.pages(&call, query).await?.into_iter().map(member).collect()
+            }
+            RecordPart::Head(conversation) => {
+                Ok(self.head(&conversation).await?.into_iter().collect())
             }
             RecordPart::Member(conversation, user) => {
-                let (head, member) =
-                    tokio::try_join!(self.head(&conversation), self.member(&conversation, &user))?;
-                let member = member.map(|member| Record::Member(conversation, member));
-                Ok(head.into_iter().chain(member).collect())
+                let member = self.member(&conversation, &user).await?;
+                Ok(member.map(|member| Record::Member(conversation, member)).into_iter().collect())
             }
             RecordPart::Starts(user, device) => self.starts(user, device).await,
             RecordPart::Revoked(user) => {

@@ -7,7 +7,7 @@ use super::mailbox::DeviceItem;
 use super::tables::{
     conversation_pk, get, parse, put, read_error, scan, stands, starts_pk, user_pk,
 };
-use crate::protocol::{Seq, Timestamp, UserId};
+use crate::protocol::{ConversationId, Seq, Timestamp, UserId};
 use crate::store::{Head, Member, Record, RecordPart, Span, StoreError};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -88,7 +88,7 @@ pub fn write(connection: &Connection, record: &Record) -> rusqlite::Result<bool>
 /// See `Store::records`.
 pub fn records(connection: &Connection, part: RecordPart) -> Result<Vec<Record>, StoreError> {
     let mut records = Vec::new();
-    let (conversation, members) = match part {
+    match part {
         RecordPart::Starts(user, device) => {
             let pk = starts_pk(&user, &device);
             for item in scan(connection, &pk, "", "~", None)?.rows {
@@ -97,42 +97,41 @@ pub fn records(connection: &Connection, part: RecordPart) -> Result<Vec<Record>,
                 let (user, device) = (user.clone(), device.clone());
                 records.push(Record::Starts { user, device, chunk, starts });
             }
-            return Ok(records);
         }
         RecordPart::Revoked(user) => {
             let item = get::<RevokedItem>(connection, &user_pk(&user), REVOKED);
             let item = item.map_err(read_error)?.transpose()?;
-            let record = |item: RevokedItem| Record::Revoked(user, item.not_before);
-            return Ok(item.map(record).into_iter().collect());
+            records.extend(item.map(|item| Record::Revoked(user, item.not_before)));
         }
-        RecordPart::Roster(conversation) => (conversation, None),
-        RecordPart::Member(conversation, user) => (conversation, Some(user_pk(&user))),
-    };
-    let pk = conversation_pk(&conversation);
-    let head = get::<HeadItem>(connection, &pk, "HEAD").map_err(read_error)?.transpose()?;
-    if let Some(HeadItem { floor, title, creator, public, created }) = head {
-        let head = Head { floor, title, creator, public, created };
-        records.push(Record::Head(conversation.clone(), head));
-    }
-    let member = |sk: &str, item: MemberItem| -> Result<Record, StoreError> {
-        let name = sk.strip_prefix("U#").unwrap_or_default();
-        let user = parse::<UserId>(name, &pk, sk)?;
-        let span = |(after, until)| Span { after, until };
-        let spans = item.spans.into_iter().map(span).collect();
-        let member = Member { user, role: item.role, spans, as_of: item.as_of };
-        Ok(Record::Member(conversation.clone(), member))
-    };
-    match members {
-        Some(sk) => {
-            if let Some(item) = get(connection, &pk, &sk).map_err(read_error)? {
-                records.push(member(&sk, item?)?);
+        RecordPart::Head(conversation) => {
+            let pk = conversation_pk(&conversation);
+            let item = get::<HeadItem>(connection, &pk, "HEAD").map_err(read_error)?.transpose()?;
+            if let Some(HeadItem { floor, title, creator, public, created }) = item {
+                let head = Head { floor, title, creator, public, created };
+                records.push(Record::Head(conversation, head));
             }
         }
-        None => {
+        RecordPart::Member(conversation, user) => {
+            let (pk, sk) = (conversation_pk(&conversation), user_pk(&user));
+            if let Some(item) = get(connection, &pk, &sk).map_err(read_error)? {
+                records.push(member(&conversation, &sk, item?)?);
+            }
+        }
+        RecordPart::Roster(conversation) => {
+            let pk = conversation_pk(&conversation);
             for item in scan(connection, &pk, "U#", "U~", None)?.rows {
-                records.push(member(&item.sk, item.decode(&pk)?)?);
+                records.push(member(&conversation, &item.sk, item.decode(&pk)?)?);
             }
         }
     }
     Ok(records)
+}
+
+fn member(conversation: &ConversationId, sk: &str, item: MemberItem) -> Result<Record, StoreError> {
+    let name = sk.strip_prefix("U#").unwrap_or_default();
+    let user = parse::<UserId>(name, &conversation_pk(conversation), sk)?;
+    let span = |(after, until)| Span { after, until };
+    let spans = item.spans.into_iter().map(span).collect();
+    let member = Member { user, role: item.role, spans, as_of: item.as_of };
+    Ok(Record::Member(conversation.clone(), member))
 }

@@ -286,6 +286,18 @@ fn addresses(ready: &Value) -> BTreeMap<String, String> {
     servers.iter().map(|(id, address)| (id.clone(), text(address))).collect()
 }
 
+/// Waits until what `a` says comes to `b` at once, and not by the slow way.
+pub async fn live_again(a: &mut Person, b: &mut Person) {
+    let to = b.user.clone();
+    eventually("live again", async || {
+        let begun = Instant::now();
+        let seq = a.say(&to, "live").await;
+        while b.hear().await.0 != seq {}
+        (begun.elapsed() < Duration::from_millis(500)).then_some(())
+    })
+    .await;
+}
+
 /// Asks again until `check` gives something.
 pub async fn eventually<T>(what: &str, check: impl AsyncFnMut() -> Option<T>) -> T {
     within(SOON, what, check).await

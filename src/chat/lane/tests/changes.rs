@@ -166,6 +166,7 @@ async fn items_that_a_dead_process_owed_are_written_when_a_lane_opens() {
     assert_eq!(world.seq(Say::room("a", "Hi")).await, 4);
     let expected = [
         "log newest",
+        "head",
         "roster",
         "member owner as of 1",
         "member a as of 2",

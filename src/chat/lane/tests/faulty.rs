@@ -304,7 +304,8 @@ impl Store for Faulty {
     }
 
     async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError> {
-        self.note("roster".to_owned());
+        let name = if let RecordPart::Head(_) = part { "head" } else { "roster" };
+        self.note(name.to_owned());
         let inner = self.inner.clone();
         self.meet(What::Records, async move { inner.records(part).await }).await
     }

@@ -33,7 +33,7 @@ async fn world() -> World {
 async fn an_unknown_room_is_not_found() {
     let world = World::new();
     assert_eq!(world.code(Say::room("a", "Hi")).await, "not_found");
-    assert_eq!(world.trace(), ["log newest", "roster", "not_found"]);
+    assert_eq!(world.trace(), ["log newest", "head", "roster", "not_found"]);
     assert_eq!(world.code(Say::change(Kind::Joined, "a")).await, "not_found");
     // Made meanwhile.
     found(&world).await;

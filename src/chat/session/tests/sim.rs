@@ -422,7 +422,7 @@ impl Sim {
         let Some(socket) = &mut self.socket else { return };
         let Some(work) = socket.work.take() else { return };
         match &work {
-            Work::Pause(id) => {
+            Work::Pause(id, _) => {
                 socket.done = Some(Done::Paused(id.clone()));
                 return;
             }

@@ -114,7 +114,7 @@ async fn a_record_whose_answer_is_lost_is_ones_own() {
     assert_eq!(store.write(Record::Head(room.clone(), head(1))).await, Ok(true));
     assert_eq!(proxy.seen(), 2);
     assert_eq!(store.write(Record::Head(room.clone(), head(2))).await, Ok(false));
-    let records = store.records(RecordPart::Roster(room.clone())).await.unwrap();
+    let records = store.records(RecordPart::Head(room.clone())).await.unwrap();
     assert_eq!(records, [Record::Head(room, head(1))]);
 }
 
