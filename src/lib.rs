@@ -3,8 +3,8 @@
 //! The modules stand in reading order. A connection passes the `edge`. A frame comes in at
 //! `gateway`, is parsed by `protocol`, stored and routed by `chat` through four ports (`store`,
 //! `directory`, `bus`, `board`), put into outboxes by `hub`, and leaves through `gateway` again.
-//! `auth` says who somebody is, `limits` how much he may do. `api` is the same over HTTP, `balancer`
-//! deals connections, `node` starts and stops a process, `wiring` picks the adapters.
+//! `auth` says who somebody is, `limits` how much he may do. `api` is the same over HTTP,
+//! `balancer` deals connections, `node` starts and stops a process, `wiring` picks the adapters.
 
 // Tests may unwrap; what serves people gives an answer instead.
 #![warn(clippy::unwrap_used, clippy::expect_used)]

@@ -14,6 +14,9 @@ use crate::chat::Chat;
 use crate::limits::Over;
 use crate::protocol::UserId;
 
+/// The shortest rest, and the least that is told: one that is woken for each frame that comes back
+/// would be refused as often as it is read.
+const REST_MIN: Duration = Duration::from_millis(100);
 /// The longest rest: the user's other sockets may use up what comes back, and this one is to be
 /// told so again.
 const REST_MAX: Duration = Duration::from_secs(1);
@@ -36,11 +39,12 @@ impl Pace {
             return Ok(());
         }
         let counted = limits.frame(limits.key(user), bytes, now);
-        if let Err(over) = counted {
+        counted.map_err(|over| {
             chat.metrics.count_limited(over.limit.as_str());
+            let over = Over { wait: over.wait.max(REST_MIN), ..over };
             self.0 = Some(Box::pin(sleep_until(now + over.wait.min(REST_MAX))));
-        }
-        counted
+            over
+        })
     }
 
     /// Whether the socket is not to be read.

@@ -15,10 +15,10 @@ use crate::harness::Person;
 use crate::raw::{self, upgrade_head};
 
 /// Messages of the two who talk, in each window.
-const SAID: usize = 60;
+const SAID: usize = 50;
 /// Windows with the flood and without it, by turns: both see the same of a machine that is busy
-/// with other things.
-const WINDOWS: usize = 4;
+/// with other things, and what disturbs one of them does not decide.
+const WINDOWS: usize = 7;
 /// What the machine's own clock and scheduler may add to a p99 of some milliseconds.
 const SLACK: Duration = Duration::from_millis(4);
 
@@ -48,6 +48,11 @@ impl Pair {
 fn p99(mut took: Vec<Duration>) -> Duration {
     took.sort();
     took[(took.len() * 99).div_ceil(100) - 1]
+}
+
+fn median(mut of_windows: Vec<Duration>) -> Duration {
+    of_windows.sort();
+    of_windows[of_windows.len() / 2]
 }
 
 /// Writes as fast as it is read while `on`, and reads away what is answered.
@@ -102,14 +107,14 @@ async fn a_flood_of_one_user_keeps_nobody_else_waiting() {
     pair.talk().await;
     let (mut calm, mut flooded) = (Vec::new(), Vec::new());
     for _ in 0..WINDOWS {
-        calm.extend(pair.talk().await);
+        calm.push(p99(pair.talk().await));
         on.store(true, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(100)).await;
-        flooded.extend(pair.talk().await);
+        flooded.push(p99(pair.talk().await));
         on.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let (calm, flooded) = (p99(calm), p99(flooded));
+    let (calm, flooded) = (median(calm), median(flooded));
     let met = [limited.met("messages").await, limited.met("frames").await];
     println!("p99 {calm:?} calm, {flooded:?} under a flood that met its limits {met:?} times");
     assert!(met[0] > 0 && met[1] > 0, "{met:?}: it was a flood");
