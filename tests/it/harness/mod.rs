@@ -45,6 +45,8 @@ pub struct Stack {
     pub servers: BTreeMap<String, String>,
     /// `HOST:PORT` of the Message API.
     pub api: String,
+    /// `HOST:PORT` of the admin of `parlor up`, with `--admin-listen`; else empty.
+    pub admin: String,
     processes: BTreeMap<String, Process>,
     data: tempfile::TempDir,
     table: String,
@@ -69,6 +71,7 @@ impl Stack {
             balancer: String::new(),
             servers: BTreeMap::new(),
             api: String::new(),
+            admin: String::new(),
             processes: BTreeMap::new(),
             data: tempfile::tempdir().unwrap(),
             table: format!("parlor-it-{:016x}", rand::random::<u64>()),
@@ -97,6 +100,7 @@ impl Stack {
         self.balancer = text(&ready["balancer"]);
         self.api = text(&ready["api"]);
         self.servers = addresses(&ready);
+        self.admin = ready["admin"].as_str().unwrap_or_default().to_owned();
         self.processes.insert("up".to_owned(), up);
     }
 

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Limited, bearer, counted, met, wait};
-use crate::admin::free_address;
+use super::{ADMIN, Limited, bearer, counted, met, wait};
 use crate::auth::{FOREIGN, signed, token};
 use crate::harness::{Parts, Stack, eventually};
 use crate::proxies::Logged;
@@ -138,9 +137,9 @@ async fn an_address_has_so_many_sockets_on_a_process() {
 /// The seventh of six: by `parlor up`, where the balancer and the servers are one process.
 #[tokio::test]
 async fn a_full_server_says_so_and_the_balancer_deals_elsewhere() {
-    let admin = free_address();
-    let options = ["--max-sockets", "2", "--admin-listen", &admin];
+    let options = [&["--max-sockets", "2"][..], &ADMIN].concat();
     let stack = Stack::start_with(Parts::Embedded, &options).await.unwrap();
+    let admin = stack.admin.clone();
     let ready = async |address: &str| {
         let head = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         request(address, head).await.expect("an answer").status
@@ -185,8 +184,7 @@ async fn between_processes_one_other_server_is_asked() {
     let servers = up.ready["servers"].as_object().unwrap();
     let named = |id: &str| format!("{id}={}", servers[id].as_str().unwrap());
     let (one, two) = (named("ws1"), named("ws2"));
-    let admin = free_address();
-    let options = ["--server", &one, "--server", &two, "--admin-listen", &admin];
+    let options = ["--server", &one, "--server", &two];
     let balancer = Logged::balancer(&options).await;
     let mut full = Raw::open(servers["ws1"].as_str().unwrap(), "userId=a").await;
     // Round robin begins with ws1, which has just become full.
@@ -209,10 +207,10 @@ async fn between_processes_one_other_server_is_asked() {
 async fn a_balancer_has_limits_of_its_own() {
     let up = Logged::up(&TRUSTED).await;
     let server = format!("ws1={}", up.server());
-    let admin = free_address();
     let limits = ["--max-sockets", "3", "--sockets-per-address", "2", "--server", &server];
-    let more = ["--admin-listen", &admin, "--handshakes-per-address", "1:10"];
-    let balancer = Logged::balancer(&[&limits[..], &more, &TRUSTED].concat()).await;
+    let more = ["--handshakes-per-address", "1:10"];
+    let balancer = Logged::balancer(&[&limits[..], &more, &ADMIN, &TRUSTED].concat()).await;
+    let admin = balancer.ready["admin"].as_str().unwrap();
     let opens = async |client: &str| {
         let mut raw = Raw::dial(balancer.front()).await;
         let told = format!("X-Forwarded-For: {client}\r\n");
@@ -231,12 +229,12 @@ async fn a_balancer_has_limits_of_its_own() {
         assert_eq!(status, expected, "{client}");
         held.push(raw);
     }
-    assert_eq!([met(&admin, "sockets_per_address").await, met(&admin, "sockets").await], [1, 1]);
+    assert_eq!([met(admin, "sockets_per_address").await, met(admin, "sockets").await], [1, 1]);
     drop(held);
     let mut statuses = Vec::new();
     for _ in 0..20 {
         statuses.push(opens("203.0.113.7").await.0);
     }
     assert!(statuses.contains(&429), "{statuses:?}");
-    assert!(met(&admin, "handshakes").await >= 1);
+    assert!(met(admin, "handshakes").await >= 1);
 }

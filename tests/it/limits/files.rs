@@ -8,7 +8,7 @@ use std::time::Duration;
 use parlor::protocol::ErrorCode;
 use serde_json::Value;
 
-use super::met;
+use super::{ADMIN, met};
 use crate::harness::{SOON, command, eventually};
 use crate::raw::{Raw, request, upgrade_head};
 
@@ -78,8 +78,7 @@ const SAYS: &str = "no connection can be accepted";
 
 #[tokio::test]
 async fn a_process_without_files_waits_and_goes_on() {
-    let admin = crate::admin::free_address();
-    let poor = Poor::start(128, &["--admin-listen", &admin]).await;
+    let poor = Poor::start(128, &ADMIN).await;
     let mut friend = Raw::ready(poor.server(), "userId=friend").await;
     let mut idle = Vec::new();
     for _ in 0..160 {
@@ -102,7 +101,7 @@ async fn a_process_without_files_waits_and_goes_on() {
     drop(idle);
     let mut late = Raw::ready(poor.server(), "userId=late").await;
     assert!(late.is_open().await);
-    assert!(met(&admin, "files").await >= 1);
+    assert!(met(poor.ready["admin"].as_str().unwrap(), "files").await >= 1);
 }
 
 /// As many sockets as it may have files for, and some left for the rest.

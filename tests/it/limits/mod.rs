@@ -17,11 +17,13 @@ use crate::auth::{Guarded, token};
 use crate::harness::{Parts, eventually};
 use crate::raw::{Raw, upgrade_head};
 
-/// A stack with tokens and limits, and where its metrics are.
+/// A stack with tokens and limits.
 pub struct Limited {
     pub guarded: Guarded,
-    pub admin: String,
 }
+
+/// On a port that nobody else can have taken.
+pub const ADMIN: [&str; 2] = ["--admin-listen", "127.0.0.1:0"];
 
 impl Limited {
     pub async fn start(limits: &[&str]) -> Self {
@@ -30,9 +32,8 @@ impl Limited {
 
     /// `None` where real parts are left out.
     pub async fn start_on(parts: Parts, limits: &[&str]) -> Option<Self> {
-        let admin = admin::free_address();
-        let options = [limits, &["--admin-listen", &admin]].concat();
-        Some(Self { guarded: Guarded::start(parts, &options).await?, admin })
+        let options = [limits, &ADMIN].concat();
+        Some(Self { guarded: Guarded::start(parts, &options).await? })
     }
 
     /// A socket of this user whose `caughtup` was read.
@@ -46,7 +47,7 @@ impl Limited {
 
     /// How often a limit was met.
     pub async fn met(&self, limit: &str) -> u64 {
-        met(&self.admin, limit).await
+        met(&self.guarded.stack.admin, limit).await
     }
 }
 
