@@ -99,8 +99,8 @@ fn check_histogram(samples: &BTreeMap<String, f64>, family: &str, process: &str)
 
 /// A stack with an admin address.
 pub async fn start(parts: Parts) -> Option<(Stack, String)> {
-    let admin = free_address();
-    let stack = Stack::start_with(parts, &["--admin-listen", &admin]).await?;
+    let stack = Stack::start_with(parts, &["--admin-listen", "127.0.0.1:0"]).await?;
+    let admin = stack.admin.clone();
     Some((stack, admin))
 }
 
