@@ -119,9 +119,9 @@ fn totals(page: &mut String, ours: &[&Record]) {
 fn runs(page: &mut String, ours: &[&Record]) {
     page.push_str(
         "## Runs\n\nNewest last. `+` after a commit: with changes that are not in it. Behind a \
-         verdict that is no pass: the judge's invariants that were broken, and how often. I15: after \
-         the faults all is as before within 30 s. I16: nothing breaks, nothing leaks. The others: \
-         [guarantees.md](guarantees.md).\n\n\
+         verdict that is no pass: the judge's invariants that were broken, and how often. I15: \
+         after the faults all is as before within 30 s. I16: nothing breaks, nothing leaks. The \
+         others: [guarantees.md](guarantees.md).\n\n\
          | when | commit | target | seeds | seconds | effective / injected | acked | lost | \
          duplicated | reordered | missing statuses | verdict | again by |\n\
          |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",

@@ -27,8 +27,8 @@ const STAYED_SHARE: f64 = 0.5;
 const STORED_STATUSES: f64 = 1_000.0;
 /// Connections of the load's own to the API and the balancer are kept open for a while.
 const GROWTH_FILES: u64 = 256;
-/// How much of its file the embedded store may keep in memory (ADR 1): filled when all histories are
-/// read in the end.
+/// How much of its file the embedded store may keep in memory (ADR 1): filled when all histories
+/// are read in the end.
 const PAGE_CACHE_BYTES: u64 = 128 << 20;
 
 /// Runs them all: prints a table, 0 if all passed.
