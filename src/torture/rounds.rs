@@ -50,7 +50,7 @@ async fn all(options: &Options) -> anyhow::Result<ExitCode> {
         Some(keep) => keep.clone(),
         None => std::env::temp_dir().join(format!("parlor-torture-{run}")),
     };
-    let (commit, dirty) = ledger::commit().await;
+    let (commit, dirty) = ledger::commit();
     let (mut records, mut passed) = (Vec::new(), true);
     for round in 0..options.rounds {
         let seed = options.seed + round;
@@ -59,7 +59,7 @@ async fn all(options: &Options) -> anyhow::Result<ExitCode> {
         let mut record = Record {
             system: PARLOR.to_owned(),
             run: run.clone(),
-            commit: commit.clone(),
+            commit: commit.to_owned(),
             dirty,
             target: if options.embedded { "embedded" } else { "fleet" }.to_owned(),
             seed,
@@ -69,7 +69,7 @@ async fn all(options: &Options) -> anyhow::Result<ExitCode> {
             verdict: "unknown".to_owned(),
             ..Record::default()
         };
-        match one(options, &place, seed, &commit).await {
+        match one(options, &place, seed, commit).await {
             Ok((done, report)) => {
                 println!("{report}");
                 std::fs::write(place.join("report.txt"), report.to_string())?;
