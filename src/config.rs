@@ -15,13 +15,16 @@ pub use secret::Secret;
 
 use crate::protocol::{ConversationId, DeviceId, ProcessId, UserId};
 
+/// The version, and the commit that it was built of.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("PARLOR_COMMIT"), ")");
+
 /// A chat backend that you run yourself.
 ///
 /// `parlor up` starts everything in one process with nothing installed. With `--redis` and
 /// `--dynamodb` the same binary is a fleet: `parlor server`, `parlor api` and `parlor balancer` are
 /// its parts.
 #[derive(Debug, Parser)]
-#[command(name = "parlor", version, arg_required_else_help = true)]
+#[command(name = "parlor", version = VERSION, arg_required_else_help = true)]
 pub struct Cli {
     /// What to run.
     #[command(subcommand)]

@@ -180,7 +180,8 @@ pub(super) fn sent(sent: Sent) -> Response {
     params(
         ("userId" = String, Query, description = "The caller, in development mode"),
         ("Idempotency-Key" = Option<String>, Header,
-         description = "The `ref` of the send: the same key again is the same message"),
+         description = "The `ref` of the send: the same key again is the same message, among the \
+                        conversation's last 32 entries, or the 1,000 behind `after`"),
     ),
     responses(
         (status = 201, body = SentMessage, description = "Stored"),

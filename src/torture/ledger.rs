@@ -131,17 +131,9 @@ fn read(file: &Path) -> anyhow::Result<Vec<Record>> {
     lines.map(record).collect()
 }
 
-/// The commit of the tree that this was started in, and whether it has other changes.
-pub(super) async fn commit() -> (String, bool) {
-    let git = |arguments: &'static [&'static str]| async move {
-        let output = tokio::process::Command::new("git").args(arguments).output().await.ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| text.trim().to_owned())
-    };
-    let commit = git(&["rev-parse", "--short=12", "HEAD"]).await;
-    // The ledger itself changes with every run.
-    let changes = git(&["status", "--porcelain", "--", ".", ":!docs/ledger.*"]).await;
-    (commit.unwrap_or_else(|| "unknown".to_owned()), changes.is_none_or(|text| !text.is_empty()))
+/// The commit that this was built of, and whether the sources had other changes.
+pub(super) fn commit() -> (&'static str, bool) {
+    (env!("PARLOR_COMMIT"), env!("PARLOR_DIRTY") != "false")
 }
 
 #[cfg(test)]

@@ -8,12 +8,14 @@ use super::ledger::{PARLOR, Record};
 const HEAD: &str = "\
 # Ledger
 
-Made by `parlor torture` from `ledger.jsonl`; not written by hand. Every run stands here, the \
-bad ones too. *Effective* faults were seen to bite by a probe (a process died, calls failed, \
-bytes were held back); others count for nothing. *Lost*: an acknowledged message that a device \
-of a participant, a history or the store does not have after the drain. *Duplicated*: shown \
-twice to an application that drops repeats by `(conversation, seq)`. *Reordered*: shown out of \
-the order of the log, or stored out of the order of its sends.
+Made by `parlor torture` from `ledger.jsonl`; not written by hand. Every round that came to its \
+end stands here, the bad ones too: what was wrong, and what was done, is told in \
+[guarantees.md](guarantees.md#what-the-ledger-has-found). *Effective* faults were seen to bite \
+by a probe (a process died, calls failed, bytes were held back); others count for nothing. \
+*Lost*: an acknowledged message that a device of a participant, a history or the store does not \
+have after the drain. *Duplicated*: shown twice to an application that drops repeats by \
+`(conversation, seq)`. *Reordered*: shown out of the order of the log, or stored out of the \
+order of its sends.
 
 ";
 
@@ -119,9 +121,9 @@ fn totals(page: &mut String, ours: &[&Record]) {
 fn runs(page: &mut String, ours: &[&Record]) {
     page.push_str(
         "## Runs\n\nNewest last. `+` after a commit: with changes that are not in it. Behind a \
-         verdict that is no pass: the judge's invariants that were broken, and how often. I15: after \
-         the faults all is as before within 30 s. I16: nothing breaks, nothing leaks. The others: \
-         [guarantees.md](guarantees.md).\n\n\
+         verdict that is no pass: the judge's invariants that were broken, and how often. I15: \
+         after the faults all is as before within 30 s. I16: nothing breaks, nothing leaks. The \
+         others: [guarantees.md](guarantees.md).\n\n\
          | when | commit | target | seeds | seconds | effective / injected | acked | lost | \
          duplicated | reordered | missing statuses | verdict | again by |\n\
          |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
@@ -216,17 +218,23 @@ fn others(page: &mut String, records: &[Record]) {
         return;
     }
     page.push_str(
-        "Others promise less, and say so: what they promise and what is counted stands beside each \
-         driver, in `bench/peers/`.\n\n\
+        "Others promise less, and say so: Socket.IO promises delivery at most once and stores \
+         nothing, so what it loses is no fault of its own. Its faults are kinds of those above, \
+         its clients do not send again what was not acknowledged, and there is no number by which \
+         they could drop repeats; Parlor's do both. What is counted: [its driver]\
+         (../bench/peers/socketio/README.md).\n\n\
          | system | effective faults | acked | lost | duplicated | reordered | again by |\n\
          |---|---|---|---|---|---|---|\n",
     );
     for (system, records) in systems {
         let sum = Sum::of(records.iter().copied());
-        let command = records.last().map_or("", |record| &record.command);
+        let command = match (system, &records[..]) {
+            (PARLOR, _) | (_, []) => "see Runs".to_owned(),
+            (_, [.., record]) => format!("`{}`", record.command),
+        };
         let _ = writeln!(
             page,
-            "| {system} | {} | {} | {} | {} | {} | `{command}` |",
+            "| {system} | {} | {} | {} | {} | {} | {command} |",
             thousands(sum.effective),
             thousands(sum.acked),
             thousands(sum.lost),

@@ -27,8 +27,8 @@ const STAYED_SHARE: f64 = 0.5;
 const STORED_STATUSES: f64 = 1_000.0;
 /// Connections of the load's own to the API and the balancer are kept open for a while.
 const GROWTH_FILES: u64 = 256;
-/// How much of its file the embedded store may keep in memory (ADR 1): filled when all histories are
-/// read in the end.
+/// How much of its file the embedded store may keep in memory (ADR 1): filled when all histories
+/// are read in the end.
 const PAGE_CACHE_BYTES: u64 = 128 << 20;
 
 /// Runs them all: prints a table, 0 if all passed.
@@ -50,7 +50,7 @@ async fn all(options: &Options) -> anyhow::Result<ExitCode> {
         Some(keep) => keep.clone(),
         None => std::env::temp_dir().join(format!("parlor-torture-{run}")),
     };
-    let (commit, dirty) = ledger::commit().await;
+    let (commit, dirty) = ledger::commit();
     let (mut records, mut passed) = (Vec::new(), true);
     for round in 0..options.rounds {
         let seed = options.seed + round;
@@ -59,7 +59,7 @@ async fn all(options: &Options) -> anyhow::Result<ExitCode> {
         let mut record = Record {
             system: PARLOR.to_owned(),
             run: run.clone(),
-            commit: commit.clone(),
+            commit: commit.to_owned(),
             dirty,
             target: if options.embedded { "embedded" } else { "fleet" }.to_owned(),
             seed,
@@ -69,7 +69,7 @@ async fn all(options: &Options) -> anyhow::Result<ExitCode> {
             verdict: "unknown".to_owned(),
             ..Record::default()
         };
-        match one(options, &place, seed, &commit).await {
+        match one(options, &place, seed, commit).await {
             Ok((done, report)) => {
                 println!("{report}");
                 std::fs::write(place.join("report.txt"), report.to_string())?;

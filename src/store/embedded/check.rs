@@ -7,6 +7,7 @@
 mod entries;
 mod items;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
@@ -19,7 +20,6 @@ const STRUCTURE_FAULTS_MAX: u32 = 100;
 /// How many rows are read between two signs of life.
 const ROWS_PER_SIGN: u64 = 2_000;
 
-const ACCEPT: &str = "bring back a backup, or go on with what is left: parlor store accept-loss";
 const NEW_DISK: &str = "stop parlor, keep a copy of the folder, and bring back a backup";
 const ROW_LOST: &str = "what it held is lost; bring it back from a backup. All else is served";
 const TELL_US: &str = "parlor never writes this: keep a copy of the folder and report it";
@@ -32,7 +32,7 @@ pub struct Fault {
     /// What is wrong with it.
     pub what: String,
     /// What to do.
-    pub advice: &'static str,
+    pub advice: Cow<'static, str>,
 }
 
 impl fmt::Display for Fault {
@@ -60,9 +60,14 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    fn fault(&mut self, place: impl Into<String>, what: impl Into<String>, advice: &'static str) {
-        let (place, what) = (place.into(), what.into());
-        (self.tell)(Told::Fault(Fault { place, what, advice }));
+    fn fault(
+        &mut self,
+        place: impl Into<String>,
+        what: impl Into<String>,
+        advice: impl Into<Cow<'static, str>>,
+    ) {
+        let fault = Fault { place: place.into(), what: what.into(), advice: advice.into() };
+        (self.tell)(Told::Fault(fault));
     }
 
     /// The rest of something can't be read.
@@ -83,9 +88,13 @@ pub fn check_folder(folder: &Path, tell: &mut dyn FnMut(Told)) -> Result<(), Ope
     let name = || folder.display().to_string();
     let io = |error: std::io::Error| OpenError::Io(name(), error.to_string());
     let sql = |error: rusqlite::Error| OpenError::Io(name(), error.to_string());
-    if !folder.join(FILE).exists() {
+    if !folder.join(FILE).try_exists().map_err(io)? {
         return Err(OpenError::Nothing(name()));
     }
+    let accept = format!(
+        "bring back a backup, or go on with what is left: parlor store accept-loss --data {}",
+        name()
+    );
     // Held until the end, so that nobody starts on what is being looked at.
     let lock = match FolderLock::take(folder) {
         Ok(lock) => Some(lock),
@@ -96,7 +105,7 @@ pub fn check_folder(folder: &Path, tell: &mut dyn FnMut(Told)) -> Result<(), Ope
     if lock.is_some() {
         // The log of a running store moves, and was looked at when that started.
         if let Some(lost) = wal::lost(&opening::log_path(folder)).map_err(io)? {
-            report.fault(format!("{FILE}-wal"), format!("damaged: {lost}"), ACCEPT);
+            report.fault(format!("{FILE}-wal"), format!("damaged: {lost}"), accept.clone());
         }
     }
     // In this order: the number in the database may rise in between.
@@ -111,7 +120,7 @@ pub fn check_folder(folder: &Path, tell: &mut dyn FnMut(Told)) -> Result<(), Ope
         Ok(_) if schema > tables::SCHEMA => return Err(OpenError::Newer(name(), schema)),
         Ok(stored) if stored < noted => {
             let what = format!("{noted} commits were acknowledged, and it holds {stored}");
-            report.fault(FILE, what, ACCEPT);
+            report.fault(FILE, what, accept);
         }
         Ok(_) => {}
         Err(error) => {

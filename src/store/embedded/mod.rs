@@ -103,7 +103,8 @@ impl EmbeddedStore {
     pub fn read_only(folder: &Path) -> Result<Arc<Self>, OpenError> {
         let path = folder.join(FILE);
         let name = folder.display().to_string();
-        if !path.exists() {
+        let there = path.try_exists();
+        if !there.map_err(|error| OpenError::Io(name.clone(), error.to_string()))? {
             return Err(OpenError::Nothing(name));
         }
         Self::with_readers(None, &path).map_err(|error| OpenError::Io(name, error.to_string()))
