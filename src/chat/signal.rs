@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::{Chat, ChatError, roster};
+use super::{Chat, ChatError};
 use crate::hub::{Outbox, Who};
 use crate::protocol::{ConversationKind, Envelope, ErrorCode, Ref, Target, UserId, answer};
-use crate::store::{Member, RecordPart};
+use crate::store::{Member, Record, RecordPart};
 use crate::telemetry::Metrics;
 
 /// How many signals of one server may be under way; a store that does not answer holds those of
@@ -57,7 +57,7 @@ impl Chat {
             ConversationKind::Direct(a, b) => vec![a, b],
             ConversationKind::Room(_) => {
                 let records = self.store.records(RecordPart::Roster(conversation.clone())).await?;
-                let members = records.into_iter().filter_map(roster::member);
+                let members = records.into_iter().filter_map(Record::into_member);
                 members.filter(Member::present).map(|member| member.user).collect()
             }
         };
