@@ -131,11 +131,7 @@ pub async fn show(
 
 async fn floor(store: &dyn Store, conversation: &ConversationId) -> Result<Seq, StoreError> {
     let head = store.records(RecordPart::Head(conversation.clone())).await?;
-    let floor = head.into_iter().find_map(|record| match record {
-        Record::Head(_, head) => Some(head.floor),
-        _ => None,
-    });
-    Ok(floor.unwrap_or(0))
+    Ok(head.into_iter().find_map(Record::into_head).map_or(0, |head| head.floor))
 }
 
 /// The rows that a direct conversation's statuses are derived from.

@@ -289,12 +289,8 @@ async fn kept_from(
     first: Seq,
 ) -> Result<Seq, StoreError> {
     let head = store.records(RecordPart::Head(conversation.clone())).await?;
-    let floor = head.into_iter().find_map(|record| match record {
-        Record::Head(_, head) => Some(head.floor),
-        _ => None,
-    });
-    match floor {
-        Some(floor) if first <= floor => Ok(first - 1),
+    match head.into_iter().find_map(Record::into_head) {
+        Some(head) if first <= head.floor => Ok(first - 1),
         _ => Err(StoreError::Damaged(format!("{conversation} has nothing before {first}"))),
     }
 }
@@ -305,7 +301,7 @@ async fn member(
     room: &ConversationId,
 ) -> Result<Option<crate::store::Member>, StoreError> {
     let part = RecordPart::Member(room.clone(), outbox.who.user.clone());
-    Ok(store.records(part).await?.into_iter().find_map(roster::member))
+    Ok(store.records(part).await?.into_iter().find_map(Record::into_member))
 }
 
 async fn see(

@@ -7,7 +7,9 @@
 use super::{Chat, ChatError, roster};
 use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, ConversationKind, Entry, ErrorCode, Ref, Seq, UserId};
-use crate::store::{Head, LogPage, LogRange, MailboxPart, Order, PAGE_MAX, RecordPart, Row, Span};
+use crate::store::{
+    Head, LogPage, LogRange, MailboxPart, Order, PAGE_MAX, Record, RecordPart, Row, Span,
+};
 
 /// How many entries a page holds when nobody says.
 pub const LIMIT_DEFAULT: usize = 50;
@@ -159,7 +161,7 @@ impl Chat {
         let part = RecordPart::Member(conversation.clone(), caller.clone());
         let (head, records) =
             tokio::try_join!(roster::head(&*self.store, conversation), self.store.records(part))?;
-        let spans = records.into_iter().find_map(roster::member).map(|member| member.spans);
+        let spans = records.into_iter().find_map(Record::into_member).map(|member| member.spans);
         let spans = spans.filter(|spans| !spans.is_empty());
         Ok(Sight { head, spans: spans.ok_or_else(|| ChatError::not_found("conversation"))? })
     }

@@ -14,7 +14,6 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use together::Together;
 
-use super::roster;
 use crate::protocol::{ConversationId, Seq, UserId};
 use crate::store::{
     LogPage, LogRange, MailboxPage, MailboxPart, Member, Raise, Record, RecordPart, Store,
@@ -179,7 +178,7 @@ impl<'a> InTurn<'a> {
     ) -> Result<Arc<Vec<Member>>, StoreError> {
         let read = async {
             let records = self.store.records(RecordPart::Roster(room.clone())).await?;
-            Ok(Arc::new(records.into_iter().filter_map(roster::member).collect()))
+            Ok(Arc::new(records.into_iter().filter_map(Record::into_member).collect()))
         };
         self.reads.rosters.ask(room, self.reads.place(self.turn), read).await
     }

@@ -19,10 +19,7 @@ pub async fn head(
     conversation: &ConversationId,
 ) -> Result<Option<Head>, StoreError> {
     let records = store.records(RecordPart::Head(conversation.clone())).await?;
-    Ok(records.into_iter().find_map(|record| match record {
-        Record::Head(_, head) => Some(head),
-        _ => None,
-    }))
+    Ok(records.into_iter().find_map(Record::into_head))
 }
 
 /// The head and those of the members that `part` names, sorted; `None` where the room has no head.
@@ -32,17 +29,9 @@ pub async fn stands(
     part: RecordPart,
 ) -> Result<Option<(Head, Vec<Member>)>, StoreError> {
     let (head, records) = tokio::try_join!(head(store, room), store.records(part))?;
-    let mut members: Vec<Member> = records.into_iter().filter_map(member).collect();
+    let mut members: Vec<Member> = records.into_iter().filter_map(Record::into_member).collect();
     members.sort_unstable_by(|a, b| a.user.cmp(&b.user));
     Ok(head.map(|head| (head, members)))
-}
-
-/// The member of a record of one.
-pub fn member(record: Record) -> Option<Member> {
-    match record {
-        Record::Member(_, member) => Some(member),
-        _ => None,
-    }
 }
 
 /// The member item of a user, present or former.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::lane::not_opened;
-use super::{Chat, ChatError, Opening, roster};
+use super::{Chat, ChatError, Opening};
 use crate::hub::{Outbox, Who};
 use crate::limits::Limit;
 use crate::protocol::{ConversationKind, Envelope, ErrorCode, Ref, Target, UserId, answer};
-use crate::store::{MailboxPart, Member, RecordPart};
+use crate::store::{MailboxPart, Member, Record, RecordPart};
 use crate::telemetry::Metrics;
 
 /// How many signals of one server may be under way; a store that does not answer holds those of
@@ -69,7 +69,7 @@ impl Chat {
             ConversationKind::Direct(a, b) => vec![a, b],
             ConversationKind::Room(_) => {
                 let records = self.store.records(RecordPart::Roster(conversation.clone())).await?;
-                let members = records.into_iter().filter_map(roster::member);
+                let members = records.into_iter().filter_map(Record::into_member);
                 members.filter(Member::present).map(|member| member.user).collect()
             }
         };

@@ -87,6 +87,24 @@ pub enum Record {
     Revoked(UserId, Timestamp),
 }
 
+impl Record {
+    /// The head, where this is one.
+    pub fn into_head(self) -> Option<Head> {
+        match self {
+            Self::Head(_, head) => Some(head),
+            _ => None,
+        }
+    }
+
+    /// The member, where this is one.
+    pub fn into_member(self) -> Option<Member> {
+        match self {
+            Self::Member(_, member) => Some(member),
+            _ => None,
+        }
+    }
+}
+
 /// Which records to read.
 #[derive(Debug, Clone)]
 pub enum RecordPart {

@@ -8,6 +8,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use tokio::sync::mpsc::Sender;
+use tokio::time::{Instant, sleep};
 
 use super::{Attack, Effect, Kind, RECOVERY_LIMIT, until_bitten};
 use crate::torture::device::{Order, Ordered};
@@ -16,6 +17,10 @@ use crate::torture::world::Recovery;
 
 /// Longer than a server waits for a receipt (30 s): whoever does not read for so long is given up.
 const SLOW_MS: std::ops::Range<u64> = 33_000..40_000;
+/// How long a fault waits for connections that it could hurt.
+const LINES_LIMIT: Duration = Duration::from_secs(15);
+/// How often it looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Attack {
     /// Some of the connections before the balancer.
@@ -25,7 +30,7 @@ impl Attack {
         random: &mut SmallRng,
     ) -> anyhow::Result<Effect> {
         let front = &self.fleet.front;
-        let open = front.lines(None);
+        let open = self.open_lines().await;
         let count = random.random_range(5..=20);
         let lines: Vec<u64> = open.sample(random, count).copied().collect();
         let millis = random.random_range(500..5_000);
@@ -57,6 +62,19 @@ impl Attack {
         until_bitten(Duration::from_millis(millis), || bites.load(Ordering::Relaxed)).await;
         front.rule(&lines, if breaks { Rules::both(Way::Reset) } else { Rules::default() });
         Ok(Effect { bites: bites.load(Ordering::Relaxed), recovery: Recovery::Unmeasured })
+    }
+
+    /// The connections before the balancer. While nobody is connected, since a `parlor up` is down,
+    /// there is nothing to hurt: the fault waits for somebody.
+    async fn open_lines(&self) -> Vec<u64> {
+        let limit = Instant::now() + LINES_LIMIT;
+        loop {
+            let open = self.fleet.front.lines(None);
+            if !open.is_empty() || Instant::now() >= limit {
+                return open;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Some of the devices.
