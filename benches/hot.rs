@@ -1,0 +1,62 @@
+//! What a message costs on its way, step by step: reading its frame, the limits, writing it out.
+//!
+//! `cargo bench --bench hot` prints the times. They are of one machine; what holds elsewhere is how
+//! they stand to each other, and whether a step keeps far from its bound: a check of a limit may
+//! take 100 ns (`docs/adr/0005-rates-in-a-fixed-table.md`), and each frame passes two of them.
+
+// A benchmark that can't begin has nothing to say.
+#![allow(clippy::unwrap_used)]
+
+use divan::{Bencher, black_box};
+use parlor::limits::{Limits, Rate, Settings};
+use parlor::protocol::{ClientFrame, ConversationId, Entry, UserId, answer};
+use tokio::time::Instant;
+
+fn main() {
+    divan::main();
+}
+
+const FRAME: &str = concat!(
+    r#"{"type":"message","to":"userB","message":"Is the bicycle still for sale?","#,
+    r#""ref":"01J9Z3"}"#
+);
+const ENTRY: &str = concat!(
+    r#"{"seq":41,"kind":"message","from":"userA","to":"userB","#,
+    r#""message":"Is the bicycle still for sale?","ref":"01J9Z3","device":"phone","#,
+    r#""timestamp":1780000000000,"n":40}"#
+);
+
+#[divan::bench(sample_size = 1000)]
+fn read_a_message_frame(bencher: Bencher) {
+    bencher.bench(|| ClientFrame::parse(black_box(FRAME)).unwrap());
+}
+
+#[divan::bench(sample_size = 1000)]
+fn write_a_message_out(bencher: Bencher) {
+    let conversation = ConversationId::parse("dm:userA:userB").unwrap();
+    let entry: Entry = serde_json::from_str(ENTRY).unwrap();
+    bencher.bench(|| answer::entry(black_box(&conversation), black_box(&entry), false));
+}
+
+/// Both checks of a frame, by count and by bytes, of so many users in turn: their slots are in the
+/// cache or not.
+#[divan::bench(args = [1, 1_000, 100_000], sample_size = 1000)]
+fn check_the_limits_of_a_frame(bencher: Bencher, users: usize) {
+    // So high that each check passes: it is then that it writes.
+    let much = Some(Rate::new(u32::MAX, u32::MAX));
+    let limits = Limits::new(Settings { frames: much, bytes: much, ..Settings::default() });
+    let names = (0..users).map(|user| UserId::parse(&format!("user{user}")).unwrap());
+    let keys: Vec<_> = names.map(|name| limits.key(&name)).collect();
+    let mut turn = keys.iter().cycle();
+    let now = Instant::now();
+    bencher.bench_local(|| {
+        let key = *turn.next().unwrap();
+        limits.frame(black_box(key), FRAME.len(), now).unwrap();
+    });
+}
+
+/// The clock is read once for all that arrived together.
+#[divan::bench(sample_size = 1000)]
+fn read_the_clock() -> Instant {
+    Instant::now()
+}
