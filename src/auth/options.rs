@@ -89,8 +89,8 @@ impl Carried {
     pub fn read(&self) -> Result<Option<Token>, BadKeys> {
         if self.token.as_ref().is_some_and(|token| is_on_command_line(token.reveal())) {
             tracing::warn!(
-                "--token holds a secret that everybody on this machine can see: use PARLOR_TOKEN or \
-                 --token-file"
+                "--token holds a secret that everybody on this machine can see: use PARLOR_TOKEN \
+                 or --token-file"
             );
         }
         let Some(path) = &self.token_file else { return Ok(self.token.clone()) };

@@ -8,8 +8,8 @@
 //! only makes a server look.
 //!
 //! A token tells its time by the clock of whoever signed it. Of the sockets that are open when a
-//! server first knows of a revocation those end too whose tokens are a little younger than it: their
-//! signer's clock may be ahead. One that was signed since opens another.
+//! server first hears of a revocation those end too whose tokens are a little younger than it:
+//! their signer's clock may be ahead. One that was signed since opens another.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
