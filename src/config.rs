@@ -61,7 +61,7 @@ pub enum Command {
 /// What all long-running roles take.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// Serve /healthz, /readyz and /metrics here: a loopback address
+    /// Serve /healthz, /readyz and /metrics here: a loopback address, or with tokens any
     #[arg(long, value_name = "ADDR", env = "PARLOR_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
     /// How long a stop may take: sockets are told to reconnect at an even rate

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use addresses::Addresses;
 pub use dealer::balancer;
@@ -23,7 +24,7 @@ use crate::balancer::discovery::Here;
 use crate::balancer::forward::Forward;
 use crate::balancer::{self, Backends};
 use crate::board::Role;
-use crate::chat::Opening;
+use crate::chat::{Chat, Opening};
 use crate::config::{Api, Common, Dm, EdgeOptions, LimitOptions, Server, Up};
 use crate::edge::Edge;
 use crate::limits::{self, Limits};
@@ -103,13 +104,28 @@ async fn admin(
     entrance: &Entrance,
     node: &Node,
 ) -> Result<Option<SocketAddr>, NodeError> {
+    let chat = node.parts.first().map(|part| part.chat.clone());
+    let auth = (node.auth.as_ref(), chat);
+    let serving = serve_admin(common, entrance, auth, &node.health, &node.background).await?;
+    Ok(serving.map(|(bound, serving)| {
+        node.watchers.spawn(serving);
+        bound
+    }))
+}
+
+/// Where the admin's listener is, and what answers at it; `None` without one.
+async fn serve_admin(
+    common: &Common,
+    entrance: &Entrance,
+    (auth, chat): (Option<&Verifier>, Option<Arc<Chat>>),
+    health: &Arc<Health>,
+    stop: &CancellationToken,
+) -> Result<Option<(SocketAddr, impl Future<Output = ()> + use<>)>, NodeError> {
     let Some(address) = common.admin_listen else { return Ok(None) };
     let listener = listen(address, common.anywhere(), "--admin-listen").await?;
     let bound = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
-    let (health, end) = (node.health.clone(), node.background.clone());
-    let admin = entrance.admin(&listener, node.auth.as_ref());
-    node.watchers.spawn(health::serve_admin(listener, health, admin, end));
-    Ok(Some(bound))
+    let admin = entrance.admin(&listener, auth, chat);
+    Ok(Some((bound, health::serve_admin(listener, health.clone(), admin, stop.clone()))))
 }
 
 /// Reads the keys, before anything is started.

@@ -1,8 +1,8 @@
 // The page: one pane a person. `?as=userA&to=userB` shows one pane, without it two that face
 // each other. Everything that people wrote goes in through textContent.
 //
-// Where tokens are in use each pane has a field for one, and says who it is by its token. They may
-// come in the fragment too, `#token=…&token=…`, which no server sees: it is taken off at once.
+// Where tokens are in use each pane has a field for one, and says who it is by its token. None is
+// taken from the address: a link would sign its reader in as somebody else.
 
 import { Parlor, conversationOf } from "./parlor.js";
 import { Log } from "./log.js";
@@ -26,10 +26,9 @@ class Pane {
   #token;
   #onRename;
 
-  constructor(me, target, token, onRename) {
+  constructor(me, target, onRename) {
     this.me = me;
     this.target = target;
-    this.#token = token;
     this.#onRename = onRename;
     const template = document.querySelector("#pane");
     this.#root = template.content.firstElementChild.cloneNode(true);
@@ -253,14 +252,11 @@ function start() {
     return form.test(given) ? given : otherwise;
   };
   const single = query.has("as");
-  const [token, otherToken] = new URLSearchParams(location.hash.slice(1)).getAll("token");
-  // Out of the address, the history and what is copied from there.
-  if (token) history.replaceState(null, "", location.pathname + location.search);
   const me = name("as", ID, "userA");
   const target = name("to", single ? TARGET : ID, "userB");
   if (single) {
     main.classList.add("single");
-    const pane = new Pane(me, target, token, (renamed) => {
+    const pane = new Pane(me, target, (renamed) => {
       const next = new URLSearchParams({ as: renamed.me, to: renamed.target });
       history.replaceState(null, "", `?${next}`);
     });
@@ -273,8 +269,8 @@ function start() {
     const room = renamed.target.startsWith("room:");
     other.open(room ? other.me : renamed.target, room ? renamed.target : renamed.me);
   };
-  const left = new Pane(me, target, token, (renamed) => face(renamed, right));
-  const right = new Pane(target, me, otherToken, (renamed) => face(renamed, left));
+  const left = new Pane(me, target, (renamed) => face(renamed, right));
+  const right = new Pane(target, me, (renamed) => face(renamed, left));
   main.append(left.element, right.element);
   left.open();
   right.open();

@@ -18,10 +18,9 @@ use crate::protocol::{ErrorCode, UserId};
 pub(super) const ON_BEHALF_OF: HeaderName = HeaderName::from_static("on-behalf-of");
 
 /// Who asks, as far as is known before the request is read.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) enum Asker {
     /// Nobody was asked for a token: `?userId=` is believed.
-    #[default]
     Development,
     /// Whom a token names.
     Token(Arc<Identity>),
@@ -33,26 +32,33 @@ pub(super) enum Asker {
 #[derive(Clone)]
 pub(super) struct Tokens {
     verifier: Option<Verifier>,
-    /// Knows which tokens were taken back; the admin's address has no store.
+    /// Knows which tokens were taken back; a balancer has no store.
     chat: Option<Arc<Chat>>,
-    /// Paths that need no token.
-    open: &'static [&'static str],
+    paths: Paths,
+}
+
+/// Paths that need no token.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Paths {
+    /// Those that answer everybody alike: no token is looked at.
+    pub(super) open: &'static [&'static str],
+    /// Those that tell more to some.
+    pub(super) telling: &'static [&'static str],
 }
 
 impl Tokens {
-    pub(super) fn new(
-        verifier: Option<Verifier>,
-        chat: Option<Arc<Chat>>,
-        open: &'static [&'static str],
-    ) -> Self {
-        Self { verifier, chat, open }
+    pub(super) fn new(verifier: Option<Verifier>, chat: Option<Arc<Chat>>, paths: Paths) -> Self {
+        Self { verifier, chat, paths }
     }
 
     /// Checks the token of a request.
     pub(super) async fn admit(&self, path: &str, headers: &HeaderMap) -> Result<Asker, Problem> {
         let Some(verifier) = &self.verifier else { return Ok(Asker::Development) };
+        if self.paths.open.contains(&path) {
+            return Ok(Asker::Anybody);
+        }
         let named = self.named(verifier, headers).await;
-        if self.open.contains(&path) { Ok(named.unwrap_or(Asker::Anybody)) } else { named }
+        if self.paths.telling.contains(&path) { Ok(named.unwrap_or(Asker::Anybody)) } else { named }
     }
 
     async fn named(&self, verifier: &Verifier, headers: &HeaderMap) -> Result<Asker, Problem> {

@@ -17,16 +17,18 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::asker::{Asker, Tokens};
+use super::asker::{Asker, Paths, Tokens};
 use super::error::Problem;
 use super::exposition::{MEDIA_TYPE, exposition};
 use super::{Guard, guarded, listen};
 use crate::auth::Verifier;
+use crate::chat::Chat;
 use crate::edge::Edge;
 use crate::telemetry::Metrics;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTIONS_MAX: usize = 64;
+const PATHS: Paths = Paths { open: &["/healthz"], telling: &["/readyz"] };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -154,6 +156,8 @@ pub struct Admin {
     /// and is ready is for whoever deals connections to it. Without one everything is for whoever
     /// reaches the address.
     pub auth: Option<Verifier>,
+    /// Knows which tokens were taken back, in a process that has the store.
+    pub chat: Option<Arc<Chat>>,
 }
 
 /// Serves `/healthz`, `/readyz` and `/metrics` until `stop`.
@@ -174,8 +178,8 @@ pub async fn serve_admin(
 
 /// The routes of the admin address.
 pub(super) fn admin_router(health: Arc<Health>, admin: Admin) -> Router {
-    let Admin { edge, auth } = admin;
-    let tokens = Tokens::new(auth, None, &["/healthz", "/readyz"]);
+    let Admin { edge, auth, chat } = admin;
+    let tokens = Tokens::new(auth, chat, PATHS);
     let guard = Guard { limit: TIMEOUT, quota: None, edge, tokens };
     let routes = Router::new()
         .route("/healthz", get(async || Json(json!({"alive": true}))))

@@ -33,7 +33,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Input {
         // What can't be decoded was refused before routing; no parameters is none, too.
         let path = RawPathParams::from_request_parts(parts, state).await;
         let path = path.iter().flatten().map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let asker = parts.extensions.get::<Asker>().cloned().unwrap_or_default();
+        // Without the guard nobody would be asked who they are.
+        let asker = parts.extensions.get::<Asker>().cloned().ok_or_else(unguarded)?;
         let on_behalf_of = match asker {
             Asker::Token(_) => on_behalf_of(&parts.headers)?,
             Asker::Development | Asker::Anybody => None,
@@ -115,6 +116,12 @@ impl Input {
     pub(super) fn of_service(&self) -> bool {
         matches!(&self.asker, Asker::Token(identity) if identity.scopes.service)
     }
+}
+
+fn unguarded() -> Problem {
+    tracing::error!("a route stands without its guard");
+    let status = StatusCode::INTERNAL_SERVER_ERROR;
+    Problem::with_status(ErrorCode::Unavailable, status, "internal error: ask again")
 }
 
 fn pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
@@ -207,10 +214,17 @@ mod tests {
     #[test]
     fn a_known_parameter_stands_once() {
         let query = pairs("a=1&x&limit=3&limit=3&a").unwrap();
-        let (path, asker, on_behalf_of) = Default::default();
+        let (path, asker, on_behalf_of) = (Vec::new(), Asker::Development, None);
         let input = Input { path, query, asker, on_behalf_of };
         assert!(input.query("limit").is_err());
         assert_eq!(input.query("x").unwrap(), Some(""));
         assert_eq!(input.query("nope").unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_route_without_the_guard_believes_nobody() {
+        let request = Request::get("/v1/servers?userId=userA").body(Body::empty()).unwrap();
+        let refused = Input::from_request_parts(&mut request.into_parts().0, &()).await;
+        assert!(format!("{:?}", refused.unwrap_err()).contains("status: 500"));
     }
 }

@@ -44,7 +44,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use asker::Tokens;
+use asker::{Paths, Tokens};
 use quota::Quota;
 
 use crate::auth::Verifier;
@@ -76,6 +76,8 @@ impl Default for ApiOptions {
     }
 }
 
+const PATHS: Paths = Paths { open: &["/openapi.json"], telling: &[] };
+
 /// Serves the API until `stop`; returns once the requests under way have ended.
 pub async fn serve(
     chat: Arc<Chat>,
@@ -97,7 +99,7 @@ pub async fn serve(
 /// All routes, with their bounds. With a verifier, who asks must have a token.
 pub fn router(chat: Arc<Chat>, auth: Option<Verifier>, options: ApiOptions) -> Router {
     let quota = Some(Quota::of(&chat, &options.edge));
-    let tokens = Tokens::new(auth, Some(chat.clone()), &["/openapi.json"]);
+    let tokens = Tokens::new(auth, Some(chat.clone()), PATHS);
     let guard = Guard { limit: options.request_timeout, quota, edge: options.edge, tokens };
     let routes = Router::new()
         .route("/openapi.json", get(openapi::document))

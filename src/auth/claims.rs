@@ -18,6 +18,9 @@ pub struct Scopes {
 }
 
 impl Scopes {
+    /// What a token may do that says nothing of it.
+    pub(super) const USER: Self = Self { user: true, service: false, admin: false };
+
     /// Of a claim: names with spaces between them (RFC 8693 §4.2), or an array. One that names
     /// nothing of ours, like `openid profile`, is a user's: the issuer's own words mean nothing
     /// here.
@@ -32,7 +35,7 @@ impl Scopes {
         };
         let has = |name| names.contains(&name);
         let scopes = Self { user: has("user"), service: has("service"), admin: has("admin") };
-        Some(if scopes == Self::default() { Self { user: true, ..scopes } } else { scopes })
+        Some(if scopes == Self::default() { Self::USER } else { scopes })
     }
 }
 

@@ -3,7 +3,7 @@
 //! A fetch is bounded in time and size and follows no redirect. What was fetched stays while the
 //! provider does not answer: its outage locks nobody out who holds a good token. A key that is not
 //! known is asked for at most once a minute, so that tokens that name made-up keys cost the
-//! provider nothing.
+//! provider nothing, and by a task of its own, which ends whether or not whoever asked stays.
 
 use std::io::Error;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -18,10 +18,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore};
 use serde::Deserialize;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::BadKeys;
 use super::key::{Key, Rules};
+use super::{BadKeys, Refusal};
 
 /// How long a fetch may take.
 const FETCH_PATIENCE: Duration = Duration::from_secs(5);
@@ -31,6 +32,8 @@ const FETCH_BYTES_MAX: usize = 256 * 1024;
 const KEYS_MAX: usize = 64;
 /// A key that is not known is asked for so often.
 const ASK_INTERVAL: Duration = Duration::from_secs(60);
+/// How many tokens wait for a fetch at a time; others are told to come again.
+const ASKERS_MAX: usize = 64;
 /// Keys are fetched again so often: how long a key that the provider has withdrawn may go on.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(600);
 /// As long as there are none yet.
@@ -47,6 +50,7 @@ pub(super) struct Jwks {
     /// When they last answered, or did not; held during a fetch, so that who asks meanwhile shares
     /// it.
     asked: tokio::sync::Mutex<Option<Instant>>,
+    askers: Arc<Semaphore>,
     trouble: Mutex<Option<String>>,
 }
 
@@ -73,6 +77,7 @@ impl Jwks {
             rules,
             keys: RwLock::default(),
             asked: tokio::sync::Mutex::default(),
+            askers: Arc::new(Semaphore::new(ASKERS_MAX)),
             trouble: Mutex::default(),
         })
     }
@@ -87,22 +92,28 @@ impl Jwks {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Fetches again for a key that is not known, unless that was done a moment ago. Whether the
-    /// keys may be others now.
-    pub async fn ask_again(&self) -> bool {
-        let begun = Instant::now();
-        let mut asked = self.asked.lock().await;
-        if let Some(at) = *asked
-            && at.elapsed() < ASK_INTERVAL
-        {
-            // One that ended while this waited has the answer.
-            return at >= begun;
+    /// Fetches again for a key that is not known, unless that was done a moment ago: the keys may
+    /// be others then.
+    pub async fn ask_again(self: &Arc<Self>) -> Result<(), Refusal> {
+        let lately = |asked: &Option<Instant>| asked.is_some_and(|at| at.elapsed() < ASK_INTERVAL);
+        if self.asked.try_lock().is_ok_and(|asked| lately(&asked)) {
+            return Ok(());
         }
-        // Before it as well: whoever asks may leave in the middle.
-        *asked = Some(Instant::now());
-        let fetched = self.fetch().await;
-        *asked = Some(Instant::now());
-        fetched
+        let Ok(permit) = self.askers.clone().try_acquire_owned() else {
+            return Err(Refusal::NoKeys);
+        };
+        let jwks = self.clone();
+        // Whoever asks may leave in the middle, and others would have to wait for a minute.
+        let asking = tokio::spawn(async move {
+            let _permit = permit;
+            let mut asked = jwks.asked.lock().await;
+            // One that ended while this waited has the answer.
+            if !lately(&asked) {
+                jwks.fetch().await;
+                *asked = Some(Instant::now());
+            }
+        });
+        asking.await.map_err(|_| Refusal::NoKeys)
     }
 
     /// Fetches.
@@ -121,7 +132,7 @@ impl Jwks {
         }
     }
 
-    async fn fetch(&self) -> bool {
+    async fn fetch(&self) {
         let fetched = timeout(FETCH_PATIENCE, self.try_fetch()).await;
         let fetched = fetched.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         let trouble = match fetched {
@@ -135,9 +146,7 @@ impl Jwks {
                 Some(format!("the keys could not be fetched: {error}"))
             }
         };
-        let good = trouble.is_none();
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
-        good
     }
 
     async fn try_fetch(&self) -> Result<Vec<Key>, String> {

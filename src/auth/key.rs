@@ -180,7 +180,8 @@ pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, BadKeys> {
     let name = path.display();
     let bad = |what: String| BadKeys(format!("--jwt-secret-file {name}: {what}"));
     let bytes = read(path).map_err(bad)?;
-    let secret = bytes.trim_ascii_end();
+    let line = bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n"));
+    let secret = line.unwrap_or(&bytes);
     if secret.len() < SECRET_BYTES_MIN {
         return Err(BadKeys(format!(
             "--jwt-secret-file {name}: a secret has at least {SECRET_BYTES_MIN} bytes, this one \

@@ -22,13 +22,12 @@ mod verifier;
 
 pub use bearer::{BEARER_PROTOCOL, PROTOCOL, bearer, challenge};
 pub use claims::{Identity, Scopes};
-pub use options::{Carried, Options};
+pub use options::{Carried, Options, is_on_command_line};
 pub use verifier::Verifier;
 
-use crate::protocol::ErrorCode;
+pub use crate::protocol::LEEWAY_SECONDS;
+use crate::protocol::{ErrorCode, TOKEN_REVOKED};
 
-/// How far clocks may be apart, in seconds.
-pub const LEEWAY_SECONDS: u64 = 60;
 /// A token that ends later than this from now is refused: nothing but a revocation would end it.
 pub const LIFE_SECONDS_MAX: u64 = 366 * 24 * 3_600;
 
@@ -69,7 +68,7 @@ pub enum Refusal {
     #[error("the token names no user: the claim must match [A-Za-z0-9_.@|+=~-]{{1,128}}")]
     User,
     /// The user's tokens of that time were revoked.
-    #[error("the token was revoked, sign in again")]
+    #[error("{}", TOKEN_REVOKED)]
     Revoked,
     /// Another user's, where a socket's own is to be renewed.
     #[error("the token is another user's")]

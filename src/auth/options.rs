@@ -33,6 +33,10 @@ pub struct Options {
     /// Take tokens of an identity provider: the address of its keys (JWKS)
     #[arg(long, value_name = "URL", env = "PARLOR_JWKS_URL", help_heading = "Tokens")]
     pub jwks_url: Option<String>,
+    /// Take every token of the identity provider for a user's, whatever its scope says: services
+    /// and admins sign with a key of --jwt-secret-file or --jwt-key-file
+    #[arg(long, env = "PARLOR_JWKS_USERS_ONLY", help_heading = "Tokens")]
+    pub jwks_users_only: bool,
     /// Tokens must be for this audience (`aud`); without it, those for any audience are refused
     #[arg(
         long,
@@ -83,6 +87,12 @@ pub struct Carried {
 impl Carried {
     /// The token, if there is one.
     pub fn read(&self) -> Result<Option<Token>, BadKeys> {
+        if self.token.as_ref().is_some_and(|token| is_on_command_line(token.reveal())) {
+            tracing::warn!(
+                "--token holds a secret that everybody on this machine can see: use PARLOR_TOKEN \
+                 or --token-file"
+            );
+        }
         let Some(path) = &self.token_file else { return Ok(self.token.clone()) };
         let text = std::fs::read_to_string(path);
         let text = text.map_err(|e| BadKeys(format!("--token-file {}: {e}", path.display())))?;
@@ -91,4 +101,10 @@ impl Carried {
             token => Ok(Some(Token::new(token))),
         }
     }
+}
+
+/// Whether a secret stands on the command line, where everybody on the machine can read it.
+pub fn is_on_command_line(secret: &str) -> bool {
+    let stands_in = |argument: std::ffi::OsString| argument.to_string_lossy().contains(secret);
+    !secret.is_empty() && std::env::args_os().any(stands_in)
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::jwks::Jwks;
 use super::key::{Key, Rules};
-use super::{BadKeys, Identity, Options, Refusal};
+use super::{BadKeys, Identity, Options, Refusal, Scopes};
 use crate::protocol::{TOKEN_BYTES_MAX, Token};
 
 /// The most keys that a token is tried with: each try costs a signature check.
@@ -25,7 +25,9 @@ pub struct Verifier(Arc<Inner>);
 
 struct Inner {
     keys: Vec<Key>,
-    provider: Option<Jwks>,
+    provider: Option<Arc<Jwks>>,
+    /// Whatever a token of the provider says, it is a user's.
+    only_users: bool,
     rules: Arc<Rules>,
 }
 
@@ -49,13 +51,14 @@ impl Verifier {
             keys.extend(Key::public(path, &rules)?);
         }
         let provider = match &options.jwks_url {
-            Some(url) => Some(Jwks::new(url, rules.clone())?),
+            Some(url) => Some(Arc::new(Jwks::new(url, rules.clone())?)),
             None => None,
         };
         if let Some(provider) = &provider {
             provider.refresh().await;
         }
-        Ok(Some(Self(Arc::new(Inner { keys, provider, rules }))))
+        let only_users = options.jwks_users_only;
+        Ok(Some(Self(Arc::new(Inner { keys, provider, only_users, rules }))))
     }
 
     /// By one secret, and nothing asked of what tokens say.
@@ -63,7 +66,8 @@ impl Verifier {
     pub(super) fn by_secret(secret: &[u8]) -> Self {
         let rules = Rules { user_claim: "sub".to_owned(), ..Rules::default() };
         let keys = vec![Key::of_secret(secret, &rules)];
-        Self(Arc::new(Inner { keys, provider: None, rules: Arc::new(rules) }))
+        let rules = Arc::new(rules);
+        Self(Arc::new(Inner { keys, provider: None, only_users: false, rules }))
     }
 
     /// Keeps the keys of the provider fresh until `stop`.
@@ -75,11 +79,11 @@ impl Verifier {
 
     /// What is wrong with the provider, if anything is.
     pub fn trouble(&self) -> Option<String> {
-        self.0.provider.as_ref().and_then(Jwks::trouble)
+        self.0.provider.as_ref().and_then(|provider| provider.trouble())
     }
 
     #[cfg(test)]
-    pub(super) fn provider(&self) -> Option<&Jwks> {
+    pub(super) fn provider(&self) -> Option<&Arc<Jwks>> {
         self.0.provider.as_ref()
     }
 
@@ -102,11 +106,16 @@ impl Verifier {
         let mut keys = provider.keys();
         let named = |keys: &[Key]| keys.iter().any(|key| key.is_named(&header));
         let known = keys.as_ref().is_some_and(|keys| header.kid.is_none() || named(keys));
-        if !known && provider.ask_again().await {
+        if !known {
+            provider.ask_again().await?;
             keys = provider.keys();
         }
         let keys = keys.ok_or(Refusal::NoKeys)?;
-        self.try_keys(text, keys.iter().filter(|key| key.fits(&header)))
+        let identity = self.try_keys(text, keys.iter().filter(|key| key.fits(&header)))?;
+        match self.0.only_users {
+            true => Ok(Identity { scopes: Scopes::USER, ..identity }),
+            false => Ok(identity),
+        }
     }
 
     fn try_keys<'a>(

@@ -1,10 +1,15 @@
 //! Tokens that were taken back: a person's tokens made up to some moment are dead.
 //!
 //! The moment stands in the person's partition of the store and only rises. A connecting socket
-//! meets it in the mailbox that it reads anyway; the API, and whoever renews the token of a socket,
-//! read it by itself. That nothing was taken back is remembered for a moment; that something was,
-//! for as long as there is room, since it stays so: a dead token is then refused at the door.
-//! **The store decides:** what the bus and the board say of a revocation only makes a server look.
+//! meets it in the mailbox that it reads anyway; the API, whoever renews the token of a socket, and
+//! a socket by a service's token read it by itself. That nothing was taken back is remembered for a
+//! moment; that something was, for as long as there is room, since it stays so: a dead token is
+//! then refused at the door. **The store decides:** what the bus and the board say of a revocation
+//! only makes a server look.
+//!
+//! A token tells its time by the clock of whoever signed it. Of the sockets that are open when a
+//! server first hears of a revocation those end too whose tokens are a little younger than it:
+//! their signer's clock may be ahead. One that was signed since opens another.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +21,10 @@ use super::{Chat, ChatError};
 use crate::board::SlowHint;
 use crate::chance::Hashing;
 use crate::hub::{Event, Outbox};
-use crate::protocol::{CloseCode, ConversationId, Envelope, ErrorCode, Timestamp, UserId, answer};
+use crate::protocol::{
+    CloseCode, ConversationId, Envelope, ErrorCode, LEEWAY_SECONDS, TOKEN_REVOKED, Timestamp,
+    UserId, answer,
+};
 use crate::store::{Record, RecordPart, StoreError};
 use crate::telemetry::Metrics;
 
@@ -24,16 +32,37 @@ use crate::telemetry::Metrics;
 const FRESH: Duration = Duration::from_secs(2);
 /// Of how many people it is remembered.
 const KNOWN_MAX: usize = 16_384;
-/// What the owner of a dead token is told.
-pub(super) const DETAIL: &str = "the token was revoked, sign in again";
 
 /// Whether a token made at `issued` (in seconds) is dead. One that was made in the second of the
 /// revocation is: tokens don't tell their time more exactly.
-pub(super) fn covers(until: Option<Timestamp>, issued: Option<u64>) -> bool {
+fn covers(until: Option<Timestamp>, issued: Option<u64>) -> bool {
     until.zip(issued).is_some_and(|(until, issued)| issued <= until / 1_000)
 }
 
-type Known = HashMap<UserId, (Instant, Option<Timestamp>), Hashing>;
+/// What these records say of it.
+pub(super) fn until(records: Vec<Record>) -> Option<Timestamp> {
+    records.into_iter().find_map(|record| match record {
+        Record::Revoked(_, until) => Some(until),
+        _ => None,
+    })
+}
+
+/// What was read of a person.
+#[derive(Debug, Clone, Copy)]
+struct Read {
+    at: Instant,
+    until: Option<Timestamp>,
+    /// Up to here the sockets that there were have been ended.
+    ended: Option<Timestamp>,
+}
+
+impl Read {
+    fn is_fresh(&self) -> bool {
+        self.at.elapsed() < FRESH
+    }
+}
+
+type Known = HashMap<UserId, Read, Hashing>;
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -47,48 +76,78 @@ impl Revocations {
     }
 
     fn get(&self, user: &UserId) -> Option<Option<Timestamp>> {
-        let known = self.lock();
-        known.get(user).filter(|(read, _)| read.elapsed() < FRESH).map(|(_, until)| *until)
+        self.lock().get(user).filter(|read| read.is_fresh()).map(|read| read.until)
     }
 
     /// Whether it is known already that the token is dead.
     fn is_dead(&self, user: &UserId, issued: u64) -> bool {
-        self.lock().get(user).is_some_and(|(_, until)| covers(*until, Some(issued)))
+        self.lock().get(user).is_some_and(|read| covers(read.until, Some(issued)))
     }
 
-    /// `read` is when the read began: what was written since is not in it.
-    fn put(&self, user: &UserId, read: Instant, until: Option<Timestamp>) {
+    /// `at` is when the read began: what was written since is not in it.
+    fn put(&self, user: &UserId, at: Instant, until: Option<Timestamp>) {
         let mut known = self.lock();
-        let fresh = |(read, _): &(Instant, Option<Timestamp>)| read.elapsed() < FRESH;
         if known.len() >= KNOWN_MAX {
-            known.retain(|_, entry| fresh(entry) || entry.1.is_some());
+            known.retain(|_, read| read.is_fresh() || read.until.is_some());
         }
         if known.len() >= KNOWN_MAX {
-            known.retain(|_, entry| fresh(entry));
+            known.retain(|_, read| read.is_fresh());
         }
         if known.len() < KNOWN_MAX {
             // It only rises, and an earlier read may end later.
-            let before = known.get(user).and_then(|(_, until)| *until);
-            known.insert(user.clone(), (read, until.max(before)));
+            let before = known.get(user);
+            let until = until.max(before.and_then(|read| read.until));
+            let ended = before.and_then(|read| read.ended);
+            known.insert(user.clone(), Read { at, until, ended });
+        }
+    }
+
+    /// Whether sockets are to be looked for by this moment: once by each.
+    fn is_to_end(&self, user: &UserId, until: Timestamp) -> bool {
+        match self.lock().get_mut(user) {
+            Some(read) if read.ended >= Some(until) => false,
+            Some(read) => {
+                read.ended = Some(until);
+                true
+            }
+            None => true,
         }
     }
 
     /// What is remembered is to be read again.
     fn doubt(&self, user: &UserId) {
         let mut known = self.lock();
-        if known.get(user).is_some_and(|(_, until)| until.is_none()) {
+        if known.get(user).is_some_and(|read| read.until.is_none()) {
             known.remove(user);
         }
     }
 }
 
 impl Chat {
-    /// Takes back all tokens of a person that were made so far: ends the person's sockets on all
-    /// servers, and gives the moment. Every living process is told over the bus, and over the board
-    /// too, which is slower and needs no Redis.
-    pub async fn revoke(self: &Arc<Self>, user: &UserId) -> Result<Timestamp, ChatError> {
-        let until = (self.clock)();
-        self.store.write(Record::Revoked(user.clone(), until)).await?;
+    /// Takes back all tokens of a person that were made so far, and as many seconds on as `margin`:
+    /// ends the sockets that they have opened on all servers, and gives the moment.
+    pub async fn revoke(
+        self: &Arc<Self>,
+        user: &UserId,
+        margin: u64,
+    ) -> Result<Timestamp, ChatError> {
+        let until = (self.clock)() + margin * 1_000;
+        let (chat, user) = (self.clone(), user.clone());
+        // By itself: whoever asks may leave in the middle, and what is stored has to be told.
+        let revoking = tokio::spawn(async move {
+            let written = chat.store.write(Record::Revoked(user.clone(), until)).await;
+            // It may be stored where nobody could say so, and who is told looks.
+            chat.tell_of_revocation(&user, until);
+            written
+        });
+        let failed = |_| ChatError::new(ErrorCode::Unavailable, "it failed, ask again");
+        revoking.await.map_err(failed)??;
+        Ok(until)
+    }
+
+    /// Every living process is told over the bus, and over the board too, which is slower and needs
+    /// no Redis.
+    fn tell_of_revocation(&self, user: &UserId, until: Timestamp) {
         for row in &self.liveness.view().alive {
             if row.id != self.me.id {
                 self.publish(&row.id, Envelope::Revoked { user: user.clone(), until });
@@ -97,7 +156,6 @@ impl Chat {
         // A note to oneself: see `hear_slow_hint`. This process hears it as well.
         let conversation = ConversationId::direct(user, user);
         self.put_on_board(SlowHint { user: Some(user.clone()), conversation, seq: 1 });
-        Ok(until)
     }
 
     /// Whether it is known here, without asking, that the person's token was taken back.
@@ -105,13 +163,29 @@ impl Chat {
         self.revocations.is_dead(user, issued)
     }
 
-    /// A mailbox said so.
-    pub(super) fn note_revoked(&self, user: &UserId, until: Option<Timestamp>) {
-        self.revocations.put(user, Instant::now(), until);
+    /// Whether the token of a socket was taken back, `until` being what the mailbox says: of the
+    /// person's tokens, and not of a service that acts for the person.
+    pub(super) async fn is_taken_back(
+        &self,
+        outbox: &Outbox,
+        until: Option<Timestamp>,
+    ) -> Result<bool, StoreError> {
+        if covers(until, outbox.pass.issued()) {
+            self.revocations.put(&outbox.who.user, Instant::now(), until);
+            return Ok(true);
+        }
+        match outbox.acting() {
+            Some(acting) => self.look_up(&acting.user, acting.issued).await,
+            None => Ok(false),
+        }
     }
 
     /// Whether the person's token made at `issued` (in seconds) was taken back.
     pub async fn is_revoked(&self, user: &UserId, issued: u64) -> Result<bool, ChatError> {
+        Ok(self.look_up(user, issued).await?)
+    }
+
+    async fn look_up(&self, user: &UserId, issued: u64) -> Result<bool, StoreError> {
         if self.is_known_dead(user, issued) {
             return Ok(true);
         }
@@ -125,10 +199,7 @@ impl Chat {
     async fn read_revoked(&self, user: &UserId) -> Result<Option<Timestamp>, StoreError> {
         let begun = Instant::now();
         let records = self.store.records(RecordPart::Revoked(user.clone())).await?;
-        let until = records.into_iter().find_map(|record| match record {
-            Record::Revoked(_, until) => Some(until),
-            _ => None,
-        });
+        let until = until(records);
         self.revocations.put(user, begun, until);
         Ok(until)
     }
@@ -138,24 +209,51 @@ impl Chat {
     pub(super) fn hear_revoked(&self, user: &UserId) {
         self.revocations.doubt(user);
         let Some(chat) = self.this.upgrade() else { return };
-        // In turn with all other reads, each socket meets it in its mailbox.
-        let in_turn = || self.hub.of(user).iter().for_each(|outbox| outbox.push(Event::Reread));
-        let Some(permit) = self.router.permit() else { return in_turn() };
+        let Some(permit) = self.router.permit() else { return self.look_in_turn(user) };
         let user = user.clone();
         tokio::spawn(async move {
             let _permit = permit;
             match chat.read_revoked(&user).await {
-                Ok(until) => {
-                    let dead = |outbox: &&Arc<Outbox>| covers(until, outbox.pass.issued());
-                    let outboxes = chat.hub.of(&user);
-                    outboxes.iter().filter(dead).for_each(|outbox| chat.turn_away(outbox, DETAIL));
+                Ok(Some(until)) if chat.revocations.is_to_end(&user, until) => {
+                    chat.end_sockets(&user, until);
                 }
+                Ok(_) => {}
                 Err(error) => {
                     tracing::warn!(%error, "a revocation is looked for again");
-                    chat.hub.of(&user).iter().for_each(|outbox| outbox.push(Event::Reread));
+                    chat.look_in_turn(&user);
                 }
             }
         });
+    }
+
+    /// In turn with all other reads each socket looks for it.
+    fn look_in_turn(&self, user: &UserId) {
+        self.opened_by(user).iter().for_each(|(outbox, _)| outbox.push(Event::Reread));
+    }
+
+    /// Ends what tokens made up to `until` have opened, and those that a clock which is ahead may
+    /// have put behind it.
+    fn end_sockets(&self, user: &UserId, until: Timestamp) {
+        let until = Some(until + LEEWAY_SECONDS * 1_000);
+        for (outbox, issued) in self.opened_by(user) {
+            if covers(until, issued) {
+                self.turn_away(&outbox, TOKEN_REVOKED);
+            }
+        }
+    }
+
+    /// A person's sockets, and those that the person, a service, has opened for others; and when
+    /// the token of each was made.
+    fn opened_by(&self, user: &UserId) -> Vec<(Arc<Outbox>, Option<u64>)> {
+        let of_others = self.hub.all().into_iter().filter_map(|outbox| {
+            let acting = outbox.acting().filter(|acting| acting.user == *user)?;
+            Some((outbox, Some(acting.issued)))
+        });
+        let own = self.hub.of(user).into_iter().map(|outbox| {
+            let issued = outbox.pass.issued();
+            (outbox, issued)
+        });
+        own.chain(of_others).collect()
     }
 
     /// Ends a socket whose token no longer holds.

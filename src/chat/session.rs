@@ -16,7 +16,7 @@ use crate::hub::{Event, Who};
 use crate::limits::Over;
 use crate::protocol::{
     ClientFrame, CloseCode, ConversationId, ErrorCode, PING_INTERVAL_MS, ProcessId, Receipt, Ref,
-    SendFrame, Seq, Target, Text, Timestamp, Token, answer,
+    SendFrame, Seq, TOKEN_REVOKED, Target, Text, Timestamp, Token, answer,
 };
 use crate::store::{CALL_MS_MAX, Raise};
 
@@ -229,7 +229,7 @@ impl Session {
             }
             Input::Event(event) => self.event(event, now, out),
             Input::Done(Done::Revoked) => {
-                refuse(ErrorCode::Unauthorized, super::revocation::DETAIL, None, 0, out);
+                refuse(ErrorCode::Unauthorized, TOKEN_REVOKED, None, 0, out);
                 out.close = Some(CloseCode::Unauthorized);
                 return;
             }
@@ -287,7 +287,9 @@ impl Session {
 
     fn event(&mut self, event: Event, now: Instant, out: &mut Outputs) {
         match event {
-            Event::Frame(frame) => out.frames.push(frame),
+            // Statuses and signals are for those whose token holds.
+            Event::Frame(_) if self.is_unknown() => {}
+            Event::Frame(frame) | Event::Answer(frame) => out.frames.push(frame),
             Event::Refused(frame) => {
                 self.sends = self.sends.saturating_sub(1);
                 out.frames.push(frame);

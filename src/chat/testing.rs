@@ -85,6 +85,8 @@ pub struct Ports {
     pub map_takes_ms: AtomicU64,
     /// How long a read of a mailbox takes.
     pub mailbox_takes_ms: AtomicU64,
+    /// A record is stored, and the store says that it does not answer.
+    pub unsure: AtomicBool,
     /// Calls let others go first at random.
     pub dawdles: AtomicBool,
     /// Store calls that fail: their name and what they are about.
@@ -159,6 +161,7 @@ impl Part {
             instance: AtomicU64::new(1),
             map_takes_ms: AtomicU64::new(0),
             mailbox_takes_ms: AtomicU64::new(0),
+            unsure: AtomicBool::new(false),
             dawdles: AtomicBool::new(false),
             failing: Mutex::default(),
         });
@@ -297,7 +300,11 @@ impl Store for Ports {
 
     async fn write(&self, record: Record) -> Result<bool, StoreError> {
         self.dawdle().await;
-        still(self.store.write(record)).await
+        let written = still(self.store.write(record)).await;
+        match self.unsure.load(Ordering::Relaxed) {
+            true => Err(StoreError::Unavailable("no answer".to_owned())),
+            false => written,
+        }
     }
 
     async fn records(&self, part: RecordPart) -> Result<Vec<Record>, StoreError> {

@@ -16,7 +16,7 @@ impl Secret {
 
     /// Whether it stands on the command line, where everybody on the machine can read it.
     pub fn is_on_command_line(&self) -> bool {
-        std::env::args_os().any(|argument| argument.to_string_lossy().contains(self.reveal()))
+        crate::auth::is_on_command_line(self.reveal())
     }
 }
 

@@ -14,8 +14,8 @@ use super::handshake::{self, Hello, Refusal};
 use crate::auth::{self, Identity, Verifier};
 use crate::chat::{Chat, ChatError};
 use crate::edge::Stream;
-use crate::hub::Outbox;
-use crate::protocol::{ErrorCode, Ref, Token, UserId, answer};
+use crate::hub::{Acting, Outbox};
+use crate::protocol::{ErrorCode, Ref, TOKEN_REVOKED, Token, UserId, answer};
 use crate::telemetry::Metrics;
 
 /// How many tokens are being renewed at a time; each reads the store.
@@ -40,6 +40,14 @@ pub(super) struct Admitted {
     pub user: UserId,
     /// When the token was made and when its leeway ends, in seconds; `None` without one.
     pub holds: Option<(u64, u64)>,
+    /// The service that acts for the user.
+    pub acting: Option<Box<Acting>>,
+}
+
+impl Admitted {
+    fn by(user: UserId, holds: Option<(u64, u64)>) -> Self {
+        Self { user, holds, acting: None }
+    }
 }
 
 impl Gateway {
@@ -48,7 +56,7 @@ impl Gateway {
     pub(super) async fn admit(&self, hello: &Hello) -> Result<Admitted, Refusal> {
         let Some(guard) = &self.guard else {
             let missing = || Refusal::new(400, "userId is missing: /ws?userId=userA");
-            return Ok(Admitted { user: hello.user.clone().ok_or_else(missing)?, holds: None });
+            return Ok(Admitted::by(hello.user.clone().ok_or_else(missing)?, None));
         };
         let token = hello.token.as_ref().map_err(|refusal| Refusal::from(*refusal))?;
         let token = token.as_ref().ok_or(auth::Refusal::Missing)?;
@@ -64,12 +72,13 @@ impl Gateway {
                     return Err(Refusal::new(403, "userId is not the token's user: leave it out"));
                 }
                 let issued = service(&self.chat, &identity).await?;
-                Ok(Admitted { user: named.clone(), holds: Some((issued, ends)) })
+                let acting = Some(acting(identity));
+                Ok(Admitted { acting, ..Admitted::by(named.clone(), Some((issued, ends))) })
             }
             _ if !identity.scopes.user && !identity.scopes.service => {
                 Err(Refusal::new(403, "the token's scope opens no socket: it needs user"))
             }
-            _ => Ok(Admitted { user: identity.user, holds: Some((identity.issued, ends)) }),
+            _ => Ok(Admitted::by(identity.user, Some((identity.issued, ends)))),
         }
     }
 
@@ -98,6 +107,10 @@ async fn service(chat: &Chat, identity: &Identity) -> Result<u64, Refusal> {
         Ok(true) => Err(auth::Refusal::Revoked.into()),
         Err(error) => Err(Refusal::new(503, error.detail)),
     }
+}
+
+fn acting(identity: Identity) -> Box<Acting> {
+    Box::new(Acting { user: identity.user, issued: identity.issued })
 }
 
 /// Checks a fresh token for an open socket, and answers with `authed`. One that is refused changes
@@ -153,8 +166,17 @@ async fn try_renew(
     if chat.is_revoked(&identity.user, identity.issued).await? {
         return Err(refused(auth::Refusal::Revoked));
     }
-    // What is taken back while this is under way ends the socket by the one time or the other.
-    let issued = if own { identity.issued } else { (chat.clock)() / 1_000 };
-    outbox.pass.renew(issued, identity.ends());
-    Ok(identity.expires_at())
+    let (user, issued) = (identity.user.clone(), identity.issued);
+    let (ends, expires_at) = (identity.ends(), identity.expires_at());
+    // What is taken back of the person's while this is under way ends the socket by the one time or
+    // the other; who ended the sockets of this token meanwhile has not found this one.
+    match own {
+        true => outbox.renew(issued, ends, None),
+        false => outbox.renew((chat.clock)() / 1_000, ends, Some(acting(identity))),
+    }
+    if chat.is_known_dead(&user, issued) {
+        chat.turn_away(outbox, TOKEN_REVOKED);
+        return Err(refused(auth::Refusal::Revoked));
+    }
+    Ok(expires_at)
 }

@@ -220,7 +220,7 @@ impl Gateway {
         };
         let outbox = Arc::new(Outbox::new(who));
         if let Some((issued, ends)) = admitted.holds {
-            outbox.pass.renew(issued, ends);
+            outbox.renew(issued, ends, admitted.acting);
         }
         if let Some(oldest) = self.chat.hub.enter(outbox.clone()) {
             self.chat.metrics.count_limited(Limit::SocketsPerUser.as_str());

@@ -6,7 +6,7 @@
 
 mod outbox;
 
-pub use outbox::{Event, Outbox, Pass, Who};
+pub use outbox::{Acting, Event, Outbox, Pass, Who};
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

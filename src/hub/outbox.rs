@@ -77,8 +77,10 @@ pub enum Event {
         /// When it was stored.
         timestamp: Timestamp,
     },
-    /// A frame that is ready: a status, a signal; or an error, put in by [`Outbox::answer`].
+    /// A frame that is ready: a status, a signal.
     Frame(Text),
+    /// The answer to something that this client said, or why it is sent away.
+    Answer(Text),
     /// A send of this socket was answered with an error; the frame says which.
     Refused(Text),
     /// Something may have been missed: read the mailbox again.
@@ -98,7 +100,10 @@ pub enum Event {
 impl Event {
     fn bytes(&self) -> usize {
         match self {
-            Self::Text { text, .. } | Self::Frame(text) | Self::Refused(text) => text.len(),
+            Self::Text { text, .. }
+            | Self::Frame(text)
+            | Self::Answer(text)
+            | Self::Refused(text) => text.len(),
             _ => 0,
         }
     }
@@ -142,8 +147,20 @@ impl Pass {
     pub fn take_ended(&self, now: u64) -> bool {
         let ends = self.ends.load(Ordering::Relaxed);
         let ended = ends != u32::MAX && u64::from(ends) < now;
-        ended && self.ends.swap(u32::MAX, Ordering::Relaxed) == ends
+        // One that was renewed since has not.
+        let take =
+            || self.ends.compare_exchange(ends, u32::MAX, Ordering::Relaxed, Ordering::Relaxed);
+        ended && take().is_ok()
     }
+}
+
+/// The service by whose token a socket of somebody else's is open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acting {
+    /// The user of the token.
+    pub user: UserId,
+    /// When the token was made, in seconds since 1970.
+    pub issued: u64,
 }
 
 #[derive(Debug, Default)]
@@ -153,6 +170,8 @@ struct Queue {
     overflowed: bool,
     closed: bool,
     waker: Option<Waker>,
+    /// Here, since most sockets have none: a lock of its own would cost each of them more.
+    acting: Option<Box<Acting>>,
 }
 
 /// A socket's queue. `push` never waits.
@@ -175,6 +194,18 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on a token holds that the person's rights go by from `issued` on, until `ends`:
+    /// the person's own, or that of a service, named by `acting`.
+    pub fn renew(&self, issued: u64, ends: u64, acting: Option<Box<Acting>>) {
+        self.lock().acting = acting;
+        self.pass.renew(issued, ends);
+    }
+
+    /// The service whose token it is, where it is one's.
+    pub fn acting(&self) -> Option<Acting> {
+        self.lock().acting.as_deref().cloned()
+    }
+
     /// Queues an event. Over the bounds texts, hints and frames are dropped; for texts and hints
     /// the session is told to read its mailbox again; what else there is is always kept.
     pub fn push(&self, event: Event) {
@@ -190,7 +221,7 @@ impl Outbox {
     /// Queues the answer to something that this client said, other than a send: always kept. For
     /// what is under way in bounded numbers only.
     pub fn answer(&self, frame: Text) {
-        self.put(Event::Frame(frame), false);
+        self.put(Event::Answer(frame), false);
     }
 
     fn put(&self, event: Event, may_drop: bool) -> bool {
@@ -277,6 +308,17 @@ mod tests {
         assert!(size_of::<Pass>() <= 8);
     }
 
+    #[test]
+    fn who_acts_changes_with_the_token() {
+        let (outbox, service) = (outbox(), UserId::parse("shop").unwrap());
+        assert_eq!(outbox.acting(), None);
+        let acting = Acting { user: service, issued: 90 };
+        outbox.renew(100, 200, Some(Box::new(acting.clone())));
+        assert_eq!((outbox.acting(), outbox.pass.issued()), (Some(acting), Some(100)));
+        outbox.renew(110, 300, None);
+        assert_eq!((outbox.acting(), outbox.pass.issued()), (None, Some(110)));
+    }
+
     fn rereads(events: &VecDeque<Event>) -> usize {
         events.iter().filter(|event| matches!(event, Event::Reread)).count()
     }
@@ -304,7 +346,7 @@ mod tests {
         let events = outbox.take().await;
         assert_eq!(events.len(), EVENTS_MAX + 4);
         assert!(matches!(events[EVENTS_MAX], Event::Refused(_)));
-        assert!(matches!(&events[EVENTS_MAX + 1], Event::Frame(frame) if frame.len() == 3));
+        assert!(matches!(&events[EVENTS_MAX + 1], Event::Answer(frame) if frame.len() == 3));
         assert!(matches!(events[EVENTS_MAX + 2], Event::Close(CloseCode::Restart)));
     }
 

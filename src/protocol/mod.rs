@@ -20,7 +20,7 @@ pub use id::{
     UserId,
 };
 pub use message::{Entry, Kind, Seq, Timestamp};
-pub use token::{TOKEN_BYTES_MAX, Token};
+pub use token::{LEEWAY_SECONDS, TOKEN_BYTES_MAX, TOKEN_REVOKED, Token};
 
 /// The version of frames and envelopes.
 pub const PROTOCOL_VERSION: u8 = 1;

@@ -7,6 +7,10 @@ use zeroize::Zeroizing;
 
 /// The longest token that is looked at, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// What the owner of a token that was taken back is told.
+pub const TOKEN_REVOKED: &str = "the token was revoked, sign in again";
+/// How far clocks may be apart, in seconds.
+pub const LEEWAY_SECONDS: u64 = 60;
 
 /// A token as it came. It has no way into a log: `Debug` and `Display` hide it, and only
 /// [`Token::reveal`] gives it out.

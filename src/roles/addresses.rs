@@ -57,20 +57,20 @@ impl Addresses {
             false => format!("{me} chat --as userA --to userB{url}   (and the other way round)"),
             true => "(not `parlor chat`, which speaks no TLS)".to_owned(),
         };
-        let (who, how) = match options.common.tokens.jwt_secret_file.first() {
+        let (who, how, paste) = match options.common.tokens.jwt_secret_file.first() {
             Some(secret) => {
                 let mint = format!("{me} token --sub userA --jwt-secret-file {}", secret.display());
                 let first = format!("A token first:  export PARLOR_TOKEN=$({mint})\n\n  ");
-                (first, " -H \"Authorization: Bearer $PARLOR_TOKEN\"")
+                (first, " -H \"Authorization: Bearer $PARLOR_TOKEN\"", ", a token for each")
             }
-            None => (String::new(), ""),
+            None => (String::new(), "", ""),
         };
         format!(
             "\n  Parlor is up.\n\n    page       http{s}://{front}/\n    \
              WebSocket  ws{s}://{front}/ws\n    servers    {}\n    \
              API        http{s}://{api}/openapi.json\n    kept in    {kept}\n\n  \
              {who}Three things to try:\n\n    \
-             1. open http{s}://{front}/ : two people, side by side\n    \
+             1. open http{s}://{front}/ : two people, side by side{paste}\n    \
              2. {chat}\n    \
              3. npx --yes wscat -c 'ws{s}://{front}/ws?userId=userA'{how}\n       \
              then type  {{\"type\":\"message\",\"to\":\"userB\",\"message\":\"Hi\"}}\n\n  \

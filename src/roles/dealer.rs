@@ -9,8 +9,8 @@ use serde_json::json;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Entrance, Signals, limits, ready};
-use crate::api::health::{self, Health};
+use super::{Entrance, Signals, limits, ready, serve_admin};
+use crate::api::health::Health;
 use crate::auth::Verifier;
 use crate::balancer::forward::Forward;
 use crate::balancer::{self, Backends};
@@ -85,10 +85,9 @@ async fn beside(
         health.watch("keys", move || asked.trouble());
         tokio::spawn(auth.clone().keep(stop.clone()));
     }
-    let Some(address) = common.admin_listen else { return Ok(None) };
-    let listener = listen(address, common.anywhere(), "--admin-listen").await?;
-    let bound = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
-    let admin = entrance.admin(&listener, auth);
-    tokio::spawn(health::serve_admin(listener, health.clone(), admin, stop.clone()));
-    Ok(Some(bound))
+    let serving = serve_admin(common, entrance, (auth, None), health, stop).await?;
+    Ok(serving.map(|(bound, serving)| {
+        tokio::spawn(serving);
+        bound
+    }))
 }

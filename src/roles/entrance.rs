@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::health::Admin;
 use crate::auth::Verifier;
+use crate::chat::Chat;
 use crate::config::{Common, EdgeOptions};
 use crate::edge::{Edge, Entry, Gate, Names, Origins, Tls, Trusted};
 use crate::node::NodeError;
@@ -57,11 +58,16 @@ impl Entrance {
 
     /// Who may ask at the admin's listener: on loopback whoever reaches it by a name of this
     /// machine, else only tokens, by TLS where there is any.
-    pub fn admin(&self, listener: &TcpListener, auth: Option<&Verifier>) -> Admin {
+    pub fn admin(
+        &self,
+        listener: &TcpListener,
+        auth: Option<&Verifier>,
+        chat: Option<Arc<Chat>>,
+    ) -> Admin {
         let local = is_loopback(listener);
         let entry = Entry { proxy_protocol: false, tls: self.entry.tls.clone().filter(|_| !local) };
         let edge = Arc::new(Edge { gate: self.gate(local), entry });
-        Admin { edge, auth: auth.cloned().filter(|_| !local) }
+        Admin { edge, auth: auth.cloned().filter(|_| !local), chat }
     }
 
     /// Only on loopback a name of somebody else's must have been pointed at us.

@@ -283,6 +283,8 @@ async fn guarded(contract: &mut Contract) {
     contract.hold("post", REVOKE, 403, &ask("POST", target, &user).await);
     let bad = ask("POST", "/v1/users/a%20b/revoke", &admin).await;
     contract.hold("post", REVOKE, 400, &bad);
+    let bad = ask("POST", &format!("{target}?margin=900"), &admin).await;
+    contract.hold("post", REVOKE, 400, &bad);
     world.store.switch.set(Trouble::Down);
     contract.hold("post", REVOKE, 503, &ask("POST", target, &admin).await);
 }

@@ -289,7 +289,7 @@ async fn the_admin_address_tells_health_and_metrics() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let admin = Admin { edge: Edge::open(), auth: None };
+    let admin = Admin { edge: Edge::open(), auth: None, chat: None };
     let serving = tokio::spawn(serve_admin(listener, health.clone(), admin, stop.clone()));
     let get = async |path: &str| {
         let mut stream = TcpStream::connect(address).await.unwrap();

@@ -10,6 +10,7 @@ use super::switched::Trouble;
 use super::world::{Answer, World, user};
 use crate::auth::Verifier;
 use crate::auth::testing::{SECRET, by_secret, hs256};
+use crate::chat::Chat;
 use crate::edge::Edge;
 use crate::protocol::Token;
 use crate::telemetry::Metrics;
@@ -92,6 +93,8 @@ async fn without_a_good_token_nothing_is_answered_but_the_document() {
     let huge = asking.world.with_headers("POST", "/v1/messages", &[], Some(&huge)).await;
     challenged(&huge, false);
     assert_eq!(asking.world.get("/openapi.json").await.status, 200);
+    let forged = hs256(b"a foreign secret of 32 bytes, at least", json!({}));
+    assert_eq!(asking.get("/openapi.json", &forged).await.status, 200, "it is not looked at");
     assert_eq!(asking.get(HISTORY, &good).await.status, 200);
 }
 
@@ -227,23 +230,68 @@ async fn a_store_that_does_not_answer_lets_nobody_in() {
     asking.get(HISTORY, &hs256(SECRET, json!({"exp": 1}))).await.problem(401, "unauthorized");
 }
 
+/// Asks at an admin's address.
+async fn ask_admin(
+    health: &Arc<Health>,
+    (auth, chat): (Option<Verifier>, Option<Arc<Chat>>),
+    path: &str,
+    token: Option<&Token>,
+) -> (u16, String) {
+    let mut request = axum::http::Request::get(path);
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {}", token.reveal()));
+    }
+    let request = request.body(axum::body::Body::empty()).unwrap();
+    let admin = Admin { edge: Edge::open(), auth, chat };
+    let service = TowerToHyperService::new(admin_router(health.clone(), admin));
+    let answer = hyper::service::Service::call(&service, request).await.unwrap();
+    let status = answer.status().as_u16();
+    let body = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), 65_536).await;
+    (status, String::from_utf8(body.unwrap().to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn an_admin_who_was_taken_back_reads_no_metrics() {
+    let asking = Asking::new().await;
+    let health = Health::new(vec![Arc::new(Metrics::new("test"))]);
+    let now = jsonwebtoken::get_current_timestamp();
+    let made = |iat: u64| hs256(SECRET, json!({"sub": "root", "scope": "admin", "iat": iat}));
+    let record = crate::store::Record::Revoked(user("root"), (now - 50) * 1_000);
+    crate::store::Store::write(&*asking.world.store, record).await.unwrap();
+    for (iat, metrics, told) in [(now - 60, 401, false), (now - 40, 200, true)] {
+        let knows = || (asking.world.chat.clone(), made(iat));
+        let ask = async |path| {
+            let (chat, token) = knows();
+            ask_admin(&health, (Some(by_secret().await), Some(chat)), path, Some(&token)).await
+        };
+        assert_eq!(ask("/metrics").await.0, metrics);
+        assert_eq!(ask("/readyz").await.1.contains("stage"), told);
+    }
+}
+
+#[tokio::test]
+async fn a_margin_is_a_few_minutes_at_most() {
+    let asking = Asking::new().await;
+    let admin = scoped("root", "admin");
+    let revoke = async |query: &str| {
+        let target = format!("/v1/users/userC/revoke{query}");
+        asking.ask("POST", &target, &admin, &[], None).await
+    };
+    let until = async |query: &str| revoke(query).await.json["until"].as_u64().unwrap();
+    let (now, later) = (until("").await, until("?margin=300").await);
+    assert!((300_000..310_000).contains(&(later - now)), "{now} {later}");
+    for bad in ["?margin=301", "?margin=-1", "?margin=+1", "?margin=", "?margin=1&margin=1"] {
+        revoke(bad).await.problem(400, "bad_request");
+    }
+}
+
 #[tokio::test]
 async fn metrics_are_for_admins_where_others_can_ask() {
     let health = Health::new(vec![Arc::new(Metrics::new("test"))]);
     health.ready();
     health.shared("redis", Some("no answer".into()));
     let ask = async |auth: Option<Verifier>, path: &str, token: Option<&Token>| {
-        let mut request = axum::http::Request::get(path);
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {}", token.reveal()));
-        }
-        let request = request.body(axum::body::Body::empty()).unwrap();
-        let admin = Admin { edge: Edge::open(), auth };
-        let service = TowerToHyperService::new(admin_router(health.clone(), admin));
-        let answer = hyper::service::Service::call(&service, request).await.unwrap();
-        let status = answer.status().as_u16();
-        let body = axum::body::to_bytes(axum::body::Body::new(answer.into_body()), 4_096).await;
-        (status, String::from_utf8(body.unwrap().to_vec()).unwrap())
+        ask_admin(&health, (auth, None), path, token).await
     };
     let status = async |auth, path, token| ask(auth, path, token).await.0;
     let guarded = by_secret().await;

@@ -1,6 +1,6 @@
 //! Against a provider of the test's own, which counts how often it is asked.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +14,7 @@ struct Provider {
     url: String,
     answer: Arc<Mutex<Vec<u8>>>,
     asked: Arc<AtomicUsize>,
+    slow: Arc<AtomicBool>,
 }
 
 impl Provider {
@@ -22,13 +23,19 @@ impl Provider {
         let url = format!("http://{}/keys", listener.local_addr().unwrap());
         let (answer, asked): (Arc<Mutex<Vec<u8>>>, Arc<AtomicUsize>) = Default::default();
         let (answering, counting) = (answer.clone(), asked.clone());
+        let slow: Arc<AtomicBool> = Arc::default();
+        let dawdles = slow.clone();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 counting.fetch_add(1, Ordering::SeqCst);
                 let answer = answering.lock().unwrap().clone();
+                let dawdles = dawdles.load(Ordering::SeqCst);
                 tokio::spawn(async move {
                     let mut read = [0; 1_024];
                     let _ = stream.read(&mut read).await;
+                    if dawdles {
+                        sleep(Duration::from_millis(300)).await;
+                    }
                     let _ = stream.write_all(&answer).await;
                     if answer.is_empty() {
                         sleep(Duration::from_secs(600)).await;
@@ -36,7 +43,7 @@ impl Provider {
                 });
             }
         });
-        let provider = Self { url, answer, asked };
+        let provider = Self { url, answer, asked, slow };
         provider.hold(keys);
         provider
     }
@@ -102,6 +109,58 @@ async fn a_key_that_comes_later_is_asked_for_once_a_minute() {
     // A token of HS256 is no matter of a provider's.
     let confused = hs256(SECRET, json!({}));
     assert_eq!(verifier.verify(&confused).await, Err(Refusal::Signature));
+}
+
+/// A provider that takes a moment, and holds a key that is new.
+async fn changed(old: &Pair, new: &Pair) -> (Provider, Verifier) {
+    let provider = Provider::start(&[old.jwk("old")]).await;
+    let verifier = provider.verifier().await;
+    provider.hold(&[old.jwk("old"), new.jwk("new")]);
+    provider.slow.store(true, Ordering::SeqCst);
+    tokio::time::pause();
+    tokio::time::advance(ASK_INTERVAL).await;
+    tokio::time::resume();
+    (provider, verifier)
+}
+
+#[tokio::test]
+async fn whoever_asks_and_leaves_keeps_nobody_from_a_new_key() {
+    let (old, new) = (Pair::p256(), Pair::ed());
+    let (provider, verifier) = changed(&old, &new).await;
+    let asking = verdict(&verifier, &old, Some("made-up"));
+    assert!(timeout(Duration::from_millis(100), asking).await.is_err(), "it left");
+    assert_eq!(verdict(&verifier, &new, Some("new")).await, Ok(()));
+    assert_eq!(provider.asked(), 2, "by the one fetch");
+}
+
+#[tokio::test]
+async fn only_so_many_wait_for_a_fetch() {
+    let (old, new) = (Pair::p256(), Pair::ed());
+    let (_provider, verifier) = changed(&old, &new).await;
+    let many = (0..ASKERS_MAX + 6).map(|_| verdict(&verifier, &new, Some("new")));
+    let many = futures_util::future::join_all(many).await;
+    let count = |wanted| many.iter().filter(|verdict| **verdict == wanted).count();
+    assert_eq!((count(Ok(())), count(Err(Refusal::NoKeys))), (ASKERS_MAX, 6));
+}
+
+#[tokio::test]
+async fn where_it_is_asked_for_a_providers_tokens_are_users() {
+    let (pair, files) = (Pair::p256(), Files::new());
+    let provider = Provider::start(&[pair.jwk("one")]).await;
+    let options = Options {
+        jwks_url: Some(provider.url.clone()),
+        jwks_users_only: true,
+        jwt_secret_file: vec![files.put("secret", SECRET)],
+        ..options()
+    };
+    let verifier = Verifier::start(&options).await.unwrap().unwrap();
+    for scope in ["admin", "service user", "openid"] {
+        let token = pair.sign(&claims(json!({"scope": scope})), |_| {});
+        let scopes = verifier.verify(&token).await.unwrap().scopes;
+        assert_eq!((scopes.user, scopes.service, scopes.admin), (true, false, false), "{scope}");
+    }
+    let own = verifier.verify(&hs256(SECRET, json!({"scope": "admin"}))).await.unwrap();
+    assert!(own.scopes.admin);
 }
 
 #[tokio::test]

@@ -221,6 +221,24 @@ async fn several_secrets_are_taken_while_one_is_changed() {
 }
 
 #[tokio::test]
+async fn of_a_secrets_end_only_the_line_break_is_left_out() {
+    let files = Files::new();
+    let spaced: &[u8] = b"a secret that ends with a blank, 32 bytes ";
+    for (end, secret) in [
+        ("", spaced.to_vec()),
+        ("\n", spaced.to_vec()),
+        ("\r\n", spaced.to_vec()),
+        ("\n\n", [spaced, b"\n"].concat()),
+        ("\r", [spaced, b"\r"].concat()),
+    ] {
+        let path = files.put("secret", &[spaced, end.as_bytes()].concat());
+        let verifier = with(Options { jwt_secret_file: vec![path], ..options() }).await;
+        let token = hs256(&secret, json!({}));
+        assert_eq!(verdict(&verifier, token).await.as_deref(), Ok("userA"), "{end:?}");
+    }
+}
+
+#[tokio::test]
 async fn another_claim_names_the_user() {
     let files = Files::new();
     let secret = vec![files.put("secret", SECRET)];

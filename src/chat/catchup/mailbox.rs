@@ -29,7 +29,7 @@ impl Chat {
             let part = MailboxPart::Page { after, consistent };
             let page = match store.mailbox(user, part).await {
                 Err(error @ StoreError::Damaged(_)) => {
-                    return without_rows(store, outbox, error).await;
+                    return without_rows(self, store, outbox, error).await;
                 }
                 page => page?,
             };
@@ -52,8 +52,7 @@ impl Chat {
                 break;
             }
         }
-        if revocation::covers(revoked, outbox.pass.issued()) {
-            self.note_revoked(user, revoked);
+        if self.is_taken_back(outbox, revoked).await? {
             return Ok(Done::Revoked);
         }
         let known = devices.iter().any(|known| known.device == outbox.who.device);
@@ -150,6 +149,7 @@ async fn waiting_in_room(
 /// A page that can't be read hides all rows of a mailbox; each is read by itself as soon as
 /// something comes for it. Not so for a device that is not known: its starts are in the rows.
 async fn without_rows(
+    chat: &Chat,
     store: &InTurn<'_>,
     outbox: &Outbox,
     error: StoreError,
@@ -159,11 +159,7 @@ async fn without_rows(
         return Err(error);
     }
     let revoked = store.records(RecordPart::Revoked(outbox.who.user.clone())).await?;
-    let until = revoked.into_iter().find_map(|record| match record {
-        Record::Revoked(_, until) => Some(until),
-        _ => None,
-    });
-    if revocation::covers(until, outbox.pass.issued()) {
+    if chat.is_taken_back(outbox, revocation::until(revoked)).await? {
         return Ok(Done::Revoked);
     }
     tracing::error!(%error, user = %outbox.who.user, "a mailbox can't be read");

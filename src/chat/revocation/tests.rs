@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::chat::catchup::{Done, Work, perform};
 use crate::chat::testing::{Part, user};
+use crate::hub::Acting;
 use crate::store::Store;
 
 /// The clock of a [`Part`] begins here, in seconds.
@@ -16,7 +17,7 @@ async fn events(outbox: &Outbox) -> Vec<String> {
         taken.extend(more);
     }
     let named = |event: Event| match event {
-        Event::Frame(frame) => String::from_utf8(frame.to_vec()).unwrap(),
+        Event::Frame(frame) | Event::Answer(frame) => String::from_utf8(frame.to_vec()).unwrap(),
         other => format!("{other:?}"),
     };
     taken.into_iter().map(named).collect()
@@ -65,9 +66,9 @@ async fn taking_back_ends_the_sockets_that_there_are() {
     let (old, late, other) =
         (part.enter("a", "phone"), part.enter("a", "web"), part.enter("b", "web"));
     old.pass.renew(BEGUN - 60, u64::MAX);
-    late.pass.renew(BEGUN + 60, u64::MAX);
+    late.pass.renew(BEGUN + LEEWAY_SECONDS + 1, u64::MAX);
     other.pass.renew(BEGUN - 60, u64::MAX);
-    let until = part.chat.revoke(&user("a")).await.unwrap();
+    let until = part.chat.revoke(&user("a"), 0).await.unwrap();
     assert!((BEGUN * 1_000..BEGUN * 1_000 + 100).contains(&until), "{until}");
     let told = events(&old).await;
     assert!(turned_away(&told[told.len() - 2..]), "{told:?}");
@@ -78,6 +79,95 @@ async fn taking_back_ends_the_sockets_that_there_are() {
     assert!(part.chat.is_revoked(&user("a"), BEGUN).await.unwrap());
     assert!(!part.chat.is_revoked(&user("a"), BEGUN + 1).await.unwrap());
     assert!(!part.chat.is_revoked(&user("b"), 0).await.unwrap());
+}
+
+/// Opened by a service's token for somebody else.
+fn by_service(part: &Part, name: &str, service: &str, issued: u64) -> Arc<Outbox> {
+    let outbox = part.enter(name, "web");
+    let acting = Acting { user: user(service), issued };
+    outbox.renew(BEGUN, u64::MAX, Some(Box::new(acting)));
+    outbox
+}
+
+fn closes(told: &[String]) -> bool {
+    told.iter().any(|event| event == "Close(Unauthorized)")
+}
+
+#[tokio::test]
+async fn taking_a_services_tokens_back_ends_what_they_opened_for_others() {
+    let part = Part::new().await;
+    let (old, own) = (by_service(&part, "a", "shop", BEGUN - 60), part.enter("shop", "web"));
+    own.pass.renew(BEGUN - 60, u64::MAX);
+    let young = by_service(&part, "a", "shop", BEGUN + LEEWAY_SECONDS + 1);
+    let other = by_service(&part, "a", "depot", BEGUN - 60);
+    let renewed = by_service(&part, "a", "shop", BEGUN - 60);
+    renewed.renew(BEGUN, u64::MAX, None);
+    part.chat.revoke(&user("shop"), 0).await.unwrap();
+    for (outbox, dead) in
+        [(&old, true), (&own, true), (&young, false), (&other, false), (&renewed, false)]
+    {
+        let told = events(outbox).await;
+        assert_eq!(closes(&told), dead, "{told:?}");
+    }
+    // Whose the socket is may be taken back as well.
+    part.chat.revoke(&user("a"), 0).await.unwrap();
+    for outbox in [&young, &other, &renewed] {
+        assert!(closes(&events(outbox).await));
+    }
+}
+
+#[tokio::test]
+async fn a_services_socket_looks_for_its_own_token_whenever_it_reads() {
+    let part = Part::new().await;
+    let outbox = by_service(&part, "a", "shop", BEGUN - 60);
+    let enter = || perform(&part.chat, &outbox, Work::Enter { catchup: None });
+    let again = || Work::Reread { here: HashMap::new(), consistent: true };
+    assert!(matches!(enter().await, Done::Mailbox(_)));
+    assert!(matches!(perform(&part.chat, &outbox, again()).await, Done::Mailbox(_)));
+    part.ports.write(Record::Revoked(user("shop"), BEGUN * 1_000)).await.unwrap();
+    part.chat.revocations.doubt(&user("shop"));
+    assert!(matches!(perform(&part.chat, &outbox, again()).await, Done::Revoked));
+    assert!(matches!(enter().await, Done::Revoked), "one that was let in before it was told");
+}
+
+#[tokio::test]
+async fn a_signer_whose_clock_is_ahead_loses_its_sockets_too_and_once() {
+    let part = Part::new().await;
+    let ahead = part.enter("a", "phone");
+    ahead.pass.renew(BEGUN + 10, u64::MAX);
+    part.chat.revoke(&user("a"), 0).await.unwrap();
+    assert!(closes(&events(&ahead).await));
+    assert!(!part.chat.is_known_dead(&user("a"), BEGUN + 10), "its tokens are another matter");
+    let fresh = part.enter("a", "phone");
+    fresh.pass.renew(BEGUN + 10, u64::MAX);
+    part.chat.hear_revoked(&user("a"));
+    assert!(!closes(&events(&fresh).await), "who signed in since is left alone");
+    let until = part.chat.revoke(&user("a"), 30).await.unwrap();
+    assert!((BEGUN + 30..BEGUN + 31).contains(&(until / 1_000)), "{until}");
+    assert!(closes(&events(&fresh).await));
+    assert!(part.chat.is_known_dead(&user("a"), BEGUN + 10));
+}
+
+#[tokio::test]
+async fn others_are_told_though_whoever_asked_has_left() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "web");
+    outbox.pass.renew(BEGUN - 60, u64::MAX);
+    let a = user("a");
+    let mut asking = Box::pin(part.chat.revoke(&a, 0));
+    assert!(futures_util::poll!(&mut asking).is_pending());
+    drop(asking);
+    assert!(closes(&events(&outbox).await));
+}
+
+#[tokio::test]
+async fn others_are_told_where_nobody_knows_whether_it_is_stored() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "web");
+    outbox.pass.renew(BEGUN - 60, u64::MAX);
+    part.ports.unsure.store(true, Ordering::Relaxed);
+    part.chat.revoke(&user("a"), 0).await.unwrap_err();
+    assert!(closes(&events(&outbox).await));
 }
 
 #[tokio::test]
@@ -106,7 +196,7 @@ async fn the_board_tells_of_it_while_redis_is_away() {
     let told = events(&outbox).await;
     assert!(turned_away(&told[told.len() - 2..]), "{told:?}");
     // And the one who takes back puts just that there.
-    part.chat.revoke(&user("b")).await.unwrap();
+    part.chat.revoke(&user("b"), 0).await.unwrap();
     assert!(!part.chat.router.slow.is_empty());
 }
 

@@ -532,6 +532,19 @@ fn a_dead_token_ends_the_socket_before_anything_is_sent() {
 }
 
 #[test]
+fn a_token_that_may_be_dead_hears_nothing_of_others() {
+    let (mut session, now) = session(Wish { guarded: true, ..Wish::default() });
+    let signal = || Event::Frame(Text::from_static(br#"{"type":"signal"}"#));
+    let out = step(&mut session, Input::Event(signal()), now);
+    assert!(out.frames.is_empty(), "{out:?}");
+    let ended = Text::from_static(br#"{"type":"error"}"#);
+    let out = step(&mut session, Input::Event(Event::Answer(ended.clone())), now);
+    assert_eq!(out.frames, [ended], "but why it is sent away");
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+    assert_eq!(step(&mut session, Input::Event(signal()), now).frames.len(), 1);
+}
+
+#[test]
 fn while_the_store_is_away_a_guarded_socket_is_told_to_wait() {
     let (mut session, now) = session(Wish { guarded: true, ..Wish::default() });
     let late = now + Duration::from_millis(PING_INTERVAL_MS);

@@ -107,5 +107,20 @@ async fn the_terminal_chat_carries_a_token() {
     let history = guarded.stack.http().token(Some(token("userB", json!({}))));
     let page = history.history("userB", "dm:userA:userB", None, 50).await.unwrap();
     assert_eq!(page["messages"].as_array().unwrap().len(), 1);
+    // Others on the machine see a command line: whoever puts a token there is told.
+    let path = std::env::temp_dir().join(format!("parlor-token-{:x}", rand::random::<u64>()));
+    std::fs::write(&path, good.reveal()).unwrap();
+    let file = path.to_str().unwrap();
+    for (option, value, warned) in [("--token", good.reveal(), true), ("--token-file", file, false)]
+    {
+        let mut command = command();
+        command.args(["chat", "--as", "userA", "--to", "userB", "--url", &url, option, value]);
+        command.env("PARLOR_LOG", "warn").stdin(Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && !said.contains(good.reveal()), "{said}");
+        assert_eq!(said.contains("--token holds a secret"), warned, "{said}");
+    }
+    std::fs::remove_file(&path).unwrap();
     guarded.stack.stop().await;
 }

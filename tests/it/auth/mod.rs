@@ -2,8 +2,9 @@
 //!
 //! `matrix` walks every route and frame, `sockets` is what becomes of a token while a socket is
 //! open, `revoked` takes tokens back, `secrecy` looks for them where they must not be, `names` is
-//! by which name one comes, `line` the command line.
+//! by which name one comes, `line` the command line, `keys` the kinds of keys that it names.
 
+mod keys;
 mod line;
 mod matrix;
 mod names;
@@ -51,8 +52,11 @@ impl Guarded {
         let folder = tempfile::tempdir().unwrap();
         let secret = folder.path().join("secret");
         std::fs::write(&secret, format!("{SECRET}\n")).unwrap();
-        let options = [&["--jwt-secret-file", secret.to_str().unwrap()], more].concat();
-        let stack = Stack::start_with(parts, &options).await?;
+        let own = ["--jwt-secret-file", secret.to_str().unwrap()];
+        let stack = match parts {
+            Parts::Fleet => Stack::start_sharing(parts, more, &own).await?,
+            _ => Stack::start_with(parts, &[&own, more].concat()).await?,
+        };
         Some(Self { stack, _folder: folder })
     }
 }

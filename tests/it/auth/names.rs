@@ -66,5 +66,11 @@ async fn beyond_loopback_the_admins_address_asks_for_an_admin() {
         assert_eq!((ready.status, &ready.json()["ready"]), (200, &json!(true)));
         assert_eq!(ready.json()["shared"].is_object(), status == 200, "{}", ready.text());
     }
+    // Of the second that was taken back.
+    let old = bearer("admin");
+    let taken_back = guarded.stack.http().token(Some(token("other", json!({"scope": "admin"}))));
+    let answer = taken_back.post("/v1/users/root/revoke", &json!({})).await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(get(&admin, "parlor.internal:9100", "/metrics", &old).await.status, 401);
     guarded.stack.stop().await;
 }

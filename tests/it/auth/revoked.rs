@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use parlor::client::ClientError;
+use parlor::client::ServerFrame::Pong;
 use parlor::protocol::Token;
 use serde_json::json;
 
@@ -94,6 +95,77 @@ async fn take_back(parts: Parts) {
     let url = guarded.stack.ws();
     Person::with(&with_token(&url, "userA", fresh)).await.catch_up().await;
     guarded.stack.stop().await;
+}
+
+/// A socket that a service opens for somebody.
+async fn for_somebody(url: &str, user: &str, service: &Token) -> Person {
+    let mut person = Person::with(&with_token(url, user, service.clone())).await;
+    person.catch_up().await;
+    person
+}
+
+/// What has ended within this time of a revocation.
+async fn ends(stack: &Stack, user: &str, sockets: Vec<&mut Person>, limit: Duration) {
+    let begun = Instant::now();
+    revoke(stack, user).await;
+    for person in sockets {
+        assert_eq!(ended(person).await, Some(4_401), "{user}");
+    }
+    let took = begun.elapsed();
+    println!("{user}: ended within {took:?}");
+    assert!(took < limit, "{took:?}");
+}
+
+/// What a service has opened ends with the service's tokens, and with those of whose it is.
+async fn take_back_a_service(parts: Parts, redis_dies: bool) {
+    let Some(mut guarded) = Guarded::start(parts, &[]).await else { return };
+    let [one, two, three] = ["ws1", "ws2", "ws3"].map(|server| guarded.stack.ws_at(server));
+    let service = |sub| token(sub, json!({"scope": "service", "iat": now() - 5}));
+    let (shop, depot) = (service("shop"), service("depot"));
+    let mut of_shop = for_somebody(&one, "userA", &shop).await;
+    let mut of_depot = for_somebody(&two, "userA", &depot).await;
+    let mut for_b = for_somebody(&two, "userB", &depot).await;
+    let own = token("userA", json!({"iat": now() - 5}));
+    let mut own = Person::with(&with_token(&three, "userA", own).device("own")).await;
+    own.catch_up().await;
+    let limit = match &mut guarded.stack.redis {
+        Some(redis) if redis_dies => {
+            redis.kill();
+            // By the board alone, on a machine that is busy.
+            WITHIN * 2
+        }
+        _ => WITHIN,
+    };
+    ends(&guarded.stack, "shop", vec![&mut of_shop], limit).await;
+    let again = with_token(&three, "userA", shop);
+    let refused = Person::try_with(&again).await;
+    assert!(matches!(refused, Err(ClientError::Refused { status: 401, .. })));
+    for person in [&mut of_depot, &mut for_b, &mut own] {
+        person.write(r#"{"type":"ping","ref":"here"}"#).await;
+        person.wait_for("a pong", WITHIN, |frame| matches!(frame, Pong { .. }).then_some(())).await;
+    }
+    ends(&guarded.stack, "userA", vec![&mut of_depot, &mut own], limit).await;
+    for_b.write(r#"{"type":"ping","ref":"here"}"#).await;
+    for_b.wait_for("a pong", WITHIN, |frame| matches!(frame, Pong { .. }).then_some(())).await;
+    if redis_dies {
+        guarded.stack.redis.as_mut().unwrap().start_again();
+    }
+    guarded.stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_services_sockets_end_with_its_tokens() {
+    take_back_a_service(Parts::Embedded, false).await;
+}
+
+#[tokio::test]
+async fn a_services_sockets_end_with_its_tokens_in_other_processes() {
+    take_back_a_service(Parts::Fleet, false).await;
+}
+
+#[tokio::test]
+async fn a_services_sockets_end_with_its_tokens_while_redis_is_dead() {
+    take_back_a_service(Parts::Fleet, true).await;
 }
 
 #[tokio::test]

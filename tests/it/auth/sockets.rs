@@ -81,6 +81,35 @@ async fn only_a_right_token_of_the_same_user_renews() {
 }
 
 #[tokio::test]
+async fn a_token_that_was_taken_back_renews_nothing_and_a_services_may() {
+    let guarded = Guarded::start(Parts::Embedded, &[]).await.unwrap();
+    let (stack, url) = (&guarded.stack, guarded.stack.ws());
+    let revoke = async |user: &str| {
+        let api = stack.http().token(Some(token("root", json!({"scope": "admin"}))));
+        api.post(&format!("/v1/users/{user}/revoke"), &json!({})).await.unwrap().good().unwrap();
+    };
+    revoke("userA").await;
+    let old = token("userA", json!({"iat": now() - 5}));
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let mut person = Person::with(&with_token(&url, "userA", token("userA", json!({})))).await;
+    person.catch_up().await;
+    assert_eq!(authed(&mut person, &old).await, Err("unauthorized".to_owned()));
+    assert_eq!(person.say("userB", "as before").await, 1);
+    let service = token("shop", json!({"scope": "service", "iat": now() - 5}));
+    assert!(authed(&mut person, &service).await.is_ok());
+    assert_eq!(person.say("userB", "by a service").await, 2);
+    // It stands by that token from now on, and falls with it.
+    revoke("shop").await;
+    let (code, said) = closed(&mut person, SOON).await;
+    assert_eq!(code, Some(4_401), "{said:?}");
+    let mut person = Person::with(&with_token(&url, "userA", token("userA", json!({})))).await;
+    person.catch_up().await;
+    assert_eq!(authed(&mut person, &service).await, Err("unauthorized".to_owned()));
+    assert_eq!(person.say("userB", "as before").await, 3);
+    guarded.stack.stop().await;
+}
+
+#[tokio::test]
 async fn the_query_names_nobody_but_for_a_service() {
     let guarded = Guarded::start(Parts::Embedded, &[]).await.unwrap();
     let address = guarded.stack.servers["ws1"].clone();

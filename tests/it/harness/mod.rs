@@ -51,6 +51,8 @@ pub struct Stack {
     data: tempfile::TempDir,
     table: String,
     options: Vec<String>,
+    /// What all processes of a fleet are given.
+    shared: Vec<String>,
     fleet: bool,
 }
 
@@ -62,6 +64,11 @@ impl Stack {
 
     /// The same with further options of `parlor up` (or, for a fleet, of the balancer).
     pub async fn start_with(parts: Parts, options: &[&str]) -> Option<Self> {
+        Self::start_sharing(parts, options, &[]).await
+    }
+
+    /// The same with options of all processes of a fleet.
+    pub async fn start_sharing(parts: Parts, options: &[&str], shared: &[&str]) -> Option<Self> {
         let redis = match parts {
             Parts::Embedded => None,
             Parts::Real | Parts::Fleet => Some(Redis::start(dynamodb()?)),
@@ -75,7 +82,8 @@ impl Stack {
             processes: BTreeMap::new(),
             data: tempfile::tempdir().unwrap(),
             table: format!("parlor-it-{:016x}", rand::random::<u64>()),
-            options: options.iter().map(|option| (*option).to_owned()).collect(),
+            options: strings(options),
+            shared: strings(shared),
             fleet: matches!(parts, Parts::Fleet),
         };
         if stack.fleet {
@@ -109,7 +117,8 @@ impl Stack {
         let made = self.parlor(&["table", "create"]).await;
         assert!(made.status.success(), "{made:?}");
         let starting = ["ws1", "ws2", "ws3"].map(|id| (id, self.spawn_server(id)));
-        let api = [strings(&["api", "--listen", "127.0.0.1:0"]), self.real_parts()].concat();
+        let api = strings(&["api", "--listen", "127.0.0.1:0"]);
+        let api = [api, self.real_parts(), self.shared.clone()].concat();
         let api = Process::start("api", &api);
         for (id, server) in starting {
             self.servers.extend(addresses(&server.ready().await));
@@ -132,6 +141,7 @@ impl Stack {
             arguments.extend(self.store_options());
         }
         arguments.extend(strings(options));
+        arguments.extend(self.shared.clone());
         let balancer = Process::start(name, &arguments);
         let address = text(&balancer.ready().await["balancer"]);
         self.processes.insert(name.to_owned(), balancer);
@@ -141,7 +151,7 @@ impl Stack {
     fn spawn_server(&self, id: &str) -> Process {
         let listen = self.servers.get(id).map_or("127.0.0.1:0", String::as_str);
         let own = strings(&["server", "--listen", listen, "--id", id]);
-        Process::start(id, &[own, self.real_parts()].concat())
+        Process::start(id, &[own, self.real_parts(), self.shared.clone()].concat())
     }
 
     /// Starts a server of a fleet again, on its old port.
