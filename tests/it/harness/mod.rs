@@ -60,7 +60,7 @@ impl Stack {
         Self::start_with(parts, &[]).await
     }
 
-    /// The same with further options of `parlor up` (or, for a fleet, of the balancer).
+    /// The same with further options of `parlor up` (or, for a fleet, of each of its processes).
     pub async fn start_with(parts: Parts, options: &[&str]) -> Option<Self> {
         let redis = match parts {
             Parts::Embedded => None,
@@ -109,7 +109,8 @@ impl Stack {
         let made = self.parlor(&["table", "create"]).await;
         assert!(made.status.success(), "{made:?}");
         let starting = ["ws1", "ws2", "ws3"].map(|id| (id, self.spawn_server(id)));
-        let api = [strings(&["api", "--listen", "127.0.0.1:0"]), self.real_parts()].concat();
+        let api = strings(&["api", "--listen", "127.0.0.1:0"]);
+        let api = [api, self.real_parts(), self.options.clone()].concat();
         let api = Process::start("api", &api);
         for (id, server) in starting {
             self.servers.extend(addresses(&server.ready().await));
@@ -141,7 +142,7 @@ impl Stack {
     fn spawn_server(&self, id: &str) -> Process {
         let listen = self.servers.get(id).map_or("127.0.0.1:0", String::as_str);
         let own = strings(&["server", "--listen", listen, "--id", id]);
-        Process::start(id, &[own, self.real_parts()].concat())
+        Process::start(id, &[own, self.real_parts(), self.options.clone()].concat())
     }
 
     /// Starts a server of a fleet again, on its old port.
@@ -237,6 +238,12 @@ impl Stack {
     pub async fn items(&self, partition: &str) -> Option<Vec<real::Item>> {
         let redis = self.redis.as_ref()?;
         Some(real::items(redis.dynamodb(), &self.table, partition).await)
+    }
+
+    /// The same for the whole table.
+    pub async fn all_items(&self) -> Option<Vec<real::Item>> {
+        let redis = self.redis.as_ref()?;
+        Some(real::all_items(redis.dynamodb(), &self.table).await)
     }
 
     /// Runs a tool of the binary on this stack's data: `table show …`.
