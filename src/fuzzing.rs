@@ -2,19 +2,22 @@
 //!
 //! `fuzz/` feeds them with bytes that coverage has found, and the tests below with the bytes that
 //! are kept in `fuzz/corpus`. A function here panics where a rule is broken; refusing is no fault.
+//! It says whether the bytes came through, which those that are kept as `good` must.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::BytesMut;
+use futures_util::FutureExt;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
 use crate::balancer::head::{self, Head};
 use crate::bus::payload::decode;
 use crate::bus::signing::{Guard, Keys, Refusal, Signer};
-use crate::edge::{Gate, HEAD_BYTES_MAX, Peer};
+use crate::edge::{Gate, HEAD_BYTES_MAX, Peer, Trusted, proxy_line};
 use crate::gateway::handshake::{self, Request};
 use crate::gateway::socket;
 use crate::protocol::frame::{ClientFrame, SendFrame, parse_send};
@@ -23,20 +26,25 @@ use crate::protocol::{
 };
 
 /// A target: a name, and what is done with the bytes.
-pub type Check = fn(&[u8]);
+pub type Check = fn(&[u8]) -> bool;
 
 /// All targets, by the names that `fuzz/run` takes.
-pub const TARGETS: [(&str, Check); 6] = [
+pub const TARGETS: [(&str, Check); 7] = [
     ("frame", frame),
     ("handshake", handshake),
+    ("proxy", proxy),
     ("command", command),
     ("envelope", envelope),
     ("token", token),
     ("request", request),
 ];
 
-/// What the balancer adds to a head, at most.
+/// What the balancer adds to a head, at most, and how many headers one may have.
 const ADDED: usize = 96;
+const HEADERS_MAX: usize = 100;
+
+/// The longest line of a proxy: what it begins with, and what it may announce.
+const PROXY_LINE_BYTES_MAX: usize = 16 + 2 * 1_024;
 
 /// In how many pieces bytes arrive at most.
 const PIECES_MAX: usize = 1_024;
@@ -86,41 +94,57 @@ fn read_all(bytes: &[u8], step: usize) -> (Vec<Message>, String) {
 
 /// Frames of a socket: bounded, the same however the network cuts them, and each text a command or
 /// a refusal.
-pub fn frame(bytes: &[u8]) {
+pub fn frame(bytes: &[u8]) -> bool {
     let whole = read_all(bytes, usize::MAX);
     // A byte at a time, or in so many pieces where that would take long.
     let step = bytes.len() / PIECES_MAX + 1;
     assert_eq!(whole, read_all(bytes, step), "it depends on how the bytes arrive");
+    let mut taken = false;
     for message in whole.0 {
         if let Message::Text(text) = message {
-            command(text.as_bytes());
+            taken |= command(text.as_bytes());
         }
     }
+    taken
 }
 
+/// A gate that trusts nobody, and one that trusts whoever dials it.
+static GATES: LazyLock<[Gate; 2]> = LazyLock::new(|| {
+    let trusted = Trusted::new(&["198.51.100.0/24".to_owned()]).unwrap_or_default();
+    [Gate::default(), Gate { trusted, ..Gate::default() }]
+});
+
 /// The head of a request: the balancer and the server agree on where it ends and what it is, also
-/// once the balancer has written it anew, and more bytes never change what was decided.
-pub fn handshake(bytes: &[u8]) {
+/// once the balancer has written it anew, and more bytes never change what was decided; from a
+/// client and from a proxy that is believed about one.
+pub fn handshake(bytes: &[u8]) -> bool {
+    GATES.iter().map(|gate| handshake_at(bytes, gate)).fold(true, |all, opens| all & opens)
+}
+
+fn handshake_at(bytes: &[u8], gate: &Gate) -> bool {
     let peer = Peer { address: SocketAddr::from(([198, 51, 100, 1], 9)), secure: false };
-    let gate = Gate::default();
-    let judge = |bytes: &[u8]| handshake::judge(&mut BytesMut::from(bytes), peer, &gate);
-    let (dealt, judged) = (head::seen(bytes, peer, &gate), judge(bytes));
-    match (&dealt, &judged) {
-        (None, None) => {}
+    let judged_from = |bytes: &[u8], peer| handshake::judge(&mut BytesMut::from(bytes), peer, gate);
+    let judge = |bytes: &[u8]| judged_from(bytes, peer);
+    let (dealt, judged) = (head::seen(bytes, peer, gate), judge(bytes));
+    let agreed = match (&dealt, &judged) {
+        (None, None) => true,
         (Some(Head::Upgrade(upgrade)), Some(known)) => {
-            for written in [upgrade.here(), upgrade.onward()] {
-                agree(known, judge(&written).as_ref(), &written);
-            }
+            // In this process the server is told who asks; in another, the head says it.
+            let (here, onward) = (upgrade.here(), upgrade.onward());
+            agree(known, judged_from(&here, upgrade.caller.peer).as_ref(), &here);
+            agree(known, judge(&onward).as_ref(), &onward);
+            true
         }
+        // No socket that the balancer did not deal.
         (Some(Head::Plain(read)), Some(other)) => {
-            assert_eq!(&read[..], bytes);
-            assert!(!matches!(other, Request::Open(..)), "a socket that the balancer did not deal");
+            read[..] == *bytes && !matches!(other, Request::Open(..))
         }
-        (Some(Head::TooLong | Head::Bad(_)), Some(Request::Refused(_))) => {}
+        (Some(Head::TooLong | Head::Bad(_)), Some(Request::Refused(_))) => true,
         // The balancer answers these itself, without a look at what only sockets need.
-        (Some(Head::Bad(_)), Some(Request::Health | Request::Ready)) => {}
-        _ => assert_eq!(dealt.is_some(), judged.is_some(), "{dealt:?}, {judged:?}"),
-    }
+        (Some(Head::Bad(_)), Some(Request::Health | Request::Ready)) => true,
+        _ => false,
+    };
+    assert!(agreed, "they do not agree: {dealt:?}, {judged:?}");
     if let Some(Request::Open(_, behind)) = &judged {
         assert!(bytes.ends_with(behind), "what follows the head belongs to the socket");
     }
@@ -128,12 +152,13 @@ pub fn handshake(bytes: &[u8]) {
     for end in [1, 7, 64, bytes.len() / 2, bytes.len().saturating_sub(1)] {
         let begun = bytes.get(..end).and_then(judge);
         let Some(Request::Open(hello, behind)) = begun else { continue };
-        let Some(Request::Open(later, more)) = &judged else {
-            assert!(judged.is_none(), "a socket that was open is not: {judged:?}");
-            continue;
+        let same = match &judged {
+            Some(Request::Open(later, more)) => hello == *later && more.starts_with(&behind),
+            _ => false,
         };
-        assert_eq!((&hello, &behind[..]), (later, &more[..behind.len()]));
+        assert!(same, "a socket that was open is not: {judged:?}");
     }
+    matches!(judged, Some(Request::Open(..)))
 }
 
 /// What a server makes of the bytes as they came, and of those that the balancer hands on.
@@ -145,17 +170,50 @@ fn agree(known: &Request, written: Option<&Request>, bytes: &[u8]) {
         (Request::Refused(_), Some(Request::Refused(_))) => {}
         // What the balancer adds may be what is too much.
         (Request::Open(_, rest), Some(Request::Refused(refusal))) => {
-            let head = bytes.len() - rest.len();
-            assert!(refusal.status == 431 && head + 1 > HEAD_BYTES_MAX - ADDED, "{refusal:?}");
+            let head = &bytes[..bytes.len() - rest.len()];
+            let lines = head.iter().filter(|byte| **byte == b'\n').count();
+            let much = head.len() + 1 > HEAD_BYTES_MAX - ADDED || lines > HEADERS_MAX;
+            assert!(refusal.status == 431 && much, "{refusal:?}");
         }
         other => assert!(other.1 == Some(other.0), "another request: {other:?}"),
     }
 }
 
+/// What a trusted proxy begins with: read to its announced end and not a byte further, the same
+/// whatever follows, and nothing of less; who it names stands there.
+pub fn proxy(bytes: &[u8]) -> bool {
+    let read = |bytes: &[u8]| {
+        let mut rest = bytes;
+        let said = proxy_line(&mut rest).now_or_never()?.ok()?;
+        Some((said, bytes.len() - rest.len()))
+    };
+    let Some((said, length)) = read(bytes) else { return false };
+    let line = &bytes[..length];
+    assert!(line.starts_with(ppp::v2::PROTOCOL_PREFIX) && length <= PROXY_LINE_BYTES_MAX);
+    assert_eq!(length, 16 + usize::from(u16::from_be_bytes([line[14], line[15]])));
+    assert_eq!(read(line), Some((said, length)));
+    assert_eq!(read(&[line, b"GET / HTTP/1.1"].concat()), Some((said, length)));
+    assert_eq!(read(&line[..length - 1]), None, "it was not whole");
+    assert!(said.is_none() || line[12] == 0x21, "a proxy that speaks for itself names nobody");
+    let named = match (said, line[13] >> 4) {
+        (Some(SocketAddr::V4(of)), 1) => {
+            line[16..20] == of.ip().octets() && line[24..26] == of.port().to_be_bytes()
+        }
+        (Some(SocketAddr::V6(of)), 2) => {
+            line[16..32] == of.ip().octets() && line[48..50] == of.port().to_be_bytes()
+        }
+        (said, family) => said.is_none() || ![1, 2].contains(&family),
+    };
+    assert!(named, "{said:?}");
+    said.is_some()
+}
+
 /// A command of a socket: taken within its limits, or refused in a short sentence.
-pub fn command(bytes: &[u8]) {
-    let Ok(text) = str::from_utf8(bytes) else { return };
-    match ClientFrame::parse(text) {
+pub fn command(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else { return false };
+    let parsed = ClientFrame::parse(text);
+    let taken = parsed.is_ok();
+    match parsed {
         Ok(ClientFrame::Message(send)) => {
             check_send(&send);
             let again = parse_send(text, send.reference.clone());
@@ -175,6 +233,7 @@ pub fn command(bytes: &[u8]) {
             assert!(parsed.is_ok_and(|said| said["detail"] == refusal.detail), "{refusal:?}");
         }
     }
+    taken
 }
 
 fn check_send(send: &SendFrame) {
@@ -203,7 +262,7 @@ const KEY: &str = "5f1e8c0b7a2d49e3a6b1c4d7e8f90123";
 
 /// A publish on the bus: what is read of it means the same when it is said again; with a key, only
 /// what a holder has signed for this channel is opened, and once.
-pub fn envelope(bytes: &[u8]) {
+pub fn envelope(bytes: &[u8]) -> bool {
     let plain = Guard::new(None, CHANNEL.to_owned());
     let (batch, bad) = plain.open(bytes).map_or((Vec::new(), 0), decode);
     // Each takes a byte at least, but that nothing at all is one that can't be read.
@@ -214,7 +273,7 @@ pub fn envelope(bytes: &[u8]) {
         let same = again.first().and_then(|again| serde_json::to_vec(again).ok());
         assert_eq!((same, bad), (Some(said), 0), "{read:?}");
     }
-    let Ok(Some(keys)) = Keys::new([KEY]) else { return };
+    let Ok(Some(keys)) = Keys::new([KEY]) else { return false };
     let guard = Guard::new(Some(keys.clone()), CHANNEL.to_owned());
     assert!(guard.open(bytes).is_err(), "nobody has signed this");
     let signer = Signer::new(keys);
@@ -227,17 +286,18 @@ pub fn envelope(bytes: &[u8]) {
     let place = place % signed.len();
     signed[place] ^= 1;
     assert!(guard.open(&signed).is_err(), "one bit at {place} was turned");
+    !batch.is_empty() && bad == 0
 }
 
 /// A token, as a request carries it, and as one that was signed: only what holds the secret signs
 /// is taken, and only where it says what is allowed.
-pub fn token(bytes: &[u8]) {
-    crate::auth::fuzzed::read(bytes);
+pub fn token(bytes: &[u8]) -> bool {
+    crate::auth::fuzzed::read(bytes)
 }
 
 /// A request to the Message API: target, headers and body, as the handlers read them. The first
 /// line is the target, the second an `Idempotency-Key`, the rest the body.
-pub fn request(bytes: &[u8]) {
+pub fn request(bytes: &[u8]) -> bool {
     let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
     let [target, key, body] = [(); 3].map(|()| lines.next().unwrap_or_default());
     let mut headers = HeaderMap::new();
@@ -246,8 +306,9 @@ pub fn request(bytes: &[u8]) {
     {
         headers.insert(HeaderName::from_static("idempotency-key"), value);
     }
-    if let (Ok(target), Ok(body)) = (str::from_utf8(target), str::from_utf8(body)) {
-        crate::api::fuzzed::read(target, &headers, body);
+    match (str::from_utf8(target), str::from_utf8(body)) {
+        (Ok(target), Ok(body)) => crate::api::fuzzed::read(target, &headers, body) > 0,
+        _ => false,
     }
 }
 
@@ -255,19 +316,26 @@ pub fn request(bytes: &[u8]) {
 mod tests {
     use super::*;
 
-    /// What is kept holds, in every run of the tests.
+    /// What is kept holds, in every run of the tests; what is good comes through, or all the rest
+    /// might fail at the door.
     #[test]
     fn the_kept_bytes_hold() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
         for (name, check) in TARGETS {
             let kept: Vec<_> = std::fs::read_dir(root.join(name)).unwrap().collect();
             assert!(kept.len() >= 5, "{name} has a corpus");
+            let mut good = 0;
             for file in kept {
-                let path = file.unwrap().path();
-                let bytes = std::fs::read(&path).unwrap();
+                let file = file.unwrap();
+                let bytes = std::fs::read(file.path()).unwrap();
                 let held = std::panic::catch_unwind(|| check(&bytes));
-                assert!(held.is_ok(), "{}", path.display());
+                let taken = held.unwrap_or_else(|_| panic!("{}", file.path().display()));
+                if file.file_name().to_string_lossy().starts_with("good") {
+                    good += 1;
+                    assert!(taken, "{}", file.path().display());
+                }
             }
+            assert!(good > 0, "{name} has something good");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ppp::v2::{Addresses, Command, Header};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -108,7 +108,9 @@ impl Edge {
 }
 
 /// Reads the line, and not a byte more. `None`: the proxy speaks for itself (a health check).
-async fn proxy_line(stream: &mut TcpStream) -> Result<Option<SocketAddr>> {
+pub(crate) async fn proxy_line(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<Option<SocketAddr>> {
     let bad = |what: &str| Error::new(ErrorKind::InvalidData, what.to_owned());
     let mut line = vec![0; PROXY_START_BYTES];
     stream.read_exact(&mut line).await?;

@@ -18,6 +18,8 @@ mod origin;
 mod stream;
 mod tls;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use arrival::proxy_line;
 pub use arrival::{Arrived, Edge, Entry, TLS_ADDRESS};
 pub use caller::{Caller, Headers, Peer, Trusted, is_forwarding};
 pub use cors::Answering;

@@ -1,7 +1,6 @@
 //! The admin address, from outside: health, readiness, metrics, and what a drain looks like.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use parlor::client::ServerFrame;
@@ -9,11 +8,6 @@ use serde_json::{Value, json};
 
 use crate::harness::{Parts, Process, SOON, Stack, eventually, on_both};
 use crate::raw::{Answer, Raw, request};
-
-/// A port that is free now.
-pub fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
 
 async fn get(address: &str, path: &str) -> Answer {
     let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");

@@ -13,14 +13,11 @@ fn heard(outcome: &str) -> [String; 2] {
 
 #[tokio::test]
 async fn a_stranger_on_redis_is_not_believed() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let admin = listener.local_addr().unwrap().to_string();
-    drop(listener);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("keys");
     std::fs::write(&file, format!("{KEY}\n{}\n", KEY.replace('5', "6"))).unwrap();
     let file = file.to_str().unwrap();
-    let options = ["--bus-key-file", file, "--admin-listen", &admin];
+    let options = ["--bus-key-file", file, "--admin-listen", "127.0.0.1:0"];
     let Some(stack) = Stack::start_with(Parts::Real, &options).await else { return };
     let mut a = stack.at("ws1", "userA").await;
     let mut b = stack.at("ws3", "userB").await;
@@ -42,7 +39,7 @@ async fn a_stranger_on_redis_is_not_believed() {
         assert_eq!(redis.cli(&["PUBLISH", "messages:ws3", said]), "2", "ws3 and this listener");
     }
     let counted = async || {
-        let now = metrics(&admin).await;
+        let now = metrics(&stack.admin).await;
         let of = |outcome| {
             let labels = heard(outcome);
             sum(&now, "parlor_redis_calls_total", &[&labels[0], &labels[1]])

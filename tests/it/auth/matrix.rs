@@ -1,7 +1,9 @@
 //! Every route and every frame, without a token, with a foreign one, an ended one, and right ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 
+use parlor::protocol::frame::ClientFrame;
 use serde_json::{Value, json};
 
 use super::{FOREIGN, Guarded, now, signed, token};
@@ -25,18 +27,35 @@ fn tokens() -> BTreeMap<&'static str, Option<String>> {
 }
 
 async fn ask(address: &str, method: &str, target: &str, token: Option<&str>) -> Answer {
-    let bearer = token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
-    let body = match (method, target) {
-        ("POST", "/v1/rooms") => json!({"room": "walk"}).to_string(),
-        ("POST", _) => json!({"to": "userB", "message": "Hi"}).to_string(),
-        _ => String::new(),
+    let body = match (method, target.split('?').next().unwrap()) {
+        ("POST", "/v1/rooms") => json!({"room": "walk"}),
+        ("POST", _) => json!({"to": "userB", "message": "Hi"}),
+        _ => Value::Null,
     };
+    ask_with(address, method, target, token, &body).await
+}
+
+async fn ask_with(
+    address: &str,
+    method: &str,
+    target: &str,
+    token: Option<&str>,
+    body: &Value,
+) -> Answer {
+    let bearer = token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
+    let body = if body.is_null() { String::new() } else { body.to_string() };
     let head = format!(
         "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{bearer}\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     request(address, head).await.expect("an answer")
+}
+
+fn challenged(answer: &Answer) {
+    let challenge = answer.header("www-authenticate").unwrap_or_default();
+    assert!(challenge.starts_with("Bearer "), "{answer:?}");
+    assert_eq!(answer.json()["code"], "unauthorized");
 }
 
 /// A row of the matrix: what each of the columns gets.
@@ -46,76 +65,111 @@ async fn row(address: &str, method: &str, target: &str) -> Vec<u16> {
     for column in COLUMNS {
         let answer = ask(address, method, target, tokens[column].as_deref()).await;
         if answer.status == 401 {
-            let challenge = answer.header("www-authenticate").unwrap_or_default();
-            assert!(challenge.starts_with("Bearer "), "{target}: {answer:?}");
-            assert_eq!(answer.json()["code"], "unauthorized");
+            challenged(&answer);
         }
         row.push(answer.status);
     }
     row
 }
 
-fn print(name: &str, row: &[u16]) {
-    let cells: String = row.iter().map(|status| format!("{status:>9}")).collect();
-    println!("{name:<62}{cells}");
+/// Past the capture of the test harness: it is to be seen in every run.
+fn print(name: &str, row: &[impl std::fmt::Display]) {
+    let cells: String = row.iter().map(|cell| format!("{cell:>13}")).collect();
+    let _ = std::io::stderr().write_all(format!("matrix: {name:<70}{cells}\n").as_bytes());
 }
 
-/// Every documented route with something in the place of its parameters.
-async fn routes(stack: &Stack) -> Vec<(String, String)> {
-    let document = ask(&stack.api, "GET", "/openapi.json", None).await.json();
-    let mut routes = Vec::new();
-    for (path, operations) in document["paths"].as_object().unwrap() {
-        let target = path
-            .replace("{conversation}", "dm:userA:userB")
-            .replace("{room}", "walk")
-            .replace("{user}", "userA");
-        for method in operations.as_object().unwrap().keys() {
-            routes.push((method.to_uppercase(), target.clone()));
+/// The routes that stand in the source: a line of the router is one of the API, documented or not.
+fn written_routes() -> BTreeSet<(String, String)> {
+    let (_, source) = include_str!("../../../src/api/mod.rs").split_once("pub fn router(").unwrap();
+    let (source, _) = source.split_once("\n}\n").unwrap();
+    assert!(!["merge(", "nest(", "route_service("].iter().any(|other| source.contains(other)));
+    let mut routes = BTreeSet::new();
+    for route in source.split(".route(").skip(1) {
+        let (path, handlers) = route.split_once("\", ").expect(route);
+        let handlers = handlers.split(".route(").next().unwrap();
+        for method in ["get", "post", "put", "delete", "patch", "any", "head", "options"] {
+            let (first, chained) = (format!("{method}("), format!(".{method}("));
+            if handlers.starts_with(&first) || handlers.contains(&chained) {
+                routes.insert((method.to_uppercase(), path.trim_start_matches('"').to_owned()));
+            }
         }
     }
-    assert!(routes.len() >= 9, "{routes:?}");
-    // A room must be there before somebody joins it.
-    routes.sort_by_key(|(_, target)| target.contains("members"));
+    routes
+}
+
+/// Every route with something in the place of its parameters: those that are documented, which are
+/// all that there are but for the document itself.
+async fn routes(stack: &Stack) -> Vec<(String, String)> {
+    let document = ask(&stack.api, "GET", "/openapi.json", None).await.json();
+    let mut documented = BTreeSet::new();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        let methods = operations.as_object().unwrap().keys();
+        documented.extend(methods.map(|method| (method.to_uppercase(), path.clone())));
+    }
+    let mut written = written_routes();
+    assert!(written.remove(&("GET".to_owned(), "/openapi.json".to_owned())), "{written:?}");
+    assert_eq!(written, documented, "each route is documented, and so in the matrix");
+    let target = |path: String| {
+        path.replace("{conversation}", "dm:userA:userB")
+            .replace("{room}", "walk")
+            .replace("{user}", "userA")
+    };
+    let routes = documented.into_iter().map(|(method, path)| (method, target(path)));
+    let mut routes: Vec<_> = routes.collect();
+    // A room must be there before somebody joins it; what ends the tokens of userA comes last.
+    routes.sort_by_key(|(_, target)| (target.ends_with("/revoke"), target.contains("members")));
     routes
 }
 
 /// What right tokens get: a user what is his own, another's the same as for what is not there, a
-/// service what it names, an admin what is about the fleet.
-fn rightful(method: &str, target: &str) -> [u16; 4] {
+/// service what it names, an admin what is about the fleet. Then the same where the request names
+/// userA, for whom only he himself and a service may act.
+fn rightful(method: &str, target: &str) -> ([u16; 4], [u16; 4]) {
     match (method, target) {
-        ("GET", "/v1/users/userA/conversations") => [200, 404, 200, 403],
-        ("GET", "/v1/users/userA/presence") => [200, 200, 200, 403],
-        ("GET", "/v1/conversations/dm:userA:userB/messages") => [200, 404, 404, 403],
-        ("POST", "/v1/messages") => [201, 201, 201, 403],
-        ("POST", "/v1/rooms") => [201, 400, 400, 403],
+        ("GET", "/v1/users/userA/conversations") => ([200, 404, 200, 403], [200, 403, 200, 403]),
+        ("GET", "/v1/users/userA/presence") => ([200, 200, 200, 403], [200, 403, 200, 403]),
+        ("GET", "/v1/conversations/dm:userA:userB/messages") => {
+            ([200, 404, 404, 403], [200, 403, 200, 403])
+        }
+        ("POST", "/v1/messages") => ([201, 201, 201, 403], [201, 403, 201, 403]),
+        // It is taken, but for who has made it.
+        ("POST", "/v1/rooms") => ([201, 400, 400, 403], [201, 403, 201, 403]),
         // The creator has left a moment ago, and comes back.
-        ("PUT", "/v1/rooms/walk/members/userA") => [201, 404, 404, 403],
-        ("DELETE", "/v1/rooms/walk/members/userA") => [200, 404, 404, 403],
-        ("POST", "/v1/users/userA/revoke") => [403, 403, 403, 200],
-        ("GET", "/v1/servers") => [403, 403, 200, 200],
+        ("PUT", "/v1/rooms/walk/members/userA") => ([201, 404, 404, 403], [200, 403, 200, 403]),
+        ("DELETE", "/v1/rooms/walk/members/userA") => ([200, 404, 404, 403], [200, 403, 200, 403]),
+        ("GET", "/v1/servers") => ([403, 403, 200, 200], [403, 403, 200, 200]),
         _ => panic!("{method} {target} is not in the matrix: say who may ask for it"),
     }
 }
 
 #[tokio::test]
 async fn nobody_gets_in_anywhere_without_a_right_token() {
-    let guarded = Guarded::start(Parts::Embedded, &[]).await.unwrap();
+    walk(Guarded::start(Parts::Embedded, &[]).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn nobody_gets_into_a_fleet_without_a_right_token() {
+    let Some(guarded) = Guarded::start(Parts::Fleet, &[]).await else { return };
+    walk(guarded).await;
+}
+
+async fn walk(guarded: Guarded) {
     let stack = &guarded.stack;
-    let columns: String = COLUMNS.iter().map(|column| format!("{column:>9}")).collect();
-    println!("{:<62}{columns}", "who asks");
-    let mut routes = routes(stack).await;
-    // Last: it ends the tokens of userA.
-    routes.sort_by_key(|(_, target)| target.ends_with("/revoke"));
+    print("who asks", &COLUMNS);
+    let routes = routes(stack).await;
+    let (last, routes): (Vec<_>, Vec<_>) =
+        routes.into_iter().partition(|(_, target)| target.ends_with("/revoke"));
     for (place, address) in [("API", &stack.api), ("balancer", &stack.balancer)] {
         for (method, target) in &routes {
-            if target.ends_with("/revoke") {
-                continue;
+            let (plain, named) = rightful(method, target);
+            for (query, expected) in [("", plain), ("?userId=userA", named)] {
+                let row = row(address, method, &format!("{target}{query}")).await;
+                print(&format!("{place:<9}{method:<7}{target}{query}"), &row);
+                assert_eq!(row[..3], [401, 401, 401], "{method} {target}");
+                assert_eq!(row[3..], expected, "{method} {target}{query}");
             }
-            let row = row(address, method, target).await;
-            print(&format!("{place:<9}{method:<7}{target}"), &row);
-            assert_eq!(row[..3], [401, 401, 401], "{method} {target}");
-            assert_eq!(row[3..], rightful(method, target), "{method} {target}");
         }
+        own_rooms(place, address).await;
     }
     let connect = row(&stack.balancer, "GET", "/v1/connect").await;
     print("balancer GET    /v1/connect", &connect);
@@ -136,12 +190,30 @@ async fn nobody_gets_in_anywhere_without_a_right_token() {
         }
     }
     frames(stack).await;
-    for (method, target) in routes.iter().filter(|(_, target)| target.ends_with("/revoke")) {
+    assert!(!last.is_empty());
+    for (method, target) in &last {
         let row = row(&stack.api, method, target).await;
         print(&format!("API      {method:<7}{target}"), &row);
         assert_eq!(row, [401, 401, 401, 403, 403, 403, 200]);
     }
     guarded.stack.stop().await;
+}
+
+/// Each makes a room, and brings in whom he likes: a service too, and it may for others.
+async fn own_rooms(place: &str, address: &str) {
+    let tokens = tokens();
+    let (mut made, mut joined) = (Vec::new(), Vec::new());
+    for column in COLUMNS {
+        let (token, room) = (tokens[column].as_deref(), format!("{column}-{place}"));
+        let body = json!({"room": room});
+        made.push(ask_with(address, "POST", "/v1/rooms", token, &body).await.status);
+        let member = format!("/v1/rooms/{room}/members/userB");
+        joined.push(ask(address, "PUT", &member, token).await.status);
+    }
+    print(&format!("{place:<9}POST   /v1/rooms of one's own"), &made);
+    print(&format!("{place:<9}PUT    /v1/rooms/{{own}}/members/userB"), &joined);
+    assert_eq!(made, [401, 401, 401, 201, 201, 201, 403]);
+    assert_eq!(joined, [401, 401, 401, 201, 201, 201, 403]);
 }
 
 /// What becomes of a socket: 101 once `welcome` is there, the status, or the code of the close.
@@ -184,22 +256,86 @@ fn carried(token: Option<&str>, browser: bool) -> String {
     }
 }
 
-/// Every kind of frame, with what a socket answers to it that may say such things.
-fn every_frame() -> Vec<(&'static str, Value, &'static str)> {
+/// How many kinds of frames there are; a kind that is not in the list below is not in the matrix.
+const KINDS: usize = 6;
+
+fn kind(frame: &ClientFrame) -> usize {
+    match frame {
+        ClientFrame::Message(_) => 0,
+        ClientFrame::Ack { .. } => 1,
+        ClientFrame::Read { .. } => 2,
+        ClientFrame::Signal { .. } => 3,
+        ClientFrame::Ping { .. } => 4,
+        ClientFrame::Auth { .. } => 5,
+    }
+}
+
+/// What is said to it: nothing, a frame of this type, or an error of this code.
+type Told = &'static str;
+
+/// Every kind of frame, with what is told to userA, to userC, who has no part in what it is about,
+/// and to a service, which is a user of its own.
+fn every_frame() -> Vec<(&'static str, Value, [Told; 3])> {
     let fresh = token("userA", json!({}));
-    let conversation = "dm:userA:userB";
+    let (ours, strangers) = ("dm:userA:userB", ["nothing", "not_found", "not_found"]);
+    let place = |kind| json!({"type": kind, "conversation": ours, "seq": 1});
     vec![
-        ("message", json!({"type": "message", "to": "userB", "message": "in", "ref": "m"}), "sent"),
-        ("ack", json!({"type": "ack", "conversation": conversation, "seq": 1, "ref": "a"}), "pong"),
-        ("read", json!({"type": "read", "conversation": conversation, "seq": 1}), "pong"),
-        ("signal", json!({"type": "signal", "to": "userB", "data": {"a": 1}}), "pong"),
-        ("ping", json!({"type": "ping", "ref": "p"}), "pong"),
-        ("auth", json!({"type": "auth", "token": fresh.reveal()}), "authed"),
+        ("message", json!({"type": "message", "to": "userB", "message": "in"}), ["sent"; 3]),
+        (
+            "message there",
+            json!({"type": "message", "conversation": ours, "message": "in"}),
+            ["sent", "not_found", "not_found"],
+        ),
+        ("ack", place("ack"), strangers),
+        ("read", place("read"), strangers),
+        ("signal", json!({"type": "signal", "to": "userB", "data": {"a": 1}}), ["nothing"; 3]),
+        (
+            "signal there",
+            json!({"type": "signal", "conversation": ours, "data": {"a": 1}}),
+            strangers,
+        ),
+        ("ping", json!({"type": "ping"}), ["pong"; 3]),
+        (
+            "auth",
+            json!({"type": "auth", "token": fresh.reveal()}),
+            ["authed", "unauthorized", "unauthorized"],
+        ),
     ]
 }
 
+/// What a socket says to a frame that came right behind its head.
+async fn told(raw: &mut Raw, frame: &Value) -> String {
+    // Catching up and receipts go on beside it.
+    let beside =
+        ["welcome", "caughtup", "message", "joined", "left", "delivered", "read", "signal"];
+    let mut told = Vec::new();
+    // What reads the store may be answered behind a ping, but not behind several of them, each of
+    // which waits for the one before.
+    for reference in ["behind", "later", "last"] {
+        if reference != "behind" {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            raw.text(&json!({"type": "ping", "ref": reference}).to_string()).await;
+        }
+        loop {
+            let said = raw.json().await.unwrap_or_else(|| panic!("closed by {frame}: {told:?}"));
+            if said["type"] == "pong" && said["ref"] == reference {
+                break;
+            }
+            if !beside.contains(&said["type"].as_str().unwrap()) {
+                told.push(said);
+            }
+        }
+    }
+    match &told[..] {
+        [] => "nothing".to_owned(),
+        [one] if one["type"] == "error" => one["code"].as_str().unwrap().to_owned(),
+        [one] => one["type"].as_str().unwrap().to_owned(),
+        more => panic!("{frame}: {more:?}"),
+    }
+}
+
 /// Frames that come right behind a refused request, as a browser's script might send them: nothing
-/// of it is heard. With a right token each is taken.
+/// of it is heard. With a right token each is answered as whoever has sent it may expect.
 async fn frames(stack: &Stack) {
     let stored = async || {
         let good = token("userB", json!({}));
@@ -208,8 +344,9 @@ async fn frames(stack: &Stack) {
         page["messages"].as_array().unwrap().len()
     };
     let tokens = tokens();
-    let before = stored().await;
-    for (name, frame, answer) in every_frame() {
+    let (before, mut kinds) = (stored().await, BTreeSet::new());
+    for (name, frame, [user, other, service]) in every_frame() {
+        kinds.insert(kind(&ClientFrame::parse(&frame.to_string()).unwrap()));
         let mut row = Vec::new();
         for column in COLUMNS {
             let token = tokens[column].as_deref();
@@ -222,23 +359,14 @@ async fn frames(stack: &Stack) {
             if ["none", "foreign", "ended", "admin"].contains(&column) {
                 let (code, said) = raw.closed().await;
                 assert_eq!((code, said.len()), (Some(4_401), 1), "{name} {column}: {said:?}");
-                row.push(4_401);
+                row.push("4401".to_owned());
                 continue;
             }
-            let mut kinds = Vec::new();
-            while let Some(said) = raw.json().await {
-                kinds.push(said["type"].as_str().unwrap().to_owned());
-                // What reads the store may be answered behind the ping.
-                let both = kinds.iter().any(|kind| kind == "pong")
-                    && (column != "user" || kinds.iter().any(|kind| kind == answer));
-                if both {
-                    break;
-                }
-            }
-            row.push(200);
+            row.push(told(&mut raw, &frame).await);
         }
-        print(&format!("frame    {name}"), &row);
-        assert_eq!(row, [4_401, 4_401, 4_401, 200, 200, 200, 4_401]);
+        print(&format!("server   frame  {name}"), &row);
+        assert_eq!(row, ["4401", "4401", "4401", user, other, service, "4401"], "{name}");
     }
-    assert_eq!(stored().await, before + 1, "one message by the user's own frame, and no other");
+    assert_eq!(kinds, (0..KINDS).collect(), "each kind of frame is in the matrix");
+    assert_eq!(stored().await, before + 2, "the user's own two messages, and no other");
 }

@@ -3,7 +3,6 @@
 use serde_json::json;
 
 use super::{Guarded, token};
-use crate::admin::free_address;
 use crate::harness::Parts;
 use crate::raw::{Answer, request, upgrade_head};
 
@@ -20,10 +19,10 @@ fn bearer(scope: &str) -> String {
 /// A name that was pointed at this machine gives a page our origin, and no token.
 #[tokio::test]
 async fn a_token_opens_by_any_name_and_the_admins_address_by_its_own() {
-    let admin = &free_address();
-    let options = ["--admin-listen", admin];
+    let options = ["--admin-listen", "127.0.0.1:0"];
     let guarded = Guarded::start(Parts::Embedded, &options).await.unwrap();
     let (stack, name) = (&guarded.stack, "chat.example.com");
+    let admin = &stack.admin;
     for address in [&stack.api, &stack.balancer] {
         for (more, status) in [(bearer("user"), 200), (String::new(), 401)] {
             let answer = get(address, name, "/v1/users/root/conversations", &more).await;
@@ -49,10 +48,9 @@ async fn a_token_opens_by_any_name_and_the_admins_address_by_its_own() {
 
 #[tokio::test]
 async fn beyond_loopback_the_admins_address_asks_for_an_admin() {
-    let admin = free_address();
-    let anywhere = admin.replace("127.0.0.1", "0.0.0.0");
-    let options = ["--admin-listen", anywhere.as_str()];
+    let options = ["--admin-listen", "0.0.0.0:0"];
     let guarded = Guarded::start(Parts::Embedded, &options).await.unwrap();
+    let admin = guarded.stack.admin.replace("0.0.0.0", "127.0.0.1");
     for (more, status) in [
         (String::new(), 401),
         ("Authorization: Bearer x\r\n".to_owned(), 401),

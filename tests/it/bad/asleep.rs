@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::{Bystanders, resident};
+use super::Bystanders;
 use crate::admin::{self, metrics, sum};
 use crate::harness::Parts;
 use crate::raw::{self, Raw};
@@ -29,10 +29,9 @@ fn gather(said: &[Value], heard: &mut BTreeMap<String, Vec<u64>>) {
 async fn a_slow_reader_is_closed_and_loses_nothing() {
     let (mut stack, admin) = admin::start(Parts::Embedded).await.unwrap();
     let calm = Bystanders::start(&stack).await;
-    let pid = stack.process("up").pid();
     let mut never_reads = Raw::ready(&stack.balancer, "userId=never-reads").await;
     let mut never_acks = Raw::ready(&stack.balancer, "userId=never-acks&acks=app").await;
-    let memory = resident(pid);
+    let memory = stack.process("up").memory("VmRSS");
     let words = "as long as what people write, more or less. ".repeat(5);
     let frame = |to: &str| {
         let frame = json!({"type": "message", "to": to, "message": words});
@@ -55,7 +54,7 @@ async fn a_slow_reader_is_closed_and_loses_nothing() {
         }
     });
     join_all(sending).await;
-    let grown = resident(pid).saturating_sub(memory);
+    let grown = stack.process("up").memory("VmRSS").saturating_sub(memory);
     assert!(grown < 64 << 20, "{grown} bytes more for somebody who does not read");
     // Nothing is read of the other one before it was closed, so no pong has left.
     let slow = ["outcome=\"too slow, reconnect and catch up\""];

@@ -3,7 +3,7 @@
 use parlor::client::ServerFrame;
 use serde_json::{Value, json};
 
-use super::{Bystanders, resident};
+use super::Bystanders;
 use crate::harness::{Parts, Stack};
 use crate::raw::{self, Frame, PING, Raw};
 
@@ -24,8 +24,7 @@ fn is_answer(said: &Value) -> bool {
 async fn ten_thousand_frames_at_once_get_one_answer_each_in_order() {
     let mut stack = Stack::start(Parts::Embedded).await.unwrap();
     let calm = Bystanders::start(&stack).await;
-    let pid = stack.process("up").pid();
-    let memory = resident(pid);
+    let memory = stack.process("up").memory("VmRSS");
     let mut friend = stack.at("ws3", "friend").await;
     friend.catch_up().await;
     let mut socket = Raw::ready(&stack.balancer, "userId=eager").await;
@@ -53,7 +52,7 @@ async fn ten_thousand_frames_at_once_get_one_answer_each_in_order() {
     assert_eq!(seqs, (1..=good as u64).collect::<Vec<_>>());
     hearing.await.unwrap();
     assert!(socket.is_open().await);
-    let grown = resident(pid).saturating_sub(memory);
+    let grown = stack.process("up").memory("VmRSS").saturating_sub(memory);
     assert!(grown < MEMORY_MAX, "{grown} bytes more");
     calm.noticed_nothing(&stack).await;
     stack.stop().await;
@@ -64,11 +63,10 @@ async fn ten_thousand_frames_at_once_get_one_answer_each_in_order() {
 async fn floods_that_store_nothing_are_bounded_too() {
     let mut stack = Stack::start(Parts::Embedded).await.unwrap();
     let calm = Bystanders::start(&stack).await;
-    let pid = stack.process("up").pid();
     let mut friend = stack.at("ws3", "friend").await;
     friend.catch_up().await;
     let mut socket = Raw::ready(&stack.balancer, "userId=eager").await;
-    let memory = resident(pid);
+    let memory = stack.process("up").memory("VmRSS");
     let mut bytes = Vec::new();
     for number in 0..FRAMES {
         let text = match number % 5 {
@@ -108,7 +106,7 @@ async fn floods_that_store_nothing_are_bounded_too() {
     assert!(signals <= FRAMES / 5, "{signals}: at most once");
     let kept = stack.history("eager", "dm:eager:friend").await;
     assert_eq!((kept.len(), &kept[0]["seq"]), (1, &json!(1)));
-    let grown = resident(pid).saturating_sub(memory);
+    let grown = stack.process("up").memory("VmRSS").saturating_sub(memory);
     assert!(grown < MEMORY_MAX, "{grown} bytes more");
     calm.noticed_nothing(&stack).await;
     stack.stop().await;

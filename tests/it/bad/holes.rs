@@ -250,7 +250,7 @@ fn encoded(id: &str) -> String {
     id.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
 
-/// Each id at each door: refused, and Redis has heard nothing of it, nor the table.
+/// Each id at each door: refused, and Redis has heard nothing of it, nor has the table.
 #[tokio::test]
 async fn no_id_reaches_into_redis() {
     let Some(stack) = Stack::start(Parts::Real).await else { return };
@@ -296,6 +296,11 @@ async fn no_id_reaches_into_redis() {
     let said = heard.with(&["INJ"]);
     assert!(said.is_empty(), "{said:?}");
     assert_eq!(redis.cli(&["EXISTS", "pwned"]), "0");
+    // The board's rows and the attacker's own are there, or this would look in the wrong place.
+    let items = stack.all_items().await.unwrap();
+    assert!(items.iter().any(|item| format!("{item:?}").contains("attacker")), "{items:?}");
+    let reached: Vec<_> = items.iter().filter(|item| format!("{item:?}").contains("INJ")).collect();
+    assert!(reached.is_empty(), "{reached:?}");
     // What is allowed stays within its own key, whatever a pattern would make of it.
     let odd = "a+b=c~d@e.f|g-h_i";
     let _open = Raw::ready(&stack.balancer, &format!("userId={}", encoded(odd))).await;

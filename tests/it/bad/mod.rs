@@ -88,10 +88,3 @@ fn assert_problem(case: &str, answer: &Answer, status: u16, code: ErrorCode) -> 
     assert!(words("title") && words("detail"), "{case}: {problem}");
     problem
 }
-
-/// The resident memory of a process, in bytes.
-fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1_024
-}

@@ -249,6 +249,12 @@ impl Stack {
         Some(real::items(redis.dynamodb(), &self.table, partition).await)
     }
 
+    /// The same for the whole table.
+    pub async fn all_items(&self) -> Option<Vec<real::Item>> {
+        let redis = self.redis.as_ref()?;
+        Some(real::all_items(redis.dynamodb(), &self.table).await)
+    }
+
     /// Runs a tool of the binary on this stack's data: `table show …`.
     pub async fn parlor(&self, arguments: &[&str]) -> Output {
         let mut command = command();

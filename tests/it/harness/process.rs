@@ -74,6 +74,15 @@ impl Process {
         self.child.id()
     }
 
+    /// A size of its memory in bytes, as `/proc/PID/status` names it: `VmRSS`, `VmPeak`.
+    pub fn memory(&self, name: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.unwrap_or_default();
+        let line = status.lines().find(|line| line.starts_with(name));
+        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        kilobytes.unwrap_or(0) * 1_024
+    }
+
     /// Sends a signal by name: `STOP`, `CONT`, `TERM`.
     pub fn signal(&self, signal: &str) {
         let pid = self.pid().to_string();

@@ -23,15 +23,26 @@ pub fn dynamodb() -> Option<String> {
 /// An item as DynamoDB has it.
 pub type Item = HashMap<String, AttributeValue>;
 
-/// The items of a partition, in their order.
-pub async fn items(url: &str, table: &str, partition: &str) -> Vec<Item> {
+async fn client(url: &str) -> aws_sdk_dynamodb::Client {
     let config = aws_config::defaults(BehaviorVersion::latest())
         .endpoint_url(url)
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .credentials_provider(Credentials::new("local", "local", None, None, "tests"))
         .region(Region::new("us-east-1"));
-    let client = aws_sdk_dynamodb::Client::new(&config.load().await);
-    let query = client.query().table_name(table).consistent_read(true);
+    aws_sdk_dynamodb::Client::new(&config.load().await)
+}
+
+/// All items of a small table, in no order.
+pub async fn all_items(url: &str, table: &str) -> Vec<Item> {
+    let scan = client(url).await.scan().table_name(table).consistent_read(true);
+    let page = scan.send().await.unwrap();
+    assert!(page.last_evaluated_key.is_none(), "more than a page");
+    page.items.unwrap_or_default()
+}
+
+/// The items of a partition, in their order.
+pub async fn items(url: &str, table: &str, partition: &str) -> Vec<Item> {
+    let query = client(url).await.query().table_name(table).consistent_read(true);
     let query = query.key_condition_expression("pk = :pk");
     let query = query.expression_attribute_values(":pk", AttributeValue::S(partition.to_owned()));
     query.send().await.unwrap().items.unwrap_or_default()
