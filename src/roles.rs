@@ -65,7 +65,7 @@ async fn start(
 ) -> Result<Option<Option<SocketAddr>>, NodeError> {
     let starting = async {
         node.start(parts).await?;
-        node.watchers.spawn(entrance.follow(node.background.clone())?);
+        node.watchers.spawn(entrance.follow(&node.health, node.background.clone())?);
         let admin = admin(common, entrance, node).await?;
         node.open().await;
         Ok(admin)
