@@ -26,7 +26,7 @@ use crate::board::Role;
 use crate::chat::Opening;
 use crate::config::{Api, Common, Dm, EdgeOptions, LimitOptions, Server, Up};
 use crate::edge::Edge;
-use crate::limits::{self, Limits};
+use crate::limits::{self, Limits, Settings};
 use crate::node::{Node, NodeError, PartOptions, listen};
 use crate::protocol::ProcessId;
 use crate::telemetry::Metrics;
@@ -132,7 +132,9 @@ fn limits(options: &LimitOptions, common: &Common, shares: u32) -> Arc<Limits> {
     // Where the system does not say, what most begin with.
     let files = rlimit::Resource::NOFILE.get_soft().unwrap_or(1_024);
     let sockets = limits::sockets_by_files(files, shares);
-    Limits::new(options.settings(common.tokens.has_keys(), sockets))
+    let settings = options.settings(common.tokens.has_keys(), sockets);
+    let [half_open, plain] = limits::others_by_files(files).map(Some);
+    Limits::new(Settings { half_open, plain, ..settings })
 }
 
 /// A process without parts, which asks for tokens where there are keys.
