@@ -195,7 +195,7 @@ pub fn proxy(bytes: &[u8]) -> bool {
     assert_eq!(read(&[line, b"GET / HTTP/1.1"].concat()), Some((said, length)));
     assert_eq!(read(&line[..length - 1]), None, "it was not whole");
     assert!(said.is_none() || line[12] == 0x21, "a proxy that speaks for itself names nobody");
-    let named = match (said, line[13] >> 4) {
+    let named = match (said.map(|peer| peer.address), line[13] >> 4) {
         (Some(SocketAddr::V4(of)), 1) => {
             line[16..20] == of.ip().octets() && line[24..26] == of.port().to_be_bytes()
         }

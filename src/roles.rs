@@ -27,7 +27,7 @@ use crate::board::Role;
 use crate::chat::{Chat, Opening};
 use crate::config::{Api, Common, Dm, EdgeOptions, LimitOptions, Server, Up};
 use crate::edge::Edge;
-use crate::limits::{self, Limits};
+use crate::limits::{self, Limits, Settings};
 use crate::node::{Node, NodeError, PartOptions, listen};
 use crate::protocol::ProcessId;
 use crate::telemetry::Metrics;
@@ -66,7 +66,7 @@ async fn start(
 ) -> Result<Option<Option<SocketAddr>>, NodeError> {
     let starting = async {
         node.start(parts).await?;
-        node.watchers.spawn(entrance.follow(node.background.clone())?);
+        node.watchers.spawn(entrance.follow(&node.health, node.background.clone())?);
         let admin = admin(common, entrance, node).await?;
         node.open().await;
         Ok(admin)
@@ -148,7 +148,9 @@ fn limits(options: &LimitOptions, common: &Common, shares: u32) -> Arc<Limits> {
     // Where the system does not say, what most begin with.
     let files = rlimit::Resource::NOFILE.get_soft().unwrap_or(1_024);
     let sockets = limits::sockets_by_files(files, shares);
-    Limits::new(options.settings(common.tokens.has_keys(), sockets))
+    let settings = options.settings(common.tokens.has_keys(), sockets);
+    let [half_open, plain] = limits::others_by_files(files).map(Some);
+    Limits::new(Settings { half_open, plain, ..settings })
 }
 
 /// A process without parts, which asks for tokens where there are keys.

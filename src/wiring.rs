@@ -129,6 +129,11 @@ async fn hints(
         return Ok((Arc::new(EmbeddedDirectory::default()), Arc::new(EmbeddedBus::default())));
     };
     let (target, prefix) = (redis(url, parts)?, &parts.redis_prefix);
+    if keys.is_none() && !target.is_local() {
+        tracing::warn!(
+            "whoever can write to this Redis can show texts that were never sent: give --bus-key"
+        );
+    }
     let directory = RedisDirectory::connect(target.clone(), prefix, metrics.clone()).await;
     let directory = directory.map_err(part)?;
     let bus = RedisBus::connect(target, prefix, metrics.clone()).await.map_err(part)?;

@@ -3,23 +3,31 @@
 //! hyper's own answers to what is no HTTP at all (400, 431) have an empty body; every request that
 //! can be parsed is answered by the router.
 
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::error::Problem;
 use super::quota::Quota;
-use super::stall::StallGuard;
-use crate::edge::{Arrived, Came, Edge, HEAD_BYTES_MAX, Incoming, Watched};
+use crate::chat::ChatError;
+use crate::edge::{Arrived, Came, Doorman, Edge, HEAD_BYTES_MAX, Incoming, StallGuard, Watched};
+use crate::gateway::{Guest, Porch};
+use crate::limits::{Limit, Over, Stay};
+use crate::protocol::ErrorCode;
 
 /// The most bytes of a connection that are read ahead.
 const READ_BYTES_MAX: usize = 64 * 1024;
@@ -37,7 +45,8 @@ pub(super) struct Bounds {
     pub(super) drain: Duration,
 }
 
-/// Serves until `stop`, then lets the requests under way end.
+/// Serves until `stop`, then lets the requests under way end. With a quota connections have places
+/// on a porch, as everywhere where strangers come.
 pub(super) async fn listen(
     router: Router,
     listener: TcpListener,
@@ -47,6 +56,7 @@ pub(super) async fn listen(
     stop: CancellationToken,
 ) {
     let mut incoming = Incoming::at(listener);
+    let porch = quota.as_ref().map(|quota| quota.porch(&edge));
     let permits = Arc::new(Semaphore::new(bounds.connections_max));
     let tasks = TaskTracker::new();
     let cut = CancellationToken::new();
@@ -62,14 +72,17 @@ pub(super) async fn listen(
         };
         match came {
             Came::Connection(stream, address) => {
+                let Some((stream, visitor)) = enter(porch.as_ref(), stream, address) else {
+                    continue;
+                };
                 let (router, edge, stop) = (router.clone(), edge.clone(), stop.clone());
-                let (cut, quota) = (cut.clone(), quota.clone());
+                let cut = cut.clone();
                 tasks.spawn(async move {
                     let _permit = permit;
-                    let admits = |client| quota.as_ref().is_none_or(|quota| quota.admits(client));
                     let serving = async {
-                        let arrived = edge.arrive(stream, address, admits).await?;
-                        serve(router, arrived, bounds, stop).await;
+                        let mut visitor = visitor;
+                        let arrived = edge.arrive(stream, address, &mut visitor).await?;
+                        serve(router, arrived, visitor, bounds, stop).await;
                         Some(())
                     };
                     cut.run_until_cancelled(serving).await;
@@ -90,18 +103,81 @@ pub(super) async fn listen(
     }
 }
 
+/// What a connection has of the places of its process.
+enum Visitor {
+    /// On the porch, until the head of its first request is whole.
+    New(Guest),
+    /// One of plain HTTP.
+    Known(Stay),
+    /// None: the listener is bounded otherwise, or this was its last answer.
+    Uncounted,
+}
+
+fn enter(
+    porch: Option<&Arc<Porch>>,
+    stream: TcpStream,
+    address: SocketAddr,
+) -> Option<(TcpStream, Visitor)> {
+    let Some(porch) = porch else { return Some((stream, Visitor::Uncounted)) };
+    porch.enter(stream, address).map(|(stream, guest)| (stream, Visitor::New(guest)))
+}
+
+impl Doorman for Visitor {
+    fn names(&mut self, client: IpAddr) -> bool {
+        if let Self::New(guest) = self { guest.names(client) } else { true }
+    }
+
+    fn admits(&mut self, client: IpAddr) -> bool {
+        if let Self::New(guest) = self { guest.admits(client) } else { true }
+    }
+}
+
+impl Visitor {
+    /// A request has come; whether the connection may stay for another one.
+    fn asks(&mut self, client: IpAddr) -> Result<bool, Over> {
+        if let Self::New(_) = self
+            && let Self::New(guest) = std::mem::replace(self, Self::Uncounted)
+        {
+            *self = Self::Known(guest.goes_on(client)?);
+        }
+        Ok(!matches!(self, Self::Known(stay) if stay.is_short()))
+    }
+}
+
+fn refusal(over: Over) -> Problem {
+    match over.limit {
+        Limit::Plain => Problem::new(ErrorCode::Unavailable, over.to_string()),
+        _ => ChatError::limited(over).into(),
+    }
+}
+
 async fn serve(
     router: Router,
-    Arrived { stream, peer }: Arrived,
+    Arrived { stream, peer, until }: Arrived,
+    visitor: Visitor,
     bounds: Bounds,
     stop: CancellationToken,
 ) {
     let _ = stream.set_nodelay();
     let stream = Watched::new(StallGuard::new(stream, WRITE_TIMEOUT), Bytes::new());
     let service = TowerToHyperService::new(router);
+    let visitor = Arc::new(Mutex::new(visitor));
+    let asking = visitor.clone();
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
+        let client = peer.address.ip();
+        let stays = asking.lock().unwrap_or_else(PoisonError::into_inner).asks(client);
         request.extensions_mut().insert(peer);
-        hyper::service::Service::call(&service, request)
+        let answer = stays.map(|_| hyper::service::Service::call(&service, request));
+        async move {
+            let mut answer: Response = match answer {
+                Ok(answer) => answer.await?,
+                Err(over) => refusal(over).into_response(),
+            };
+            if stays != Ok(true) {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, std::convert::Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -110,8 +186,15 @@ async fn serve(
         .max_buf_size(READ_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
+    // Its first head has what is left of the time for coming in, whatever it has waited before.
+    let late = async {
+        sleep_until(until).await;
+        let visitor = visitor.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*visitor, Visitor::New(_))
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        true = late => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

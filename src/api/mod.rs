@@ -19,7 +19,6 @@ mod openapi;
 mod quota;
 mod revocation;
 mod rooms;
-mod stall;
 #[cfg(test)]
 mod tests;
 
@@ -60,7 +59,7 @@ pub struct ApiOptions {
     pub request_timeout: Duration,
     /// How long a request head may take, and how long a connection may idle.
     pub header_timeout: Duration,
-    /// How many connections are open at once.
+    /// How many connections are open at once, whatever limits say.
     pub connections_max: usize,
     /// How long requests under way may take to end at a stop.
     pub drain: Duration,
@@ -71,7 +70,7 @@ pub struct ApiOptions {
 impl Default for ApiOptions {
     fn default() -> Self {
         let ten = Duration::from_secs(10);
-        let (connections_max, edge) = (4_096, Edge::open());
+        let (connections_max, edge) = (8_192, Edge::open());
         Self { request_timeout: ten, header_timeout: ten, connections_max, drain: ten, edge }
     }
 }

@@ -12,6 +12,7 @@ use super::asker::Asker;
 use super::error::Problem;
 use crate::chat::{Chat, ChatError};
 use crate::edge::{Edge, Trusted};
+use crate::gateway::Porch;
 use crate::limits::{Address, Key, Limit, Limits, Over};
 use crate::protocol::ErrorCode;
 use crate::telemetry::Metrics;
@@ -40,10 +41,9 @@ impl Quota {
         Address::of(client).filter(|_| !self.trusted.holds(client))
     }
 
-    /// Whether a connection of this client is worth the work of TLS.
-    pub(super) fn admits(&self, client: IpAddr) -> bool {
-        let knocked = self.limits.knock(self.address(client));
-        knocked.inspect_err(|over| self.metrics.count_limited(over.limit.as_str())).is_ok()
+    /// The places before a listener with this edge.
+    pub(super) fn porch(&self, edge: &Arc<Edge>) -> Arc<Porch> {
+        Porch::new(self.limits.clone(), self.metrics.clone(), edge.clone())
     }
 
     /// No connection can be accepted: the process has no file left.

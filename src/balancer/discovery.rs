@@ -148,6 +148,8 @@ pub fn follow(backends: Backends, upstream: Option<Upstream>, stop: Cancellation
             let backend = |server: NamedServer| Arc::new(Backend::new(server.id, server.address));
             let mut backends: Vec<_> = servers.into_iter().map(backend).collect();
             backends.sort_by_key(|a| natural(&a.id));
+            // Until it has answered nobody knows whether it is one that may be trusted.
+            backends.iter().for_each(|backend| backend.refused());
             sender.send_replace(Arc::new(backends));
             tokio::spawn(async move { stop.run_until_cancelled(ask(sender, upstream)).await });
         }
@@ -163,6 +165,8 @@ async fn ask(sender: watch::Sender<Arc<Vec<Arc<Backend>>>>, upstream: Option<Ups
     loop {
         let list = sender.borrow().clone();
         ask_all(&list, upstream.as_ref()).await;
+        // The same list: for whoever waits until one of them is well.
+        sender.send_replace(list);
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
@@ -171,8 +175,9 @@ async fn ask(sender: watch::Sender<Arc<Vec<Arc<Backend>>>>, upstream: Option<Ups
 /// answer is waited for.
 async fn ask_all(list: &[Arc<Backend>], upstream: Option<&Upstream>) {
     let asking = list.iter().map(|backend| async move {
-        let answers = health::answers(&backend.address, upstream).await;
-        backend.well.store(answers, Ordering::Relaxed);
+        if let Some(answers) = health::answers(&backend.address, upstream).await {
+            backend.well.store(answers, Ordering::Relaxed);
+        }
     });
     futures_util::future::join_all(asking).await;
 }

@@ -15,29 +15,51 @@ use serde_json::json;
 
 use super::{Balancer, head, page};
 use crate::auth::{Identity, Refusal, Verifier, bearer, challenge};
-use crate::edge::{Answering, Caller, HEAD_BYTES_MAX, Headers, Peer, Stream, Turned, Watched};
-use crate::limits::Over;
+use crate::edge::{
+    Answering, Caller, HEAD_BYTES_MAX, Headers, Peer, StallGuard, Stream, Turned, Watched,
+};
+use crate::limits::{Over, Stay};
 use crate::protocol::{ErrorCode, UserId, answer};
 
 pub(super) type Answer = Response<Full<Bytes>>;
+
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// How long a kept-alive connection may rest between requests.
 const REST: Duration = Duration::from_secs(10);
 /// The most bytes of a connection that are read ahead.
 const READ_BYTES_MAX: usize = 16 * 1024;
 
-/// Serves plain HTTP on a connection whose first bytes were read already.
-pub async fn serve(balancer: Arc<Balancer>, stream: Stream, read: Bytes, peer: Peer) {
+/// How long a write may wait for a client that does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Serves plain HTTP on a connection whose first bytes were read already, and which has this place.
+pub async fn serve(
+    balancer: Arc<Balancer>,
+    stream: Stream,
+    read: Bytes,
+    peer: Peer,
+    stay: Arc<Stay>,
+) {
     let service = service_fn(move |request| {
-        let balancer = balancer.clone();
-        async move { Ok::<_, Infallible>(respond(&balancer, peer, request).await) }
+        let (balancer, stay) = (balancer.clone(), stay.clone());
+        async move {
+            let mut answer = respond(&balancer, peer, request).await;
+            // Nothing but its first request is dealt to a server: a proxy that keeps connections
+            // for others' requests must not keep this one for an upgrade.
+            if stay.is_short() || balancer.edge.gate.trusted.holds(peer.address.ip()) {
+                answer.headers_mut().insert(header::CONNECTION, CLOSE);
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
+    let stream = Watched::new(StallGuard::new(stream, WRITE_TIMEOUT), read);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REST)
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(READ_BYTES_MAX)
-        .serve_connection(TokioIo::new(Watched::new(stream, read)), service);
+        .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a plain connection ended");
     }
@@ -50,6 +72,7 @@ async fn respond(balancer: &Balancer, peer: Peer, request: Request<Incoming>) ->
         "/healthz" => plain(StatusCode::OK, "ok\n"),
         "/readyz" if balancer.has_servers() => plain(StatusCode::OK, "ok\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "no server takes sockets\n"),
+        "/ws" => late(),
         path if path == "/openapi.json" || path.starts_with("/v1/") && path != "/v1/connect" => {
             forward(balancer, peer, request).await
         }
@@ -57,8 +80,16 @@ async fn respond(balancer: &Balancer, peer: Peer, request: Request<Incoming>) ->
     };
     if chunks {
         // A length beside them may have been dropped unseen: nothing after them is a request.
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        answer.headers_mut().insert(header::CONNECTION, CLOSE);
     }
+    answer
+}
+
+/// Sockets are opened by the first request of a connection alone.
+fn late() -> Answer {
+    let text = "open the socket on a connection of its own: this one has had another request";
+    let mut answer = problem(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, text);
+    answer.headers_mut().insert(header::CONNECTION, CLOSE);
     answer
 }
 
@@ -68,7 +99,7 @@ async fn forward(balancer: &Balancer, peer: Peer, request: Request<Incoming>) ->
         let text = "this balancer knows no Message API: start it with --api URL";
         return problem(StatusCode::NOT_FOUND, ErrorCode::NotFound, text);
     };
-    match balancer.edge.gate.trusted.caller(peer, request.headers()) {
+    match balancer.edge.gate.caller(peer, request.headers()) {
         Ok(caller) => forward.pass(request, caller).await,
         Err(turned) => turned_away(&turned),
     }

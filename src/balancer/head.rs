@@ -4,23 +4,19 @@
 //! What goes to a server is written anew from what was understood, so that both understand the
 //! same: who the client is stands there in our words, and what the client said of that does not.
 
-use std::time::Duration;
+use std::fmt;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
+use tokio::time::Instant;
 
 use crate::auth::bearer;
 use crate::edge::{
-    Caller, Gate, Headers, Judged, Peer, Stream, Turned, is_forwarding, is_worth_judging, judge,
+    Caller, Gate, Headers, Judged, Peer, Stream, Turned, is_forwarding, judge, read_head,
 };
-use crate::protocol::Token;
-
-/// How long a head may take.
-pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+use crate::protocol::{ErrorCode, Token};
 
 /// What a connection begins with.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub enum Head {
     /// A WebSocket upgrade of `/ws`.
     Upgrade(Upgrade),
@@ -29,11 +25,23 @@ pub enum Head {
     /// Longer than allowed.
     TooLong,
     /// What no server gets to see, and why.
-    Bad(String),
+    Bad(Turned),
+}
+
+impl fmt::Debug for Head {
+    /// Without what was read: there are tokens in it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Upgrade(upgrade) => f.debug_tuple("Upgrade").field(upgrade).finish(),
+            Self::Plain(read) => write!(f, "Plain({} bytes)", read.len()),
+            Self::TooLong => f.write_str("TooLong"),
+            Self::Bad(turned) => f.debug_tuple("Bad").field(turned).finish(),
+        }
+    }
 }
 
 /// A request that a server answers.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Upgrade {
     /// The head, written anew but for its end, and whatever was read behind it.
     head: Vec<u8>,
@@ -46,7 +54,18 @@ pub struct Upgrade {
     pub token: Option<Token>,
 }
 
+impl fmt::Debug for Upgrade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upgrade").field("caller", &self.caller).finish_non_exhaustive()
+    }
+}
+
 impl Upgrade {
+    /// Whether frames have come already: a server that has seen the request may have taken them.
+    pub fn has_spoken(&self) -> bool {
+        !self.behind.is_empty()
+    }
+
     /// For a server in this process, which is told who asks beside it.
     pub fn here(&self) -> Bytes {
         [&self.head[..], b"\r\n", &self.behind].concat().into()
@@ -62,22 +81,9 @@ impl Upgrade {
 }
 
 /// Reads until the head is whole. `None`: the client left, or took too long.
-pub async fn read(stream: &mut Stream, peer: Peer, gate: &Gate) -> Option<Head> {
-    let mut read = BytesMut::with_capacity(1_024);
-    let reading = async {
-        loop {
-            let known = read.len();
-            if stream.read_buf(&mut read).await.ok()? == 0 {
-                return None;
-            }
-            if is_worth_judging(&read, known)
-                && let Some(head) = seen(&read, peer, gate)
-            {
-                return Some(head);
-            }
-        }
-    };
-    timeout(HEAD_PATIENCE, reading).await.ok().flatten()
+pub async fn read(stream: &mut Stream, peer: Peer, gate: &Gate, until: Instant) -> Option<Head> {
+    let read = BytesMut::with_capacity(1_024);
+    read_head(stream, read, until, |read| seen(read, peer, gate)).await
 }
 
 /// Judges what was read so far; `None` while the head is not whole.
@@ -89,9 +95,9 @@ pub(crate) fn seen(read: &[u8], peer: Peer, gate: &Gate) -> Option<Head> {
         // Whatever asks for /ws gets its answer from a server, a refusal too: one decides.
         if path != "/ws" {
             let named = request.version == Some(0) || !headers.all("host").is_empty();
-            return if named { Ok(None) } else { Err("one Host header is required".to_owned()) };
+            return if named { Ok(None) } else { Err(bad("one Host header is required")) };
         }
-        let caller = gate.trusted.caller(peer, headers).map_err(|Turned { detail, .. }| detail)?;
+        let caller = gate.caller(peer, headers)?;
         let (head, behind) = (written(request, &caller.host), Bytes::new());
         let token = bearer(&headers.all("authorization"), &headers.all("sec-websocket-protocol"));
         let (user, token) = (user(query), token.ok().flatten());
@@ -100,14 +106,18 @@ pub(crate) fn seen(read: &[u8], peer: Peer, gate: &Gate) -> Option<Head> {
     Some(match made {
         Judged::Partial => return None,
         Judged::TooLong => Head::TooLong,
-        Judged::Bad(why) => Head::Bad(why.to_owned()),
-        Judged::Whole(_, Err(why)) => Head::Bad(why),
+        Judged::Bad(why) => Head::Bad(bad(why)),
+        Judged::Whole(_, Err(turned)) => Head::Bad(turned),
         Judged::Whole(_, Ok(None)) => Head::Plain(Bytes::copy_from_slice(read)),
         Judged::Whole(length, Ok(Some(upgrade))) => {
             let behind = Bytes::copy_from_slice(&read[length..]);
             Head::Upgrade(Upgrade { behind, ..upgrade })
         }
     })
+}
+
+fn bad(why: &str) -> Turned {
+    Turned { status: 400, code: ErrorCode::BadRequest, detail: why.to_owned() }
 }
 
 /// The head as it was understood, without its end: called by the name that the client used, and
@@ -196,6 +206,12 @@ mod tests {
             upgrade.token
         };
         assert_eq!(found("Authorization: Bearer a.b.c\r\n"), Some(Token::new("a.b.c")));
+        for target in ["/ws", "/"] {
+            let token = "Authorization: Bearer a.b.c";
+            let head = format!("GET {target} HTTP/1.1\r\nHost: x\r\n{token}\r\n\r\n");
+            let shown = format!("{:?}", seen(head.as_bytes()));
+            assert!(!shown.contains("a.b.c"), "{shown}");
+        }
         let pair = found("Sec-WebSocket-Protocol: parlor, bearer.a.b.c\r\n");
         assert_eq!(pair, Some(Token::new("a.b.c")));
         assert_eq!(found("A: b\r\n"), None);

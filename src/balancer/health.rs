@@ -11,9 +11,14 @@ use crate::edge::Upstream;
 /// How long a server may take to answer: with the time between two looks less than 3 s.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
-/// Whether `GET /readyz` on the server's own port is answered with 200.
-pub async fn answers(address: &str, upstream: Option<&Upstream>) -> bool {
-    timeout(PATIENCE, ask(address, upstream)).await.is_ok_and(|answer| answer.unwrap_or(false))
+/// Whether `GET /readyz` on the server's own port is answered with 200; `None` where it could not
+/// be asked for want of something here.
+pub async fn answers(address: &str, upstream: Option<&Upstream>) -> Option<bool> {
+    match timeout(PATIENCE, ask(address, upstream)).await {
+        Ok(Err(error)) if proxy::is_local(&error) => None,
+        Ok(answer) => Some(answer.unwrap_or(false)),
+        Err(_) => Some(false),
+    }
 }
 
 async fn ask(address: &str, upstream: Option<&Upstream>) -> std::io::Result<bool> {
@@ -47,9 +52,13 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_200_is_well() {
-        assert!(answers(&server("HTTP/1.1 200 OK\r\n\r\n").await, None).await);
-        assert!(!answers(&server("HTTP/1.1 503 Service Unavailable\r\n\r\n").await, None).await);
-        assert!(!answers(&server("").await, None).await);
-        assert!(!answers("127.0.0.1:1", None).await);
+        for (answer, well) in [
+            ("HTTP/1.1 200 OK\r\n\r\n", true),
+            ("HTTP/1.1 503 Service Unavailable\r\n\r\n", false),
+            ("", false),
+        ] {
+            assert_eq!(answers(&server(answer).await, None).await, Some(well), "{answer}");
+        }
+        assert_eq!(answers("127.0.0.1:1", None).await, Some(false));
     }
 }

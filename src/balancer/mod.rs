@@ -18,16 +18,16 @@ mod seat;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Verifier;
 use crate::config::Pick;
 use crate::edge::{Arrived, Came, Edge, Incoming, Stream, Upstream};
-use crate::gateway::Accepted;
-use crate::gateway::handshake::{Refusal, refuse};
+use crate::gateway::handshake::{Refusal, TOO_LONG, refuse};
+use crate::gateway::{Accepted, Guest, Porch};
 use crate::limits::{Limit, Limits, Seats};
 use crate::telemetry::Metrics;
 pub use discovery::Backends;
@@ -35,9 +35,10 @@ use discovery::{Backend, List};
 use forward::Forward;
 use head::{Head, Upgrade};
 use pick::Picker;
+use proxy::Says;
 
-/// The most connections whose head is being read, and plain requests under way.
-const HALF_OPEN_MAX: usize = 4_096;
+/// How many servers that take no socket are asked, before the client is told so.
+const ASKED_MAX: usize = 3;
 
 /// How a balancer deals.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ pub struct Balancer {
     seats: Seats,
     /// Sockets pass through here: their servers are other processes.
     passes_on: bool,
-    half_open: Arc<Semaphore>,
+    porch: Arc<Porch>,
     tasks: TaskTracker,
 }
 
@@ -83,6 +84,7 @@ impl Balancer {
         let most = limits.settings().sockets.filter(|_| passes_on);
         metrics.sockets_max.set(most.map_or(0, i64::from));
         let seats = Seats::new(most);
+        let porch = Porch::new(limits.clone(), metrics.clone(), edge.clone());
         Arc::new(Self {
             picker: Picker::new(pick),
             backends: discovery::follow(backends, upstream.clone(), stop),
@@ -94,7 +96,7 @@ impl Balancer {
             metrics,
             seats,
             passes_on,
-            half_open: Arc::new(Semaphore::new(HALF_OPEN_MAX)),
+            porch,
             tasks: TaskTracker::new(),
         })
     }
@@ -160,33 +162,44 @@ impl Balancer {
     }
 
     fn take(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
-        let Ok(permit) = self.half_open.clone().try_acquire_owned() else { return };
-        let balancer = self.clone();
-        self.tasks.spawn(async move {
-            let edge = balancer.edge.clone();
-            let admits = |client| balancer.admits(client);
-            let Some(arrived) = edge.arrive(stream, address, admits).await else { return };
-            let Arrived { mut stream, peer } = arrived;
-            match head::read(&mut stream, peer, &edge.gate).await {
-                Some(Head::Upgrade(upgrade)) => {
-                    let seat = match balancer.seat(upgrade.caller.peer.address.ip()) {
-                        Ok(seat) => seat,
-                        Err(over) => return refuse(stream, &Refusal::over(over)).await,
-                    };
-                    let user = balancer.dealt_by(&upgrade).await;
-                    drop(permit);
-                    balancer.deal(stream, upgrade, &user).await;
-                    drop(seat);
+        let Some((stream, guest)) = self.porch.enter(stream, address) else { return };
+        self.tasks.spawn(self.clone().greet(stream, address, guest));
+    }
+
+    /// Takes a connection in. A guest has its place until it is somebody else's, and while it is
+    /// told that it gets nothing.
+    async fn greet(self: Arc<Self>, stream: TcpStream, address: SocketAddr, mut guest: Guest) {
+        let gate = &self.edge.gate;
+        let Some(arrived) = self.edge.arrive(stream, address, &mut guest).await else { return };
+        let Arrived { mut stream, peer, until } = arrived;
+        match head::read(&mut stream, peer, gate, until).await {
+            Some(Head::Upgrade(upgrade)) => {
+                let seat = match self.seat(upgrade.caller.peer.address.ip()) {
+                    Ok(seat) => seat,
+                    Err(over) => return refuse(stream, &Refusal::over(over)).await,
+                };
+                let user = self.dealt_by(&upgrade).await;
+                if self.passes_on {
+                    drop(guest);
+                    self.deal(stream, upgrade, &user).await;
+                } else {
+                    self.hand_over(stream, &upgrade, &user, guest).await;
                 }
-                Some(Head::Plain(read)) => front::serve(balancer, stream, read, peer).await,
-                Some(Head::TooLong) => {
-                    let text = "the request head is limited to 8 KiB and 100 headers";
-                    refuse(stream, &Refusal::new(431, text)).await;
-                }
-                Some(Head::Bad(why)) => refuse(stream, &Refusal::new(400, why)).await,
-                None => {}
+                drop(seat);
             }
-        });
+            Some(Head::Plain(read)) => match guest.goes_on(peer.address.ip()) {
+                Ok(stay) => front::serve(self, stream, read, peer, Arc::new(stay)).await,
+                Err(over) => refuse(stream, &Refusal::over(over)).await,
+            },
+            Some(Head::TooLong) => self.turn_back(stream, &Refusal::new(431, TOO_LONG)).await,
+            Some(Head::Bad(turned)) => self.turn_back(stream, &turned.into()).await,
+            None => {}
+        }
+    }
+
+    async fn turn_back(&self, stream: Stream, refusal: &Refusal) {
+        Metrics::count(&self.metrics.refused, refusal.code().as_str());
+        refuse(stream, refusal).await;
     }
 
     /// Whose place counts for dealing: where that matters and the query names nobody, the token's
@@ -202,52 +215,98 @@ impl Balancer {
         }
     }
 
-    async fn deal(&self, mut stream: Stream, upgrade: Upgrade, user: &str) {
-        let mut picked = self.picked(user);
-        if picked.is_empty() {
-            // Nobody answers in time: more likely all are busy than all are gone.
-            picked = self.backends.borrow().to_vec();
-        }
-        // One that was full, with its answer: the client's, if nobody else takes the socket.
-        let mut full = None;
-        for backend in picked {
-            if let Some(door) = &backend.door {
-                // Counted by the server in its own metrics; here only the dealing counts.
-                let (peer, read) = (upgrade.caller.peer, upgrade.here());
-                match door.try_send(Accepted { stream, peer, read }) {
-                    Ok(()) => return,
-                    Err(refused) => stream = refused.into_inner().stream,
-                }
-                continue;
-            }
-            let mut server = match proxy::dial(&backend.address, self.upstream.as_ref()).await {
-                Ok(server) => server,
-                Err(error) => {
-                    tracing::info!(server = %backend.id, %error, "passed over");
-                    backend.refused();
-                    continue;
-                }
-            };
-            // What it has begun is its own: if it dies now the client comes back.
-            let Ok(answer) = proxy::ask(&mut server, &upgrade.onward()).await else {
-                return backend.refused();
-            };
-            if proxy::sends_elsewhere(&answer) {
-                backend.refused();
-                if full.is_none() {
-                    full = Some((server, answer));
-                    continue;
-                }
-            }
-            backend.opened();
-            proxy::splice(stream, server, answer).await;
-            return backend.closed();
-        }
-        if let Some((server, answer)) = full {
-            return proxy::splice(stream, server, answer).await;
-        }
-        refuse(stream, &Refusal::new(503, "no server takes sockets now")).await;
+    /// The servers to try for this user. Where nobody answers in time more likely all are busy than
+    /// all are gone.
+    fn candidates(&self, user: &str) -> Vec<Arc<Backend>> {
+        let picked = self.picked(user);
+        if picked.is_empty() { self.backends.borrow().to_vec() } else { picked }
     }
+
+    /// Deals to a server in this process, which counts the socket in its own metrics.
+    async fn hand_over(&self, stream: Stream, upgrade: &Upgrade, user: &str, guest: Guest) {
+        let (peer, read) = (upgrade.caller.peer, upgrade.here());
+        let mut accepted = Accepted { stream, peer, read, guest };
+        for door in self.candidates(user).iter().filter_map(|backend| backend.door.as_ref()) {
+            match door.try_send(accepted) {
+                Ok(()) => return,
+                Err(refused) => accepted = refused.into_inner(),
+            }
+        }
+        refuse(accepted.stream, &nobody()).await;
+    }
+
+    /// Deals to a server in another process.
+    async fn deal(&self, stream: Stream, upgrade: Upgrade, user: &str) {
+        // The last server that did not take it, with its answer: the client's, if nobody does.
+        let (mut asked, mut refusal) = (0, None);
+        for backend in self.candidates(user) {
+            match self.offer(&backend, &upgrade).await {
+                Offered::Taken(server, answer) => {
+                    backend.opened();
+                    proxy::splice(stream, server, answer).await;
+                    return backend.closed();
+                }
+                Offered::Refused(server, answer) => {
+                    (asked, refusal) = (asked + 1, Some((server, answer)));
+                    if asked == ASKED_MAX {
+                        break;
+                    }
+                }
+                Offered::Gone => {}
+                Offered::Lost => break,
+            }
+        }
+        match refusal {
+            Some((server, answer)) => proxy::splice(stream, server, answer).await,
+            None => refuse(stream, &nobody()).await,
+        }
+    }
+
+    /// Asks a server in another process to take a socket.
+    async fn offer(&self, backend: &Backend, upgrade: &Upgrade) -> Offered {
+        let mut server = match proxy::dial(&backend.address, self.upstream.as_ref()).await {
+            Ok(server) => server,
+            Err(error) if proxy::is_local(&error) => {
+                tracing::warn!(%error, "no server can be dialled from here now");
+                self.metrics.count_limited(Limit::Files.as_str());
+                return Offered::Lost;
+            }
+            Err(error) => {
+                tracing::info!(server = %backend.id, %error, "passed over");
+                backend.refused();
+                return Offered::Gone;
+            }
+        };
+        let Ok(answer) = proxy::ask(&mut server, &upgrade.onward()).await else {
+            backend.refused();
+            // Frames that it may have taken are not given to another one: the client comes back.
+            return if upgrade.has_spoken() { Offered::Lost } else { Offered::Gone };
+        };
+        match proxy::says(&answer) {
+            Says::Its => Offered::Taken(server, answer),
+            Says::Away => Offered::Refused(server, answer),
+            Says::Elsewhere => {
+                backend.refused();
+                Offered::Refused(server, answer)
+            }
+        }
+    }
+}
+
+fn nobody() -> Refusal {
+    Refusal::new(503, "no server takes sockets now").elsewhere()
+}
+
+/// What became of asking a server.
+enum Offered {
+    /// It answers the client; so its answer begins.
+    Taken(Stream, Bytes),
+    /// It takes no socket now, and says so.
+    Refused(Stream, Bytes),
+    /// It is not there.
+    Gone,
+    /// No other one is to be asked.
+    Lost,
 }
 
 #[cfg(test)]
@@ -300,7 +359,12 @@ mod tests {
         let (upstream, auth) = (None, None);
         let options = Options { pick, forward, edge, upstream, auth, limits, metrics };
         let stop = CancellationToken::new();
-        tokio::spawn(Balancer::new(options, backends, stop.clone()).run(listener, stop));
+        let asks = matches!(backends, Backends::Named(_));
+        let balancer = Balancer::new(options, backends, stop.clone());
+        tokio::spawn(balancer.clone().run(listener, stop));
+        if asks {
+            balancer.servers_known().await;
+        }
         address
     }
 
@@ -363,8 +427,8 @@ mod tests {
         assert_eq!(&read, b"hello");
     }
 
-    /// A server that is well by its answer, and full.
-    async fn full_server(name: &'static str) -> NamedServer {
+    /// A server that is well by its answer, and takes no sockets.
+    async fn unwilling(name: &'static str, full: bool) -> NamedServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
@@ -374,7 +438,8 @@ mod tests {
                 let count = stream.read(&mut read).await.unwrap();
                 let well = read[..count].starts_with(b"GET /readyz");
                 let status = if well { "200 OK" } else { "503 Service Unavailable" };
-                let answer = format!("HTTP/1.1 {status}\r\nX-From: {name}\r\n\r\n");
+                let mark = if full { "X-Parlor-Elsewhere: yes\r\n" } else { "" };
+                let answer = format!("HTTP/1.1 {status}\r\nX-From: {name}\r\n{mark}\r\n");
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
@@ -382,22 +447,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_server_is_passed_over_and_one_other_is_asked() {
-        let (one, _stop) = server("ws1").await;
-        let [two, three] = [full_server("ws2").await, full_server("ws3").await];
-        let front = balancer(Backends::Named(vec![one, two.clone(), three.clone()]), None).await;
+    async fn servers_that_take_nobody_are_passed_over_and_three_are_asked() {
+        let ((one, _stop), (last, _stop_too)) = (server("ws1").await, server("ws9").await);
+        let [two, three] = [unwilling("ws2", true).await, unwilling("ws3", true).await];
+        let front = balancer(Backends::Named(vec![two.clone(), three.clone(), last]), None).await;
         for _ in 0..6 {
-            let said = exchange(front, UPGRADE, 3).await;
-            assert!(said == "ws1" || said == "HTT", "{said}");
+            assert_eq!(exchange(front, UPGRADE, 3).await, "ws9", "the third one has room");
         }
-        let both = balancer(Backends::Named(vec![two.clone(), three]), None).await;
+        let both = balancer(Backends::Named(vec![two.clone(), three.clone()]), None).await;
         let answer = request(both, str::from_utf8(UPGRADE).unwrap()).await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("X-From: ws"), "{answer}");
-        let (last, _stop) = server("ws9").await;
-        let front = balancer(Backends::Named(vec![two, last]), None).await;
-        for _ in 0..4 {
-            assert_eq!(exchange(front, UPGRADE, 3).await, "ws9");
+        // What others lack as well is no server's fault: it is asked again, by the next client.
+        let four = unwilling("ws4", false).await;
+        let front = balancer(Backends::Named(vec![four.clone(), one]), None).await;
+        for _ in 0..6 {
+            assert_eq!(exchange(front, UPGRADE, 3).await, "ws1");
         }
+        let all = [two, three, four, unwilling("ws5", true).await, server("ws6").await.0];
+        let front = balancer(Backends::Named(all.to_vec()), None).await;
+        let answer = request(front, str::from_utf8(UPGRADE).unwrap()).await;
+        assert!(answer.contains("X-From: ws4"), "the third of five: {answer}");
     }
 
     #[tokio::test]
@@ -420,6 +489,23 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(10), freed).await.unwrap();
+    }
+
+    /// It asks on and on and reads nothing: its place is somebody else's after a while.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_no_answer_is_let_go() {
+        let settings = Settings { plain: Some(2), ..Settings::default() };
+        let front = limited(Backends::InProcess(Vec::new()), None, Limits::new(settings)).await;
+        let get = "GET /parlor.js HTTP/1.1\r\nHost: x\r\n\r\n";
+        let mut deaf = TcpStream::connect(front).await.unwrap();
+        deaf.write_all(get.repeat(1_500).as_bytes()).await.unwrap();
+        deaf.read_exact(&mut [0; 12]).await.unwrap();
+        // Where places are short, nobody rests on one.
+        let is_short = async || request(front, get).await.contains("connection: close");
+        assert!(is_short().await);
+        tokio::time::sleep(Duration::from_secs(45)).await;
+        assert!(!is_short().await);
+        drop(deaf);
     }
 
     #[tokio::test]

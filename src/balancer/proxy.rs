@@ -10,6 +10,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
 use crate::edge::{Stream, TLS_ADDRESS, Upstream};
+use crate::gateway::handshake::ELSEWHERE;
 
 /// How long a server may take to accept.
 const DIAL_PATIENCE: Duration = Duration::from_secs(1);
@@ -48,8 +49,29 @@ pub async fn dial(address: &str, upstream: Option<&Upstream>) -> Result<Stream> 
     dialled.map_err(|_| Error::from(ErrorKind::TimedOut))?
 }
 
-/// How an answer begins that says: not here, now.
-const ELSEWHERE: &[u8] = b"HTTP/1.1 503";
+/// Whether a dial has failed by what this machine lacks: files, ports, memory. Another server could
+/// be dialled no better.
+pub fn is_local(error: &Error) -> bool {
+    /// `ENOMEM`, `ENFILE`, `EMFILE`, `EADDRNOTAVAIL`, `ENOBUFS`.
+    const LACKS: [i32; 5] = [12, 23, 24, 99, 105];
+    error.raw_os_error().is_some_and(|code| LACKS.contains(&code))
+}
+
+/// How an answer begins that says: not now.
+const AWAY: &[u8] = b"HTTP/1.1 503";
+/// The longest head of such an answer.
+const AWAY_BYTES_MAX: usize = 2 * 1024;
+
+/// What the beginning of an answer says of the server that gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Says {
+    /// The client's answer.
+    Its,
+    /// Not now: what the server needs is away, for others perhaps as well.
+    Away,
+    /// Not here: this server alone is full, or stops.
+    Elsewhere,
+}
 
 /// Gives a server the request, and takes the beginning of its answer: enough to tell whether it
 /// takes the socket. None of it has reached the client: another server may be asked.
@@ -58,7 +80,7 @@ pub async fn ask(server: &mut Stream, request: &[u8]) -> Result<Bytes> {
     server.flush().await?;
     let mut answer = BytesMut::with_capacity(BUFFER_BYTES);
     let answering = async {
-        while ELSEWHERE.starts_with(&answer) && answer.len() < ELSEWHERE.len() {
+        while is_open(&answer) {
             if server.read_buf(&mut answer).await? == 0 {
                 return Err(Error::from(ErrorKind::UnexpectedEof));
             }
@@ -72,9 +94,31 @@ pub async fn ask(server: &mut Stream, request: &[u8]) -> Result<Bytes> {
     }
 }
 
-/// Whether the answer that begins so sends the client elsewhere.
-pub fn sends_elsewhere(answer: &[u8]) -> bool {
-    answer.starts_with(ELSEWHERE)
+/// Whether more must be read to tell.
+fn is_open(answer: &[u8]) -> bool {
+    match answer.get(..AWAY.len()) {
+        None => AWAY.starts_with(answer),
+        Some(begun) => begun == AWAY && answer.len() < AWAY_BYTES_MAX && head(answer).is_none(),
+    }
+}
+
+fn head(answer: &[u8]) -> Option<&str> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")?;
+    str::from_utf8(&answer[..end]).ok()
+}
+
+/// What an answer that begins so says.
+pub fn says(answer: &[u8]) -> Says {
+    if !answer.starts_with(AWAY) {
+        return Says::Its;
+    }
+    let is_mark = |line: &str| {
+        line.split_once(':').is_some_and(|(name, _)| name.eq_ignore_ascii_case(ELSEWHERE))
+    };
+    match head(answer).is_some_and(|head| head.lines().any(is_mark)) {
+        true => Says::Elsewhere,
+        false => Says::Away,
+    }
 }
 
 /// Passes on what the server has answered, then runs until both sides have ended, one broke, or one
@@ -192,19 +236,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_that_is_full_is_told_from_others() {
-        const CASES: [(&[&[u8]], bool); 5] = [
-            (&[b"HTTP/1.1 503 Service Unavailable\r\n"], true),
-            (&[b"HTTP", b"/1.1 50", b"3"], true),
-            (&[b"HTTP/1.1 101 Switching Protocols\r\n"], false),
-            (&[b"HTTP/1.1 50", b"0 no"], false),
-            (&[b"hello"], false),
+        const CASES: [(&[&[u8]], Says); 7] = [
+            (&[b"HTTP/1.1 503 Service Unavailable\r\nA: b\r\n\r\n"], Says::Away),
+            (
+                &[b"HTTP", b"/1.1 50", b"3 a\r\nx-parlor-ELSEWHERE: y", b"es\r\n\r\n"],
+                Says::Elsewhere,
+            ),
+            (&[b"HTTP/1.1 503 no\r\n\r\nX-Parlor-Elsewhere: yes\r\n\r\n"], Says::Away),
+            (&[b"HTTP/1.1 503 no\r\n", &[b'x'; 3_000]], Says::Away),
+            (&[b"HTTP/1.1 101 Switching Protocols\r\n"], Says::Its),
+            (&[b"HTTP/1.1 50", b"0 no"], Says::Its),
+            (&[b"hello"], Says::Its),
         ];
-        for (pieces, elsewhere) in CASES {
+        for (pieces, said) in CASES {
             let answer = asked(pieces).await.unwrap();
-            assert_eq!(sends_elsewhere(&answer), elsewhere, "{answer:?}");
+            assert_eq!(says(&answer), said, "{answer:?}");
             assert!(pieces.concat().starts_with(&answer), "nothing of it is lost");
         }
         assert!(asked(&[]).await.is_err(), "it has died");
+    }
+
+    #[test]
+    fn what_this_machine_lacks_is_nobodys_fault() {
+        assert!([24, 99].into_iter().map(Error::from_raw_os_error).all(|e| is_local(&e)));
+        assert!(!is_local(&ErrorKind::TimedOut.into()));
+        assert!(!is_local(&Error::from_raw_os_error(111)), "refused");
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,12 +19,6 @@ impl Balancer {
         Address::of(client).filter(|_| !self.edge.gate.trusted.holds(client))
     }
 
-    /// Whether a connection of this client is worth the work of TLS.
-    pub(super) fn admits(&self, client: IpAddr) -> bool {
-        let knocked = self.limits.knock(self.counted(client));
-        knocked.inspect_err(|over| self.metrics.count_limited(over.limit.as_str())).is_ok()
-    }
-
     /// Counts a handshake of a client, or a request that is as much work.
     pub(super) fn handshake(&self, client: IpAddr) -> Result<(), Over> {
         let counted = self.limits.handshake(self.counted(client));

@@ -21,6 +21,15 @@ pub struct LimitOptions {
         help_heading = "Limits"
     )]
     pub sockets_per_address: Option<Bound<u32>>,
+    /// Connections of such an address whose request has not come yet, and as many of plain HTTP
+    /// [default: 256]
+    #[arg(
+        long,
+        value_name = "COUNT|off",
+        env = "PARLOR_HALF_OPEN_PER_ADDRESS",
+        help_heading = "Limits"
+    )]
+    pub half_open_per_address: Option<Bound<u32>>,
     /// Handshakes of such an address: RATE in a second, BURST at once [default: 50:500]
     #[arg(
         long,
@@ -90,6 +99,9 @@ impl LimitOptions {
         Settings {
             sockets: given(self.max_sockets, Some(sockets)),
             sockets_per_address: given(self.sockets_per_address, usual.sockets_per_address),
+            half_open: usual.half_open,
+            plain: usual.plain,
+            half_open_per_address: given(self.half_open_per_address, usual.half_open_per_address),
             conversations: given(self.conversations_per_user, usual.conversations),
             handshakes: given(self.handshakes_per_address, usual.handshakes),
             frames: given(self.user_frames, usual.frames),
@@ -163,6 +175,8 @@ mod tests {
         assert!(help("user_bytes").ends_with(&bytes));
         let sockets = format!("[default: {};", usual.sockets_per_address.unwrap());
         assert!(help("sockets_per_address").contains(&sockets));
+        let half_open = format!("[default: {}]", usual.half_open_per_address.unwrap());
+        assert!(help("half_open_per_address").ends_with(&half_open));
         let conversations = format!("[default: {}]", usual.conversations.unwrap());
         assert!(help("conversations_per_user").ends_with(&conversations));
     }

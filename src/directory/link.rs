@@ -71,6 +71,18 @@ impl Target {
         target.map_err(|error| format!("{form}: {error}"))
     }
 
+    /// Whether it is on this machine, where whoever reaches it could as well be us.
+    pub(crate) fn is_local(&self) -> bool {
+        let is_local = |host: &String| match host.parse::<std::net::IpAddr>() {
+            Ok(ip) => ip.is_loopback(),
+            Err(_) => host == "localhost",
+        };
+        self.nodes.iter().all(|node| match node.addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => is_local(host),
+            _ => true,
+        })
+    }
+
     /// The same with a password that does not stand in the URL.
     pub(crate) fn with_password(mut self, password: &str) -> Self {
         for node in &mut self.nodes {

@@ -103,7 +103,8 @@ impl Trusted {
             caller.host = host;
         }
         if let Some(scheme) = told("x-forwarded-proto")? {
-            caller.peer.secure |= ["https", "wss"].iter().any(|s| scheme.eq_ignore_ascii_case(s));
+            // The first hop's: with TLS to us alone the client's page may still be a plain one.
+            caller.peer.secure = ["https", "wss"].iter().any(|s| scheme.eq_ignore_ascii_case(s));
         }
         let passed = headers.all("x-forwarded-for");
         if let Some(client) = self.client(&passed) {
@@ -204,6 +205,23 @@ mod tests {
         let told = ("203.0.113.7".to_owned(), "https://chat.example.com".to_owned());
         assert_eq!(caller(&["10.0.0.0/8"], "10.1.2.3:9", &SAID), told);
         assert_eq!(caller(&["10.1.2.3"], "[::ffff:10.1.2.3]:9", &SAID), told, "IPv4 in IPv6");
+    }
+
+    #[test]
+    fn tls_between_a_proxy_and_us_is_not_the_clients() {
+        let peer = Peer { address: "10.0.0.1:9".parse().unwrap(), secure: true };
+        let trusted = Trusted::new(&["10.0.0.1".to_owned()]).unwrap();
+        for (said, secure) in [(None, true), (Some("http"), false), (Some("https"), true)] {
+            let mut map = HeaderMap::new();
+            map.insert("host", HeaderValue::from_static("a"));
+            if let Some(said) = said {
+                map.insert("x-forwarded-proto", HeaderValue::from_static(said));
+            }
+            let caller = trusted.caller(peer, &map).unwrap();
+            assert_eq!(caller.peer.secure, secure, "{said:?}");
+            let page = crate::edge::Origin::parse("http://a").unwrap();
+            assert_eq!(page.is_of(&caller.host, caller.peer.secure), !secure, "{said:?}");
+        }
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub struct Gate {
 impl Gate {
     /// Who asks, if the request is taken.
     pub fn take(&self, peer: Peer, headers: &(impl Headers + ?Sized)) -> Result<Caller, Turned> {
-        let caller = self.trusted.caller(peer, headers)?;
+        let caller = self.caller(peer, headers)?;
         let judged = self.judge(&caller, headers);
         if let Err(turned) = &judged {
             let client = caller.peer.address.ip();
@@ -76,13 +76,29 @@ impl Gate {
         judged.map(|()| caller)
     }
 
-    fn judge(&self, caller: &Caller, headers: &(impl Headers + ?Sized)) -> Result<(), Turned> {
-        if !self.names.hold(&caller.host) {
-            let detail = "in development mode this listener is called localhost: start it with \
-                          --allow-host NAME to take another name";
-            let code = ErrorCode::Forbidden;
-            return Err(Turned { status: 421, code, detail: detail.to_owned() });
+    /// Who asks. A name that stands in `Host` must be ours also where a proxy has told another one:
+    /// a browser may be on the proxy's machine, and its page writes every header but that one.
+    pub fn caller(&self, peer: Peer, headers: &(impl Headers + ?Sized)) -> Result<Caller, Turned> {
+        let caller = self.trusted.caller(peer, headers)?;
+        let other = |host: &&&[u8]| **host != caller.host.as_bytes();
+        match headers.all("host").first().filter(other) {
+            Some(host) => self.judge_name(str::from_utf8(host).unwrap_or_default()),
+            None => Ok(()),
         }
+        .map(|()| caller)
+    }
+
+    fn judge_name(&self, host: &str) -> Result<(), Turned> {
+        if self.names.hold(host.trim()) {
+            return Ok(());
+        }
+        let detail = "in development mode this listener is called localhost: start it with \
+                      --allow-host NAME to take another name";
+        Err(Turned { status: 421, code: ErrorCode::Forbidden, detail: detail.to_owned() })
+    }
+
+    fn judge(&self, caller: &Caller, headers: &(impl Headers + ?Sized)) -> Result<(), Turned> {
+        self.judge_name(&caller.host)?;
         let Some(said) = origin(headers)? else { return Ok(()) };
         let origin = Origin::parse(said);
         let own = origin.as_ref().is_some_and(|o| o.is_of(&caller.host, caller.peer.secure));
@@ -175,5 +191,29 @@ mod tests {
             assert_eq!(take(&gate, other, &[&origin]), Err(421), "{other}");
         }
         assert_eq!(take(&Gate::default(), "evil.example", &[]), Ok(()));
+    }
+
+    /// The page of a site that was pointed at a machine whose proxy is trusted writes the headers
+    /// of a proxy itself: all but `Host`.
+    #[test]
+    fn a_name_is_judged_beside_the_one_that_a_proxy_tells() {
+        let trusted = Trusted::new(&["127.0.0.1".to_owned()]).unwrap();
+        let names = Names::Loopback(vec!["chat.test".to_owned()]);
+        let gate = Gate { names, trusted, ..Gate::default() };
+        let name = |name, value: &'static str| httparse::Header { name, value: value.as_bytes() };
+        let peer = Peer { address: "127.0.0.1:1".parse().unwrap(), secure: false };
+        for (host, told, status) in [
+            ("localhost:8080", "chat.test", None),
+            ("chat.test", "chat.test", None),
+            ("chat.test:8080", "chat.test", None),
+            ("evil.example", "localhost", Some(421)),
+            ("evil.example:8080", "chat.test", Some(421)),
+            ("localhost:8080", "evil.example", Some(421)),
+            ("\u{e9}", "localhost", Some(400)),
+        ] {
+            let headers = [name("Host", host), name("X-Forwarded-Host", told)];
+            let taken = gate.take(peer, &headers[..]);
+            assert_eq!(taken.err().map(|turned| turned.status), status, "{host}, {told}");
+        }
     }
 }

@@ -4,14 +4,17 @@
 //! (request smuggling). What is ambiguous is refused here, also where RFC 9112 would let a server
 //! make the best of it.
 
+use bytes::BytesMut;
 use httparse::{EMPTY_HEADER, Error, Request, Status};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::{Instant, timeout_at};
 
 use super::caller::Headers;
 
 /// The longest head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// The most headers.
-pub const HEADERS_MAX: usize = 100;
+const HEADERS_MAX: usize = 100;
 
 /// What follows a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,9 +38,38 @@ pub enum Judged<T> {
     Bad(&'static str),
 }
 
+/// Reads until `judge` has made something of what was read, beginning with what there is already.
+/// `None`: the client left, or took too long.
+pub async fn read_head<T>(
+    stream: &mut (impl AsyncRead + Unpin),
+    mut read: BytesMut,
+    until: Instant,
+    mut judge: impl FnMut(&mut BytesMut) -> Option<T>,
+) -> Option<T> {
+    if !read.is_empty()
+        && let Some(made) = judge(&mut read)
+    {
+        return Some(made);
+    }
+    let reading = async {
+        loop {
+            let known = read.len();
+            if stream.read_buf(&mut read).await.ok()? == 0 {
+                return None;
+            }
+            if is_worth_judging(&read, known)
+                && let Some(made) = judge(&mut read)
+            {
+                return Some(made);
+            }
+        }
+    };
+    timeout_at(until, reading).await.ok().flatten()
+}
+
 /// Whether more can be told than when so many bytes were known: at the first ones, at the end of a
 /// line, and past the limit. Else a head in small pieces would be read from its beginning for each.
-pub fn is_worth_judging(read: &[u8], known: usize) -> bool {
+fn is_worth_judging(read: &[u8], known: usize) -> bool {
     known == 0 || read.len() > HEAD_BYTES_MAX || read[known..].contains(&b'\n')
 }
 
@@ -59,7 +91,7 @@ pub fn judge<T>(read: &[u8], make: impl FnOnce(&Request<'_, '_>, Body) -> T) -> 
 }
 
 /// What follows a head that was parsed, or what is ambiguous in it.
-pub fn strict(head: &[u8], request: &Request<'_, '_>) -> Result<Body, &'static str> {
+fn strict(head: &[u8], request: &Request<'_, '_>) -> Result<Body, &'static str> {
     let lines = head.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
     if lines.into_iter().any(|(at, _)| at == 0 || head[at - 1] != b'\r') {
         return Err("lines of a head end with CR LF");

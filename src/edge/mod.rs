@@ -15,18 +15,20 @@ mod gate;
 mod head;
 mod incoming;
 mod origin;
+mod stall;
 mod stream;
 mod tls;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use arrival::proxy_line;
-pub use arrival::{Arrived, Edge, Entry, TLS_ADDRESS};
+pub use arrival::{Arrived, Doorman, Edge, Entry, HEAD_PATIENCE, TLS_ADDRESS};
 pub use caller::{Caller, Headers, Peer, Trusted, is_forwarding};
 pub use cors::Answering;
 pub use framing::Watched;
 pub use gate::{Gate, Names, Turned};
-pub use head::{Body, HEAD_BYTES_MAX, HEADERS_MAX, Judged, is_worth_judging, judge, strict};
+pub use head::{Body, HEAD_BYTES_MAX, Judged, judge, read_head};
 pub use incoming::{Came, Incoming};
 pub use origin::{Origin, Origins};
+pub use stall::StallGuard;
 pub use stream::Stream;
 pub use tls::{Tls, TlsError, Upstream};

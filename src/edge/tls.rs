@@ -6,7 +6,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -19,7 +19,6 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio::signal::unix::Signal;
-use tokio::sync::Semaphore;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use zeroize::Zeroizing;
 
@@ -29,8 +28,6 @@ use super::Stream;
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// The largest file that is read.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
-/// How many handshakes of a process are computed at once; others wait their turn, in their time.
-const HANDSHAKES_MAX: usize = 1_024;
 /// We speak nothing else, and say so (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
 const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
@@ -51,10 +48,14 @@ pub struct Tls(Arc<Inner>);
 struct Inner {
     files: Files,
     current: Arc<Current>,
-    /// What the files held when they were last looked at, good or bad.
-    seen: Mutex<[u8; 32]>,
+    seen: Mutex<Seen>,
     acceptor: TlsAcceptor,
-    turns: Semaphore,
+}
+
+/// What the files held when they were last looked at, and what was wrong with it.
+struct Seen {
+    digest: [u8; 32],
+    error: Option<TlsError>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -91,7 +92,7 @@ impl Tls {
     /// Reads the chain (`--tls-cert`) and its key (`--tls-key`), both PEM.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
-        let (seen, pair) = files.read();
+        let (digest, pair) = files.read();
         let current = Arc::new(Current(RwLock::new(Arc::new(pair?))));
         let versions =
             ServerConfig::builder_with_provider(provider()).with_protocol_versions(VERSIONS);
@@ -102,13 +103,13 @@ impl Tls {
         // Whoever comes back after a restart of the network needs no second full handshake.
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(failed)?;
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        let turns = Semaphore::new(HANDSHAKES_MAX);
-        Ok(Self(Arc::new(Inner { files, current, seen: Mutex::new(seen), acceptor, turns })))
+        let seen = Mutex::new(Seen { digest, error: None });
+        Ok(Self(Arc::new(Inner { files, current, seen, acceptor })))
     }
 
-    /// The handshake. Its time is the caller's to bound.
+    /// The handshake. Its time is the caller's to bound, and how many there are: nearly all of that
+    /// time it waits for the client, and who waits keeps nobody else from anything.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<Stream> {
-        let _turn = self.0.turns.acquire().await.map_err(io::Error::other)?;
         let stream = self.0.acceptor.accept(stream).await?;
         Ok(Stream::Tls(Box::new(stream.into())))
     }
@@ -121,7 +122,7 @@ impl Tls {
                 _ = asked.recv() => true,
             };
             let tls = self.clone();
-            let look = tokio::task::spawn_blocking(move || tls.look()).await;
+            let look = tokio::task::spawn_blocking(move || tls.look(by_request)).await;
             let file = self.0.files.certificate.display();
             match look {
                 Ok(Look::Renewed) => tracing::info!(%file, "the certificate was renewed"),
@@ -136,12 +137,25 @@ impl Tls {
         }
     }
 
-    fn look(&self) -> Look {
+    /// Why the files are not those of the certificate in use, if they are not.
+    pub fn trouble(&self) -> Option<String> {
+        let error = self.seen().error.as_ref().map(ToString::to_string)?;
+        Some(format!("the certificate can't be renewed: {error}"))
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An error is told once, and again to whoever asks.
+    fn look(&self, by_request: bool) -> Look {
         let (digest, pair) = self.0.files.read();
-        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut *seen, digest) == digest {
-            return Look::Same;
+        let mut seen = self.seen();
+        if std::mem::replace(&mut seen.digest, digest) == digest {
+            let error = seen.error.clone().filter(|_| by_request);
+            return error.map_or(Look::Same, Look::Kept);
         }
+        seen.error = pair.as_ref().err().cloned();
         match pair {
             Ok(pair) => {
                 let mut current = self.0.current.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -300,15 +314,18 @@ mod tests {
         let tls = Tls::load(&certificate, &key).unwrap();
         assert_eq!(greeting(&tls, &old_root).await.unwrap(), "hello");
         assert!(greeting(&tls, &new_root).await.is_err(), "another authority");
-        assert_eq!(tls.look(), Look::Same);
+        assert_eq!(tls.look(false), Look::Same);
         write(folder.path(), "cert.pem", &new.certificate);
-        assert!(matches!(tls.look(), Look::Kept(error) if error.0.contains("don't fit")));
-        assert_eq!(tls.look(), Look::Same, "said once");
+        assert!(matches!(tls.look(false), Look::Kept(error) if error.0.contains("don't fit")));
+        assert_eq!(tls.look(false), Look::Same, "said once");
+        assert!(matches!(tls.look(true), Look::Kept(error) if error.0.contains("don't fit")));
+        assert!(tls.trouble().is_some_and(|trouble| trouble.contains("don't fit")));
         assert_eq!(greeting(&tls, &old_root).await.unwrap(), "hello");
         std::fs::remove_file(&key).unwrap();
-        assert!(matches!(tls.look(), Look::Kept(error) if error.0.contains("key.pem")));
+        assert!(matches!(tls.look(true), Look::Kept(error) if error.0.contains("key.pem")));
         write(folder.path(), "key.pem", &new.key);
-        assert_eq!(tls.look(), Look::Renewed);
+        assert_eq!(tls.look(false), Look::Renewed);
+        assert_eq!((tls.look(true), tls.trouble()), (Look::Same, None));
         assert_eq!(greeting(&tls, &new_root).await.unwrap(), "hello");
         assert!(greeting(&tls, &old_root).await.is_err());
     }
@@ -333,6 +350,49 @@ mod tests {
             assert!(error.contains(said), "{error}");
             assert!(!error.contains("PRIVATE"), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn old_versions_are_not_spoken() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = pair("chat.test");
+        let certificate = write(folder.path(), "cert.pem", &good.certificate);
+        let tls = Tls::load(&certificate, &write(folder.path(), "key.pem", &good.key)).unwrap();
+        let mut roots = RootCertStore::empty();
+        for root in chain(good.certificate.as_bytes(), &certificate).unwrap() {
+            roots.add(root).unwrap();
+        }
+        let serve = async || {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (tls, stream) = (tls.clone(), listener.accept().await.unwrap().0);
+            (client, tokio::spawn(async move { tls.accept(stream).await.is_ok() }))
+        };
+        for version in VERSIONS {
+            let config = ClientConfig::builder_with_provider(provider());
+            let config = config.with_protocol_versions(&[version]).unwrap();
+            let config = config.with_root_certificates(roots.clone()).with_no_client_auth();
+            let (client, served) = serve().await;
+            let name = ServerName::try_from("chat.test").unwrap();
+            let client = TlsConnector::from(Arc::new(config)).connect(name, client).await.unwrap();
+            assert_eq!(client.get_ref().1.protocol_version(), Some(version.version));
+            assert!(served.await.unwrap());
+        }
+        // A ClientHello of TLS 1.1: its version, 32 bytes, no session, two suites, no compression,
+        // two extensions (what it signs by, and its group).
+        let (mut client, served) = serve().await;
+        let suites = [0, 0, 4, 0xc0, 0x2b, 0xc0, 0x09, 1, 0, 0, 18];
+        let extensions = [0, 13, 0, 6, 0, 4, 4, 3, 8, 4, 0, 10, 0, 4, 0, 2, 0, 0x1d];
+        let hello = [&[3, 2][..], &[7; 32], &suites, &extensions].concat();
+        let length = u8::try_from(hello.len()).unwrap();
+        let handshake = [&[1, 0, 0, length][..], &hello].concat();
+        let record = [&[0x16, 3, 1, 0, length + 4][..], &handshake].concat();
+        client.write_all(&record).await.unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        // An alert, fatal: protocol_version.
+        assert_eq!((answer.first(), &answer[5..]), (Some(&0x15), &[2, 70][..]));
+        assert!(!served.await.unwrap());
     }
 
     #[tokio::test]

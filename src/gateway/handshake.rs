@@ -9,21 +9,24 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::socket::close_frame;
 use crate::auth::{self, PROTOCOL, bearer, challenge};
 use crate::edge::{
-    Body, Gate, HEAD_BYTES_MAX, HEADERS_MAX, Headers, Peer, Stream, is_worth_judging, strict,
+    Body, Gate, HEAD_PATIENCE, Headers, Judged, Peer, Stream, Turned, judge as judge_head,
+    read_head,
 };
 use crate::limits::{Limit, Over};
 use crate::protocol::{
     self, CloseCode, DeviceId, ErrorCode, PROTOCOL_VERSION, ProcessId, Token, UserId,
 };
 
-/// How long a head may take.
-pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// Stands beside a 503 that is of this process alone: others may take the socket.
+pub const ELSEWHERE: &str = "X-Parlor-Elsewhere";
+/// What is said of a longer one.
+pub const TOO_LONG: &str = "the request head is limited to 8 KiB and 100 headers";
 /// How long a refused client may take to end its side.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -89,10 +92,51 @@ impl Refusal {
 
     /// Over a limit: of the client's (429), or because the server is full (503).
     pub fn over(over: Over) -> Self {
-        let status = if over.limit == Limit::Sockets { 503 } else { 429 };
+        let full = matches!(over.limit, Limit::Sockets | Limit::HalfOpen | Limit::Plain);
         let retry_after_ms = over.retry_after_ms();
         let header = format!("Retry-After: {}\r\n", retry_after_ms.div_ceil(1_000)).into();
-        Self { header, retry_after_ms, ..Self::new(status, over.to_string()) }
+        let status = if full { 503 } else { 429 };
+        let refusal = Self { header, retry_after_ms, ..Self::new(status, over.to_string()) };
+        if full { refusal.elsewhere() } else { refusal }
+    }
+
+    /// The code beside the status.
+    pub fn code(&self) -> ErrorCode {
+        match self.status {
+            401 => ErrorCode::Unauthorized,
+            403 | 421 => ErrorCode::Forbidden,
+            404 => ErrorCode::NotFound,
+            429 => ErrorCode::RateLimited,
+            431 => ErrorCode::TooLarge,
+            503 => ErrorCode::Unavailable,
+            _ => ErrorCode::BadRequest,
+        }
+    }
+
+    fn title(&self) -> &'static str {
+        match self.status {
+            401 => "Unauthorized",
+            403 => "Forbidden",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            421 => "Misdirected Request",
+            426 => "Upgrade Required",
+            429 => "Too Many Requests",
+            431 => "Request Header Fields Too Large",
+            503 => "Service Unavailable",
+            _ => "Bad Request",
+        }
+    }
+
+    /// Others may take the socket.
+    pub fn elsewhere(self) -> Self {
+        Self { header: format!("{}{ELSEWHERE}: yes\r\n", self.header).into(), ..self }
+    }
+}
+
+impl From<Turned> for Refusal {
+    fn from(turned: Turned) -> Self {
+        Self::new(turned.status, turned.detail)
     }
 }
 
@@ -113,51 +157,28 @@ fn refused(status: u16, detail: impl Into<String>) -> Request {
 
 /// Reads a request, beginning with what was read already. `None`: the client left, or took too
 /// long.
-pub async fn read(stream: &mut Stream, read: Bytes, peer: Peer, gate: &Gate) -> Option<Request> {
-    let judge = |head: &mut BytesMut| judge(head, peer, gate);
-    let mut head = BytesMut::from(read);
-    if let Some(request) = judge(&mut head) {
-        return Some(request);
-    }
-    let reading = async {
-        loop {
-            let known = head.len();
-            if stream.read_buf(&mut head).await.ok()? == 0 {
-                return None;
-            }
-            if is_worth_judging(&head, known)
-                && let Some(request) = judge(&mut head)
-            {
-                return Some(request);
-            }
-        }
-    };
-    timeout(HEAD_PATIENCE, reading).await.ok().flatten()
+pub async fn read(
+    stream: &mut Stream,
+    read: Bytes,
+    peer: Peer,
+    gate: &Gate,
+    until: Instant,
+) -> Option<Request> {
+    read_head(stream, read.into(), until, |head| judge(head, peer, gate)).await
 }
 
 /// Judges a head once it is whole.
 pub(crate) fn judge(read: &mut BytesMut, peer: Peer, gate: &Gate) -> Option<Request> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut headers);
-    let too_long = || Some(refused(431, "the request head is limited to 8 KiB and 100 headers"));
-    match request.parse(read) {
-        Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => {
-            let judged = match strict(&read[..length], &request) {
-                Ok(body) => judge_whole(&request, body, peer, gate),
-                Err(why) => Err(refused(400, why)),
-            };
-            Some(match judged {
-                Ok(hello) => {
-                    read.advance(length);
-                    Request::Open(Box::new(hello), std::mem::take(read).freeze())
-                }
-                Err(other) => other,
-            })
+    Some(match judge_head(read, |request, body| judge_whole(request, body, peer, gate)) {
+        Judged::Whole(length, Ok(hello)) => {
+            read.advance(length);
+            Request::Open(Box::new(hello), std::mem::take(read).freeze())
         }
-        Ok(httparse::Status::Partial) if read.len() <= HEAD_BYTES_MAX => None,
-        Ok(_) | Err(httparse::Error::TooManyHeaders) => too_long(),
-        Err(error) => Some(refused(400, format!("this is no HTTP/1.1 request: {error}"))),
-    }
+        Judged::Whole(_, Err(other)) => other,
+        Judged::Partial => return None,
+        Judged::TooLong => refused(431, TOO_LONG),
+        Judged::Bad(why) => refused(400, why),
+    })
 }
 
 fn judge_whole(
@@ -191,7 +212,7 @@ fn judge_whole(
     let key = one(headers, "sec-websocket-key").filter(|key| is_key(key));
     let key = key.ok_or_else(|| refused(400, "Sec-WebSocket-Key must be 16 bytes in base64"))?;
     let taken = gate.take(peer, headers);
-    let caller = taken.map_err(|turned| refused(turned.status, turned.detail))?;
+    let caller = taken.map_err(|turned| Request::Refused(turned.into()))?;
     hello(query, headers, caller.peer.address.ip(), derive_accept_key(key.as_bytes()).into())
 }
 
@@ -325,18 +346,7 @@ fn text_frame(text: &[u8]) -> Vec<u8> {
 
 /// Answers a refusal as `application/problem+json` (RFC 9457) and ends the connection.
 pub async fn refuse(mut stream: Stream, refusal: &Refusal) {
-    let (title, code) = match refusal.status {
-        401 => ("Unauthorized", ErrorCode::Unauthorized),
-        403 => ("Forbidden", ErrorCode::Forbidden),
-        404 => ("Not Found", ErrorCode::NotFound),
-        405 => ("Method Not Allowed", ErrorCode::BadRequest),
-        421 => ("Misdirected Request", ErrorCode::Forbidden),
-        426 => ("Upgrade Required", ErrorCode::BadRequest),
-        429 => ("Too Many Requests", ErrorCode::RateLimited),
-        431 => ("Request Header Fields Too Large", ErrorCode::TooLarge),
-        503 => ("Service Unavailable", ErrorCode::Unavailable),
-        _ => ("Bad Request", ErrorCode::BadRequest),
-    };
+    let (title, code) = (refusal.title(), refusal.code());
     let (detail, after) = (&refusal.detail, refusal.retry_after_ms);
     let body = protocol::answer::problem(refusal.status, title, code, detail, after);
     let kind = format!("Content-Type: application/problem+json\r\n{}", refusal.header);

@@ -1,7 +1,7 @@
 //! Sockets of one server: handshake, the socket loop, drain.
 //!
 //! A connection comes from the server's own listener or from the balancer in the same process; both
-//! give an [`Accepted`]. `handshake` judges the request, `seat` says whether there is room,
+//! find a place on the `porch`. `handshake` judges the request, `seat` says whether there is room,
 //! `admission` who may come in; `socket` runs the WebSocket at the user's `pace` and feeds the pure
 //! session of `chat`, `drain` sends everybody away at an even rate. Nothing above the gateway knows
 //! which socket engine runs.
@@ -10,6 +10,7 @@ mod admission;
 pub mod drain;
 pub mod handshake;
 mod pace;
+mod porch;
 mod seat;
 pub mod socket;
 
@@ -20,46 +21,55 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::{Refusal, Verifier};
 use crate::chat::Chat;
-use crate::edge::{Arrived, Came, Edge, Incoming, Peer, Stream};
+use crate::edge::{Arrived, Came, Edge, HEAD_PATIENCE, Incoming, Peer, Stream};
 use crate::hub::{Event, Outbox, Who};
 use crate::limits::{Limit, Seats};
 use crate::protocol::{CloseCode, PING_INTERVAL_MS, SocketId};
+use crate::telemetry::Metrics;
 use admission::Admitted;
 pub use admission::Guard;
 use handshake::Request;
+pub use porch::{Guest, Porch};
 use seat::Seat;
 use socket::{End, Socket, Unstored};
 
-/// A connection whose request head may have been read already.
-#[derive(Debug)]
+/// A connection whose request a balancer in this process has read already, and which has passed all
+/// that its edge demands.
 pub struct Accepted {
     /// The socket.
     pub stream: Stream,
     /// Who dialled.
     pub peer: Peer,
-    /// What was read already, from the first byte of the request on; empty if nothing was.
+    /// What was read, from the first byte of the request on.
     pub read: Bytes,
+    /// Its place, until its socket is open.
+    pub guest: Guest,
+}
+
+impl std::fmt::Debug for Accepted {
+    /// Without what was read: there are tokens in it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accepted").field("peer", &self.peer).finish_non_exhaustive()
+    }
 }
 
 /// A connection on its way in.
 enum Coming {
     /// From the server's own listener.
-    Here(TcpStream, SocketAddr),
-    /// From a balancer in this process, which has seen to all that its edge demands.
+    Here(TcpStream, SocketAddr, Guest),
+    /// From a balancer.
     Handed(Accepted),
 }
 
 /// How many handed-over connections wait for a server.
 pub const DOOR_MAX: usize = 1_024;
-/// How many connections may be at their handshake.
-const HALF_OPEN_MAX: usize = 4_096;
 
 /// Where a balancer in the same process hands connections to a server.
 pub type Door = mpsc::Sender<Accepted>;
@@ -71,7 +81,7 @@ pub struct Gateway {
     guard: Option<Arc<Guard>>,
     open: AtomicBool,
     seats: Arc<Seats>,
-    half_open: Arc<Semaphore>,
+    porch: Arc<Porch>,
     sockets: TaskTracker,
     /// Ends every socket at once: past the drain's limit.
     abort: CancellationToken,
@@ -82,13 +92,14 @@ impl Gateway {
     pub fn new(chat: Arc<Chat>, edge: Arc<Edge>, verifier: Option<Verifier>) -> Arc<Self> {
         let seats = Arc::new(Seats::new(chat.limits.settings().sockets));
         chat.metrics.sockets_max.set(chat.limits.settings().sockets.map_or(0, i64::from));
+        let porch = Porch::new(chat.limits.clone(), chat.metrics.clone(), edge.clone());
         Arc::new(Self {
             chat,
             edge,
+            porch,
             seats,
             guard: verifier.map(Guard::new),
             open: AtomicBool::new(false),
-            half_open: Arc::new(Semaphore::new(HALF_OPEN_MAX)),
             sockets: TaskTracker::new(),
             abort: CancellationToken::new(),
         })
@@ -125,67 +136,74 @@ impl Gateway {
             tokio::select! {
                 () = stop.cancelled() => break,
                 came = incoming.next() => match came {
-                    Came::Connection(stream, address) => self.take(Coming::Here(stream, address)),
+                    Came::Connection(stream, address) => self.arrived(stream, address),
                     Came::Nothing => self.chat.metrics.count_limited(Limit::Files.as_str()),
                 },
                 Some(accepted) = door.recv() => self.take(Coming::Handed(accepted)),
             }
         }
         drop(incoming);
+        // Who was handed over before is answered; the balancer sees that nobody is any more.
+        door.close();
+        while let Ok(accepted) = door.try_recv() {
+            self.take(Coming::Handed(accepted));
+        }
         self.sockets.close();
         self.sockets.wait().await;
         ticking.abort();
     }
 
+    fn arrived(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        if let Some((stream, guest)) = self.porch.enter(stream, address) {
+            self.take(Coming::Here(stream, address, guest));
+        }
+    }
+
     fn take(self: &Arc<Self>, coming: Coming) {
-        // Past the bound a connection is dropped at once: its client comes back.
-        let Ok(permit) = self.half_open.clone().try_acquire_owned() else { return };
         let gateway = self.clone();
         self.sockets.spawn(async move {
             // Boxed apart: what a handshake needs is given back before its socket is open.
-            let open = Box::pin(gateway.clone().shake_hands(coming, permit)).await;
+            let open = Box::pin(gateway.clone().shake_hands(coming)).await;
             if let Some((socket, entered)) = open {
                 gateway.run(socket, entered).await;
             }
         });
     }
 
-    /// Reads the request and answers it; `None` where no socket came of it.
-    async fn shake_hands(
-        self: Arc<Self>,
-        coming: Coming,
-        permit: OwnedSemaphorePermit,
-    ) -> Option<(Box<Socket>, Entered)> {
-        let Accepted { mut stream, peer, read } = match coming {
-            Coming::Handed(accepted) => accepted,
-            Coming::Here(stream, address) => {
-                let admits = |client| self.admits(client);
-                let arrived = self.edge.arrive(stream, address, admits).await?;
-                let Arrived { stream, peer } = arrived;
-                Accepted { stream, peer, read: Bytes::new() }
+    /// Reads the request and answers it; `None` where no socket came of it. Until then the guest
+    /// has its place, also while it is told that it gets none.
+    async fn shake_hands(self: Arc<Self>, coming: Coming) -> Option<(Box<Socket>, Entered)> {
+        let (mut stream, peer, read, until, _guest) = match coming {
+            Coming::Handed(Accepted { stream, peer, read, guest }) => {
+                (stream, peer, read, Instant::now() + HEAD_PATIENCE, guest)
+            }
+            Coming::Here(stream, address, mut guest) => {
+                let arrived = self.edge.arrive(stream, address, &mut guest).await?;
+                let Arrived { stream, peer, until } = arrived;
+                (stream, peer, Bytes::new(), until, guest)
             }
         };
-        let request = handshake::read(&mut stream, read, peer, &self.edge.gate).await?;
-        let admitted = match &request {
-            Request::Open(hello, _) if self.is_open() => Some(self.seat_and_admit(hello).await),
-            _ => None,
-        };
-        drop(permit);
-        match (request, admitted) {
-            (Request::Open(hello, behind), Some(Ok((seat, admitted)))) => {
-                handshake::accept(&mut stream, &hello, &self.chat.me.id).await.ok()?;
-                return Some(self.enter(stream, &hello, seat, admitted, behind).await);
+        let gate = &self.edge.gate;
+        match handshake::read(&mut stream, read, peer, gate, until).await? {
+            Request::Open(hello, behind) if self.is_open() => {
+                match self.seat_and_admit(&hello).await {
+                    Ok((seat, admitted)) => {
+                        handshake::accept(&mut stream, &hello, &self.chat.me.id).await.ok()?;
+                        return Some(self.enter(stream, &hello, seat, admitted, behind).await);
+                    }
+                    Err(refusal) => self.turn_back(stream, &hello, &refusal).await,
+                }
             }
-            (Request::Open(hello, _), Some(Err(refusal))) => {
-                self.turn_back(stream, &hello, &refusal).await;
-            }
-            (Request::Open(..), None) => {
+            Request::Open(..) => {
                 let refusal = handshake::Refusal::new(503, "this server takes no sockets now");
+                handshake::refuse(stream, &refusal.elsewhere()).await;
+            }
+            Request::Refused(refusal) => {
+                Metrics::count(&self.chat.metrics.refused, refusal.code().as_str());
                 handshake::refuse(stream, &refusal).await;
             }
-            (Request::Refused(refusal), _) => handshake::refuse(stream, &refusal).await,
-            (Request::Health, _) => handshake::answer_health(stream, true).await,
-            (Request::Ready, _) => {
+            Request::Health => handshake::answer_health(stream, true).await,
+            Request::Ready => {
                 // Who is full has others sent elsewhere.
                 let takes_more = self.is_open() && !self.seats.are_taken();
                 handshake::answer_health(stream, takes_more).await;

@@ -19,13 +19,6 @@ impl Gateway {
     fn counted(&self, client: IpAddr) -> Option<Address> {
         Address::of(client).filter(|_| !self.edge.gate.trusted.holds(client))
     }
-
-    /// Whether a connection of this client is worth the work of TLS.
-    pub(super) fn admits(&self, client: IpAddr) -> bool {
-        let knocked = self.chat.limits.knock(self.counted(client));
-        let metrics = &self.chat.metrics;
-        knocked.inspect_err(|over| metrics.count_limited(over.limit.as_str())).is_ok()
-    }
 }
 
 impl Seat {

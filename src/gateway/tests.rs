@@ -29,8 +29,9 @@ async fn a_socket_that_comes_after_the_drains_look_is_sent_away_too() {
     let (stream, address) = listener.accept().await.unwrap();
     let (mut stream, peer) = (Stream::from(stream), Peer { address, secure: false });
     client.write_all(request("userA").as_bytes()).await.unwrap();
+    let soon = Instant::now() + HEAD_PATIENCE;
     let Some(Request::Open(hello, behind)) =
-        handshake::read(&mut stream, Bytes::new(), peer, &gateway.edge.gate).await
+        handshake::read(&mut stream, Bytes::new(), peer, &gateway.edge.gate, soon).await
     else {
         panic!("a good request")
     };
@@ -133,7 +134,7 @@ async fn clients_that_do_not_read_keep_nobody_from_catching_up() {
         client.set_recv_buffer_size(4_096).unwrap();
         let mut client = client.connect(address).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
-        gateway.take(Coming::Here(stream, peer));
+        gateway.arrived(stream, peer);
         client.write_all(request(user).as_bytes()).await.unwrap();
         client
     };

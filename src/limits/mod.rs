@@ -6,6 +6,7 @@
 //! memory that no client can move, and costs nothing while a client rests.
 
 mod address;
+mod lobby;
 mod meter;
 mod rate;
 mod seats;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use address::Address;
+pub use lobby::{Lobby, Stay};
 pub use meter::{Key, Meter};
 pub use rate::{BadBound, Bound, Rate};
 pub use seats::Seats;
@@ -27,6 +29,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 /// How many connections a handshake may take.
 const KNOCKS: u32 = 4;
+/// The most connections whose head is being read, and as many of plain HTTP.
+const LOBBY_MAX: u32 = 4_096;
 /// When to come back where nobody can tell when a place will be free.
 const PLACE_WAIT: Duration = Duration::from_secs(5);
 
@@ -41,6 +45,14 @@ pub enum Limit {
     SocketsPerAddress,
     /// Sockets of a user.
     SocketsPerUser,
+    /// Connections whose head has not come.
+    HalfOpen,
+    /// Such connections of an address.
+    HalfOpenPerAddress,
+    /// Connections of plain HTTP.
+    Plain,
+    /// Such connections of an address.
+    PlainPerAddress,
     /// Handshakes, and requests whose token does not hold, of an address.
     Handshakes,
     /// Frames of a user.
@@ -61,11 +73,15 @@ pub enum Limit {
 
 impl Limit {
     /// All of them, in the order of the table in `docs/protocol.md`.
-    pub const ALL: [Limit; 12] = [
+    pub const ALL: [Limit; 16] = [
         Self::Sockets,
         Self::Files,
         Self::SocketsPerAddress,
         Self::SocketsPerUser,
+        Self::HalfOpen,
+        Self::HalfOpenPerAddress,
+        Self::Plain,
+        Self::PlainPerAddress,
         Self::Handshakes,
         Self::Frames,
         Self::Bytes,
@@ -83,6 +99,10 @@ impl Limit {
             Self::Files => "files",
             Self::SocketsPerAddress => "sockets_per_address",
             Self::SocketsPerUser => "sockets_per_user",
+            Self::HalfOpen => "half_open",
+            Self::HalfOpenPerAddress => "half_open_per_address",
+            Self::Plain => "plain",
+            Self::PlainPerAddress => "plain_per_address",
             Self::Handshakes => "handshakes",
             Self::Frames => "frames",
             Self::Bytes => "bytes",
@@ -99,6 +119,10 @@ impl Limit {
             Self::Sockets | Self::Files => "this server has all the sockets that it takes",
             Self::SocketsPerAddress => "your address has all the sockets that it may have here",
             Self::SocketsPerUser => "you have all the sockets that one may have",
+            Self::HalfOpen | Self::Plain => "this process has all the connections that it takes",
+            Self::HalfOpenPerAddress | Self::PlainPerAddress => {
+                "your address has all the connections that it may have here"
+            }
             Self::Handshakes => "too many connections from your address",
             Self::Frames => "too many frames",
             Self::Bytes => "too many bytes",
@@ -146,6 +170,12 @@ pub struct Settings {
     pub sockets: Option<u32>,
     /// Sockets of an address.
     pub sockets_per_address: Option<u32>,
+    /// Connections whose head has not come; without a number 4,096, as of the next.
+    pub half_open: Option<u32>,
+    /// Connections of plain HTTP.
+    pub plain: Option<u32>,
+    /// Each of the two, of an address.
+    pub half_open_per_address: Option<u32>,
     /// Conversations of a user.
     pub conversations: Option<u32>,
     /// By the second, of an address.
@@ -169,6 +199,9 @@ impl Settings {
     pub const USUAL: Self = Self {
         sockets: None,
         sockets_per_address: Some(1_000),
+        half_open: None,
+        plain: None,
+        half_open_per_address: Some(256),
         conversations: Some(10_000),
         handshakes: Some(Rate::new(50, 500)),
         frames: Some(Rate::new(200, 1_000)),
@@ -185,6 +218,10 @@ impl Settings {
 pub struct Limits {
     settings: Settings,
     hashing: Hashing,
+    /// Places for connections whose head has not come.
+    pub half_open: Arc<Lobby>,
+    /// Places for connections of plain HTTP.
+    pub plain: Arc<Lobby>,
     crowd: Option<seats::Crowd>,
     handshakes: Option<Meter>,
     knocks: Option<Meter>,
@@ -200,9 +237,14 @@ impl Limits {
     /// By these settings.
     pub fn new(settings: Settings) -> Arc<Self> {
         let by = |period| move |rate| Meter::new(rate, period);
+        let lobby = |most: Option<u32>, limits| {
+            Lobby::new(most.unwrap_or(LOBBY_MAX), settings.half_open_per_address, limits)
+        };
         Arc::new(Self {
             settings,
             hashing: Hashing::default(),
+            half_open: lobby(settings.half_open, [Limit::HalfOpen, Limit::HalfOpenPerAddress]),
+            plain: lobby(settings.plain, [Limit::Plain, Limit::PlainPerAddress]),
             crowd: settings.sockets_per_address.map(seats::Crowd::new),
             handshakes: settings.handshakes.map(by(SECOND)),
             knocks: settings.handshakes.map(knocks).map(by(SECOND)),
@@ -248,6 +290,10 @@ impl Limits {
             | Limit::Files
             | Limit::SocketsPerAddress
             | Limit::SocketsPerUser
+            | Limit::HalfOpen
+            | Limit::HalfOpenPerAddress
+            | Limit::Plain
+            | Limit::PlainPerAddress
             | Limit::Conversations => None,
         }
     }
@@ -324,9 +370,19 @@ fn knocks(handshakes: Rate) -> Rate {
 /// How many sockets each of `shares` may hold in a process that may open so many files: some are
 /// left for stores, requests, and those who are still at the door.
 pub fn sockets_by_files(files: u64, shares: u32) -> u32 {
-    let reserve = (files / 8).max(128.min(files / 2));
-    let each = (files - reserve) / u64::from(shares.max(1));
+    let each = (files - reserve(files)) / u64::from(shares.max(1));
     u32::try_from(each).unwrap_or(u32::MAX)
+}
+
+fn reserve(files: u64) -> u64 {
+    (files / 8).max(128.min(files / 2))
+}
+
+/// How many connections such a process has at the door, and how many of plain HTTP: three quarters
+/// of what sockets leave, so that stores and Redis have files whoever dials.
+pub fn others_by_files(files: u64) -> [u32; 2] {
+    let some = |files| u32::try_from(files).unwrap_or(u32::MAX).clamp(1, LOBBY_MAX);
+    [some(reserve(files) / 2), some(reserve(files) / 4)]
 }
 
 #[cfg(test)]
@@ -399,6 +455,11 @@ mod tests {
         for (files, shares, each) in [(1_024, 1, 896), (20_000, 3, 5_833), (100, 3, 16), (0, 1, 0)]
         {
             assert_eq!(sockets_by_files(files, shares), each, "{files}");
+        }
+        for (files, each) in
+            [(0, [1, 1]), (128, [32, 16]), (1_024, [64, 32]), (1 << 20, [4_096, 4_096])]
+        {
+            assert_eq!(others_by_files(files), each, "{files}");
         }
     }
 }

@@ -79,7 +79,7 @@ async fn beside(
     health: &Arc<Health>,
     stop: &CancellationToken,
 ) -> Result<Option<SocketAddr>, NodeError> {
-    tokio::spawn(entrance.follow(stop.clone())?);
+    tokio::spawn(entrance.follow(health, stop.clone())?);
     if let Some(auth) = auth {
         let asked = auth.clone();
         health.watch("keys", move || asked.trouble());

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::api::health::Admin;
+use crate::api::health::{Admin, Health};
 use crate::auth::Verifier;
 use crate::chat::Chat;
 use crate::config::{Common, EdgeOptions};
@@ -66,7 +66,9 @@ impl Entrance {
     ) -> Admin {
         let local = is_loopback(listener);
         let entry = Entry { proxy_protocol: false, tls: self.entry.tls.clone().filter(|_| !local) };
-        let edge = Arc::new(Edge { gate: self.gate(local), entry });
+        // No proxy stands before it: who says so is a page, or somebody who wants to be another.
+        let gate = Gate { trusted: Trusted::default(), ..self.gate(local) };
+        let edge = Arc::new(Edge { gate, entry });
         Admin { edge, auth: auth.cloned().filter(|_| !local), chat }
     }
 
@@ -76,9 +78,11 @@ impl Entrance {
         Gate { names, ..self.gate.clone() }
     }
 
-    /// Takes renewed certificates, until `stop`: on SIGHUP at once.
+    /// Takes renewed certificates, until `stop`: on SIGHUP at once. Files that can't be taken are
+    /// told by `/readyz`; what is served meanwhile is as good as it was.
     pub fn follow(
         &self,
+        health: &Health,
         stop: CancellationToken,
     ) -> Result<impl Future<Output = ()> + use<>, NodeError> {
         let tls = self.entry.tls.clone();
@@ -86,6 +90,9 @@ impl Entrance {
         // Without a certificate SIGHUP keeps its meaning: the terminal has gone.
         let asked = tls.is_some().then(|| signal(SignalKind::hangup()));
         let asked = asked.transpose().map_err(failed)?;
+        if let Some(tls) = tls.clone() {
+            health.watch("certificate", move || tls.trouble());
+        }
         Ok(async move {
             if let (Some(tls), Some(asked)) = (tls, asked) {
                 stop.run_until_cancelled(tls.follow(asked)).await;

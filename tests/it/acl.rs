@@ -254,7 +254,7 @@ fn called(files: &[&str]) -> BTreeSet<String> {
     calls.map(|name| action(name)).collect()
 }
 
-fn policy(sid: &str) -> BTreeSet<String> {
+fn statement(sid: &str) -> serde_json::Value {
     let text = fs::read_to_string(root().join("deploy/dynamodb-policy.json")).unwrap();
     let policy: serde_json::Value = serde_json::from_str(&text).unwrap();
     let statements = policy["Statement"].as_array().unwrap();
@@ -262,7 +262,11 @@ fn policy(sid: &str) -> BTreeSet<String> {
         assert_eq!(statement["Effect"], "Allow");
         assert!(statement["Resource"].as_str().unwrap().ends_with(":table/parlor"), "{statement}");
     }
-    let statement = statements.iter().find(|statement| statement["Sid"] == sid).unwrap();
+    statements.iter().find(|statement| statement["Sid"] == sid).unwrap().clone()
+}
+
+fn policy(sid: &str) -> BTreeSet<String> {
+    let statement = statement(sid);
     let actions = statement["Action"].as_array().unwrap().iter();
     actions.map(|action| action.as_str().unwrap().to_owned()).collect()
 }
@@ -282,4 +286,27 @@ fn the_policy_for_dynamodb_is_what_the_code_calls() {
     assert_eq!(policy("ParlorServersAndApi"), running);
     let table = called(&["src/store/dynamodb/table.rs"]);
     assert_eq!(policy("ParlorTableForWhoeverMakesIt"), table);
+}
+
+/// Whoever gets into the process that faces the internet reads who is alive, and no message.
+#[test]
+fn a_balancer_may_read_the_board_and_nothing_else() {
+    assert_eq!(policy("ParlorBalancerBoard"), [action("query")].into());
+    assert_eq!(policy("ParlorBalancerTable"), [action("describe_table")].into());
+    let keys = &statement("ParlorBalancerBoard")["Condition"]["ForAllValues:StringEquals"];
+    assert_eq!(keys["dynamodb:LeadingKeys"], serde_json::json!(["BOARD"]));
+    let board = fs::read_to_string(root().join("src/board/dynamodb.rs")).unwrap();
+    assert!(board.contains("const BOARD_PK: &str = \"BOARD\";"));
+    let reads = board.split("async fn read(").nth(1).unwrap().split("async fn").next().unwrap();
+    assert!(
+        reads.contains("query(BOARD_PK") && reads.matches("self.link.").count() == 2,
+        "{reads}"
+    );
+    let folder = fs::read_dir(root().join("src/balancer")).unwrap();
+    for file in folder.map(|entry| entry.unwrap().path()) {
+        let text = fs::read_to_string(&file).unwrap();
+        for method in ["beat", "remove", "put_hints", "hints"] {
+            assert!(!text.contains(&format!("board.{method}(")), "{file:?} calls {method}");
+        }
+    }
 }

@@ -168,6 +168,34 @@ async fn a_name_that_was_pointed_at_this_machine_gets_nothing() {
     stack.stop().await;
 }
 
+/// Its page writes the headers of a proxy, and this machine's address is that of a trusted one.
+#[tokio::test]
+async fn such_a_name_is_not_covered_up_by_what_a_proxy_would_say() {
+    let options = ["--admin-listen", "127.0.0.1:0", "--trusted-proxy", "127.0.0.1"];
+    let Some(stack) = Stack::start_with(Parts::Embedded, &options).await else { return };
+    let told = "X-Forwarded-Host: localhost\r\nX-Forwarded-For: 127.0.0.1\r\n";
+    for front in [&stack.balancer, &stack.servers["ws1"]] {
+        let head =
+            upgrade_head("userId=a", told).replace("Host: localhost\r\nUp", "Host: evil\r\nUp");
+        assert!(head.contains("Host: evil"));
+        is_refused(&request(front, head).await.unwrap(), 421, "--allow-host");
+        assert_eq!(status(front, &upgrade_head("userId=a", told)).await, 101);
+    }
+    for (address, target) in [
+        (&stack.api, "/v1/servers?userId=a"),
+        (&stack.balancer, "/v1/servers?userId=a"),
+        (&stack.balancer, "/v1/connect?userId=a"),
+        (&stack.balancer, "/"),
+        (&stack.admin, "/metrics"),
+    ] {
+        let answer = ask(address, "GET", target, &format!("Host: evil.example\r\n{told}")).await;
+        is_refused(&answer, 421, "--allow-host");
+        let own = ask(address, "GET", target, &format!("Host: localhost:1\r\n{told}")).await;
+        assert_eq!(own.status, 200, "{target}");
+    }
+    stack.stop().await;
+}
+
 #[tokio::test]
 async fn the_page_and_the_api_say_what_browsers_may_do_with_them() {
     let Some(stack) = Stack::start(Parts::Embedded).await else { return };

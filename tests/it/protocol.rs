@@ -9,8 +9,7 @@ use parlor::chat::lane::Bounds;
 use parlor::chat::session::SENDS_MAX;
 use parlor::chat::signal::SIGNALS_MAX;
 use parlor::client::ServerFrame;
-use parlor::edge::HEAD_BYTES_MAX;
-use parlor::gateway::handshake::HEAD_PATIENCE;
+use parlor::edge::{HEAD_BYTES_MAX, HEAD_PATIENCE};
 use parlor::limits::{Rate, Settings};
 use parlor::protocol::*;
 use serde_json::Value;
@@ -195,7 +194,6 @@ fn the_limits_are_those_of_the_code() {
     };
     let (bounds, sockets, usual) = (Bounds::default(), SOCKETS_PER_USER_MAX, Settings::USUAL);
     assert_eq!((sockets, SIGNAL_BYTES_MAX), (DEVICES_PER_USER_MAX, DATA_BYTES_MAX));
-    assert_eq!(parlor::balancer::head::HEAD_PATIENCE, HEAD_PATIENCE);
     let kept = [
         ("`message`", kib(MESSAGE_BYTES_MAX)),
         (
@@ -231,6 +229,11 @@ fn the_limits_are_those_of_the_code() {
             rate(usual.handshakes, "a second"),
         ),
         ("sockets of an address", number(usual.sockets_per_address.unwrap())),
+        (
+            "connections of an address without a request yet, and those of plain HTTP",
+            format!("{} each", number(usual.half_open_per_address.unwrap())),
+        ),
+        ("such connections of a process", "as its open files allow, 4,096 each".to_owned()),
         ("sockets of a server, or through a balancer", "as its open files allow".to_owned()),
     ];
     let told: Vec<_> =

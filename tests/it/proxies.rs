@@ -159,7 +159,8 @@ async fn a_balancer_tells_servers_who_dialled_it_and_drops_what_clients_say() {
 }
 
 /// PROXY protocol, version 2: TCP over IPv4 from 203.0.113.9:4711.
-const LINE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x09\x0a\0\0\x01\x12\x67\x01\xbb";
+const LINE: &[u8; 28] =
+    b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x09\x0a\0\0\x01\x12\x67\x01\xbb";
 
 #[tokio::test]
 async fn a_tcp_proxy_says_who_dialled_it_in_one_line() {
@@ -174,11 +175,65 @@ async fn a_tcp_proxy_says_who_dialled_it_in_one_line() {
         assert_eq!(opens_after(at, old, user, "").await, None, "version 1");
     }
     let get = b"GET /v1/servers?userId=a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    let answer = request(up.api(), [LINE, get].concat()).await.unwrap();
+    let answer = request(up.api(), [&LINE[..], get].concat()).await.unwrap();
     assert_eq!(answer.status, 200);
     let up = Logged::up(&["--proxy-protocol", "--trusted-proxy", "10.0.0.0/8"]).await;
     assert_eq!(opens_after(up.front(), LINE, "a", "").await, Some(400), "a stranger's line");
     assert_eq!(opens_after(up.front(), b"", "a", "").await, Some(101), "a stranger is itself");
+}
+
+/// The proxy does not know who it is: what it says of itself is a stranger's word.
+#[tokio::test]
+async fn a_client_without_an_address_is_not_its_proxy() {
+    let up = Logged::up(&["--proxy-protocol", "--trusted-proxy", "127.0.0.1"]).await;
+    let unknown = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0";
+    assert_eq!(opens_after(up.front(), unknown, "unknown", STORY).await, Some(101));
+    up.says("client=0.0.0.0 user=unknown").await;
+    // LOCAL is the proxy itself, of which that is not known either.
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    assert_eq!(opens_after(up.front(), local, "itself", "").await, Some(101));
+    up.says("client=127.0.0.1 user=itself").await;
+}
+
+/// Connections that say nothing: an address has so many, and others are not concerned.
+#[tokio::test]
+async fn an_address_is_at_the_door_so_often() {
+    let options = ["--proxy-protocol", "--trusted-proxy", "127.0.0.1"];
+    let bounds = ["--half-open-per-address", "4", "--admin-listen", "127.0.0.1:0"];
+    let up = Logged::up(&[&options[..], &bounds].concat()).await;
+    let mut silent = Vec::new();
+    for address in [up.front(), up.server(), up.api()].into_iter().cycle().take(12) {
+        let mut raw = Raw::dial(address).await;
+        raw.write(LINE).await;
+        silent.push(raw);
+    }
+    let admin = up.ready["admin"].as_str().unwrap();
+    let met = async || crate::limits::met(admin, "half_open_per_address").await;
+    eventually("eight are too many", async || (met().await == 8).then_some(())).await;
+    let other = LINE.map(|byte| if byte == 9 { 10 } else { byte });
+    for address in [up.front(), up.server()] {
+        assert_eq!(opens_after(address, LINE, "crowd", "").await, None);
+        assert_eq!(opens_after(address, &other, "other", "").await, Some(101));
+    }
+    drop(silent);
+    let free = async || opens_after(up.front(), LINE, "crowd", "").await;
+    eventually("there is room again", async || (free().await == Some(101)).then_some(())).await;
+}
+
+/// A trusted proxy may keep connections for others' requests: an upgrade needs one of its own.
+#[tokio::test]
+async fn a_proxy_keeps_no_connection_of_the_balancer() {
+    let up = Logged::up(&["--trusted-proxy", "127.0.0.1"]).await;
+    let plain = Logged::up(&[]).await;
+    for (at, closes) in [(up.front(), Some("close")), (plain.front(), None)] {
+        for target in ["/", "/readyz", "/v1/servers?userId=a", "/nothing"] {
+            let mut raw = Raw::dial(at).await;
+            let head = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            raw.write(head.as_bytes()).await;
+            let answer = raw.answer().await.expect("an answer");
+            assert_eq!(answer.header("connection"), closes, "{target}: {answer:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! TLS at every listener, its certificate renewed while people talk, and TLS between the parts.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use parlor::edge::{Stream, Upstream};
@@ -148,7 +149,7 @@ async fn every_listener_speaks_tls_and_people_talk_over_it() {
 #[tokio::test]
 async fn a_certificate_is_renewed_under_open_sockets() {
     let files = Files::new();
-    let up = files.up(&[]).await;
+    let up = files.up(&["--admin-listen", "127.0.0.1:0"]).await;
     let old = files.at("old.pem");
     std::fs::copy(files.at("cert.pem"), &old).unwrap();
     let mut a = Someone::open(dial(up.front(), &old).await.unwrap(), "userA").await;
@@ -156,8 +157,18 @@ async fn a_certificate_is_renewed_under_open_sockets() {
     std::fs::write(files.at("cert.pem"), "-----BEGIN CERTIFICATE-----\nAAAA").unwrap();
     up.says("the new certificate is not good, the old one stays").await;
     assert!(dial(up.front(), &old).await.is_ok());
-    let new = files.renew();
+    // Whoever asks again is told again, and a look at its health tells it too.
+    let admin = up.ready["admin"].as_str().unwrap();
+    let ready =
+        async || get(TcpStream::connect(admin).await.unwrap(), "localhost", "/readyz").await;
+    let told = ready().await;
+    assert!(told.starts_with("HTTP/1.1 200") && told.contains("can't be renewed"), "{told}");
     let pid = up.pid().to_string();
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    let twice =
+        async || (up.log().matches("is not good, the old one stays").count() == 2).then_some(());
+    eventually("it is said again", twice).await;
+    let new = files.renew();
     assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     for address in [up.front(), up.server(), up.api()] {
         let renewed = async || dial(address, &new).await.ok().map(drop);
@@ -165,6 +176,7 @@ async fn a_certificate_is_renewed_under_open_sockets() {
         assert!(dial(address, &old).await.is_err());
     }
     up.says("the certificate was renewed").await;
+    assert!(!ready().await.contains("can't be renewed"));
     a.say("userB", "still there").await;
     assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     up.says("the certificate is the same as before").await;
@@ -203,12 +215,30 @@ async fn the_parts_of_a_fleet_speak_tls_to_each_other() {
     let ca: Vec<&str> = ca.iter().map(String::as_str).collect();
     let mut command = crate::harness::command();
     command.args(["balancer", "--listen", "127.0.0.1:0", "--ready-json"]).args(parts).args(&ca);
-    let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut said = String::new();
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let running = child.try_wait().unwrap().is_none();
     let _ = child.kill();
+    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
     let _ = child.wait();
-    assert!(running, "it waits for a server that it may trust");
+    assert!(running && said.is_empty(), "it waits for a server that it may trust: {said}");
+}
+
+/// They wait for nothing but each other, and that for ten seconds.
+#[tokio::test]
+async fn silent_handshakes_keep_nobody_from_theirs() {
+    let files = Files::new();
+    let up = files.up(&[]).await;
+    let mut silent = Vec::new();
+    for address in [up.front(), up.server()].into_iter().cycle().take(1_100) {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    for address in [up.front(), up.server(), up.api()] {
+        let begun = Instant::now();
+        assert!(dial(address, &files.at("cert.pem")).await.is_ok());
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    }
 }
 
 #[tokio::test]

@@ -14,6 +14,9 @@ const FOREIGN: &[u8] = b"a secret of somebody else, 32 bytes and more";
 const NONE: Settings = Settings {
     sockets: None,
     sockets_per_address: None,
+    half_open: None,
+    plain: None,
+    half_open_per_address: None,
     conversations: None,
     handshakes: None,
     frames: None,

@@ -128,11 +128,13 @@ async fn what_follows_an_upgrade_is_no_request() {
         assert_eq!(open.head().await.unwrap().status, 101);
         assert_eq!(open.closed().await.0, Some(1002), "these are no frames");
     }
-    // A page first, then an upgrade on the same connection: the balancer deals no second time.
+    // A page first, then an upgrade on the same connection: the balancer deals no second time, and
+    // a client that comes back, by a connection of its own, gets in.
     let page = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let second = format!("{page}{}", upgrade_head("userId=a", ""));
     let all = answers(&stack.balancer, second.as_bytes()).await;
-    assert_eq!(all.iter().map(|a| a.status).collect::<Vec<_>>(), [200, 404], "{all:?}");
+    assert_eq!(all.iter().map(|a| a.status).collect::<Vec<_>>(), [200, 503], "{all:?}");
+    assert_eq!(all[1].header("connection"), Some("close"), "{all:?}");
     // An upgrade of what the API answers: it sees a plain request, and nothing is spliced.
     for target in ["/v1/servers", "/openapi.json", "/v1/connect?userId=a", "/"] {
         let head = upgrade_head("", "").replace("/ws?", target);

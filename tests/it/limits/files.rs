@@ -9,7 +9,7 @@ use parlor::protocol::ErrorCode;
 use serde_json::Value;
 
 use super::{ADMIN, met};
-use crate::harness::{SOON, command, eventually};
+use crate::harness::{SOON, command};
 use crate::raw::{Raw, request, upgrade_head};
 
 /// `parlor up` of one server that may have so many files. Killed when dropped.
@@ -78,14 +78,17 @@ const SAYS: &str = "no connection can be accepted";
 
 #[tokio::test]
 async fn a_process_without_files_waits_and_goes_on() {
-    let poor = Poor::start(128, &ADMIN).await;
+    let poor = Poor::start(128, &[&ADMIN[..], &["--max-sockets", "1000"]].concat()).await;
     let mut friend = Raw::ready(poor.server(), "userId=friend").await;
-    let mut idle = Vec::new();
-    for _ in 0..160 {
+    let mut others = Vec::new();
+    while poor.said(SAYS) == 0 {
         // Those who come last wait in the system's queue.
-        idle.push(Raw::dial(poor.server()).await);
+        let mut raw = Raw::dial(poor.server()).await;
+        raw.write(upgrade_head(&format!("userId=u{}", others.len()), "").as_bytes()).await;
+        let _ = tokio::time::timeout(Duration::from_millis(300), raw.head()).await;
+        others.push(raw);
+        assert!(others.len() < 160);
     }
-    eventually("it has none left", async || (poor.said(SAYS) > 0).then_some(())).await;
     let before = poor.ticks();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let used = poor.ticks() - before;
@@ -98,10 +101,46 @@ async fn a_process_without_files_waits_and_goes_on() {
         (said["type"] == "sent").then_some(())
     };
     friend.wait_for(sent).await;
-    drop(idle);
+    drop(others);
     let mut late = Raw::ready(poor.server(), "userId=late").await;
     assert!(late.is_open().await);
     assert!(met(poor.ready["admin"].as_str().unwrap(), "files").await >= 1);
+}
+
+/// What does nothing has a share of the files, and no more: who dials and says nothing, and who has
+/// asked for something and stays.
+#[tokio::test]
+async fn connections_that_do_nothing_keep_nobody_out() {
+    let poor = Poor::start(128, &ADMIN).await;
+    let [front, api] = ["balancer", "api"].map(|at| poor.ready[at].as_str().unwrap());
+    let admin = poor.ready["admin"].as_str().unwrap();
+    let mut friend = Raw::ready(poor.server(), "userId=friend").await;
+    let get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut resting = Vec::new();
+    for _ in 0..60 {
+        let mut raw = Raw::dial(front).await;
+        raw.write(get.as_bytes()).await;
+        assert_eq!(raw.answer().await.expect("an answer").status, 200);
+        resting.push(raw);
+    }
+    assert_eq!(request(front, get.replace("/healthz", "/readyz")).await.unwrap().status, 200);
+    let mut through = Raw::ready(front, "userId=through").await;
+    let mut silent = Vec::new();
+    for address in [front, poor.server(), api].into_iter().cycle().take(60) {
+        silent.push(Raw::dial(address).await);
+    }
+    // Whoever comes then is told, without having asked for anything, if few are told already.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let refusal = Raw::dial(api).await.answer().await.expect("an answer");
+    assert_eq!((refusal.status, refusal.header("retry-after")), (503, Some("5")));
+    assert_eq!(refusal.json()["retryable"], true);
+    assert!(met(admin, "half_open").await >= 20);
+    assert_eq!([poor.said("connections are refused"), poor.said(SAYS)], [1, 0]);
+    friend.text(r#"{"type":"message","to":"through","message":"Hi","ref":"r"}"#).await;
+    through.wait_for(|said| (said["message"] == "Hi").then_some(())).await;
+    // They have ten seconds.
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert!(Raw::ready(front, "userId=late").await.is_open().await);
 }
 
 /// As many sockets as it may have files for, and some left for the rest.

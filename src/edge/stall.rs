@@ -10,7 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Fails a write that has waited for longer than its limit.
-pub(super) struct StallGuard<S> {
+#[derive(Debug)]
+pub struct StallGuard<S> {
     stream: S,
     limit: Duration,
     /// Runs while a write waits.
@@ -18,7 +19,8 @@ pub(super) struct StallGuard<S> {
 }
 
 impl<S> StallGuard<S> {
-    pub(super) fn new(stream: S, limit: Duration) -> Self {
+    /// Around a stream, with this limit.
+    pub fn new(stream: S, limit: Duration) -> Self {
         Self { stream, limit, waiting: None }
     }
 

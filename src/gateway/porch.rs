@@ -1,0 +1,93 @@
+//! Whoever has dialled and has got nothing yet: so many of an address, so many in all.
+//!
+//! A connection takes a place when it is accepted, before anything is read of it. It gives it back
+//! once its socket is open, or when it goes on as plain HTTP, which has places of its own, or when
+//! it has ended. Who finds no place is told so where that costs nothing but a write.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use super::handshake::{Refusal, refuse};
+use crate::edge::{Doorman, Edge};
+use crate::limits::{Address, Limits, Over, Stay};
+use crate::telemetry::Metrics;
+
+/// The places before a listener. All listeners of a process share them.
+pub struct Porch {
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
+    edge: Arc<Edge>,
+}
+
+impl Porch {
+    /// Before a listener with this edge.
+    pub fn new(limits: Arc<Limits>, metrics: Arc<Metrics>, edge: Arc<Edge>) -> Arc<Self> {
+        Arc::new(Self { limits, metrics, edge })
+    }
+
+    /// What is counted for a client; a proxy that says nothing of its clients is many.
+    fn counted(&self, client: IpAddr) -> Option<Address> {
+        Address::of(client).filter(|_| !self.edge.gate.trusted.holds(client))
+    }
+
+    fn met(&self, over: Over) -> Over {
+        self.metrics.count_limited(over.limit.as_str());
+        over
+    }
+
+    /// A place for a connection that was accepted just now, which comes back where there is one.
+    pub fn enter(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+    ) -> Option<(TcpStream, Guest)> {
+        match self.limits.half_open.enter(self.counted(address.ip())) {
+            Ok(stay) => Some((stream, Guest { porch: self.clone(), stay })),
+            Err(over) => {
+                self.tell(stream, address, self.met(over));
+                None
+            }
+        }
+    }
+
+    fn tell(&self, stream: TcpStream, address: SocketAddr, over: Over) {
+        if !self.edge.is_plain(address.ip()) {
+            return;
+        }
+        let Some(permit) = self.limits.half_open.tell() else { return };
+        // Ends by itself in a few seconds, and there are few of them.
+        tokio::spawn(async move {
+            refuse(stream.into(), &Refusal::over(over)).await;
+            drop(permit);
+        });
+    }
+}
+
+/// A connection on the porch; it has left once this is dropped.
+pub struct Guest {
+    porch: Arc<Porch>,
+    stay: Stay,
+}
+
+impl Guest {
+    /// Takes a place of those for plain HTTP instead.
+    pub fn goes_on(self, client: IpAddr) -> Result<Stay, Over> {
+        let porch = &self.porch;
+        porch.limits.plain.enter(porch.counted(client)).map_err(|over| porch.met(over))
+    }
+}
+
+impl Doorman for Guest {
+    fn names(&mut self, client: IpAddr) -> bool {
+        let address = self.porch.counted(client);
+        let taken = address.map_or(Ok(()), |address| self.stay.is_of(address));
+        taken.map_err(|over| self.porch.met(over)).is_ok()
+    }
+
+    fn admits(&mut self, client: IpAddr) -> bool {
+        let knocked = self.porch.limits.knock(self.porch.counted(client));
+        knocked.map_err(|over| self.porch.met(over)).is_ok()
+    }
+}

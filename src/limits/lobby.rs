@@ -1,0 +1,150 @@
+//! Places for connections that are no sockets: so many of an address, so many in all.
+//!
+//! Such a connection is a file, and costs whoever opens it nothing. **Invariant:** a quarter of the
+//! places is only for those that are counted for nobody (proxies, balancers, this machine), so that
+//! strangers, however many they are, can't keep a balancer from asking whether we live.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::seats::Crowd;
+use super::{Address, Limit, Over};
+
+/// How often it is said that somebody was refused.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
+/// How many of those who find no place are being told so, at most: others just find the end.
+const TOLD_MAX: u32 = 64;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Lobby {
+    most: u32,
+    inside: AtomicU32,
+    crowd: Option<Crowd>,
+    /// What is met where all are taken, and where an address has enough.
+    limits: [Limit; 2],
+    said: Mutex<Option<Instant>>,
+    telling: Arc<Semaphore>,
+}
+
+impl Lobby {
+    pub(super) fn new(most: u32, of_an_address: Option<u32>, limits: [Limit; 2]) -> Arc<Self> {
+        let (inside, said) = Default::default();
+        let (crowd, telling) = (of_an_address.map(Crowd::new), (most / 8).clamp(1, TOLD_MAX));
+        let telling = Arc::new(Semaphore::new(telling as usize));
+        Arc::new(Self { most, inside, crowd, limits, said, telling })
+    }
+
+    /// Leave to tell one of those who found no place: they are files as well, and few.
+    pub fn tell(&self) -> Option<OwnedSemaphorePermit> {
+        self.telling.clone().try_acquire_owned().ok()
+    }
+
+    /// A place for a connection from this address.
+    pub fn enter(self: &Arc<Self>, address: Option<Address>) -> Result<Stay, Over> {
+        let most = self.most - address.map_or(0, |_| self.most / 4);
+        let one_more = |inside| (inside < most).then_some(inside + 1);
+        if self.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
+            return Err(self.refused(self.limits[0]));
+        }
+        let mut stay = Stay { lobby: self.clone(), address: None };
+        match address.map_or(Ok(()), |address| stay.is_of(address)) {
+            Ok(()) => Ok(stay),
+            Err(over) => Err(over),
+        }
+    }
+
+    fn refused(&self, limit: Limit) -> Over {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|said| said.elapsed() >= SAID_EVERY) {
+            *said = Some(Instant::now());
+            let (limit, most) = (limit.as_str(), self.most);
+            tracing::warn!(limit, most, "connections are refused: too many do nothing");
+        }
+        Over::full(limit)
+    }
+}
+
+/// A place that is taken; free again once this is dropped.
+#[derive(Debug)]
+pub struct Stay {
+    lobby: Arc<Lobby>,
+    address: Option<Address>,
+}
+
+impl Stay {
+    /// It turns out to be of this address: who took it for somebody else has said so.
+    pub fn is_of(&mut self, address: Address) -> Result<(), Over> {
+        match &self.lobby.crowd {
+            Some(crowd) if self.address.is_none() => {
+                if !crowd.enter(address) {
+                    return Err(self.lobby.refused(self.lobby.limits[1]));
+                }
+                self.address = Some(address);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether places run short: whoever can do with less time here is to have less.
+    pub fn is_short(&self) -> bool {
+        self.lobby.inside.load(Ordering::Relaxed) > self.lobby.most / 2
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.lobby.inside.fetch_sub(1, Ordering::Relaxed);
+        if let (Some(crowd), Some(address)) = (&self.lobby.crowd, self.address) {
+            crowd.leave(address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: [Limit; 2] = [Limit::HalfOpen, Limit::HalfOpenPerAddress];
+
+    fn address(last: u8) -> Option<Address> {
+        Address::of([203, 0, 113, last].into())
+    }
+
+    fn met(entered: &Result<Stay, Over>) -> Option<Limit> {
+        entered.as_ref().err().map(|over| over.limit)
+    }
+
+    #[test]
+    fn an_address_has_its_share_and_strangers_leave_a_quarter() {
+        let lobby = Lobby::new(8, Some(4), LIMITS);
+        let mut inside: Vec<_> = (0..4).map(|_| lobby.enter(address(7)).unwrap()).collect();
+        assert_eq!(met(&lobby.enter(address(7))), Some(Limit::HalfOpenPerAddress));
+        inside.extend((0..2).map(|_| lobby.enter(address(8)).unwrap()));
+        assert_eq!(met(&lobby.enter(address(9))), Some(Limit::HalfOpen));
+        assert!(inside[0].is_short());
+        inside.extend((0..2).map(|_| lobby.enter(None).unwrap()));
+        assert_eq!(met(&lobby.enter(None)), Some(Limit::HalfOpen));
+        inside.clear();
+        let again: Vec<_> = (0..4).filter_map(|_| lobby.enter(address(7)).ok()).collect();
+        assert!(again.len() == 4 && !again[0].is_short());
+    }
+
+    #[test]
+    fn a_place_becomes_somebodys_once_a_proxy_has_said_whose() {
+        let lobby = Lobby::new(8, Some(1), LIMITS);
+        let [mut one, mut two] = [lobby.enter(None).unwrap(), lobby.enter(None).unwrap()];
+        let [seven, eight] = [7, 8].map(|last| address(last).unwrap());
+        assert_eq!(one.is_of(seven), Ok(()));
+        assert!(two.is_of(seven).is_err());
+        assert_eq!(two.is_of(eight), Ok(()));
+        drop(one);
+        assert!(lobby.enter(Some(seven)).is_ok() && lobby.enter(Some(eight)).is_err());
+    }
+}
