@@ -72,7 +72,8 @@ struct Source {
 
 impl Source {
     fn new(path: &str, text: &str) -> Self {
-        let test = path.starts_with("tests/") || text.lines().any(|line| line == "#![cfg(test)]");
+        let test = ["tests/", "benches/"].iter().any(|folder| path.starts_with(folder))
+            || text.lines().any(|line| line == "#![cfg(test)]");
         Self { path: path.to_owned(), text: text.to_owned(), test }
     }
 
