@@ -28,7 +28,7 @@ pub enum Send {
     Head(Vec<u8>),
     /// Bytes to the Message API itself and through the balancer.
     Api(Vec<u8>),
-    /// A request of each kind with this `Authorization`.
+    /// A request of each kind with this `Authorization`; empty: without one.
     Bearer(String),
     /// Bytes on an open socket.
     Frames(Vec<u8>),
@@ -135,7 +135,10 @@ impl Case {
                 }
             }
             Send::Bearer(value) => {
-                let line = format!("Authorization: {value}\r\n");
+                let line = match value.as_str() {
+                    "" => String::new(),
+                    value => format!("Authorization: {value}\r\n"),
+                };
                 let head = raw::upgrade_head("", &line);
                 for address in fleet.doors() {
                     self.head(&address, head.as_bytes()).await;
@@ -293,7 +296,9 @@ pub async fn open(address: &str, bytes: &[u8]) -> Raw {
     assert_eq!(answer.status, 101, "{answer:?}");
     assert_eq!(answer.header("sec-websocket-accept"), Some(ACCEPT));
     assert!(answer.header("x-parlor-server").is_some_and(|name| name.starts_with("ws")));
-    assert!(answer.header("sec-websocket-extensions").is_none(), "nothing is agreed to");
+    for agreed in ["sec-websocket-extensions", "sec-websocket-protocol"] {
+        assert!(answer.header(agreed).is_none(), "nothing is agreed to: {answer:?}");
+    }
     assert_eq!(socket.json().await.expect("welcome")["type"], "welcome");
     assert!(socket.is_open().await);
     socket

@@ -3,17 +3,24 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parlor::client::Api;
-use serde_json::Value;
+use parlor::client::{Api, ClientOptions};
+use parlor::protocol::Token;
+use rusqlite::{Connection, OpenFlags};
+use serde_json::{Value, json};
 
 use crate::bus::{KEY, Signing};
 use crate::harness::{Parts, Process, Redis, command, dynamodb};
 use crate::raw::request;
+use crate::token;
+
+/// How many sockets an address may have, and open at once, where there are limits.
+pub const ADDRESS_SOCKETS: usize = 100;
+pub const ADDRESS_HANDSHAKES: usize = 150;
 
 /// A running Parlor with a log file for each process, and an admin address for each part.
 pub struct Fleet {
@@ -29,10 +36,14 @@ pub struct Fleet {
     pub table: String,
     /// Signs for the bus, as a process of the fleet does.
     pub signing: Signing,
+    /// It takes tokens only.
+    guarded: bool,
     admins: BTreeMap<String, String>,
     processes: BTreeMap<String, Process>,
     folder: tempfile::TempDir,
     unique: AtomicU64,
+    /// The names of the processes that scenes have started.
+    spares: Mutex<Vec<String>>,
     /// How many messages a user has stored at `friend`.
     seqs: Mutex<BTreeMap<String, u64>>,
     /// How far each log was read.
@@ -51,11 +62,25 @@ fn addresses(ready: &Value) -> BTreeMap<String, String> {
 impl Fleet {
     /// Starts one; `None` where real parts are left out (`./test quick`).
     pub async fn start(parts: Parts) -> Option<Self> {
-        Self::start_with(parts, &[]).await
+        Self::start_with(parts, &[], false).await
     }
 
-    /// The same with further options for every process.
-    pub async fn start_with(parts: Parts, options: &[&str]) -> Option<Self> {
+    /// One that takes tokens only, and has limits. Clients come through a proxy, so that they have
+    /// addresses: this machine has no limits for itself.
+    pub async fn start_guarded(parts: Parts) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("jwt-secret");
+        fs::write(&file, token::SECRET).unwrap();
+        let tokens = ["--jwt-secret-file", file.to_str().unwrap(), "--jwt-issuer", token::ISSUER];
+        // Rows of some hundred exchanges should not need a thousand.
+        let sockets = format!("--sockets-per-address={ADDRESS_SOCKETS}");
+        let rate = format!("--handshakes-per-address=10:{ADDRESS_HANDSHAKES}");
+        let limits = ["--trusted-proxy=127.0.0.1", &sockets, &rate];
+        // The secret was read once all are ready.
+        Self::start_with(parts, &[&tokens[..], &limits].concat(), true).await
+    }
+
+    async fn start_with(parts: Parts, options: &[&str], guarded: bool) -> Option<Self> {
         let redis = match parts {
             Parts::Embedded => None,
             Parts::Real | Parts::Fleet => Some(Redis::start(dynamodb()?)),
@@ -69,10 +94,12 @@ impl Fleet {
             api: String::new(),
             table: format!("parlor-corpus-{:016x}", rand::random::<u64>()),
             signing: Signing::new(),
+            guarded,
             admins: BTreeMap::new(),
             processes: BTreeMap::new(),
             folder,
             unique: AtomicU64::new(0),
+            spares: Mutex::default(),
             seqs: Mutex::default(),
             read: Mutex::default(),
         };
@@ -144,11 +171,6 @@ impl Fleet {
         self.folder.path().join(format!("{name}.log"))
     }
 
-    /// Where a scene may put its own files.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// The balancer and a server itself: both answer for `/ws`.
     pub fn doors(&self) -> [String; 2] {
         [self.balancer.clone(), self.servers["ws2"].clone()]
@@ -177,9 +199,19 @@ impl Fleet {
         Api::new(format!("http://{}", self.api))
     }
 
+    fn token(&self, user: &str) -> Option<Token> {
+        self.guarded.then(|| Token::new(token::claiming(json!({"sub": user}))))
+    }
+
+    /// How somebody comes to a server.
+    pub fn comes(&self, server: &str, user: &str) -> ClientOptions {
+        ClientOptions::new(self.ws_at(server), user).token(self.token(user))
+    }
+
     /// A page of history as this user sees it.
     pub async fn history(&self, user: &str, conversation: &str) -> Vec<Value> {
-        let page = self.http().history(user, conversation, None, 500).await.unwrap();
+        let http = self.http().token(self.token(user));
+        let page = http.history(user, conversation, None, 500).await.unwrap();
         page["messages"].as_array().unwrap().clone()
     }
 
@@ -206,8 +238,10 @@ impl Fleet {
             if state.is_none_or(|state| state.starts_with(['Z', 'X'])) {
                 faults.push(format!("{name} has ended"));
             }
+        }
+        for name in self.names() {
             let known = read.entry(name.clone()).or_default();
-            let mut log = fs::File::open(self.log_of(name)).unwrap();
+            let mut log = fs::File::open(self.log_of(&name)).unwrap();
             log.seek(SeekFrom::Start(*known)).unwrap();
             let mut new = Vec::new();
             log.read_to_end(&mut new).unwrap();
@@ -219,24 +253,46 @@ impl Fleet {
         faults
     }
 
-    /// All lines of all logs.
-    pub fn logs(&self) -> Vec<u8> {
-        let log = |name: &String| fs::read(self.log_of(name)).unwrap();
-        self.processes.keys().flat_map(log).collect()
+    /// All that have a log: those of the fleet, and those of scenes.
+    fn names(&self) -> Vec<String> {
+        let spares = self.spares.lock().unwrap();
+        self.processes.keys().chain(spares.iter()).cloned().collect()
     }
 
-    /// The resident memory of each process, in bytes, once it has stopped falling.
+    /// All lines of all logs.
+    pub fn logs(&self) -> Vec<u8> {
+        self.names().iter().flat_map(|name| fs::read(self.log_of(name)).unwrap()).collect()
+    }
+
+    /// The bytes in the embedded store, if there is one. Its newest 64 MiB are in memory: what was
+    /// stored is not lost.
+    fn stored(&self) -> u64 {
+        let file = self.folder.path().join("data/parlor.sqlite");
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let Ok(store) = Connection::open_with_flags(file, flags) else { return 0 };
+        let number = |name| store.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        (number("page_count").unwrap() * number("page_size").unwrap()) as u64
+    }
+
+    /// The resident memory of each process, in bytes, once it has stopped falling, and but for what
+    /// it has stored.
     pub async fn memory(&self) -> BTreeMap<String, u64> {
         let mut least = BTreeMap::new();
         for _ in 0..10 {
+            let stored = self.stored();
             for (name, process) in &self.processes {
-                let now = resident(process.pid());
+                let now = process.memory("VmRSS").saturating_sub(stored);
                 let known = least.entry(name.clone()).or_insert(now);
                 *known = now.min(*known);
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         least
+    }
+
+    /// The most address space that each process ever had, in bytes, summed.
+    pub fn reserved(&self) -> u64 {
+        self.processes.values().map(|process| process.memory("VmPeak")).sum()
     }
 
     /// What all processes have used of the processor, in seconds.
@@ -255,6 +311,7 @@ impl Fleet {
         let arguments: Vec<String> = arguments.iter().map(|part| (*part).to_owned()).collect();
         let name = format!("spare-{}", self.next());
         let process = Process::start_logged(&name, &arguments, &self.log_of(&name));
+        self.spares.lock().unwrap().push(name);
         let ready = process.ready().await;
         (process, ready)
     }
@@ -266,11 +323,4 @@ impl Fleet {
             assert!(status.success(), "{name} ended with {status}");
         }
     }
-}
-
-fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kilobytes.unwrap_or(0) * 1_024
 }

@@ -6,7 +6,7 @@ use parlor::limits::Settings;
 use serde_json::{Value, json};
 
 use crate::case::{get, is_problem};
-use crate::fleet::Fleet;
+use crate::fleet::{ADDRESS_HANDSHAKES, ADDRESS_SOCKETS, Fleet};
 use crate::raw::{self, Frame, PING, Raw, request, upgrade_head};
 use crate::token::{claiming, headed};
 
@@ -19,24 +19,34 @@ async fn open(fleet: &Fleet, user: &str) -> Raw {
     crate::case::open(&fleet.balancer, head_of(user, "").as_bytes()).await
 }
 
-/// Where a client is.
-fn at(address: &str) -> String {
-    format!("X-Forwarded-For: {address}\r\n")
+/// Where a client is that was nowhere before: what one has used up is given back slowly.
+fn elsewhere(fleet: &Fleet) -> String {
+    let number = fleet.next();
+    format!("X-Forwarded-For: 198.18.{}.{}\r\n", number / 256 % 256, number % 256)
 }
 
-/// Row A22: one address opens sockets until it is told that these are enough.
+async fn limited(fleet: &Fleet, part: &str, limit: &str) -> f64 {
+    let limit = format!("limit=\"{limit}\"");
+    fleet.counted(part, "parlor_limited_total", &[&limit]).await
+}
+
+/// Row A22: one address opens sockets at a server until it is told that these are enough, by the
+/// limit of sockets and by no other.
 pub async fn sockets_of_an_address(fleet: &Fleet) {
     let mut sockets = Vec::new();
-    for number in 0..2_000 {
-        let mut socket = Raw::dial(&fleet.balancer).await;
-        let head = head_of(&format!("crowd-{number}"), &at("203.0.113.22"));
+    let (at, before) = (elsewhere(fleet), limited(fleet, "ws2", "sockets_per_address").await);
+    for number in 0..2 * ADDRESS_SOCKETS {
+        let mut socket = Raw::dial(&fleet.servers["ws2"]).await;
+        let head = head_of(&format!("crowd-{number}"), &at);
         socket.write(head.as_bytes()).await;
         match socket.head().await {
             Some(answer) if answer.status == 101 => sockets.push(socket),
             Some(answer) => {
                 assert_eq!(answer.status, 429, "{answer:?}");
                 assert!(answer.header("retry-after").is_some(), "{answer:?}");
-                return;
+                assert_eq!(sockets.len(), ADDRESS_SOCKETS);
+                let after = limited(fleet, "ws2", "sockets_per_address").await;
+                return assert!(after > before, "{answer:?}");
             }
             None => panic!("no answer after {}", sockets.len()),
         }
@@ -68,7 +78,8 @@ pub async fn pings(fleet: &Fleet) {
 
 /// Row C15: more messages at once than anybody writes.
 pub async fn commands(fleet: &Fleet) {
-    let mut socket = open(fleet, "eager").await;
+    // Of a user who has said nothing yet, or it would be told of that first.
+    let mut socket = open(fleet, &format!("eager-{}", fleet.next())).await;
     let frame = json!({"type": "message", "to": "nobody-here", "message": "again"}).to_string();
     socket.write(&raw::text(&frame).repeat(500)).await;
     let limited = |said: &Value| {
@@ -80,17 +91,20 @@ pub async fn commands(fleet: &Fleet) {
     assert!(said["retryAfterMs"].as_u64().is_some_and(|ms| ms > 0), "{said}");
 }
 
-/// Row F7: who guesses is told to wait.
+/// Row F7: who guesses is told to wait, after as many tries as an address has.
 pub async fn bad_tokens(fleet: &Fleet) {
-    for _ in 0..200 {
+    let (at, before) = (elsewhere(fleet), limited(fleet, "api", "handshakes").await);
+    for number in 0..4 * ADDRESS_HANDSHAKES {
         let token = headed(json!({}));
-        let line = format!("Authorization: Bearer {token}x\r\n{}", at("203.0.113.7"));
+        let line = format!("Authorization: Bearer {token}x\r\n{at}");
         let target = "/v1/users/tokens/conversations";
         let answer = request(&fleet.api, get(target, &line)).await.expect("an answer");
         if answer.status == 429 {
+            assert!(number >= ADDRESS_HANDSHAKES, "after {number} tries");
+            assert!(limited(fleet, "api", "handshakes").await > before);
             return is_problem(&answer, 429);
         }
         is_problem(&answer, 401);
     }
-    panic!("200 bad tokens are no limit");
+    panic!("{} bad tokens are no limit", 4 * ADDRESS_HANDSHAKES);
 }

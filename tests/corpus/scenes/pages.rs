@@ -13,19 +13,26 @@ async fn asked(fleet: &Fleet, target: &str) -> crate::raw::Answer {
     request(&fleet.api, get(target, "")).await.expect("an answer")
 }
 
-/// Rows E1 and E2: only as it was given, and only to whom.
-pub async fn cursors(fleet: &Fleet) {
+/// A person with three conversations, and a cursor behind the first of them.
+async fn with_cursor(fleet: &Fleet) -> (String, String) {
     let (mut a, user) = new_user(fleet, "lister").await;
     for number in 0..3 {
         say(&mut a, &format!("{user}-{number}"), "hello").await;
     }
-    let list = |user: &str, cursor: &str| {
-        format!("/v1/users/{user}/conversations?userId={user}&limit=1&after={cursor}")
-    };
     let first = format!("/v1/users/{user}/conversations?userId={user}&limit=1");
     let page = asked(fleet, &first).await.json();
     let cursor = page["next"].as_str().expect("there is more").to_owned();
     assert_eq!(asked(fleet, &list(&user, &cursor)).await.status, 200);
+    (user, cursor)
+}
+
+fn list(user: &str, cursor: &str) -> String {
+    format!("/v1/users/{user}/conversations?userId={user}&limit=1&after={cursor}")
+}
+
+/// Row E1: only as it was given.
+pub async fn cursors_that_are_altered(fleet: &Fleet) {
+    let (user, cursor) = with_cursor(fleet).await;
     for at in 0..cursor.len() {
         let mut turned = cursor.clone().into_bytes();
         turned[at] ^= 1;
@@ -35,8 +42,15 @@ pub async fn cursors(fleet: &Fleet) {
             is_problem(&asked(fleet, &list(&user, &cursor[..at])).await, 400);
         }
     }
-    let (_b, other) = new_user(fleet, "another").await;
+}
+
+/// Row E2: only where it was given, and only to whom.
+pub async fn cursors_of_others(fleet: &Fleet) {
+    let (user, cursor) = with_cursor(fleet).await;
+    let (_other, other) = new_user(fleet, "another").await;
     is_problem(&asked(fleet, &list(&other, &cursor)).await, 400);
+    let page = format!("/v1/conversations/dm:{user}:{user}-0/messages?userId={user}");
+    is_problem(&asked(fleet, &format!("{page}&after={cursor}")).await, 400);
 }
 
 /// Row E4: what exists and is not one's own is answered as what does not exist.

@@ -8,7 +8,7 @@ use super::{ask, hear, new_user, said_meanwhile, say};
 use crate::case::{get, open, post};
 use crate::fleet::Fleet;
 use crate::raw::{self, Raw, request, upgrade_head};
-use crate::token::{claiming, now};
+use crate::token::{claiming, headed, now};
 
 const JSON: &str = "Content-Type: application/json\r\n";
 
@@ -51,6 +51,32 @@ pub async fn auth_twice(fleet: &Fleet) {
     assert!(code == "unauthorized" || code == "forbidden", "{code}");
 }
 
+/// Row F5: nobody is asked for a key, whatever a token says of where it is.
+pub async fn keys_elsewhere(fleet: &Fleet) {
+    let trap = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/key", trap.local_addr().unwrap());
+    for (head, status) in [
+        (json!({"jku": url, "kid": "x"}), 401),
+        (json!({"x5u": url, "kid": "x"}), 401),
+        // The secret has no name, and nothing is looked up by what a token calls it.
+        (json!({"kid": url}), 200),
+    ] {
+        let line = format!("Authorization: Bearer {}\r\n", headed(head));
+        for address in [&fleet.api, &fleet.balancer] {
+            let page = get("/v1/users/tokens/conversations", &line);
+            assert_eq!(request(address, page).await.expect("an answer").status, status, "{line}");
+        }
+        for address in fleet.doors() {
+            let mut socket = Raw::dial(&address).await;
+            socket.write(upgrade_head("", &line).as_bytes()).await;
+            let expected = if status == 200 { 101 } else { status };
+            assert_eq!(socket.head().await.expect("an answer").status, expected, "{line}");
+        }
+    }
+    let called = tokio::time::timeout(Duration::from_millis(300), trap.accept()).await;
+    assert!(called.is_err(), "somebody was asked: {called:?}");
+}
+
 /// Row F9: what has ended 30 s ago holds for its leeway, at each door.
 pub async fn a_token_in_its_leeway(fleet: &Fleet) {
     let token = claiming(json!({"exp": now() - 30}));
@@ -69,6 +95,25 @@ pub async fn a_token_that_ends(fleet: &Fleet) {
     let (code, _) = socket.closed().await;
     assert_eq!(code, Some(4401));
     assert!((5..30).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+}
+
+/// Row F8: whose tokens are taken back is out in a moment, and stays out.
+pub async fn a_token_that_is_taken_back(fleet: &Fleet) {
+    let user = format!("leaver-{}", fleet.next());
+    let token = claiming(json!({"sub": user, "iat": now() - 5}));
+    let mut sockets = [with_token(fleet, &token).await, with_token(fleet, &token).await];
+    let admin = claiming(json!({"sub": "root", "scope": "admin"}));
+    let more = format!("{JSON}Authorization: Bearer {admin}\r\n");
+    let taken = post(&format!("/v1/users/{user}/revoke"), &more, "{}");
+    let begun = Instant::now();
+    assert_eq!(request(&fleet.api, taken).await.expect("an answer").status, 200);
+    for socket in &mut sockets {
+        assert_eq!(socket.closed().await.0, Some(4401));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let line = format!("Authorization: Bearer {token}\r\n");
+    let page = get(&format!("/v1/users/{user}/conversations"), &line);
+    assert_eq!(request(&fleet.api, page).await.expect("an answer").status, 401);
 }
 
 /// Row C9.
@@ -115,6 +160,19 @@ pub async fn what_exists_is_not_told(fleet: &Fleet) {
         }
         assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
         assert!(answers[0].contains("\"not_found\""), "{}", answers[0]);
+        // A place in it: in a room nobody is told anything, between two it is what does not exist.
+        for kind in ["ack", "read"] {
+            let mut answers = Vec::new();
+            for conversation in [there.as_str(), nowhere] {
+                let frame = json!({"type": kind, "conversation": conversation, "seq": 1});
+                stranger.text(&frame.to_string()).await;
+                answers.push(said_meanwhile(&mut stranger, 50).await);
+            }
+            assert_eq!(answers[0], answers[1], "{kind}");
+            let told = answers[0].iter().map(|said| said["code"].as_str().unwrap_or("no error"));
+            let expected = if there.starts_with("room:") { vec![] } else { vec!["not_found"] };
+            assert_eq!(told.collect::<Vec<_>>(), expected, "{kind} in {there}");
+        }
         let of = |kind| median(times.iter().filter(|t| t.0 == kind).map(|t| t.1).collect());
         let (known, unknown) = (of(0), of(1));
         let ratio = known.as_secs_f64() / unknown.as_secs_f64();

@@ -13,7 +13,7 @@ use super::{new_user, say};
 use crate::case::{get, is_problem, post};
 use crate::fleet::Fleet;
 use crate::harness::{Proxy, Way};
-use crate::raw::request;
+use crate::raw::{Raw, request};
 
 /// Row E10: 503 with a time to come back, never an empty page for what is there.
 pub async fn away_from_the_store(fleet: &Fleet) {
@@ -82,8 +82,17 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Row H1: what a later version has added is skipped; what is damaged is told as such, and costs
-/// nobody but its own conversation.
+/// What the logs say of damaged items.
+fn told(fleet: &Fleet, key: &str) -> usize {
+    let logs = fleet.logs();
+    let logs = String::from_utf8_lossy(&logs);
+    let told = |line: &&str| line.contains(" WARN ") && line.contains("a damaged item");
+    logs.lines().filter(told).filter(|line| line.contains(key)).count()
+}
+
+/// Row H1: what a later version has added is skipped; what is damaged is told as such in the log,
+/// and costs nobody but its own conversation: who comes back hears all others, and it once it is
+/// mended.
 pub async fn wrong_items(fleet: &Fleet) {
     let table = Table::open(fleet).await;
     let text = |text: &str| AttributeValue::S(text.to_owned());
@@ -94,7 +103,11 @@ pub async fn wrong_items(fleet: &Fleet) {
         ("a number for a text", 503),
         ("no json", 503),
     ] {
-        let ((mut a, one), (_b, two)) = (new_user(fleet, "a").await, new_user(fleet, "b").await);
+        let (mut a, one) = new_user(fleet, "a").await;
+        let (two_is_there, two) = new_user(fleet, "b").await;
+        // A second device of his has not heard a thing yet.
+        let away = format!("userId={two}&device=away");
+        drop(Raw::ready(&fleet.balancer, &away).await);
         for seq in 1..=3 {
             assert_eq!(say(&mut a, &two, "kept").await, seq);
         }
@@ -110,14 +123,43 @@ pub async fn wrong_items(fleet: &Fleet) {
             _ => drop(item.insert("data".to_owned(), text("{not json"))),
         }
         table.put(item).await;
+        drop(two_is_there);
+        let mut third = new_user(fleet, "c").await.0;
+        assert_eq!(say(&mut third, &two, "from another").await, 1);
         let page = format!("/v1/conversations/dm:{one}:{two}/messages?userId={one}");
         let answer = request(&fleet.api, get(&page, "")).await.unwrap();
         assert_eq!(answer.status, status, "{case}: {}", answer.text());
+        let key = format!("dm:{one}:{two}");
+        assert_eq!(told(fleet, &key) > 0, status == 503, "{case}: the log says which");
+        let told_before = told(fleet, &key);
+        let (texts, mut back) = caught_up(fleet, &away).await;
+        let kept = texts.iter().filter(|text| *text == "kept").count();
+        assert_eq!((kept == 3, kept == 0), (status == 200, status == 503), "{case}: {texts:?}");
+        assert!(texts.contains(&"from another".to_owned()), "{case}: {texts:?}");
+        assert!(back.is_open().await, "{case}");
+        assert_eq!(told(fleet, &key) > told_before, status == 503, "{case}: the log says it");
+        drop(back);
         // The list of all others is not held up.
         let list = format!("/v1/users/{one}/conversations?userId={one}");
         assert_eq!(request(&fleet.api, get(&list, "")).await.unwrap().status, 200, "{case}");
         assert_eq!(say(&mut a, &one, "a note beside it").await, 1, "{case}");
         table.put(good).await;
         assert_eq!(request(&fleet.api, get(&page, "")).await.unwrap().status, 200, "{case}");
+        let texts = caught_up(fleet, &away).await.0;
+        let kept = texts.iter().filter(|text| *text == "kept").count();
+        assert!(kept == 3 || status == 200, "{case}: nothing is lost: {texts:?}");
+    }
+}
+
+/// What a device hears on coming back, up to `caughtup`.
+async fn caught_up(fleet: &Fleet, query: &str) -> (Vec<String>, Raw) {
+    let (mut socket, mut texts) = (Raw::open(&fleet.balancer, query).await, Vec::new());
+    loop {
+        let said = socket.json().await.expect("the socket stays open");
+        match said["type"].as_str() {
+            Some("message") => texts.push(said["message"].as_str().unwrap().to_owned()),
+            Some("caughtup") => return (texts, socket),
+            _ => {}
+        }
     }
 }

@@ -23,7 +23,10 @@ pub fn lines() -> Vec<Case> {
             Seen,
         ),
         row("G6", "entries of the map that are wrong", scene!(envelopes::wrong_entries), Seen),
-        row("H1", "items of the store that are wrong", scene!(store::wrong_items), Seen),
+        row("H1", "items of the store that are wrong", scene!(store::wrong_items), Seen).differs(
+            "item skipped with an alarm: its conversation rests with a 503 and a line in the log, \
+             since a gap that looks like none is worse; all others go on",
+        ),
     ];
     lines.into_iter().map(Case::real).collect()
 }

@@ -400,9 +400,12 @@ fn rooms() -> Vec<Case> {
             .differs("4429 when it goes on: it is not read until there is room"),
         row("C16", "a room of nobody", room(&json!({"members": []})), Fine(201))
             .differs("bad_request: its maker is its first member"),
-        row("C16", "members twice", scene!(people::members_twice), Seen),
-        row("C16", "257 members", room(&json!({"members": members(257)})), Status(400)),
-        row("C16", "10,001 members", room(&json!({"members": members(10_001)})), Status(413)),
+        row("C16", "members twice", scene!(people::members_twice), Seen)
+            .differs("10,000 subscriptions: nobody subscribes, who is a member is stored"),
+        row("C16", "257 members", room(&json!({"members": members(257)})), Status(400))
+            .differs("limit_exceeded: a room is made with 256 at most, and more join later"),
+        row("C16", "10,001 members", room(&json!({"members": members(10_001)})), Status(413))
+            .differs("limit_exceeded: it is over 64 KiB, and not looked at"),
         row(
             "C17",
             "an expression",
@@ -470,13 +473,10 @@ fn ids() -> Vec<Case> {
             bad("a conversation must match"),
         ));
     }
-    // Nobody is told whether a room exists.
     for kind in ["ack", "read"] {
-        lines.push(row(
-            "C10",
-            "a place in a room that is not there",
-            of(kind, r#""conversation":"room:nowhere","seq":1"#),
-            Ignored,
+        let place = of(kind, r#""conversation":"room:nowhere","seq":1"#);
+        lines.push(row("C10", "a place in a room that is not there", place, Ignored).differs(
+            "not_found: who is a member is looked up for none of them, and nothing is told",
         ));
     }
     lines

@@ -1,0 +1,73 @@
+//! What came of a run, and how it is told.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use crate::case::Case;
+use crate::run::Lines;
+
+#[derive(Default)]
+pub struct Report {
+    pub failed: BTreeMap<&'static str, String>,
+    pub faults: Vec<String>,
+    ran: BTreeMap<&'static str, usize>,
+    figures: Vec<String>,
+}
+
+impl Report {
+    pub fn note(&mut self, case: &Case, failure: Option<String>) {
+        *self.ran.entry(case.row).or_default() += 1;
+        if let Some(failure) = failure {
+            let said: String = failure.chars().take(600).collect();
+            let all = self.failed.entry(case.row).or_default();
+            all.push_str(&format!("\n    {}: {said}", case.what));
+        }
+    }
+
+    /// Said at once, past the capture of the test harness: a run takes minutes.
+    pub fn figure(&mut self, line: String) {
+        let _ = std::io::stderr().write_all(format!("corpus: {line}\n").as_bytes());
+        self.figures.push(line);
+    }
+
+    /// What became of each row.
+    pub fn tell(&self, table: &[Case], real: bool, lines: Lines) {
+        let mut rows: BTreeMap<(char, u32), &'static str> = BTreeMap::new();
+        for case in table {
+            let (group, number) = case.row.split_at(1);
+            rows.insert((group.chars().next().unwrap(), number.parse().unwrap()), case.row);
+        }
+        let (mut passed, mut failed, mut text) = (0, 0, String::new());
+        let (mut later, mut elsewhere) = (Vec::new(), Vec::new());
+        for row in rows.values() {
+            let cases: Vec<&Case> = table.iter().filter(|case| case.row == *row).collect();
+            if let Some(failures) = self.failed.get(row) {
+                failed += 1;
+                text.push_str(&format!("  {row} FAILED:{failures}\n"));
+            } else if self.ran.contains_key(row) {
+                passed += 1;
+            } else if lines == Lines::Ordinary && cases.iter().all(|case| case.long) {
+                later.push(*row);
+            } else {
+                elsewhere.push(*row);
+            }
+        }
+        let ran: usize = self.ran.values().sum();
+        let mut head = format!("corpus: {} rows, {passed} passed, {failed} failed", rows.len());
+        for (what, rows) in [("in ./test full", &later), ("not on these parts", &elsewhere)] {
+            if !rows.is_empty() {
+                head.push_str(&format!(", {} {what} ({})", rows.len(), rows.join(" ")));
+            }
+        }
+        let parts = if real { "a fleet on real parts" } else { "one process" };
+        let differs: usize = table.iter().filter(|case| case.differs.is_some()).count();
+        text.push_str(&format!(
+            "  {ran} exchanges with {parts}; {differs} lines differ by design\n"
+        ));
+        for line in self.figures.iter().chain(&self.faults) {
+            text.push_str(&format!("  {line}\n"));
+        }
+        // Past the capture of the test harness: it is to be seen in every run.
+        let _ = std::io::stderr().write_all(format!("\n{head}\n{text}").as_bytes());
+    }
+}
