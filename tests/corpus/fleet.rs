@@ -264,14 +264,14 @@ impl Fleet {
         self.names().iter().flat_map(|name| fs::read(self.log_of(name)).unwrap()).collect()
     }
 
-    /// The bytes in the embedded store, if there is one. Its newest 64 MiB are in memory, so what was
-    /// stored is not lost.
+    /// What the embedded store, if there is one, has in memory of what it holds: its writer has it
+    /// all up to 64 MiB, and its readers have what they have read.
     fn stored(&self) -> u64 {
         let file = self.folder.path().join("data/parlor.sqlite");
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
         let Ok(store) = Connection::open_with_flags(file, flags) else { return 0 };
         let number = |name| store.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-        (number("page_count").unwrap() * number("page_size").unwrap()) as u64
+        2 * (number("page_count").unwrap() * number("page_size").unwrap()) as u64
     }
 
     /// The resident memory of each process, in bytes, once it has stopped falling, and but for what
