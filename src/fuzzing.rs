@@ -19,7 +19,7 @@ use crate::bus::payload::decode;
 use crate::bus::signing::{Guard, Keys, Refusal, Signer};
 use crate::edge::{Gate, HEAD_BYTES_MAX, Peer, Trusted, proxy_line};
 use crate::gateway::handshake::{self, Request};
-use crate::gateway::socket;
+use crate::gateway::stream;
 use crate::protocol::frame::{ClientFrame, SendFrame, parse_send};
 use crate::protocol::{
     ConversationId, DATA_BYTES_MAX, ErrorCode, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Target, answer,
@@ -78,7 +78,7 @@ impl Write for Client<'_> {
 /// What a socket reads, and how it ends.
 fn read_all(bytes: &[u8], step: usize) -> (Vec<Message>, String) {
     let client = Client { bytes, step };
-    let mut web = WebSocket::from_raw_socket(client, Role::Server, Some(socket::limits()));
+    let mut web = WebSocket::from_raw_socket(client, Role::Server, Some(stream::limits()));
     let mut messages = Vec::new();
     loop {
         match web.read() {

@@ -4,6 +4,9 @@
 // first try until the store has it, so that trying again never makes a second message; an entry is
 // passed on once, however often it is offered.
 //
+// Who is over a rate gets it back one by one: there the sends that wait go one at a time, in order,
+// until none is left. All at once they would be refused but for the first, and overtake each other.
+//
 // Of a conversation that nothing is known of, one send is under way, without `after`; its answer
 // says what the `after` of the next ones is. It is not 0: past 1,000 entries that is refused.
 
@@ -54,6 +57,7 @@ class Seen {
 class Unanswered {
   #sends = new Map();
   #known = new Map();
+  #slow = new Set();
 
   get size() {
     return this.#sends.size;
@@ -74,7 +78,15 @@ class Unanswered {
 
   /** Whether it was there. */
   delete(ref) {
-    return this.#sends.delete(ref);
+    const conversation = this.conversationOf(ref);
+    this.#sends.delete(ref);
+    if (!this.conversations.has(conversation)) this.#slow.delete(conversation);
+    return conversation !== undefined;
+  }
+
+  /** From now on one at a time, until none is left. */
+  slow(conversation) {
+    this.#slow.add(conversation);
   }
 
   learn(conversation, seq) {
@@ -93,7 +105,10 @@ class Unanswered {
 
   /** The frames of a conversation to be written now, in order; `after` is set at the first try. */
   take(conversation) {
-    const all = [...this.#sends.values()].filter((send) => send.conversation === conversation);
+    let all = [...this.#sends.values()].filter((send) => send.conversation === conversation);
+    if (this.#slow.has(conversation)) {
+      all = all.some((send) => send.underWay) ? [] : all.slice(0, 1);
+    }
     const known = this.#known.get(conversation);
     const free = all.filter((send, at) => send.tried || known !== undefined || at === 0);
     const taken = free.filter((send) => !send.underWay);
@@ -339,6 +354,7 @@ export class Parlor extends EventTarget {
     if (!conversation) return this.#emit("problem", { code, detail });
     if (retryable) {
       this.#unacked.again(ref);
+      if (code === "rate_limited") this.#unacked.slow(conversation);
       return this.#pause(conversation, retryAfterMs ?? RETRY_MS);
     }
     this.#unacked.delete(ref);

@@ -192,13 +192,10 @@ async fn admitted(
         (None, asker) => asker.map(|asker| (asker, None)),
         (Some(quota), Ok(asker)) => {
             let whose = quota.whose(&asker, request.uri().query());
-            let one = quota.one(whose);
+            let one = quota.one(client, &asker, whose);
             one.map(|()| (asker, whose))
         }
-        (Some(quota), Err(problem)) => {
-            quota.failed(client, &problem);
-            Err(problem)
-        }
+        (Some(quota), Err(problem)) => Err(quota.failed(client, problem)),
     };
     match counted {
         Ok((asker, whose)) => {

@@ -1,7 +1,8 @@
 //! How many requests somebody has had, and its bytes.
 //!
 //! Services and admins are not counted: they are trusted, and ask for many. Whose token does not
-//! hold is counted by address, with the handshakes of sockets, so that nobody tries on and on.
+//! hold is counted by address, with the handshakes of sockets, so that nobody tries on and on; a
+//! token that holds is served from there as ever. So is whoever reads what asks for no token.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,11 +11,12 @@ use tokio::time::Instant;
 
 use super::asker::Asker;
 use super::error::Problem;
+use super::input::percent_decode;
 use crate::chat::{Chat, ChatError};
 use crate::edge::{Edge, Trusted};
 use crate::gateway::Porch;
 use crate::limits::{Address, Key, Limit, Limits, Over};
-use crate::protocol::ErrorCode;
+use crate::protocol::{ErrorCode, UserId};
 use crate::telemetry::Metrics;
 
 /// See the module.
@@ -51,16 +53,20 @@ impl Quota {
         self.metrics.count_limited(Limit::Files.as_str());
     }
 
-    /// Whether this address has not failed too often of late.
+    /// Whether tokens from this address are still looked at: not where those that did not hold were
+    /// far too many.
     pub(super) fn may_try(&self, client: IpAddr) -> Result<(), Problem> {
-        self.limits.handshakes_left(self.address(client)).map_err(|over| self.over(over))
+        self.limits.tries_left(self.address(client)).map_err(|over| self.over(over))
     }
 
-    /// Its token did not hold.
-    pub(super) fn failed(&self, client: IpAddr, problem: &Problem) {
-        if problem.code() == ErrorCode::Unauthorized.as_str() {
-            // Whether it was one too many shows when it comes again.
-            let _ = self.limits.handshake(self.address(client));
+    /// What is answered where a token did not hold: one too many is told so.
+    pub(super) fn failed(&self, client: IpAddr, problem: Problem) -> Problem {
+        if problem.code() != ErrorCode::Unauthorized.as_str() {
+            return problem;
+        }
+        match self.limits.failed(self.address(client)) {
+            Ok(()) => problem,
+            Err(over) => self.over(over),
         }
     }
 
@@ -69,19 +75,31 @@ impl Quota {
         match asker {
             Asker::Token(identity) if identity.scopes.service || identity.scopes.admin => None,
             Asker::Token(identity) => Some(self.limits.key(&identity.user)),
-            // What is the same for everybody is read, not asked.
             Asker::Anybody => None,
             Asker::Development => {
-                let named = |pair: &str| pair.strip_prefix("userId=").map(str::to_owned);
+                let named = |pair: &str| percent_decode(pair.strip_prefix("userId=")?);
                 let named = query.and_then(|query| query.split('&').find_map(named));
-                Some(self.limits.key(&named))
+                // The same as for the user's sockets; who names nobody is one of them.
+                let user = named.and_then(|named| UserId::parse(&named).ok());
+                Some(user.map_or_else(|| self.limits.key(&""), |user| self.limits.key(&user)))
             }
         }
     }
 
-    /// A request.
-    pub(super) fn one(&self, whose: Option<Key>) -> Result<(), Problem> {
-        self.take(Limit::Requests, whose, 1)
+    /// A request; of whoever need not say who asks, one of the address.
+    pub(super) fn one(
+        &self,
+        client: IpAddr,
+        asker: &Asker,
+        whose: Option<Key>,
+    ) -> Result<(), Problem> {
+        match asker {
+            Asker::Anybody => {
+                let read = self.limits.handshake(self.address(client));
+                read.map_err(|over| self.over(over))
+            }
+            _ => self.take(Limit::Requests, whose, 1),
+        }
     }
 
     /// A body of so many bytes.

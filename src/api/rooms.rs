@@ -139,7 +139,7 @@ pub(super) async fn create(
 pub(super) async fn add(State(chat): State<Arc<Chat>>, input: Input) -> Result<Response, Problem> {
     let caller = input.caller()?;
     let (room, user): (RoomId, UserId) = (input.path("room")?, input.path("user")?);
-    Ok(sent(chat.add_member(&caller, &room, &user).await?))
+    Ok(sent(chat.add_member(&caller, &room, &user, input.of_service()).await?))
 }
 
 /// Somebody leaves: the creator's right, or one's own.

@@ -17,6 +17,7 @@ use super::Chat;
 use crate::chance::Hashing;
 use crate::directory::SocketEntry;
 use crate::hub::{Event, Outbox};
+use crate::limits::Limit;
 use crate::protocol::{CloseCode, Envelope, SOCKETS_PER_USER_MAX, SocketId, UserId};
 
 /// How many claims are under way at once when many are repeated.
@@ -228,7 +229,10 @@ impl Chat {
     /// Ends a socket of this server. One that is gone already leaves no entry behind.
     pub(super) fn end_socket(self: &Arc<Self>, user: &UserId, socket: SocketId) {
         match self.hub.of(user).iter().find(|outbox| outbox.who.socket == socket) {
-            Some(outbox) => outbox.push(Event::Close(CloseCode::TooManySockets)),
+            Some(outbox) => {
+                self.metrics.count_limited(Limit::SocketsPerUser.as_str());
+                outbox.push(Event::Close(CloseCode::TooManySockets));
+            }
             None => self.remove_ghosts(user),
         }
     }

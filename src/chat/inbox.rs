@@ -242,22 +242,30 @@ impl Inbox {
         self.proven(proven, now, out);
     }
 
-    /// An `ack` frame, clamped to what was sent.
+    /// Whether the pong to the ping behind what was written says so.
+    pub fn asked_for(&self, payload: &[u8]) -> bool {
+        self.receipts.asked_for(payload)
+    }
+
+    /// An `ack` frame, clamped to what was sent; whether it says anything new.
     pub fn ack(
         &mut self,
         conversation: &ConversationId,
         seq: Seq,
         now: Instant,
         out: &mut Outputs,
-    ) {
+    ) -> bool {
         let proven = self.receipts.ack(conversation, seq, now);
+        let proves = !proven.is_empty();
         self.proven(proven, now, out);
         // What `missed` told of has no text of its own: an `ack` alone says that it was received.
         let position = self.positions.get(conversation).filter(|_| self.wish.acks_app);
         let seq = position.filter(|p| p.loaded).map_or(0, |p| p.sent.min(seq));
-        if position.is_some_and(|p| seq > p.received) {
+        let moves = position.is_some_and(|p| seq > p.received);
+        if moves {
             self.received(conversation, seq, false, now, out);
         }
+        proves || moves
     }
 
     fn proven(&mut self, proven: Vec<Item>, now: Instant, out: &mut Outputs) {

@@ -188,7 +188,7 @@ pub struct Chat {
     /// Where timestamps come from.
     pub clock: Clock,
     opening: Opening,
-    counted: openings::Counted,
+    openings: openings::Openings,
     revocations: revocation::Revocations,
     claims: claim::Claims,
     router: route::Router,
@@ -218,7 +218,7 @@ impl Chat {
             metrics: parts.metrics,
             clock: parts.clock,
             opening: parts.opening,
-            counted: openings::Counted::default(),
+            openings: openings::Openings::default(),
             revocations: revocation::Revocations::default(),
             claims: claim::Claims::default(),
             router: route::Router::default(),

@@ -3,98 +3,198 @@
 //! How many somebody has shows only in the whole mailbox. It is counted when a conversation is
 //! opened, which is rare by the first limit, and remembered for an hour. So several processes may
 //! together let somebody go over by what they open within that hour; nobody needs it exactly.
+//!
+//! **Invariants.** What is refused costs nothing: it is counted first, and paid for last. What was
+//! paid for is not paid again when it is tried again within the hour. And nobody is kept from
+//! opening anything by what others did: direct conversations and rooms are counted apart, others
+//! fill half of one's rooms, and whoever brings somebody into a room pays for it.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
 use super::{Chat, ChatError};
+use crate::chance::Hashing;
 use crate::limits::{Key, Limit, Over};
-use crate::protocol::UserId;
+use crate::protocol::{ConversationId, UserId};
 use crate::store::MailboxPart;
 
-/// How long a count is believed.
-const COUNT_AGE_MAX: Duration = Duration::from_secs(3_600);
-/// How many counts are kept.
-const COUNTS_MAX: usize = 4_096;
+/// How long something is remembered.
+const AGE_MAX: Duration = Duration::from_secs(3_600);
+/// How many counts, and how many openings that were paid for, are remembered.
+const KEPT_MAX: usize = 16_384;
+/// How many mailboxes are counted at once for a room with many members.
+const COUNTS_AT_ONCE: usize = 16;
 
-#[derive(Debug, Clone, Copy)]
-struct Count {
-    conversations: u32,
-    at: Instant,
+/// What is remembered by key, each for an hour; where there are too many the oldest goes.
+#[derive(Debug)]
+struct Recent<V> {
+    kept: HashMap<Key, (V, Instant), Hashing>,
+    /// Each key once, oldest first.
+    order: VecDeque<Key>,
 }
 
-/// How many conversations people had when somebody looked, and have opened since.
-#[derive(Debug, Default)]
-pub(super) struct Counted(Mutex<HashMap<Key, Count>>);
+impl<V> Default for Recent<V> {
+    fn default() -> Self {
+        Self { kept: HashMap::default(), order: VecDeque::new() }
+    }
+}
 
-impl Counted {
-    fn of(&self, who: Key, now: Instant) -> Option<u32> {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.get(&who)?;
-        (now.duration_since(count.at) < COUNT_AGE_MAX).then_some(count.conversations)
+impl<V> Recent<V> {
+    fn get(&mut self, key: Key, now: Instant) -> Option<&mut V> {
+        let (value, since) = self.kept.get_mut(&key)?;
+        (now.duration_since(*since) < AGE_MAX).then_some(value)
     }
 
-    fn note(&self, who: Key, conversations: u32, now: Instant) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.len() >= COUNTS_MAX && !counts.contains_key(&who) {
-            counts.retain(|_, count| now.duration_since(count.at) < COUNT_AGE_MAX);
-            if counts.len() >= COUNTS_MAX {
-                counts.clear();
+    fn put(&mut self, key: Key, value: V, now: Instant) {
+        while let Some(oldest) = self.order.front() {
+            let since = self.kept.get(oldest).map(|(_, since)| now.duration_since(*since));
+            if self.order.len() < KEPT_MAX && since.is_some_and(|since| since < AGE_MAX) {
+                break;
             }
+            self.kept.remove(oldest);
+            self.order.pop_front();
         }
-        counts.insert(who, Count { conversations, at: now });
+        if self.kept.insert(key, (value, now)).is_none() {
+            self.order.push_back(key);
+        }
     }
+}
 
-    fn one_more(&self, who: Key) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&who) {
-            count.conversations = count.conversations.saturating_add(1);
-        }
+/// How many conversations somebody has.
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    direct: u32,
+    rooms: u32,
+}
+
+impl Count {
+    fn add(&mut self, room: bool) {
+        let count = if room { &mut self.rooms } else { &mut self.direct };
+        *count = count.saturating_add(1);
     }
+}
+
+/// What people had when somebody looked and have opened since, and which openings were paid for.
+#[derive(Debug, Default)]
+pub(super) struct Openings {
+    counts: Mutex<Recent<Count>>,
+    paid: Mutex<Recent<()>>,
+}
+
+fn lock<V>(recent: &Mutex<Recent<V>>) -> MutexGuard<'_, Recent<V>> {
+    // Each change leaves it whole.
+    recent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Chat {
-    /// Whether `from` may open one more conversation; with `to`, whether that one has room too.
+    /// Whether openings have a limit at all.
+    pub(super) fn limits_openings(&self) -> bool {
+        let settings = self.limits.settings();
+        settings.conversations.is_some() || settings.new_conversations.is_some()
+    }
+
+    /// Whether `from` may open a direct conversation with `to`, and both have room for it.
     pub(super) async fn may_open_one(
         &self,
         from: &UserId,
         to: Option<&UserId>,
     ) -> Result<(), ChatError> {
-        let one = self.limits.take_one(Limit::NewConversations, from);
-        one.map_err(|over| self.over(over))?;
-        let Some(max) = self.limits.settings().conversations else { return Ok(()) };
-        let to = to.filter(|to| *to != from);
-        for user in [from].into_iter().chain(to) {
-            if self.conversations_of(user, max).await? >= max {
-                return Err(self.over(Over::for_long(Limit::Conversations)));
+        let place = self.limits.key(&(from, to));
+        if !self.limits_openings() || self.is_paid(place) {
+            return Ok(());
+        }
+        let both = || [from].into_iter().chain(to.filter(|to| *to != from));
+        if let Some(max) = self.limits.settings().conversations {
+            for user in both() {
+                self.has_room(user, max, false).await?;
             }
         }
-        for user in [from].into_iter().chain(to) {
-            self.counted.one_more(self.limits.key(user));
-        }
+        self.pay(from, &[place])?;
+        both().for_each(|user| self.one_more(user, false));
         Ok(())
     }
 
-    /// How many conversations somebody has, counted up to `enough`.
-    async fn conversations_of(&self, user: &UserId, enough: u32) -> Result<u32, ChatError> {
-        let (who, now) = (self.limits.key(user), Instant::now());
-        if let Some(count) = self.counted.of(who, now) {
-            return Ok(count);
+    /// Whether `caller` may have these join a room. If it `costs`, each is one, all in one go.
+    pub(super) async fn may_bring(
+        &self,
+        caller: &UserId,
+        room: &ConversationId,
+        users: &[&UserId],
+        costs: bool,
+    ) -> Result<(), ChatError> {
+        let place = |user: &UserId| self.limits.key(&(caller, room, user));
+        let new = users.iter().copied().filter(|user| !self.is_paid(place(user)));
+        let new: Vec<&UserId> = new.collect();
+        if !self.limits_openings() || new.is_empty() {
+            return Ok(());
         }
-        let (mut count, mut after) = (0_u32, None);
+        if let Some(max) = self.limits.settings().conversations {
+            for some in new.chunks(COUNTS_AT_ONCE) {
+                let all = some.iter().map(|user| {
+                    let bound = if *user == caller { max } else { max.div_ceil(2) };
+                    self.has_room(user, bound, true)
+                });
+                try_join_all(all).await?;
+            }
+        }
+        if costs {
+            let places: Vec<Key> = new.iter().map(|user| place(user)).collect();
+            self.pay(caller, &places)?;
+        }
+        new.iter().for_each(|user| self.one_more(user, true));
+        Ok(())
+    }
+
+    fn is_paid(&self, place: Key) -> bool {
+        lock(&self.openings.paid).get(place, Instant::now()).is_some()
+    }
+
+    /// Takes what all of these cost, or nothing.
+    fn pay(&self, payer: &UserId, places: &[Key]) -> Result<(), ChatError> {
+        let (payer, now) = (self.limits.key(payer), Instant::now());
+        let taken = self.limits.take(Limit::NewConversations, payer, places.len() as u64, now);
+        taken.map_err(|over| self.over(over))?;
+        let mut paid = lock(&self.openings.paid);
+        places.iter().for_each(|place| paid.put(*place, (), now));
+        Ok(())
+    }
+
+    fn one_more(&self, user: &UserId, room: bool) {
+        let who = self.limits.key(user);
+        if let Some(count) = lock(&self.openings.counts).get(who, Instant::now()) {
+            count.add(room);
+        }
+    }
+
+    async fn has_room(&self, user: &UserId, max: u32, room: bool) -> Result<(), ChatError> {
+        let count = self.conversations_of(user).await?;
+        match (if room { count.rooms } else { count.direct }) < max {
+            true => Ok(()),
+            false => Err(self.over(Over::for_long(Limit::Conversations))),
+        }
+    }
+
+    /// How many conversations somebody has: mostly the first page of the mailbox shows it.
+    async fn conversations_of(&self, user: &UserId) -> Result<Count, ChatError> {
+        let (who, now) = (self.limits.key(user), Instant::now());
+        if let Some(count) = lock(&self.openings.counts).get(who, now) {
+            return Ok(*count);
+        }
+        let (mut count, mut after) = (Count::default(), None);
         loop {
             let part = MailboxPart::Page { after, consistent: false };
             let page = self.store.mailbox(user, part).await?;
-            count = count.saturating_add(u32::try_from(page.rows.len()).unwrap_or(u32::MAX));
+            page.rows.iter().for_each(|row| count.add(row.conversation.is_room()));
             after = page.next;
-            if after.is_none() || count >= enough {
+            if after.is_none() {
                 break;
             }
         }
-        self.counted.note(who, count, now);
+        lock(&self.openings.counts).put(who, count, now);
         Ok(count)
     }
 }
@@ -145,18 +245,87 @@ mod tests {
         assert_eq!(opens(&part, "f", "a").await, Err(Some(3_600_000)), "the other's mailbox too");
         assert_eq!(opens(&part, "f", "f").await, Ok(()));
         // The count is of an hour ago: by then nothing was stored for d.
-        tokio::time::advance(COUNT_AGE_MAX).await;
+        tokio::time::advance(AGE_MAX).await;
         assert_eq!(opens(&part, "a", "e").await, Ok(()));
     }
 
+    async fn brings(part: &Part, room: &str, users: &[&str]) -> Result<(), Option<u64>> {
+        let room = ConversationId::parse(&format!("room:{room}")).unwrap();
+        let users: Vec<UserId> = users.iter().map(|name| user(name)).collect();
+        let users: Vec<&UserId> = users.iter().collect();
+        let may = part.chat.may_bring(&user("mallory"), &room, &users, true).await;
+        may.map_err(|error| error.retry_after_ms)
+    }
+
+    /// A refusal costs nothing, and neither does a second try of what was taken.
     #[tokio::test(start_paused = true)]
-    async fn counts_have_a_bound() {
-        let counted = Counted::default();
-        let limits = Limits::none();
-        for number in 0..2 * COUNTS_MAX {
-            counted.note(limits.key(&number), 1, Instant::now());
+    async fn what_is_refused_or_tried_again_costs_nothing() {
+        let (rate, conversations) = (Some(Rate::new(2, 2)), Some(1));
+        let settings = Settings { new_conversations: rate, conversations, ..Settings::default() };
+        let part = part(settings).await;
+        meets(&part, "full", "b").await;
+        for _ in 0..5 {
+            assert_eq!(opens(&part, "a", "full").await, Err(Some(3_600_000)));
         }
-        assert!(counted.0.lock().unwrap().len() <= COUNTS_MAX);
-        assert_eq!(counted.of(limits.key(&(2 * COUNTS_MAX - 1)), Instant::now()), Some(1));
+        for _ in 0..5 {
+            assert_eq!(opens(&part, "a", "c").await, Ok(()), "the put may have failed");
+        }
+        for _ in 0..5 {
+            assert_eq!(brings(&part, "r", &["mallory", "x"]).await, Ok(()));
+        }
+        assert!(brings(&part, "r", &["y"]).await.is_err(), "two were all");
+    }
+
+    /// Whoever fills somebody's rooms pays for each, and shuts that person out of nothing.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_is_shut_out_by_what_others_did() {
+        let part = part(Settings { conversations: Some(4), ..Settings::default() }).await;
+        for room in ["one", "two"] {
+            assert_eq!(brings(&part, room, &["mallory", "victim"]).await, Ok(()));
+        }
+        assert_eq!(brings(&part, "three", &["victim"]).await, Err(Some(3_600_000)), "half");
+        assert_eq!(opens(&part, "victim", "friend").await, Ok(()));
+        assert_eq!(opens(&part, "other", "victim").await, Ok(()), "others reach the victim too");
+        let own = async |room: &str| {
+            let room = ConversationId::parse(&format!("room:{room}")).unwrap();
+            let victim = user("victim");
+            let may = part.chat.may_bring(&victim, &room, &[&victim], false).await;
+            may.map_err(|error| error.retry_after_ms)
+        };
+        assert_eq!([own("three").await, own("four").await], [Ok(()); 2]);
+        assert_eq!(own("five").await, Err(Some(3_600_000)), "all that one may have");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bringing_people_in_is_paid_for_each_and_joining_is_not() {
+        let rate = Some(Rate::new(10, 10));
+        let part = part(Settings { new_conversations: rate, ..Settings::default() }).await;
+        let mallory = user("mallory");
+        for room in ["one", "two", "three"] {
+            let room = ConversationId::parse(&format!("room:{room}")).unwrap();
+            assert_eq!(part.chat.may_bring(&mallory, &room, &[&mallory], false).await, Ok(()));
+        }
+        let many: Vec<String> = (0..20).map(|number| format!("user-{number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(brings(&part, "r", &many).await, Ok(()), "in one go, while nothing is owed");
+        let wait = brings(&part, "s", &["x"]).await.unwrap_err().unwrap();
+        // Twenty are owed, ten may be.
+        assert_eq!(wait, 11 * 360_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_has_a_bound_and_the_oldest_goes() {
+        let (mut recent, limits) = (Recent::default(), Limits::none());
+        for number in 0..2 * KEPT_MAX {
+            recent.put(limits.key(&number), number, Instant::now());
+            assert!(recent.kept.len() <= KEPT_MAX && recent.order.len() == recent.kept.len());
+        }
+        let mut get = |number: usize| recent.get(limits.key(&number), Instant::now()).copied();
+        assert_eq!(get(KEPT_MAX - 1), None);
+        assert_eq!(get(KEPT_MAX), Some(KEPT_MAX));
+        tokio::time::advance(AGE_MAX).await;
+        assert_eq!(recent.get(limits.key(&KEPT_MAX), Instant::now()), None, "an hour ago");
+        recent.put(limits.key(&KEPT_MAX), 1, Instant::now());
+        assert_eq!((recent.kept.len(), recent.order.len()), (1, 1), "what is old makes room");
     }
 }

@@ -99,9 +99,14 @@ impl Receipts {
         number.to_be_bytes()
     }
 
+    /// Whether a pong is the answer to the ping under way.
+    pub fn asked_for(&self, payload: &[u8]) -> bool {
+        !self.flying.is_empty() && payload == self.number.to_be_bytes()
+    }
+
     /// What a pong proves; nothing if it is not the answer to the ping under way.
     pub fn pong(&mut self, payload: &[u8], now: Instant) -> Vec<Item> {
-        if self.flying.is_empty() || payload != self.number.to_be_bytes() {
+        if !self.asked_for(payload) {
             return Vec::new();
         }
         let proven = std::mem::take(&mut self.flying);

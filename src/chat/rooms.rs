@@ -32,16 +32,15 @@ pub struct NewRoom {
 impl Chat {
     /// Makes a room; the creator joins first. An id that is taken is `bad_request`. Repeated by its
     /// creator with the same fields it makes good what the first try left undone. For its creator
-    /// it counts as a conversation opened, but for a service.
+    /// it counts as a conversation opened, and so does everybody who joins at once, but for a
+    /// service.
     pub async fn create_room(
         self: &Arc<Self>,
         caller: &UserId,
         room: NewRoom,
         service: bool,
     ) -> Result<(ConversationId, Head), ChatError> {
-        if !service {
-            self.may_open_one(caller, None).await?;
-        }
+        let named = room.room.is_some();
         let id = match room.room {
             Some(id) => id,
             None => random_id()?,
@@ -54,11 +53,20 @@ impl Chat {
             public: room.public,
             created: (self.clock)(),
         };
+        let others: Vec<&UserId> = room.members.iter().filter(|user| *user != caller).collect();
+        if !service && self.limits_openings() {
+            let mut members = others.clone();
+            members.insert(0, caller);
+            if named {
+                self.leave_out_present(&conversation, &head, &mut members).await?;
+            }
+            self.may_bring(caller, &conversation, &members, true).await?;
+        }
         let head = self.found_room(&conversation, head).await?;
         self.change(caller, &conversation, Kind::Joined, caller).await?;
-        for members in room.members.chunks(JOINS_MAX) {
-            let others = members.iter().filter(|member| *member != caller);
-            let joins: Vec<_> = others
+        for some in others.chunks(JOINS_MAX) {
+            let joins: Vec<_> = some
+                .iter()
                 .map(|member| self.begin_change(caller, &conversation, Kind::Joined, member))
                 .collect();
             for join in joins {
@@ -68,33 +76,55 @@ impl Chat {
         Ok((conversation, head))
     }
 
+    /// What an earlier try has done costs nothing, and an id that is taken neither.
+    async fn leave_out_present(
+        &self,
+        conversation: &ConversationId,
+        head: &Head,
+        members: &mut Vec<&UserId>,
+    ) -> Result<(), ChatError> {
+        let part = RecordPart::Roster(conversation.clone());
+        if let Some((stands, roster)) = roster::stands(&*self.store, conversation, part).await? {
+            is_repeated(&stands, head)?;
+            members.retain(|user| !roster::is_present(&roster, user));
+        }
+        Ok(())
+    }
+
     /// Writes the head, or takes the one that stands for it where it is of an earlier try.
     async fn found_room(
         &self,
         conversation: &ConversationId,
         head: Head,
     ) -> Result<Head, ChatError> {
-        let taken = || ChatError::new(ErrorCode::BadRequest, "that room id is taken");
         if self.store.write(Record::Head(conversation.clone(), head.clone())).await? {
             return Ok(head);
         }
         let stands = roster::head(&*self.store, conversation).await?.ok_or_else(taken)?;
-        let asked = Head { floor: stands.floor, created: stands.created, ..head };
-        if stands == asked { Ok(stands) } else { Err(taken()) }
+        is_repeated(&stands, &head)?;
+        Ok(stands)
     }
 
     /// `user` joins: the creator's right, or anybody's own where the room is public. Repeating it
-    /// changes nothing and answers with the entry that stands.
+    /// changes nothing and answers with the entry that stands. For a creator who is no service
+    /// each counts as a conversation opened.
     pub async fn add_member(
         self: &Arc<Self>,
         caller: &UserId,
         room: &RoomId,
         user: &UserId,
+        service: bool,
     ) -> Result<Sent, ChatError> {
         let conversation = ConversationId::room(room);
         let (head, member) = self.standing_in(&conversation, caller).await?;
         if !may_add(&head, caller, user) {
             return Err(refusal(&head, member.as_ref()));
+        }
+        if !service && self.limits_openings() {
+            let (_, member) = self.standing_in(&conversation, user).await?;
+            if !member.as_ref().is_some_and(Member::present) {
+                self.may_bring(caller, &conversation, &[user], caller != user).await?;
+            }
         }
         self.change(caller, &conversation, Kind::Joined, user).await
     }
@@ -119,16 +149,16 @@ impl Chat {
         self.change(caller, &conversation, Kind::Left, user).await
     }
 
-    /// The room's head and the caller's member item.
+    /// The room's head and a user's member item.
     async fn standing_in(
         &self,
         conversation: &ConversationId,
-        caller: &UserId,
+        user: &UserId,
     ) -> Result<(Head, Option<Member>), ChatError> {
-        let part = RecordPart::Member(conversation.clone(), caller.clone());
+        let part = RecordPart::Member(conversation.clone(), user.clone());
         let found = roster::stands(&*self.store, conversation, part).await?;
         let (head, members) = found.ok_or_else(|| ChatError::not_found("conversation"))?;
-        Ok((head, members.into_iter().find(|member| member.user == *caller)))
+        Ok((head, members.into_iter().find(|member| member.user == *user)))
     }
 
     async fn change(
@@ -172,6 +202,16 @@ impl Chat {
 fn random_id() -> Result<RoomId, ChatError> {
     let id = RoomId::parse(&format!("{:032x}", crate::chance::bits()));
     id.map_err(|bad| ChatError::new(ErrorCode::BadRequest, bad.to_string()))
+}
+
+fn taken() -> ChatError {
+    ChatError::new(ErrorCode::BadRequest, "that room id is taken")
+}
+
+/// Whether the head that stands is of an earlier try to make this room.
+fn is_repeated(stands: &Head, head: &Head) -> Result<(), ChatError> {
+    let asked = Head { floor: stands.floor, created: stands.created, ..head.clone() };
+    if *stands == asked { Ok(()) } else { Err(taken()) }
 }
 
 fn may_add(head: &Head, caller: &UserId, user: &UserId) -> bool {

@@ -35,8 +35,6 @@ const TICKS_APART_MAX: Duration = Duration::from_millis(PING_INTERVAL_MS + 5_000
 pub enum Input<'a> {
     /// A text frame.
     Frame(&'a str),
-    /// A text frame of somebody who has sent too much.
-    Over(&'a str, Over),
     /// A WebSocket pong with its payload; an empty one for any other sign of life.
     Pong(&'a [u8]),
     /// Something from the outbox.
@@ -198,31 +196,49 @@ impl Session {
         self.guarded && !self.inbox.has_mailbox()
     }
 
+    /// Takes a text frame. `count` is asked whether its sender may send one more, unless it is a
+    /// receipt that was due: those are as many as others wish.
+    pub fn hear(
+        &mut self,
+        text: &str,
+        count: impl FnOnce() -> Result<(), Over>,
+        clock: Timestamp,
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        self.alive = true;
+        match ClientFrame::parse(text) {
+            Ok(frame @ ClientFrame::Ack { .. }) if !self.is_unknown() => {
+                // It asks for nothing, and refused it would be missing.
+                if !self.frame(frame, clock, now, out) {
+                    let _ = count();
+                }
+            }
+            Ok(frame) => match count() {
+                Ok(()) if self.is_unknown() => Self::put_off(&frame, clock, out),
+                Ok(()) => drop(self.frame(frame, clock, now, out)),
+                Err(over) => {
+                    let (detail, after) = (over.to_string(), over.retry_after_ms());
+                    refuse(ErrorCode::RateLimited, &detail, named(&frame), after, out);
+                }
+            },
+            Err(bad) => {
+                let _ = count();
+                refuse(bad.code, &bad.detail, bad.reference.as_ref(), 0, out);
+            }
+        }
+        self.inbox.next_work(now, out);
+    }
+
+    /// Whether a pong with this payload answers a ping that was behind texts.
+    pub fn asked_for(&self, payload: &[u8]) -> bool {
+        self.inbox.asked_for(payload)
+    }
+
     /// Takes one input. `clock` is the wall clock, for frames that tell the time.
     pub fn step(&mut self, input: Input<'_>, clock: Timestamp, now: Instant, out: &mut Outputs) {
         match input {
-            Input::Frame(text) => {
-                self.alive = true;
-                match ClientFrame::parse(text) {
-                    Ok(frame) if self.is_unknown() => Self::put_off(&frame, clock, out),
-                    Ok(frame) => self.frame(frame, clock, now, out),
-                    Err(bad) => refuse(bad.code, &bad.detail, bad.reference.as_ref(), 0, out),
-                }
-            }
-            Input::Over(text, over) => {
-                self.alive = true;
-                match ClientFrame::parse(text) {
-                    // It asks for nothing, and refused it would be missing.
-                    Ok(frame @ ClientFrame::Ack { .. }) if !self.is_unknown() => {
-                        self.frame(frame, clock, now, out);
-                    }
-                    Ok(frame) => {
-                        let (detail, after) = (over.to_string(), over.retry_after_ms());
-                        refuse(ErrorCode::RateLimited, &detail, named(&frame), after, out);
-                    }
-                    Err(bad) => refuse(bad.code, &bad.detail, bad.reference.as_ref(), 0, out),
-                }
-            }
+            Input::Frame(text) => return self.hear(text, || Ok(()), clock, now, out),
             Input::Pong(payload) => {
                 self.alive = true;
                 self.inbox.pong(payload, now, out);
@@ -243,7 +259,14 @@ impl Session {
         self.inbox.finish()
     }
 
-    fn frame(&mut self, frame: ClientFrame, clock: Timestamp, now: Instant, out: &mut Outputs) {
+    /// Whether it is a receipt that was due.
+    fn frame(
+        &mut self,
+        frame: ClientFrame,
+        clock: Timestamp,
+        now: Instant,
+        out: &mut Outputs,
+    ) -> bool {
         let mine = |conversation: &ConversationId| {
             conversation.is_room() || conversation.other(&self.who.user).is_some()
         };
@@ -260,7 +283,7 @@ impl Session {
                 refuse(ErrorCode::NotFound, &detail, reference.as_ref(), 0, out);
             }
             ClientFrame::Ack { conversation, seq, .. } => {
-                self.inbox.ack(&conversation, seq, now, out);
+                return self.inbox.ack(&conversation, seq, now, out);
             }
             ClientFrame::Read { conversation, seq, .. } => self.inbox.see(conversation, seq),
             ClientFrame::Signal { target, data, reference } => {
@@ -273,6 +296,7 @@ impl Session {
                 out.effects.push(Effect::Renew { token, reference });
             }
         }
+        false
     }
 
     /// The store does not answer, so that nobody knows whether the token still holds: what the

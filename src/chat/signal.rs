@@ -39,6 +39,7 @@ impl Chat {
         }
         let Ok(permit) = permit else {
             let detail = "too many signals are under way, send fewer";
+            self.metrics.count_limited(Limit::Signals.as_str());
             return refuse(self, &outbox, &ChatError::new(ErrorCode::RateLimited, detail));
         };
         tokio::spawn(async move {

@@ -65,7 +65,8 @@ pub struct LimitOptions {
         help_heading = "Limits"
     )]
     pub user_signals: Option<Bound<Rate>>,
-    /// Direct conversations that a user opens, and rooms made, in an hour [default: 100:100]
+    /// Direct conversations that a user opens, rooms made, and people brought into rooms, in an
+    /// hour [default: 100:100]
     #[arg(
         long,
         value_name = "RATE:BURST|off",
@@ -73,7 +74,8 @@ pub struct LimitOptions {
         help_heading = "Limits"
     )]
     pub new_conversations: Option<Bound<Rate>>,
-    /// Conversations that a user has, looked at when one is opened [default: 10000]
+    /// Direct conversations that a user has, and rooms (half of them by being brought in), looked
+    /// at when one is opened [default: 10000]
     #[arg(
         long,
         value_name = "COUNT|off",

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::socket::close_frame;
+use super::stream::close_frame;
 use crate::auth::{self, PROTOCOL, bearer, challenge};
 use crate::edge::{
     Body, Gate, HEAD_PATIENCE, Headers, Judged, Peer, Stream, Turned, judge as judge_head,

@@ -26,7 +26,8 @@ const REST_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Pace(Option<Pin<Box<Sleep>>>);
 
 impl Pace {
-    /// Counts a frame of this user. If it is over a limit the socket rests from here on.
+    /// Counts a frame of this user, of so many bytes as they were read. If it is over a limit the
+    /// socket rests from here on.
     pub fn count(
         &mut self,
         chat: &Chat,
@@ -41,7 +42,9 @@ impl Pace {
         let counted = limits.frame(limits.key(user), bytes, now);
         counted.map_err(|over| {
             chat.metrics.count_limited(over.limit.as_str());
-            let over = Over { wait: over.wait.max(REST_MIN), ..over };
+            // No longer than a small burst needs to be whole: what comes back beyond it is lost.
+            let least = limits.refill(over.limit).map_or(REST_MIN, |all| REST_MIN.min(all / 2));
+            let over = Over { wait: over.wait.max(least), ..over };
             self.0 = Some(Box::pin(sleep_until(now + over.wait.min(REST_MAX))));
             over
         })

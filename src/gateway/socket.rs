@@ -17,29 +17,25 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::Gateway;
 use super::admission::{Guard, renew};
 use super::handshake::Hello;
 use super::pace::Pace;
+use super::stream::{self, Wire};
 use crate::chat::Chat;
 use crate::chat::catchup::{self, Done};
 use crate::chat::lane::Reply;
 use crate::chat::session::{Effect, Input, Outputs, Session, Wish};
 use crate::edge::Stream;
 use crate::hub::{Event, Outbox};
-use crate::limits::Over;
-use crate::protocol::{CloseCode, FRAME_BYTES_MAX, Timestamp};
+use crate::protocol::{CloseCode, Timestamp};
 use crate::telemetry::Metrics;
 
-/// The library zero-fills its read buffer before every read: small, it grows for long frames.
-const READ_BUFFER_BYTES: usize = 1_024;
-/// Frames gather up to here before they are written without waiting for the flush.
-const WRITE_BUFFER_BYTES: usize = 16 * 1_024;
 /// How many frames are handled before what came of them is written.
 const FRAMES_A_TURN: usize = 64;
 /// Room for so many frames is kept between two turns.
@@ -74,19 +70,9 @@ impl End {
     }
 }
 
-/// What a client may make the library keep.
-pub(crate) fn limits() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_write_buffer_size(4 * 1_024 * 1_024)
-        .max_message_size(Some(FRAME_BYTES_MAX))
-        .max_frame_size(Some(FRAME_BYTES_MAX))
-}
-
 /// An open socket. Boxed by its owner: the futures of its methods hold only a pointer.
 pub struct Socket {
-    web: WebSocketStream<Stream>,
+    web: WebSocketStream<Wire>,
     gateway: Arc<Gateway>,
     outbox: Arc<Outbox>,
     pace: Pace,
@@ -106,8 +92,10 @@ impl Socket {
         hello: &Hello,
         behind: Bytes,
     ) -> Box<Self> {
-        let (role, behind) = (Role::Server, behind.to_vec());
-        let web = WebSocketStream::from_partially_read(stream, behind, role, Some(limits())).await;
+        let (role, limits, wire) =
+            (Role::Server, stream::limits(), Wire::new(stream, behind.len()));
+        let behind = behind.to_vec();
+        let web = WebSocketStream::from_partially_read(wire, behind, role, Some(limits)).await;
         let guarded = gateway.guard.is_some();
         let wish = Wish { acks_app: hello.acks_app, catchup: hello.catchup, guarded };
         Box::new(Self {
@@ -193,37 +181,62 @@ impl Socket {
         self.frame(next, now)
     }
 
-    fn count(&mut self, bytes: usize, now: Instant) -> Result<(), Over> {
-        self.pace.count(&self.gateway.chat, &self.outbox.who.user, bytes, now)
+    /// Counts what can't be refused, and is followed by a rest all the same.
+    fn count(&mut self, bytes: usize, now: Instant) {
+        let (chat, user) = (&self.gateway.chat, &self.outbox.who.user);
+        let _ = self.pace.count(chat, user, bytes, now);
+    }
+
+    fn text(&mut self, text: &str, now: Instant) {
+        let (clock, mut counted) = (self.clock(), false);
+        let Self { web, pace, gateway, outbox, session, outputs, .. } = self;
+        let wire = web.get_mut();
+        let count = || {
+            let cost = wire.cost(text.len());
+            let may = pace.count(&gateway.chat, &outbox.who.user, cost, now);
+            wire.settle(cost, may.is_ok());
+            counted = true;
+            may
+        };
+        session.hear(text, count, clock, now, outputs);
+        if !counted {
+            self.web.get_mut().free(text.len());
+        }
+    }
+
+    fn control(&mut self, payload: &[u8], counts: bool, now: Instant) {
+        self.web.get_mut().passes(payload.len());
+        if counts {
+            self.count(stream::whole(payload.len()) as usize, now);
+        }
     }
 
     fn frame(&mut self, frame: Option<Result<Message, Error>>, now: Instant) -> Result<(), End> {
         let close = |code| Err(End::Close { code, broken: true });
         match frame {
-            Some(Ok(Message::Text(text))) => {
-                let input = match self.count(text.len(), now) {
-                    Ok(()) => Input::Frame(&text),
-                    Err(over) => Input::Over(&text, over),
-                };
-                self.step(input, now);
+            Some(Ok(Message::Text(text))) if self.web.get_mut().ends(text.len()) => {
+                self.text(&text, now);
                 Ok(())
             }
-            // What can't be refused is still followed by a rest.
             Some(Ok(Message::Pong(payload))) => {
-                let _ = self.count(payload.len(), now);
+                self.control(&payload, !self.session.asked_for(&payload), now);
                 self.step(Input::Pong(&payload), now);
                 Ok(())
             }
             // The library answers pings; they show that the client lives, as a pong does.
             Some(Ok(Message::Ping(payload))) => {
-                let _ = self.count(payload.len(), now);
+                self.control(&payload, true, now);
                 self.step(Input::Pong(&[]), now);
                 Ok(())
             }
             Some(Ok(Message::Binary(_))) => close(CloseCode::Unsupported),
             Some(Ok(Message::Close(_))) | None => Err(End::Gone),
             Some(Ok(Message::Frame(_))) => Ok(()),
-            Some(Err(Error::Capacity(_))) => close(CloseCode::TooBig),
+            Some(Ok(Message::Text(_)) | Err(Error::Capacity(_))) => close(CloseCode::TooBig),
+            Some(Err(Error::Io(error))) if stream::is_too_much(&error) => {
+                self.count(self.web.get_ref().cost(0), now);
+                close(CloseCode::TooBig)
+            }
             Some(Err(Error::Utf8(_))) => close(CloseCode::NotUtf8),
             Some(Err(Error::Protocol(error))) => {
                 if matches!(error, ProtocolError::ResetWithoutClosingHandshake) {
@@ -326,7 +339,7 @@ impl Socket {
                     while let Some(Ok(_)) = self.web.next().await {}
                 }
                 End::Close { code, broken: true } => {
-                    let _ = self.web.get_mut().write_all(&close_frame(code)).await;
+                    let _ = self.web.get_mut().write_all(&stream::close_frame(code)).await;
                     self.end_stream().await;
                 }
             }
@@ -336,7 +349,7 @@ impl Socket {
 
     /// What the client has sent meanwhile is read away: unread, it would turn the end into a reset.
     async fn end_stream(&mut self) {
-        let stream = self.web.get_mut();
+        let stream = self.web.get_mut().stream();
         let _ = stream.shutdown().await;
         let mut rest = BytesMut::with_capacity(4_096);
         while stream.read_buf(&mut rest).await.is_ok_and(|count| count > 0) {
@@ -378,13 +391,4 @@ async fn work(work: &mut Option<BoxFuture<'static, Done>>) -> Done {
         Some(work) => work.await,
         None => std::future::pending().await,
     }
-}
-
-/// A close frame (RFC 6455 §5.5.1), for when the library gave the connection up.
-pub(super) fn close_frame(code: CloseCode) -> Vec<u8> {
-    let reason = code.reason().as_bytes();
-    let mut frame = vec![0x88, (reason.len() + 2) as u8];
-    frame.extend_from_slice(&code.number().to_be_bytes());
-    frame.extend_from_slice(reason);
-    frame
 }

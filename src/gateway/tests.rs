@@ -52,15 +52,16 @@ async fn a_socket_that_comes_after_the_drains_look_is_sent_away_too() {
     assert!(heard.windows(2).any(|pair| pair == code), "1012: {shown}");
 }
 
-/// What tokens and limits add to a socket that only stays open: two times and a pointer in its
-/// outbox, a pointer for when it rests, and an entry for its address where that is one of its own.
-/// The place itself stands where a pointer and a mark have stood.
+/// What tokens and limits add to a socket that only stays open: two times in its outbox, a pointer
+/// for when it rests, two counts of what was read, and an entry for its address where that is one
+/// of its own. The place itself stands where a pointer and a mark have stood, and whoever acts for
+/// the person where the queue's bytes were counted in 64 bits.
 #[test]
 fn tokens_and_limits_cost_an_idle_socket_little() {
     let pointer = size_of::<usize>();
     assert_eq!(size_of::<Entered>(), 3 * pointer);
-    let token = size_of::<crate::hub::Pass>() + size_of::<Option<Box<crate::hub::Acting>>>();
-    let added = token + size_of::<pace::Pace>();
+    let counts = size_of::<stream::Wire>() - size_of::<Stream>();
+    let added = size_of::<crate::hub::Pass>() + size_of::<pace::Pace>() + counts;
     // A map is between 7/16 and 7/8 full, and has a byte beside each entry.
     let entry = (size_of::<([u8; 8], u32)>() + 1) * 8 / 5;
     assert!(added + entry <= 48, "{added} and {entry} bytes");

@@ -6,8 +6,8 @@
 //! comes to. So a slot may say too much, never too little.
 //!
 //! **Invariant.** A key never gets more than its burst and what has come back since, whoever
-//! shares its slots. It gets less only where all four are used up by others: with 100 keys at
-//! their limit at the same time 3 in a million others, for as long as that goes on. Nothing is
+//! shares its slots. It gets less only where all four are used up by others, for as long as they
+//! are at their limit: how often stands in `docs/adr/0005-rates-in-a-fixed-table.md`. Nothing is
 //! kept for a key that rests, nothing has to be cleared away, and no number of keys makes it grow.
 
 use std::sync::{Mutex, PoisonError};
@@ -19,10 +19,16 @@ use super::Rate;
 
 /// Locks: a key has one.
 const SHARDS: usize = 64;
-/// Slots under a lock: a byte of a hash names one.
-const SLOTS: usize = 256;
+/// Slots under a lock, for a rate by the second: who is over it is not for long.
+const SLOTS: usize = 1 << 8;
+/// For a rate by the hour: after a morning thousands are at their limit. 2 MiB, once all are used.
+const SLOTS_BY_HOUR: usize = 1 << SLOT_BITS;
+/// The most bits of a hash that name a slot: four times 12, and 6 for the lock.
+const SLOT_BITS: u32 = 12;
 /// Slots of a key.
 const WAYS: usize = 4;
+/// From this period on more keys are told apart.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Who is measured: a hash, so that names need no memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,9 +39,9 @@ impl Key {
         self.0 as usize % SHARDS
     }
 
-    fn slots(self) -> [usize; WAYS] {
-        let [_, a, b, c, d, ..] = self.0.to_le_bytes();
-        [a, b, c, d].map(usize::from)
+    /// Of so many, a power of two.
+    fn slots(self, count: usize) -> [usize; WAYS] {
+        [1, 2, 3, 4].map(|way| (self.0 >> (u64::BITS - way * SLOT_BITS)) as usize % count)
     }
 }
 
@@ -46,6 +52,8 @@ pub struct Meter {
     period: u64,
     /// How far ahead of now a key may be.
     burst: u64,
+    /// Under each lock.
+    slots: usize,
     start: Instant,
     /// By shard; empty until the first key comes.
     shards: Vec<Mutex<Vec<u64>>>,
@@ -54,10 +62,13 @@ pub struct Meter {
 impl Meter {
     /// One that lets `rate` go by in each period.
     pub fn new(rate: Rate, period: Duration) -> Self {
+        let long = period >= LONG;
         let period = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
         let units = u64::from(rate.rate.max(1));
+        let slots = if long { SLOTS_BY_HOUR } else { SLOTS };
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let mut meter = Self { rate: units, period, burst: 0, start: Instant::now(), shards };
+        let start = Instant::now();
+        let mut meter = Self { rate: units, period, burst: 0, slots, start, shards };
         meter.burst = meter.cost(u64::from(rate.burst));
         meter
     }
@@ -71,13 +82,13 @@ impl Meter {
         let shard = self.shards[key.shard()].lock();
         let mut slots = shard.unwrap_or_else(PoisonError::into_inner);
         if slots.is_empty() {
-            slots.resize(SLOTS, 0);
+            slots.resize(self.slots, 0);
         }
-        let (until, wait) = self.wait(key.slots().map(|slot| slots[slot]), cost, now);
+        let (until, wait) = self.wait(key.slots(self.slots).map(|slot| slots[slot]), cost, now);
         if wait > 0 {
             return Err(Duration::from_nanos(wait));
         }
-        for slot in key.slots() {
+        for slot in key.slots(self.slots) {
             slots[slot] = slots[slot].max(until);
         }
         Ok(())
@@ -87,11 +98,16 @@ impl Meter {
     pub fn is_left(&self, key: Key, now: Instant) -> Result<(), Duration> {
         let slots = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.nanos(now);
-        let stands = key.slots().map(|slot| slots.get(slot).copied().unwrap_or(0));
+        let stands = key.slots(self.slots).map(|slot| slots.get(slot).copied().unwrap_or(0));
         match self.wait(stands, self.cost(1), now) {
             (_, 0) => Ok(()),
             (_, wait) => Err(Duration::from_nanos(wait)),
         }
+    }
+
+    /// How long a key that has had its burst takes to have all of it again.
+    pub fn refill(&self) -> Duration {
+        Duration::from_nanos(self.burst)
     }
 
     /// What comes after `cost` more on slots that stand so, and how long that has to wait.
@@ -105,9 +121,10 @@ impl Meter {
         u64::try_from(now.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// Rounded up: by a rate of more than one in a nanosecond nothing is had for nothing.
     fn cost(&self, units: u64) -> u64 {
-        // The product is below 2^64 for all that is taken in one go: 4 MiB by the hour.
-        units.saturating_mul(self.period) / self.rate
+        let cost = (u128::from(units) * u128::from(self.period)).div_ceil(u128::from(self.rate));
+        u64::try_from(cost).unwrap_or(u64::MAX)
     }
 }
 

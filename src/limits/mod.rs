@@ -10,6 +10,7 @@ mod lobby;
 mod meter;
 mod rate;
 mod seats;
+mod settings;
 
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
@@ -22,12 +23,14 @@ pub use lobby::{Lobby, Stay};
 pub use meter::{Key, Meter};
 pub use rate::{BadBound, Bound, Rate};
 pub use seats::Seats;
+pub use settings::Settings;
 
 use crate::chance::Hashing;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
-/// How many connections a handshake may take.
+/// How many connections a handshake may take, and how many tokens are looked at for each that may
+/// fail.
 const KNOCKS: u32 = 4;
 /// The most connections whose head is being read, and as many of plain HTTP.
 const LOBBY_MAX: u32 = 4_096;
@@ -133,11 +136,18 @@ impl Limit {
             Self::Requests => "too many requests",
         }
     }
+
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Conversations => "write where there is one, waiting alone does not help",
+            _ => "wait and try again",
+        }
+    }
 }
 
 /// Over a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{}: wait and try again", .limit.detail())]
+#[error("{}: {}", .limit.detail(), .limit.advice())]
 pub struct Over {
     /// Which.
     pub limit: Limit,
@@ -163,56 +173,6 @@ impl Over {
     }
 }
 
-/// What is allowed; `None`: anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Settings {
-    /// Sockets of a server.
-    pub sockets: Option<u32>,
-    /// Sockets of an address.
-    pub sockets_per_address: Option<u32>,
-    /// Connections whose head has not come; without a number 4,096, as of the next.
-    pub half_open: Option<u32>,
-    /// Connections of plain HTTP.
-    pub plain: Option<u32>,
-    /// Each of the two, of an address.
-    pub half_open_per_address: Option<u32>,
-    /// Conversations of a user.
-    pub conversations: Option<u32>,
-    /// By the second, of an address.
-    pub handshakes: Option<Rate>,
-    /// By the second, of a user, as are those that follow.
-    pub frames: Option<Rate>,
-    /// Bytes of frames and of request bodies.
-    pub bytes: Option<Rate>,
-    /// Messages.
-    pub messages: Option<Rate>,
-    /// Signals.
-    pub signals: Option<Rate>,
-    /// Requests to the Message API.
-    pub requests: Option<Rate>,
-    /// By the hour, of a user.
-    pub new_conversations: Option<Rate>,
-}
-
-impl Settings {
-    /// What people and their bots do not notice, and one who floods does.
-    pub const USUAL: Self = Self {
-        sockets: None,
-        sockets_per_address: Some(1_000),
-        half_open: None,
-        plain: None,
-        half_open_per_address: Some(256),
-        conversations: Some(10_000),
-        handshakes: Some(Rate::new(50, 500)),
-        frames: Some(Rate::new(200, 1_000)),
-        bytes: Some(Rate::new(256 << 10, 1 << 20)),
-        messages: Some(Rate::new(50, 200)),
-        signals: Some(Rate::new(20, 100)),
-        requests: Some(Rate::new(50, 200)),
-        new_conversations: Some(Rate::new(100, 100)),
-    };
-}
-
 /// The limits of a process, and what was had of them. See the module.
 #[derive(Debug)]
 pub struct Limits {
@@ -225,6 +185,7 @@ pub struct Limits {
     crowd: Option<seats::Crowd>,
     handshakes: Option<Meter>,
     knocks: Option<Meter>,
+    tries: Option<Meter>,
     frames: Option<Meter>,
     bytes: Option<Meter>,
     messages: Option<Meter>,
@@ -247,7 +208,8 @@ impl Limits {
             plain: lobby(settings.plain, [Limit::Plain, Limit::PlainPerAddress]),
             crowd: settings.sockets_per_address.map(seats::Crowd::new),
             handshakes: settings.handshakes.map(by(SECOND)),
-            knocks: settings.handshakes.map(knocks).map(by(SECOND)),
+            knocks: settings.handshakes.map(fourfold).map(by(SECOND)),
+            tries: settings.handshakes.map(fourfold).map(by(SECOND)),
             frames: settings.frames.map(by(SECOND)),
             bytes: settings.bytes.map(by(SECOND)),
             messages: settings.messages.map(by(SECOND)),
@@ -325,11 +287,26 @@ impl Limits {
         taken.map_err(|wait| Over { limit: Limit::Handshakes, wait })
     }
 
-    /// Whether this address may try once more.
-    pub fn handshakes_left(&self, address: Option<Address>) -> Result<(), Over> {
-        let (Some(meter), Some(address)) = (&self.handshakes, address) else { return Ok(()) };
+    /// Whether a token that comes from this address is worth the work of looking at it: far beyond
+    /// what may fail none is, a good one neither.
+    pub fn tries_left(&self, address: Option<Address>) -> Result<(), Over> {
+        let (Some(meter), Some(address)) = (&self.tries, address) else { return Ok(()) };
         let left = meter.is_left(self.key(&address), Instant::now());
         left.map_err(|wait| Over { limit: Limit::Handshakes, wait })
+    }
+
+    /// A token that came from this address did not hold: it counts as a handshake.
+    pub fn failed(&self, address: Option<Address>) -> Result<(), Over> {
+        if let (Some(meter), Some(address)) = (&self.tries, address) {
+            // Whether it was one too many shows when the next one comes.
+            let _ = meter.take(self.key(&address), 1, Instant::now());
+        }
+        self.handshake(address)
+    }
+
+    /// How long a burst takes to come back; `None` where there is no such rate.
+    pub fn refill(&self, limit: Limit) -> Option<Duration> {
+        self.meter(limit).map(Meter::refill)
     }
 
     /// A frame of so many bytes.
@@ -362,7 +339,7 @@ impl Limits {
     }
 }
 
-fn knocks(handshakes: Rate) -> Rate {
+fn fourfold(handshakes: Rate) -> Rate {
     let more = |number: u32| number.saturating_mul(KNOCKS);
     Rate::new(more(handshakes.rate), more(handshakes.burst))
 }
@@ -398,6 +375,8 @@ mod tests {
         assert_eq!(Over::for_long(Limit::Conversations).retry_after_ms(), 3_600_000);
         let said = Over::full(Limit::Sockets).to_string();
         assert_eq!(said, "this server has all the sockets that it takes: wait and try again");
+        let said = Over::for_long(Limit::Conversations).to_string();
+        assert!(!said.contains("try again"), "{said}");
     }
 
     #[test]
@@ -448,6 +427,21 @@ mod tests {
         let taken = (0..100).filter(|_| limits.knock(address).is_ok()).count();
         assert!((20..=24).contains(&taken), "{taken}");
         assert_eq!([limits.handshake(address), limits.knock(None)], [Ok(()); 2]);
+    }
+
+    /// Far beyond what may fail nothing is looked at any more.
+    #[test]
+    fn tokens_that_fail_have_a_rate_and_those_that_hold_go_on_for_longer() {
+        let rate = Some(Rate::new(1, 5));
+        let limits = Limits::new(Settings { handshakes: rate, ..Settings::default() });
+        let address = Address::of([203, 0, 113, 7].into());
+        let (mut looked_at, mut told) = (0, 0);
+        while limits.tries_left(address).is_ok() {
+            looked_at += 1;
+            told += usize::from(limits.failed(address).is_ok());
+        }
+        assert!((20..=24).contains(&looked_at) && (5..=6).contains(&told), "{looked_at}, {told}");
+        assert_eq!([limits.tries_left(None), limits.failed(None)], [Ok(()); 2]);
     }
 
     #[test]

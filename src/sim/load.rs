@@ -221,7 +221,7 @@ fn change_room(world: &World) {
         sea.log(told(None));
         for _ in 0..20 {
             let done = match joins {
-                true => chat.add_member(&creator, &room, &user).await,
+                true => chat.add_member(&creator, &room, &user, false).await,
                 false => chat.remove_member(&creator, &room, &user).await,
             };
             let outcome = outcome(&done);

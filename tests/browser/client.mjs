@@ -130,6 +130,36 @@ await check("who is refused for now is not overtaken", async ({ parlor, socket }
   assert.deepEqual(socket.take(), [["one", 7], ["two", 7], ["three", 7]]);
 });
 
+await check("over a rate the backlog goes one at a time", async ({ parlor, socket }) => {
+  const over = { code: "rate_limited", retryable: true, retryAfterMs: 20 };
+  parlor.learn(DM, 7);
+  const texts = Array.from({ length: 400 }, (_, number) => `m${number}`);
+  texts.forEach((text) => parlor.send("userB", text));
+  const frames = socket.sends.splice(0);
+  frames.slice(0, 3).forEach((frame, at) => socket.sent(frame, 8 + at));
+  frames.slice(3).forEach((frame) => socket.refuse(frame, over));
+  assert.deepEqual(socket.take(), [], "not before the pause is over");
+  const order = [];
+  let seq = 11;
+  for (let written = 0; order.length < 397; ) {
+    while (socket.sends.length === 0) await wait(5);
+    assert.equal(socket.sends.length, 1);
+    const [frame] = socket.sends.splice(0);
+    // Each fiftieth one is too early.
+    if (++written % 50 === 0) {
+      socket.refuse(frame, over);
+      assert.deepEqual(socket.take(), []);
+      continue;
+    }
+    order.push(frame.message);
+    socket.sent(frame, seq++);
+    assert.ok(written < 420, "few are refused");
+  }
+  assert.deepEqual(order, texts.slice(3));
+  ["x", "y"].forEach((text) => parlor.send("userB", text));
+  assert.equal(socket.take().length, 2, "and then as ever");
+});
+
 await check("a lost answer comes back as an entry", async ({ parlor, socket, events }) => {
   const ref = parlor.send("userB", "one");
   const entry = { type: "message", id: `${DM}/3`, conversation: DM, seq: 3, from: "userA", ref };

@@ -92,7 +92,7 @@ fn frames_over_a_limit_are_answered_and_do_nothing() {
         r#"{"type":"auth","token":"t","ref":"r"}"#,
     ] {
         let mut out = Outputs::default();
-        session.step(Input::Over(frame, over), 1, now, &mut out);
+        session.hear(frame, || Err(over), 1, now, &mut out);
         let answer: serde_json::Value = serde_json::from_slice(&out.frames[0]).unwrap();
         let expected = serde_json::json!({"type": "error", "code": "rate_limited", "ref": "r",
             "detail": "too many frames: wait and try again", "retryable": true,
@@ -106,7 +106,7 @@ fn frames_over_a_limit_are_answered_and_do_nothing() {
         (r#"{"type":"message","to":"b"}"#, 1),
     ] {
         let mut out = Outputs::default();
-        session.step(Input::Over(frame, over), 1, now, &mut out);
+        session.hear(frame, || Err(over), 1, now, &mut out);
         assert_eq!(out.frames.len(), frames, "{frame}");
         let limited = |effect: &Effect| matches!(effect, Effect::Refused(ErrorCode::RateLimited));
         assert!(!out.effects.iter().any(limited), "{frame}: as ever");

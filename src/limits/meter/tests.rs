@@ -146,15 +146,60 @@ fn others_are_not_kept_waiting_by_a_hundred_who_flood() {
     assert!(refused <= 3, "{refused} of a hundred thousand");
 }
 
+/// How many in a hundred thousand others are refused while `full` keys are at their limit.
+fn shut_out(period: Duration, full: u64) -> usize {
+    let meter = Meter::new(Rate::new(1, 1), period);
+    let now = meter.start + period;
+    for name in 0..full {
+        let _ = meter.take(key(name), 1, now);
+    }
+    let others = 1_000_000..1_100_000;
+    others.filter(|name| meter.is_left(key(*name), now).is_err()).count()
+}
+
+/// The table of ADR 5.
+#[test]
+fn innocents_are_shut_out_as_often_as_is_written() {
+    for (full, by_second, by_hour) in [
+        (100, 0..=3, 0..=1),
+        (1_000, 150..=400, 0..=1),
+        (2_000, 1_800..=3_000, 0..=1),
+        (5_000, 22_000..=28_000, 0..=10),
+        (10_000, 65_000..=73_000, 20..=70),
+    ] {
+        let second = shut_out(SECOND, full);
+        assert!(by_second.contains(&second), "{full} by the second: {second}");
+        let hour = shut_out(3_600 * SECOND, full);
+        assert!(by_hour.contains(&hour), "{full} by the hour: {hour}");
+    }
+}
+
+#[test]
+fn nothing_is_had_for_nothing_and_nothing_overflows() {
+    let meter = Meter::new(Rate::new(u32::MAX, 1), SECOND);
+    assert_eq!(meter.take(key(1), 1, meter.start), Ok(()));
+    assert!(meter.take(key(1), 1, meter.start).is_err());
+    let meter = Meter::new(Rate::new(1_000_000, u32::MAX), Duration::from_secs(3_600));
+    assert_eq!(meter.cost(8 << 20), 3_600_000 * (8 << 20), "more than 64 bits on the way");
+    assert_eq!(meter.refill(), Duration::from_nanos(3_600_000 * u64::from(u32::MAX)));
+}
+
 #[test]
 fn any_number_of_keys_takes_the_same_memory() {
-    let meter = Meter::new(Rate::new(1, 1), SECOND);
-    let slots = || meter.shards.iter().map(|shard| shard.lock().unwrap().capacity()).sum::<usize>();
-    assert_eq!(slots(), 0, "nothing, before the first one");
-    for name in 0..1_000_000 {
-        let _ = meter.take(key(name), 1, meter.start);
+    for (period, slots_each) in [(SECOND, SLOTS), (3_600 * SECOND, SLOTS_BY_HOUR)] {
+        let meter = Meter::new(Rate::new(1, 1), period);
+        let slots = || {
+            let each = meter.shards.iter().map(|shard| shard.lock().unwrap().capacity());
+            each.sum::<usize>()
+        };
+        assert_eq!(slots(), 0, "nothing, before the first one");
+        for name in 0..1_000_000 {
+            let _ = meter.take(key(name), 1, meter.start);
+        }
+        assert_eq!(slots(), SHARDS * slots_each);
     }
-    assert_eq!(slots(), SHARDS * SLOTS);
+    assert_eq!(SHARDS * SLOTS * size_of::<u64>(), 128 << 10);
+    assert_eq!(SHARDS * SLOTS_BY_HOUR * size_of::<u64>(), 2 << 20);
 }
 
 #[test]

@@ -85,10 +85,16 @@ pub async fn answers(raw: &mut Raw, count: usize) -> Vec<Value> {
 /// The wait that a refusal tells, in the one shape that refusals of limits have.
 #[track_caller]
 pub fn told(refusal: &Value) -> Duration {
+    let detail = refusal["detail"].as_str().unwrap_or_default();
+    assert!(detail.ends_with(": wait and try again"), "{refusal}");
+    said_to_wait(refusal)
+}
+
+/// The same whatever else it says.
+#[track_caller]
+pub fn said_to_wait(refusal: &Value) -> Duration {
     assert_eq!((&refusal["type"], &refusal["code"]), (&json!("error"), &json!("rate_limited")));
     assert_eq!(refusal["retryable"], true, "{refusal}");
-    let detail = refusal["detail"].as_str().unwrap();
-    assert!(detail.ends_with(": wait and try again"), "{refusal}");
     Duration::from_millis(refusal["retryAfterMs"].as_u64().unwrap())
 }
 

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Limited, answer, answers, bearer, counted, message, told, wait};
-use crate::auth::token;
+use super::{Limited, answer, answers, bearer, counted, message, said_to_wait, told, wait};
+use crate::auth::{FOREIGN, SECRET, signed, token};
 use crate::harness::Parts;
-use crate::raw::{self, Answer, Raw, request};
+use crate::raw::{self, Answer, CONTINUE, Frame, PING, PONG, Raw, TEXT, request, upgrade_head};
 
 /// Sends these texts in one go.
 async fn burst(socket: &mut Raw, texts: impl IntoIterator<Item = String>) {
@@ -150,6 +150,124 @@ async fn bytes_have_a_rate() {
     limited.guarded.stack.stop().await;
 }
 
+/// A text in fragments of this length, with a ping between each two.
+fn fragments(text: &[u8], length: usize) -> Vec<u8> {
+    let mut bytes = Frame::part(TEXT, &text[..length]).bytes();
+    for part in text[length..].chunks(length) {
+        bytes.extend(Frame::part(CONTINUE, part).bytes());
+    }
+    bytes.extend(Frame::new(PING, b"").bytes());
+    bytes.extend(Frame::new(CONTINUE, b"").bytes());
+    bytes
+}
+
+/// Fragments without an end.
+fn endless(part: &[u8], count: usize) -> Vec<u8> {
+    let more = std::iter::repeat_n(Frame::part(CONTINUE, part).bytes(), count).flatten();
+    Frame::part(TEXT, b"").bytes().into_iter().chain(more).collect()
+}
+
+/// A ping whose text is as long as is asked for.
+fn long_ping(bytes: usize) -> Vec<u8> {
+    let mut text = br#"{"type":"ping","ref":"p"}"#.to_vec();
+    text.resize(bytes, b' ');
+    text
+}
+
+/// What a message is cut into counts, and not only what it says.
+#[tokio::test]
+async fn fragments_cost_what_they_take() {
+    let limited = Limited::start(&["--user-bytes", "4K:32K"]).await;
+    let mut a = limited.at("ws1", "a").await;
+    // Few fragments are as good as none.
+    a.write(&fragments(message("b", &"x".repeat(8_000), "r").as_bytes(), 2_000)).await;
+    assert_eq!(answer(&mut a).await["type"], "sent");
+    // 500 bytes in 500 fragments are 3,500 and more.
+    let mut b = limited.at("ws1", "b").await;
+    let crumbs = fragments(&long_ping(500), 1);
+    for _ in 0..12 {
+        b.write(&crumbs).await;
+    }
+    let all = answers(&mut b, 12).await;
+    let pongs = of("pong", &all).len();
+    assert!((7..=10).contains(&pongs), "{pongs} of 12 in 32 KiB");
+    counted(&limited, "bytes", 1).await;
+    limited.guarded.stack.stop().await;
+}
+
+#[tokio::test]
+async fn fragments_without_end_close_the_socket_and_touch_nobody() {
+    let limited = Limited::start(&[]).await;
+    let mut calm = limited.at("ws1", "calm").await;
+    for (number, bytes) in [
+        endless(b"", 20_000),
+        endless(b"x", 20_000),
+        // With an end: 2,000 bytes, of which each is a frame.
+        fragments(&long_ping(2_000), 1),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut socket = limited.at("ws1", &format!("eager-{number}")).await;
+        socket.write(&bytes).await;
+        assert_eq!(socket.closed().await.0, Some(1009), "{number}");
+        assert!(calm.is_open().await);
+    }
+    limited.guarded.stack.stop().await;
+}
+
+/// The receipts that the server asks for are as many as others wish.
+#[tokio::test]
+async fn whoever_is_written_to_can_still_write() {
+    let limited = Limited::start(&["--user-frames", "1:12"]).await;
+    let api = &limited.guarded.stack.api;
+    let scope = || json!({"scope": "service"});
+    for (user, query) in [("pongs", ""), ("acks", "acks=app")] {
+        let mut socket = Raw::dial(&limited.guarded.stack.servers["ws1"]).await;
+        let head = upgrade_head(query, &bearer(&token(user, json!({}))));
+        socket.write(head.as_bytes()).await;
+        assert_eq!(socket.head().await.expect("an answer").status, 101);
+        socket.wait_for(|said| (said["type"] == "caughtup").then_some(())).await;
+        for seq in 1..=40 {
+            let body = json!({"from": "shop", "to": user, "message": "news"});
+            assert_eq!(post(api, "/v1/messages", "shop", scope(), &body).await.status, 201);
+            socket.wait_for(|said| (said["type"] == "message").then_some(())).await;
+            if user == "acks" {
+                let conversation = format!("dm:{user}:shop");
+                let ack = json!({"type": "ack", "conversation": conversation, "seq": seq});
+                socket.text(&ack.to_string()).await;
+            }
+        }
+        let mut own = 0;
+        for _ in 0..10 {
+            socket.text(r#"{"type":"ping","ref":"p"}"#).await;
+            own += usize::from(answer(&mut socket).await["type"] == "pong");
+        }
+        assert_eq!(own, 10, "{user}: none was spent on receipts");
+        // What nobody asked for counts as ever.
+        let unasked = std::iter::repeat_n(Frame::new(PONG, b"12345678").bytes(), 20);
+        socket.write(&unasked.flatten().collect::<Vec<u8>>()).await;
+        let before = limited.met("frames").await;
+        counted(&limited, "frames", before + 1).await;
+    }
+    limited.guarded.stack.stop().await;
+}
+
+/// A small burst does not lower the rate: 20 at once and 400 a second are 400 a second.
+#[tokio::test]
+async fn a_small_burst_leaves_the_rate_as_it_is() {
+    let limited = Limited::start(&["--user-frames", "400:20"]).await;
+    let mut socket = limited.at("ws1", "a").await;
+    let begun = Instant::now();
+    burst(&mut socket, (0..600).map(|n| format!(r#"{{"type":"ping","ref":"{n}"}}"#))).await;
+    let all = answers(&mut socket, 600).await;
+    let (pongs, took) = (of("pong", &all).len(), begun.elapsed());
+    // By rests of 100 ms it would be 200 a second at the most.
+    let slow = took.as_secs_f64() * 200.0 + 20.0;
+    assert!(pongs as f64 > slow, "{pongs} of 600 in {took:?}");
+    limited.guarded.stack.stop().await;
+}
+
 #[tokio::test]
 async fn signals_have_a_rate() {
     let limited = Limited::start(&["--user-signals", "1:5"]).await;
@@ -238,6 +356,35 @@ async fn new_conversations_have_a_rate_for_whoever_opens_them() {
     limited.guarded.stack.stop().await;
 }
 
+/// Each person who is brought into a room is a conversation opened; trying again is none.
+#[tokio::test]
+async fn bringing_people_into_rooms_has_the_same_rate() {
+    let limited = Limited::start(&["--new-conversations", "6:6"]).await;
+    let api = &limited.guarded.stack.api;
+    let room = json!({"room": "r", "members": ["b", "c", "d"]});
+    for _ in 0..3 {
+        let answer = post(api, "/v1/rooms", "mallory", json!({}), &room).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+    }
+    let put = async |who: &str, user: &str| {
+        let head = format!(
+            "PUT /v1/rooms/r/members/{user} HTTP/1.1\r\nHost: localhost\r\n\
+             Connection: close\r\nContent-Length: 0\r\n{}\r\n",
+            bearer(&token(who, json!({})))
+        );
+        request(api, head).await.expect("an answer").status
+    };
+    for (user, status) in [("b", 200), ("e", 201), ("e", 200), ("f", 201), ("g", 429), ("b", 200)] {
+        assert_eq!(put("mallory", user).await, status, "{user}");
+    }
+    let taken = post(api, "/v1/rooms", "b", json!({}), &room).await;
+    assert_eq!(taken.status, 400, "an id that is taken, and of its own");
+    // Those who were brought in have all of theirs.
+    let body = json!({"members": ["v", "w", "x", "y", "z"]});
+    assert_eq!(post(api, "/v1/rooms", "b", json!({}), &body).await.status, 201);
+    limited.guarded.stack.stop().await;
+}
+
 async fn conversations_have_an_end(parts: Parts) {
     let limits = ["--conversations-per-user", "3"];
     let Some(limited) = Limited::start_on(parts, &limits).await else { return };
@@ -250,8 +397,11 @@ async fn conversations_have_an_end(parts: Parts) {
         assert_eq!(say(&mut a, friend).await["type"], "sent");
     }
     // Neither by a nor for a; both know it on whatever server.
-    assert_eq!(told(&say(&mut a, "e").await), Duration::from_secs(3_600));
-    assert_eq!(told(&say(&mut z, "a").await), Duration::from_secs(3_600));
+    for refusal in [say(&mut a, "e").await, say(&mut z, "a").await] {
+        assert_eq!(said_to_wait(&refusal), Duration::from_secs(3_600));
+        let detail = refusal["detail"].as_str().unwrap();
+        assert!(!detail.contains("try again"), "{refusal}");
+    }
     assert_eq!(say(&mut a, "b").await["type"], "sent", "what there is goes on");
     assert_eq!(say(&mut z, "b").await["type"], "sent", "others have room");
     counted(&limited, "conversations", 2).await;
@@ -300,6 +450,35 @@ async fn requests_have_a_rate() {
     wait(told).await;
     assert_eq!(ask(&stack.api, "a", json!({})).await.status, 200);
     counted(&limited, "requests", 1).await;
+    limited.guarded.stack.stop().await;
+}
+
+/// Somebody else at the address guesses on and on: whose token holds goes on all the same, and who
+/// reads what is for everybody is told to wait.
+#[tokio::test]
+async fn a_good_token_is_served_while_the_address_is_over_its_rate() {
+    let limits = ["--handshakes-per-address", "1:10", "--trusted-proxy", "127.0.0.1"];
+    let limited = Limited::start(&limits).await;
+    let api = &limited.guarded.stack.api;
+    let ask = async |path: &str, secret: &str| {
+        let bearer = bearer(&signed(secret, "a", json!({})));
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             X-Forwarded-For: 203.0.113.7\r\n{bearer}\r\n"
+        );
+        request(api, head).await.expect("an answer").status
+    };
+    let (own, document) = ("/v1/users/a/presence", "/openapi.json");
+    assert_eq!(ask(document, FOREIGN).await, 200);
+    let mut refused = 0;
+    for _ in 0..25 {
+        refused += usize::from(ask(own, FOREIGN).await == 429);
+    }
+    assert!(refused >= 10, "{refused}");
+    for _ in 0..5 {
+        assert_eq!(ask(own, SECRET).await, 200, "the token holds");
+    }
+    assert_eq!(ask(document, FOREIGN).await, 429);
     limited.guarded.stack.stop().await;
 }
 
