@@ -135,10 +135,9 @@ impl Doorman for Visitor {
 impl Visitor {
     /// A request has come; whether the connection may stay for another one.
     fn asks(&mut self, client: IpAddr) -> Result<bool, Over> {
-        if let Self::New(_) = self
-            && let Self::New(guest) = std::mem::replace(self, Self::Uncounted)
-        {
-            *self = Self::Known(guest.goes_on(client)?);
+        if let Self::New(guest) = self {
+            let stay = guest.goes_on(client)?;
+            *self = Self::Known(stay);
         }
         Ok(!matches!(self, Self::Known(stay) if stay.is_short()))
     }

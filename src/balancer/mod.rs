@@ -188,7 +188,10 @@ impl Balancer {
                 drop(seat);
             }
             Some(Head::Plain(read)) => match guest.goes_on(peer.address.ip()) {
-                Ok(stay) => front::serve(self, stream, read, peer, Arc::new(stay)).await,
+                Ok(stay) => {
+                    drop(guest);
+                    front::serve(self, stream, read, peer, Arc::new(stay)).await;
+                }
                 Err(over) => refuse(stream, &Refusal::over(over)).await,
             },
             Some(Head::TooLong) => self.turn_back(stream, &Refusal::new(431, TOO_LONG)).await,

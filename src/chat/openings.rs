@@ -4,8 +4,9 @@
 //! opened, which is rare by the first limit, and remembered for an hour. So several processes may
 //! together let somebody go over by what they open within that hour; nobody needs it exactly.
 //!
-//! **Invariants.** What is refused costs nothing: it is counted first, and paid for last. What was
-//! paid for is not paid again when it is tried again within the hour. And nobody is kept from
+//! **Invariants.** Nothing is read for whoever could not pay, and all that was read is paid for: an
+//! opening once it is taken, one that somebody has no room for like one. What was paid for is not
+//! paid again when it is tried again within the hour. And nobody is kept from
 //! opening anything by what others did: direct conversations and rooms are counted apart, others
 //! fill half of one's rooms, and whoever brings somebody into a room pays for it.
 
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 use super::{Chat, ChatError};
 use crate::chance::Hashing;
 use crate::limits::{Key, Limit, Over};
-use crate::protocol::{ConversationId, UserId};
+use crate::protocol::{ConversationId, ErrorCode, UserId};
 use crate::store::MailboxPart;
 
 /// How long something is remembered.
@@ -107,10 +108,11 @@ impl Chat {
         if !self.limits_openings() || self.is_paid(place) {
             return Ok(());
         }
+        self.could_pay(from, 1)?;
         let both = || [from].into_iter().chain(to.filter(|to| *to != from));
         if let Some(max) = self.limits.settings().conversations {
             for user in both() {
-                self.has_room(user, max, false).await?;
+                self.pays_for_looking(from, self.has_room(user, max, false).await)?;
             }
         }
         self.pay(from, &[place])?;
@@ -132,13 +134,21 @@ impl Chat {
         if !self.limits_openings() || new.is_empty() {
             return Ok(());
         }
+        if costs {
+            self.could_pay(caller, new.len() as u64)?;
+        }
         if let Some(max) = self.limits.settings().conversations {
             for some in new.chunks(COUNTS_AT_ONCE) {
                 let all = some.iter().map(|user| {
                     let bound = if *user == caller { max } else { max.div_ceil(2) };
                     self.has_room(user, bound, true)
                 });
-                try_join_all(all).await?;
+                let all = try_join_all(all).await.map(|_| ());
+                if costs {
+                    self.pays_for_looking(caller, all)?;
+                } else {
+                    all?;
+                }
             }
         }
         if costs {
@@ -151,6 +161,26 @@ impl Chat {
 
     fn is_paid(&self, place: Key) -> bool {
         lock(&self.openings.paid).get(place, Instant::now()).is_some()
+    }
+
+    /// Looked at before any mailbox is read: whoever is over the limit is to cost no reads.
+    fn could_pay(&self, payer: &UserId, units: u64) -> Result<(), ChatError> {
+        let left = self.limits.is_left(Limit::NewConversations, self.limits.key(payer), units);
+        left.map_err(|over| self.over(over))
+    }
+
+    /// A try that was refused for want of room has cost reads, and so costs one: or it could be
+    /// made over and over.
+    fn pays_for_looking<T>(
+        &self,
+        payer: &UserId,
+        looked: Result<T, ChatError>,
+    ) -> Result<T, ChatError> {
+        if looked.as_ref().is_err_and(|refused| refused.code == ErrorCode::RateLimited) {
+            let (payer, now) = (self.limits.key(payer), Instant::now());
+            let _ = self.limits.take(Limit::NewConversations, payer, 1, now);
+        }
+        looked
     }
 
     /// Takes what all of these cost, or nothing.
@@ -257,23 +287,26 @@ mod tests {
         may.map_err(|error| error.retry_after_ms)
     }
 
-    /// A refusal costs nothing, and neither does a second try of what was taken.
+    /// A second try of what was taken costs nothing; one that nobody has room for costs one, and
+    /// is not looked at any more once all are spent.
     #[tokio::test(start_paused = true)]
-    async fn what_is_refused_or_tried_again_costs_nothing() {
-        let (rate, conversations) = (Some(Rate::new(2, 2)), Some(1));
+    async fn what_is_tried_again_costs_nothing_and_looking_in_vain_one() {
+        let (rate, conversations) = (Some(Rate::new(4, 4)), Some(1));
         let settings = Settings { new_conversations: rate, conversations, ..Settings::default() };
         let part = part(settings).await;
         meets(&part, "full", "b").await;
-        for _ in 0..5 {
-            assert_eq!(opens(&part, "a", "full").await, Err(Some(3_600_000)));
+        for _ in 0..4 {
+            assert_eq!(opens(&part, "b", "full").await, Err(Some(3_600_000)));
         }
+        assert_eq!(opens(&part, "b", "full").await, Err(Some(900_000)), "by the rate");
         for _ in 0..5 {
             assert_eq!(opens(&part, "a", "c").await, Ok(()), "the put may have failed");
         }
         for _ in 0..5 {
             assert_eq!(brings(&part, "r", &["mallory", "x"]).await, Ok(()));
         }
-        assert!(brings(&part, "r", &["y"]).await.is_err(), "two were all");
+        assert_eq!(brings(&part, "r", &["y", "z"]).await, Ok(()));
+        assert_eq!(brings(&part, "r", &["w"]).await, Err(Some(900_000)), "four were all");
     }
 
     /// Whoever fills somebody's rooms pays for each, and shuts that person out of nothing.

@@ -72,8 +72,9 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Takes a place of those for plain HTTP instead.
-    pub fn goes_on(self, client: IpAddr) -> Result<Stay, Over> {
+    /// A place of those for plain HTTP. Its own it keeps until it is dropped: whoever finds none of
+    /// the other kind is one of these while being told.
+    pub fn goes_on(&self, client: IpAddr) -> Result<Stay, Over> {
         let porch = &self.porch;
         porch.limits.plain.enter(porch.counted(client)).map_err(|over| porch.met(over))
     }

@@ -40,6 +40,8 @@ use crate::telemetry::Metrics;
 const FRAMES_A_TURN: usize = 64;
 /// Room for so many frames is kept between two turns.
 const FRAMES_KEPT: usize = 16;
+/// The longest receipt that nobody has to pay for: ten times what one needs.
+const RECEIPT_BYTES_MAX: usize = 1_024;
 /// How long the client may take to take what is written.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the close handshake may take.
@@ -199,8 +201,12 @@ impl Socket {
             may
         };
         session.hear(text, count, clock, now, outputs);
-        if !counted {
+        if !counted && text.len() <= RECEIPT_BYTES_MAX {
             self.web.get_mut().free(text.len());
+        } else if !counted {
+            let cost = self.web.get_ref().cost(text.len());
+            let may = self.pace.count(&self.gateway.chat, &self.outbox.who.user, cost, now);
+            self.web.get_mut().settle(cost, may.is_ok());
         }
     }
 
@@ -337,6 +343,7 @@ impl Socket {
                     };
                     let _ = self.web.close(Some(frame)).await;
                     while let Some(Ok(_)) = self.web.next().await {}
+                    self.end_stream().await;
                 }
                 End::Close { code, broken: true } => {
                     let _ = self.web.get_mut().write_all(&stream::close_frame(code)).await;

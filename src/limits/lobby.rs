@@ -25,6 +25,8 @@ const TOLD_MAX: u32 = 64;
 pub struct Lobby {
     most: u32,
     inside: AtomicU32,
+    /// Those of them that are somebody's.
+    strangers: AtomicU32,
     crowd: Option<Crowd>,
     /// What is met where all are taken, and where an address has enough.
     limits: [Limit; 2],
@@ -34,10 +36,11 @@ pub struct Lobby {
 
 impl Lobby {
     pub(super) fn new(most: u32, of_an_address: Option<u32>, limits: [Limit; 2]) -> Arc<Self> {
-        let (inside, said) = Default::default();
-        let (crowd, telling) = (of_an_address.map(Crowd::new), (most / 8).clamp(1, TOLD_MAX));
-        let telling = Arc::new(Semaphore::new(telling as usize));
-        Arc::new(Self { most, inside, crowd, limits, said, telling })
+        let (inside, strangers, said) = Default::default();
+        // Where places are few, one address is not to have them all.
+        let crowd = of_an_address.map(|share| Crowd::new(share.min((most / 4).max(1))));
+        let telling = Arc::new(Semaphore::new((most / 8).clamp(1, TOLD_MAX) as usize));
+        Arc::new(Self { most, inside, strangers, crowd, limits, said, telling })
     }
 
     /// Leave to tell one of those who found no place: they are files as well, and few.
@@ -47,16 +50,12 @@ impl Lobby {
 
     /// A place for a connection from this address.
     pub fn enter(self: &Arc<Self>, address: Option<Address>) -> Result<Stay, Over> {
-        let most = self.most - address.map_or(0, |_| self.most / 4);
-        let one_more = |inside| (inside < most).then_some(inside + 1);
-        if self.inside.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_err() {
+        if !one_more(&self.inside, self.most) {
             return Err(self.refused(self.limits[0]));
         }
-        let mut stay = Stay { lobby: self.clone(), address: None };
-        match address.map_or(Ok(()), |address| stay.is_of(address)) {
-            Ok(()) => Ok(stay),
-            Err(over) => Err(over),
-        }
+        let mut stay = Stay { lobby: self.clone(), stranger: false, address: None };
+        address.map_or(Ok(()), |address| stay.is_of(address))?;
+        Ok(stay)
     }
 
     fn refused(&self, limit: Limit) -> Over {
@@ -70,37 +69,54 @@ impl Lobby {
     }
 }
 
+fn one_more(count: &AtomicU32, most: u32) -> bool {
+    let one_more = |count| (count < most).then_some(count + 1);
+    count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+}
+
 /// A place that is taken; free again once this is dropped.
 #[derive(Debug)]
 pub struct Stay {
     lobby: Arc<Lobby>,
+    stranger: bool,
     address: Option<Address>,
 }
 
 impl Stay {
     /// It turns out to be of this address: who took it for somebody else has said so.
     pub fn is_of(&mut self, address: Address) -> Result<(), Over> {
-        match &self.lobby.crowd {
-            Some(crowd) if self.address.is_none() => {
-                if !crowd.enter(address) {
-                    return Err(self.lobby.refused(self.lobby.limits[1]));
-                }
-                self.address = Some(address);
-                Ok(())
-            }
-            _ => Ok(()),
+        let lobby = &self.lobby;
+        if self.stranger {
+            return Ok(());
         }
+        if !one_more(&lobby.strangers, lobby.most - lobby.most / 4) {
+            return Err(lobby.refused(lobby.limits[0]));
+        }
+        self.stranger = true;
+        if let Some(crowd) = &lobby.crowd {
+            if !crowd.enter(address) {
+                return Err(lobby.refused(lobby.limits[1]));
+            }
+            self.address = Some(address);
+        }
+        Ok(())
     }
 
-    /// Whether places run short: whoever can do with less time here is to have less.
+    /// Whether places run short, for all or for its address: whoever can do with less time here is
+    /// to have less.
     pub fn is_short(&self) -> bool {
+        let crowded = |(crowd, address): (&Crowd, Address)| crowd.is_half_full(address);
         self.lobby.inside.load(Ordering::Relaxed) > self.lobby.most / 2
+            || self.lobby.crowd.as_ref().zip(self.address).is_some_and(crowded)
     }
 }
 
 impl Drop for Stay {
     fn drop(&mut self) {
         self.lobby.inside.fetch_sub(1, Ordering::Relaxed);
+        if self.stranger {
+            self.lobby.strangers.fetch_sub(1, Ordering::Relaxed);
+        }
         if let (Some(crowd), Some(address)) = (&self.lobby.crowd, self.address) {
             crowd.leave(address);
         }
@@ -123,17 +139,37 @@ mod tests {
 
     #[test]
     fn an_address_has_its_share_and_strangers_leave_a_quarter() {
-        let lobby = Lobby::new(8, Some(4), LIMITS);
+        let lobby = Lobby::new(16, Some(4), LIMITS);
         let mut inside: Vec<_> = (0..4).map(|_| lobby.enter(address(7)).unwrap()).collect();
         assert_eq!(met(&lobby.enter(address(7))), Some(Limit::HalfOpenPerAddress));
-        inside.extend((0..2).map(|_| lobby.enter(address(8)).unwrap()));
-        assert_eq!(met(&lobby.enter(address(9))), Some(Limit::HalfOpen));
+        inside.extend((0..8).map(|other| lobby.enter(address(8 + other / 4)).unwrap()));
+        assert_eq!(met(&lobby.enter(address(10))), Some(Limit::HalfOpen));
         assert!(inside[0].is_short());
-        inside.extend((0..2).map(|_| lobby.enter(None).unwrap()));
+        // One behind a proxy is a stranger as well, once the proxy has said so.
+        let mut named = lobby.enter(None).unwrap();
+        assert_eq!(named.is_of(address(10).unwrap()).unwrap_err().limit, Limit::HalfOpen);
+        drop(named);
+        inside.extend((0..4).map(|_| lobby.enter(None).unwrap()));
         assert_eq!(met(&lobby.enter(None)), Some(Limit::HalfOpen));
         inside.clear();
         let again: Vec<_> = (0..4).filter_map(|_| lobby.enter(address(7)).ok()).collect();
-        assert!(again.len() == 4 && !again[0].is_short());
+        assert_eq!(again.len(), 4);
+    }
+
+    #[test]
+    fn places_run_short_for_an_address_before_they_do_for_all() {
+        let lobby = Lobby::new(100, Some(4), LIMITS);
+        let mut inside: Vec<_> = (0..2).map(|_| lobby.enter(address(7)).unwrap()).collect();
+        assert!(!inside[0].is_short());
+        inside.push(lobby.enter(address(7)).unwrap());
+        assert!(inside[0].is_short() && !lobby.enter(address(8)).unwrap().is_short());
+    }
+
+    #[test]
+    fn one_address_does_not_have_all_of_few() {
+        let lobby = Lobby::new(16, Some(256), LIMITS);
+        let inside: Vec<_> = (0..8).map(|_| lobby.enter(address(7))).collect();
+        assert_eq!(inside.iter().filter(|entered| entered.is_ok()).count(), 4);
     }
 
     #[test]

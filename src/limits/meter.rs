@@ -94,12 +94,12 @@ impl Meter {
         Ok(())
     }
 
-    /// Whether one more could be taken.
-    pub fn is_left(&self, key: Key, now: Instant) -> Result<(), Duration> {
+    /// Whether so many could be taken.
+    pub fn is_left(&self, key: Key, units: u64, now: Instant) -> Result<(), Duration> {
         let slots = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.nanos(now);
         let stands = key.slots(self.slots).map(|slot| slots.get(slot).copied().unwrap_or(0));
-        match self.wait(stands, self.cost(1), now) {
+        match self.wait(stands, self.cost(units), now) {
             (_, 0) => Ok(()),
             (_, wait) => Err(Duration::from_nanos(wait)),
         }

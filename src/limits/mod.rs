@@ -274,6 +274,12 @@ impl Limits {
         }
     }
 
+    /// Whether `units` of what is limited by a rate could be taken.
+    pub fn is_left(&self, limit: Limit, who: Key, units: u64) -> Result<(), Over> {
+        let Some(meter) = self.meter(limit) else { return Ok(()) };
+        meter.is_left(who, units, Instant::now()).map_err(|wait| Over { limit, wait })
+    }
+
     /// A handshake of this address; where there is none it is not counted.
     pub fn handshake(&self, address: Option<Address>) -> Result<(), Over> {
         address.map_or(Ok(()), |address| self.take_one(Limit::Handshakes, &address))
@@ -291,7 +297,7 @@ impl Limits {
     /// what may fail none is, a good one neither.
     pub fn tries_left(&self, address: Option<Address>) -> Result<(), Over> {
         let (Some(meter), Some(address)) = (&self.tries, address) else { return Ok(()) };
-        let left = meter.is_left(self.key(&address), Instant::now());
+        let left = meter.is_left(self.key(&address), 1, Instant::now());
         left.map_err(|wait| Over { limit: Limit::Handshakes, wait })
     }
 

@@ -75,6 +75,11 @@ impl Crowd {
         enters
     }
 
+    pub(super) fn is_half_full(&self, address: Address) -> bool {
+        let count = self.shard(address).get(&address.bytes()).copied();
+        count.is_some_and(|count| count > self.max / 2)
+    }
+
     pub(super) fn leave(&self, address: Address) {
         let mut shard = self.shard(address);
         if let Some(count) = shard.get_mut(&address.bytes()) {

@@ -218,7 +218,10 @@ fn counted_limits() -> Vec<(&'static str, String)> {
         ("sockets of an address", number(usual.sockets_per_address.unwrap())),
         (
             "connections of an address without a request yet, and those of plain HTTP",
-            format!("{} each", number(usual.half_open_per_address.unwrap())),
+            format!(
+                "{} each, and a quarter of such places at most",
+                number(usual.half_open_per_address.unwrap())
+            ),
         ),
         ("such connections of a process", "as its open files allow, 4,096 each".to_owned()),
         ("sockets of a server, or through a balancer", "as its open files allow".to_owned()),

@@ -154,7 +154,7 @@ fn shut_out(period: Duration, full: u64) -> usize {
         let _ = meter.take(key(name), 1, now);
     }
     let others = 1_000_000..1_100_000;
-    others.filter(|name| meter.is_left(key(*name), now).is_err()).count()
+    others.filter(|name| meter.is_left(key(*name), 1, now).is_err()).count()
 }
 
 /// The table of ADR 5.
