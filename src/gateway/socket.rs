@@ -4,6 +4,7 @@
 //! The task holds no timer and, while it is idle, no buffer but the library's. The session decides;
 //! here are only the select loop, the close handshake and the translation of errors to close codes.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -190,23 +191,21 @@ impl Socket {
     }
 
     fn text(&mut self, text: &str, now: Instant) {
-        let (clock, mut counted) = (self.clock(), false);
+        let (clock, counted) = (self.clock(), Cell::new(false));
         let Self { web, pace, gateway, outbox, session, outputs, .. } = self;
         let wire = web.get_mut();
-        let count = || {
+        let mut count = || {
             let cost = wire.cost(text.len());
             let may = pace.count(&gateway.chat, &outbox.who.user, cost, now);
             wire.settle(cost, may.is_ok());
-            counted = true;
+            counted.set(true);
             may
         };
-        session.hear(text, count, clock, now, outputs);
-        if !counted && text.len() <= RECEIPT_BYTES_MAX {
+        session.hear(text, &mut count, clock, now, outputs);
+        if !counted.get() && text.len() <= RECEIPT_BYTES_MAX {
             self.web.get_mut().free(text.len());
-        } else if !counted {
-            let cost = self.web.get_ref().cost(text.len());
-            let may = self.pace.count(&self.gateway.chat, &self.outbox.who.user, cost, now);
-            self.web.get_mut().settle(cost, may.is_ok());
+        } else if !counted.get() {
+            let _ = count();
         }
     }
 

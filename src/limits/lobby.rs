@@ -92,13 +92,14 @@ impl Stay {
         if !one_more(&lobby.strangers, lobby.most - lobby.most / 4) {
             return Err(lobby.refused(lobby.limits[0]));
         }
-        self.stranger = true;
         if let Some(crowd) = &lobby.crowd {
             if !crowd.enter(address) {
+                lobby.strangers.fetch_sub(1, Ordering::Relaxed);
                 return Err(lobby.refused(lobby.limits[1]));
             }
             self.address = Some(address);
         }
+        self.stranger = true;
         Ok(())
     }
 
