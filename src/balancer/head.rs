@@ -116,8 +116,9 @@ fn written(request: &httparse::Request<'_, '_>, host: &str) -> Vec<u8> {
     let method = request.method.unwrap_or_default();
     let (target, minor) = (request.path.unwrap_or_default(), request.version.unwrap_or(1));
     let mut head = format!("{method} {target} HTTP/1.{minor}\r\n").into_bytes();
-    // Without a Host it is no good request, whatever a proxy says that the client called us.
-    if !host.is_empty() && request.headers.iter().any(|h| h.name.eq_ignore_ascii_case("host")) {
+    // A request without one stays without, whatever a proxy says that the client called us: only
+    // HTTP/1.0 may do without. One that is empty is one.
+    if request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("host")) {
         head.extend_from_slice(format!("Host: {host}\r\n").as_bytes());
     }
     let kept = request
@@ -192,6 +193,9 @@ mod tests {
             panic!()
         };
         assert!(!String::from_utf8_lossy(&upgrade.here()).contains("Host"), "a server refuses it");
+        let empty = b"GET /ws HTTP/1.1\r\nHost:\r\n\r\n";
+        let Some(Head::Upgrade(upgrade)) = seen(empty) else { panic!() };
+        assert_eq!(&upgrade.here()[..], b"GET /ws HTTP/1.1\r\nHost: \r\n\r\n");
     }
 
     #[test]
