@@ -126,7 +126,9 @@ fn written(request: &httparse::Request<'_, '_>, host: &str) -> Vec<u8> {
     let method = request.method.unwrap_or_default();
     let (target, minor) = (request.path.unwrap_or_default(), request.version.unwrap_or(1));
     let mut head = format!("{method} {target} HTTP/1.{minor}\r\n").into_bytes();
-    if !host.is_empty() {
+    // A request without one stays without, whatever a proxy says that the client called us: only
+    // HTTP/1.0 may do without. One that is empty is one.
+    if request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("host")) {
         head.extend_from_slice(format!("Host: {host}\r\n").as_bytes());
     }
     let kept = request
@@ -196,6 +198,14 @@ mod tests {
         };
         assert_eq!(onward("198.51.100.1:9"), expected("inner", "198.51.100.1", "http"));
         assert_eq!(onward("10.0.0.1:9"), expected("chat.test", "203.0.113.7", "https"));
+        let nameless = head.replace("HOST: inner\r\n", "");
+        let Some(Head::Upgrade(upgrade)) = seen_from("10.0.0.1:9", nameless.as_bytes()) else {
+            panic!()
+        };
+        assert!(!String::from_utf8_lossy(&upgrade.here()).contains("Host"), "a server refuses it");
+        let empty = b"GET /ws HTTP/1.1\r\nHost:\r\n\r\n";
+        let Some(Head::Upgrade(upgrade)) = seen(empty) else { panic!() };
+        assert_eq!(&upgrade.here()[..], b"GET /ws HTTP/1.1\r\nHost: \r\n\r\n");
     }
 
     #[test]

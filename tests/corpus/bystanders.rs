@@ -94,6 +94,8 @@ pub struct Heard {
     attack: Vec<Duration>,
     /// The slowest one that was not said in calm.
     slowest: Duration,
+    /// When that was due.
+    pub slowest_due: Option<Instant>,
 }
 
 /// The 99th percentile of the window where it is worst.
@@ -186,8 +188,8 @@ impl Bystanders {
                 Mood::Attack => all.attack.push(took),
                 _ => {}
             }
-            if mood != Mood::Calm {
-                all.slowest = all.slowest.max(took);
+            if mood != Mood::Calm && took > all.slowest {
+                (all.slowest, all.slowest_due) = (took, Some(due));
             }
         }
         all
@@ -285,7 +287,8 @@ fn a_stall_is_seen() {
     let mut stalled = usual.clone();
     let unmoved = |attack: &[Duration], slowest| {
         let slowest = Duration::from_millis(slowest);
-        Heard { calm: usual.clone(), attack: attack.to_vec(), slowest }.is_unmoved()
+        let (calm, attack) = (usual.clone(), attack.to_vec());
+        Heard { calm, attack, slowest, slowest_due: None }.is_unmoved()
     };
     assert!(unmoved(&stalled, 10) && !unmoved(&stalled, 1_001) && !unmoved(&[], 0));
     for (number, took) in stalled[WINDOW..][..WINDOW / 50].iter_mut().enumerate() {

@@ -54,11 +54,11 @@ pub async fn all(parts: fn() -> Parts, lines: Lines) -> Option<()> {
         false => None,
     };
     let open = Ground::new(fleet).await;
-    let mut course = Course { open, guarded, report: Report::default() };
+    let mut course = Course { open, guarded, report: Report::default(), began: Vec::new() };
     let (slow, quick) = ready.into_iter().partition(|(_, case)| case.slow);
     let turns = course.passes("in turns", quick).await;
     let at_once = course.passes("at once", slow).await;
-    let Course { open, guarded, mut report } = course;
+    let Course { open, guarded, mut report, .. } = course;
     let mut fleets = Vec::new();
     for ground in [Some(open), guarded].into_iter().flatten() {
         let (fleet, fault) = ground.end().await;
@@ -102,6 +102,8 @@ struct Course {
     /// The one with tokens.
     guarded: Option<Ground>,
     report: Report,
+    /// When which line began, of those that go one after the other.
+    began: Vec<(Instant, String)>,
 }
 
 impl Course {
@@ -136,7 +138,9 @@ impl Course {
             let mut unmoved = true;
             for (name, heard) in self.heard(counts).await {
                 unmoved &= heard.is_unmoved();
-                self.report.figure(format!("  {name}{heard}"));
+                let during = self.began.iter().rfind(|(at, _)| Some(*at) <= heard.slowest_due);
+                let during = during.map_or("", |(_, line)| line);
+                self.report.figure(format!("  {name}{heard} {during}"));
             }
             if pass > 0 {
                 tally.passes += 1;
@@ -182,6 +186,7 @@ impl Course {
             while attacked < ATTACK_MIN {
                 for (number, case) in &of {
                     let begun_one = Instant::now();
+                    self.began.push((begun_one, format!("after {} {}", case.row, case.what)));
                     let failure = one(self.on(case).fleet.clone(), case.clone(), *number).await;
                     self.report.note(case, failure);
                     let faults = self.faults();

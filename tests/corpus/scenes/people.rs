@@ -137,9 +137,10 @@ async fn room_of(fleet: &Fleet, maker: &str) -> String {
     answer.json()["conversation"].as_str().unwrap().to_owned()
 }
 
-fn median(mut took: Vec<Duration>) -> Duration {
+/// The quicker quarter: what else the machine does makes answers slower, never quicker.
+fn usual(mut took: Vec<Duration>) -> Duration {
     took.sort();
-    took[took.len() / 2]
+    took[took.len() / 4]
 }
 
 /// Row C10: for a stranger what exists is answered as what does not, by bytes and by time.
@@ -151,7 +152,7 @@ pub async fn what_exists_is_not_told(fleet: &Fleet) {
     let pairs = [(format!("dm:{one}:{two}"), "dm:nobody:noone"), (room, "room:nowhere-at-all")];
     for (there, nowhere) in pairs {
         let (mut answers, mut times) = (Vec::new(), Vec::new());
-        for round in 0..16 {
+        for round in 0..32 {
             let conversation = if round % 2 == 0 { there.as_str() } else { nowhere };
             let begun = Instant::now();
             let frame = json!({"type": "message", "conversation": conversation, "message": "BAD"});
@@ -173,7 +174,7 @@ pub async fn what_exists_is_not_told(fleet: &Fleet) {
             let expected = if there.starts_with("room:") { vec![] } else { vec!["not_found"] };
             assert_eq!(told.collect::<Vec<_>>(), expected, "{kind} in {there}");
         }
-        let of = |kind| median(times.iter().filter(|t| t.0 == kind).map(|t| t.1).collect());
+        let of = |kind| usual(times.iter().filter(|t| t.0 == kind).map(|t| t.1).collect());
         let (known, unknown) = (of(0), of(1));
         let ratio = known.as_secs_f64() / unknown.as_secs_f64();
         assert!((0.2..5.0).contains(&ratio), "{there}: {known:?}, {nowhere}: {unknown:?}");
