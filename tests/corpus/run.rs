@@ -55,6 +55,7 @@ pub async fn all(parts: fn() -> Parts, lines: Lines) -> Option<()> {
     };
     let open = Ground::new(fleet).await;
     let mut course = Course { open, guarded, report: Report::default(), began: Vec::new() };
+    step_back();
     let (slow, quick) = ready.into_iter().partition(|(_, case)| case.slow);
     let turns = course.passes("in turns", quick).await;
     let at_once = course.passes("at once", slow).await;
@@ -77,6 +78,18 @@ pub async fn all(parts: fn() -> Parts, lines: Lines) -> Option<()> {
         Arc::into_inner(fleet).expect("no line is left").stop().await;
     }
     Some(())
+}
+
+/// Gives the attackers' threads what the servers and the bystanders leave: they stand for other
+/// machines, whose work would otherwise be counted as what an attack costs.
+fn step_back() {
+    let named = |task: &std::path::Path| std::fs::read_to_string(task.join("comm"));
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+    let attacks = tasks.filter(|task| named(task).is_ok_and(|name| name.starts_with("tokio")));
+    let ids = attacks.filter_map(|task| task.file_name().map(std::ffi::OsStr::to_owned));
+    let stepped = std::process::Command::new("renice").args(["-n", "19", "-p"]).args(ids).output();
+    let stepped = stepped.expect("renice (Debian: apt-get install util-linux)");
+    assert!(stepped.status.success(), "{stepped:?}");
 }
 
 /// What the measured passes were like.
