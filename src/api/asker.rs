@@ -116,7 +116,7 @@ impl Asker {
     pub(super) fn operates(&self) -> Result<(), Problem> {
         match self {
             Self::Token(identity) if identity.scopes.admin || identity.scopes.service => Ok(()),
-            Self::Token(_) | Self::Anybody => Err(out_of_scope("admin")),
+            Self::Token(_) | Self::Anybody => Err(out_of_scope("service")),
             Self::Development => Ok(()),
         }
     }
