@@ -52,6 +52,38 @@ async fn a_socket_that_comes_after_the_drains_look_is_sent_away_too() {
     assert!(heard.windows(2).any(|pair| pair == code), "1012: {shown}");
 }
 
+/// Who was handed over and not yet taken is answered, and nobody is handed over any more.
+#[tokio::test]
+async fn the_door_of_a_server_that_stops_is_closed() {
+    let part = Part::new().await;
+    let gateway = Gateway::new(part.chat.clone(), Edge::open(), None);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (door, handed) = mpsc::channel(DOOR_MAX);
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let client = TcpStream::connect(at).await.unwrap();
+        let (stream, address) = listener.accept().await.unwrap();
+        let (stream, guest) = gateway.porch.enter(stream, address).unwrap();
+        let (stream, peer) = (Stream::from(stream), Peer { address, secure: false });
+        let accepted = Accepted { stream, peer, read: request("userA").into(), guest };
+        assert!(!format!("{accepted:?}").contains("userA"), "what was read is not shown");
+        door.try_send(accepted).unwrap();
+        clients.push(client);
+    }
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let serving = tokio::spawn(gateway.serve(listener, handed, stop));
+    for mut client in clients {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.contains("Retry-After: 1\r\nX-Parlor-Elsewhere: yes\r\n"), "{answer}");
+    }
+    assert!(door.is_closed());
+    timeout(Duration::from_secs(5), serving).await.unwrap().unwrap();
+}
+
 /// What tokens and limits add to a socket that only stays open: two times in its outbox, a pointer
 /// for when it rests, two counts of what was read, and an entry for its address where that is one
 /// of its own. The place itself stands where a pointer and a mark have stood, and whoever acts for

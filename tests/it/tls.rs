@@ -262,6 +262,28 @@ async fn a_handshake_that_does_not_come_is_not_waited_for() {
     assert!(begun.elapsed() >= GREETING / 2, "and it had its time");
 }
 
+/// Whoever takes long over one part of coming in has less for the next.
+#[tokio::test]
+async fn coming_in_has_ten_seconds_altogether() {
+    let files = Files::new();
+    let up = files.up(&[]).await;
+    let (root, begun) = (&files.at("cert.pem"), Instant::now());
+    let addresses = [up.front(), up.server(), up.api()];
+    let coming = addresses.map(|address| async move {
+        let stream = TcpStream::connect(address).await.unwrap();
+        tokio::time::sleep(GREETING / 2).await;
+        let trusting = Upstream::trusting(root).unwrap();
+        let mut stream = trusting.secure(stream, "localhost").await.unwrap();
+        stream.write_all(b"GET /ws?userId=a HTTP/1.1\r\nHost: localhost\r\n").await.unwrap();
+        let mut read = Vec::new();
+        let _ = timeout(GREETING * 2, stream.read_to_end(&mut read)).await.expect("it ends");
+        begun.elapsed()
+    });
+    for took in futures_util::future::join_all(coming).await {
+        assert!((9..13).contains(&took.as_secs()), "{took:?}");
+    }
+}
+
 #[tokio::test]
 async fn files_that_are_no_certificate_are_said() {
     let files = Files::new();
