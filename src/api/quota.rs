@@ -14,7 +14,7 @@ use super::error::Problem;
 use super::input::percent_decode;
 use crate::chat::{Chat, ChatError};
 use crate::edge::{Edge, Trusted};
-use crate::gateway::Porch;
+use crate::gateway::{Porch, counted};
 use crate::limits::{Address, Key, Limit, Limits, Over};
 use crate::protocol::{ErrorCode, UserId};
 use crate::telemetry::Metrics;
@@ -40,7 +40,7 @@ impl Quota {
     }
 
     fn address(&self, client: IpAddr) -> Option<Address> {
-        Address::of(client).filter(|_| !self.trusted.holds(client))
+        counted(client, &self.trusted)
     }
 
     /// The places before a listener with this edge.

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use super::Balancer;
+use crate::gateway::counted;
 use crate::limits::{Address, Over};
 
 /// See the module. The place is free again once this is dropped.
@@ -14,9 +15,8 @@ pub(super) struct Seat<'a> {
 }
 
 impl Balancer {
-    /// What is counted for a client here; a proxy that says nothing of its clients is many.
     fn counted(&self, client: IpAddr) -> Option<Address> {
-        Address::of(client).filter(|_| !self.edge.gate.trusted.holds(client))
+        counted(client, &self.edge.gate.trusted)
     }
 
     /// Counts a handshake of a client, or a request that is as much work.

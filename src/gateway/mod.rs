@@ -37,7 +37,7 @@ use crate::telemetry::Metrics;
 use admission::Admitted;
 pub use admission::Guard;
 use handshake::Request;
-pub use porch::{Guest, Porch};
+pub use porch::{Guest, Porch, counted};
 use seat::Seat;
 use socket::{End, Socket, Unstored};
 

@@ -10,9 +10,14 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use super::handshake::{Refusal, refuse};
-use crate::edge::{Doorman, Edge};
+use crate::edge::{Doorman, Edge, Trusted};
 use crate::limits::{Address, Limits, Over, Stay};
 use crate::telemetry::Metrics;
+
+/// What is counted for a client; a proxy that says nothing of its clients is many.
+pub fn counted(client: IpAddr, trusted: &Trusted) -> Option<Address> {
+    Address::of(client).filter(|_| !trusted.holds(client))
+}
 
 /// The places before a listener. All listeners of a process share them.
 pub struct Porch {
@@ -27,9 +32,8 @@ impl Porch {
         Arc::new(Self { limits, metrics, edge })
     }
 
-    /// What is counted for a client; a proxy that says nothing of its clients is many.
     fn counted(&self, client: IpAddr) -> Option<Address> {
-        Address::of(client).filter(|_| !self.edge.gate.trusted.holds(client))
+        counted(client, &self.edge.gate.trusted)
     }
 
     fn met(&self, over: Over) -> Over {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Gateway;
 use super::handshake::Refusal;
+use super::porch::counted;
 use crate::chat::Chat;
 use crate::limits::{Address, Over};
 
@@ -14,17 +15,11 @@ pub(super) struct Seat {
     address: Option<Address>,
 }
 
-impl Gateway {
-    /// What is counted for a client; a proxy that says nothing of its clients is many.
-    fn counted(&self, client: IpAddr) -> Option<Address> {
-        Address::of(client).filter(|_| !self.edge.gate.trusted.holds(client))
-    }
-}
-
 impl Seat {
     /// Takes a place for a client at this address, if there is room for it.
     pub fn take(gateway: &Arc<Gateway>, client: IpAddr) -> Result<Self, Refusal> {
-        let (chat, address) = (&gateway.chat, gateway.counted(client));
+        let address = counted(client, &gateway.edge.gate.trusted);
+        let chat = &gateway.chat;
         let refuse = |over: Over| {
             chat.metrics.count_limited(over.limit.as_str());
             Refusal::over(over)
