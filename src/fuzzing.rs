@@ -19,7 +19,6 @@ use crate::bus::payload::decode;
 use crate::bus::signing::{Guard, Keys, Refusal, Signer};
 use crate::edge::{Gate, HEAD_BYTES_MAX, Peer, Trusted, proxy_line};
 use crate::gateway::handshake::{self, Request};
-use crate::gateway::stream;
 use crate::protocol::frame::{ClientFrame, SendFrame, parse_send};
 use crate::protocol::{
     ConversationId, DATA_BYTES_MAX, ErrorCode, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Target, answer,
@@ -78,7 +77,7 @@ impl Write for Client<'_> {
 /// What a socket reads, and how it ends.
 fn read_all(bytes: &[u8], step: usize) -> (Vec<Message>, String) {
     let client = Client { bytes, step };
-    let mut web = WebSocket::from_raw_socket(client, Role::Server, Some(stream::limits()));
+    let mut web = WebSocket::from_raw_socket(client, Role::Server, Some(limits()));
     let mut messages = Vec::new();
     loop {
         match web.read() {
@@ -338,4 +337,8 @@ mod tests {
             assert!(good > 0, "{name} has something good");
         }
     }
+}
+fn limits() -> tokio_tungstenite::tungstenite::protocol::WebSocketConfig {
+    tokio_tungstenite::tungstenite::protocol::WebSocketConfig::default()
+        .max_message_size(Some(FRAME_BYTES_MAX)).max_frame_size(Some(FRAME_BYTES_MAX))
 }

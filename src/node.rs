@@ -153,6 +153,8 @@ pub struct Node {
     pub auth: Option<Verifier>,
     /// Who may open a direct conversation.
     pub opening: Opening,
+    /// How many loops run the sockets of each server.
+    pub loops: usize,
     /// How much a client may do, in all parts together.
     pub limits: Arc<Limits>,
     /// Its parts, in the order of starting.
@@ -183,6 +185,7 @@ impl Node {
             health,
             auth: None,
             opening: Opening::default(),
+            loops: std::thread::available_parallelism().map_or(1, usize::from),
             limits: Limits::none(),
             parts: Vec::new(),
             starting: Vec::new(),
@@ -269,7 +272,8 @@ impl Node {
         let (gateway, door) = match role {
             Role::Server => {
                 let (door, handed) = mpsc::channel::<Accepted>(DOOR_MAX);
-                let gateway = Gateway::new(chat.clone(), edge, self.auth.clone());
+                let gateway = Gateway::new(chat.clone(), edge, self.auth.clone(), self.loops);
+                let gateway = gateway.map_err(|error| NodeError::Failed(error.to_string()))?;
                 let serving = gateway.clone().serve(listener, handed, self.accepting.clone());
                 self.tasks.spawn(serving);
                 (Some(gateway), Some(door))

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::stream::close_frame;
+use super::framing;
 use crate::auth::{self, PROTOCOL, bearer, challenge};
 use crate::edge::{
     Body, Gate, HEAD_PATIENCE, Headers, Judged, Peer, Stream, Turned, judge as judge_head,
@@ -326,22 +326,9 @@ pub async fn dismiss(
 ) {
     let error = protocol::answer::error(code, detail, None, None);
     let mut answer = switching(hello, server).into_bytes();
-    answer.extend_from_slice(&text_frame(&error));
-    answer.extend_from_slice(&close_frame(CloseCode::Unauthorized));
+    framing::put_text(&mut answer, &error);
+    framing::put_close(&mut answer, CloseCode::Unauthorized);
     last_words(&mut stream, &answer).await;
-}
-
-/// A short text frame that is not masked (RFC 6455 §5.2).
-fn text_frame(text: &[u8]) -> Vec<u8> {
-    let mut frame = match u8::try_from(text.len()).ok().filter(|length| *length < 126) {
-        Some(length) => vec![0x81, length],
-        None => {
-            let [high, low] = u16::try_from(text.len()).unwrap_or(0).to_be_bytes();
-            vec![0x81, 126, high, low]
-        }
-    };
-    frame.extend_from_slice(text);
-    frame
 }
 
 /// Answers a refusal as `application/problem+json` (RFC 9457) and ends the connection.
@@ -467,14 +454,6 @@ mod tests {
         let both = "Authorization: Bearer a\r\nSec-WebSocket-Protocol: bearer.a\r\n";
         assert_eq!(hello(both).token, Err(auth::Refusal::Ambiguous));
         assert_eq!(hello("Authorization: Basic dTpw\r\n").token, Err(auth::Refusal::Missing));
-    }
-
-    #[test]
-    fn a_text_frame_says_its_length_as_short_as_it_can() {
-        assert_eq!(text_frame(b"ab"), [0x81, 2, b'a', b'b']);
-        assert_eq!(text_frame(&[b'x'; 125])[..3], [0x81, 125, b'x']);
-        assert_eq!(text_frame(&[b'x'; 126])[..5], [0x81, 126, 0, 126, b'x']);
-        assert_eq!(text_frame(&[b'x'; 300])[..4], [0x81, 126, 1, 44]);
     }
 
     #[test]

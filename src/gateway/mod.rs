@@ -2,44 +2,50 @@
 //!
 //! A connection comes from the server's own listener or from the balancer in the same process; both
 //! find a place on the `porch`. `handshake` judges the request, `seat` says whether there is room,
-//! `admission` who may come in; `socket` runs the WebSocket at the user's `pace` and feeds the pure
-//! session of `chat`, `stream` counts what is read for it, `drain` sends everybody away at an even
-//! rate. Nothing above the gateway knows which socket engine runs.
+//! `admission` who may come in. From there on `engine` runs the socket: it moves bytes over the
+//! `carrier` and lends them to the `connection`, which reads frames (`framing`) at the user's
+//! `pace` and feeds the pure session of `chat`. `drain` sends everybody away at an even rate.
+//! Nothing above the gateway knows which socket engine runs.
 
 mod admission;
+mod carrier;
+pub(crate) mod connection;
 pub mod drain;
+mod engine;
+pub(crate) mod framing;
 pub mod handshake;
 mod pace;
 mod porch;
 mod seat;
-pub mod socket;
-pub(crate) mod stream;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::auth::{Refusal, Verifier};
+use crate::auth::Verifier;
 use crate::chat::Chat;
+use crate::chat::session::Unstored;
 use crate::edge::{Arrived, Came, Edge, HEAD_PATIENCE, Incoming, Peer, Stream};
 use crate::hub::{Event, Outbox, Who};
 use crate::limits::{Limit, Seats};
-use crate::protocol::{CloseCode, PING_INTERVAL_MS, SocketId};
+use crate::protocol::{CloseCode, SocketId};
 use crate::telemetry::Metrics;
 use admission::Admitted;
 pub use admission::Guard;
 use handshake::Request;
 pub use porch::{Guest, Porch, counted};
+use carrier::Carrier;
+use connection::Connection;
+use engine::{Arrival, Lines};
 use seat::Seat;
-use socket::{End, Socket, Unstored};
 
 /// A connection whose request a balancer in this process has read already, and which has passed all
 /// that its edge demands.
@@ -83,27 +89,47 @@ pub struct Gateway {
     open: AtomicBool,
     seats: Arc<Seats>,
     porch: Arc<Porch>,
+    lines: Lines,
+    /// Sockets on their way in or out, and loops that have some.
     sockets: TaskTracker,
     /// Ends every socket at once: past the drain's limit.
     abort: CancellationToken,
+    /// Ends the loops.
+    over: CancellationToken,
 }
 
 impl Gateway {
-    /// A server that takes no sockets yet. With a verifier, who opens one must have a token.
-    pub fn new(chat: Arc<Chat>, edge: Arc<Edge>, verifier: Option<Verifier>) -> Arc<Self> {
+    /// A server that takes no sockets yet, and runs them in so many loops. With a verifier, who
+    /// opens one must have a token.
+    ///
+    /// # Errors
+    /// The system has no more files.
+    pub fn new(
+        chat: Arc<Chat>,
+        edge: Arc<Edge>,
+        verifier: Option<Verifier>,
+        loops: usize,
+    ) -> io::Result<Arc<Self>> {
         let seats = Arc::new(Seats::new(chat.limits.settings().sockets));
         chat.metrics.sockets_max.set(chat.limits.settings().sockets.map_or(0, i64::from));
         let porch = Porch::new(chat.limits.clone(), chat.metrics.clone(), edge.clone());
-        Arc::new(Self {
+        let (lines, ready) = engine::prepare(loops)?;
+        let gateway = Arc::new(Self {
             chat,
             edge,
             porch,
             seats,
             guard: verifier.map(Guard::new),
             open: AtomicBool::new(false),
+            lines,
             sockets: TaskTracker::new(),
             abort: CancellationToken::new(),
-        })
+            over: CancellationToken::new(),
+        });
+        for ready in ready {
+            tokio::spawn(engine::run(gateway.clone(), ready));
+        }
+        Ok(gateway)
     }
 
     /// From now on sockets are taken.
@@ -120,18 +146,14 @@ impl Gateway {
         self.seats.clone()
     }
 
-    /// Accepts from the listener and from the door until `stop`. The ticks of open sockets go on
-    /// for as long as there are any.
+    /// Accepts from the listener and from the door until `stop`, and returns once all sockets have
+    /// ended.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
         mut door: mpsc::Receiver<Accepted>,
         stop: CancellationToken,
     ) {
-        let ticking = tokio::spawn({
-            let (gateway, abort) = (self.clone(), self.abort.clone());
-            async move { abort.run_until_cancelled(gateway.tick_for_ever()).await }
-        });
         let mut incoming = Incoming::at(listener);
         loop {
             tokio::select! {
@@ -151,7 +173,7 @@ impl Gateway {
         }
         self.sockets.close();
         self.sockets.wait().await;
-        ticking.abort();
+        self.over.cancel();
     }
 
     fn arrived(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
@@ -163,17 +185,15 @@ impl Gateway {
     fn take(self: &Arc<Self>, coming: Coming) {
         let gateway = self.clone();
         self.sockets.spawn(async move {
-            // Boxed apart: what a handshake needs is given back before its socket is open.
-            let open = Box::pin(gateway.clone().shake_hands(coming)).await;
-            if let Some((socket, entered)) = open {
-                gateway.run(socket, entered).await;
+            if let Some(arrival) = gateway.clone().shake_hands(coming).await {
+                gateway.seat(arrival).await;
             }
         });
     }
 
     /// Reads the request and answers it; `None` where no socket came of it. Until then the guest
     /// has its place, also while it is told that it gets none.
-    async fn shake_hands(self: Arc<Self>, coming: Coming) -> Option<(Box<Socket>, Entered)> {
+    async fn shake_hands(self: Arc<Self>, coming: Coming) -> Option<Box<Arrival>> {
         let (mut stream, peer, read, until, _guest) = match coming {
             Coming::Handed(Accepted { stream, peer, read, guest }) => {
                 (stream, peer, read, Instant::now() + HEAD_PATIENCE, guest)
@@ -190,7 +210,7 @@ impl Gateway {
                 match self.seat_and_admit(&hello).await {
                     Ok((seat, admitted)) => {
                         handshake::accept(&mut stream, &hello, &self.chat.me.id).await.ok()?;
-                        return Some(self.enter(stream, &hello, seat, admitted, behind).await);
+                        return self.enter(stream, &hello, seat, admitted, behind);
                     }
                     Err(refusal) => self.turn_back(stream, &hello, &refusal).await,
                 }
@@ -222,22 +242,24 @@ impl Gateway {
         Ok((seat, admitted))
     }
 
-    async fn enter(
+    fn enter(
         self: &Arc<Self>,
         stream: Stream,
         hello: &handshake::Hello,
         seat: Seat,
         admitted: Admitted,
         behind: Bytes,
-    ) -> (Box<Socket>, Entered) {
+    ) -> Option<Box<Arrival>> {
         let _ = stream.set_nodelay();
+        let carrier = Carrier::new(stream).ok()?;
         tracing::debug!(client = %hello.client, user = %admitted.user, "a socket opens");
         let who = Who {
             user: admitted.user,
             device: hello.device.clone(),
             socket: SocketId(rand::random()),
         };
-        let outbox = Arc::new(Outbox::new(who));
+        let bell = self.lines.of(&who.user).bell.clone();
+        let outbox = Arc::new(Outbox::on(bell, who));
         if let Some((issued, ends)) = admitted.holds {
             outbox.renew(issued, ends, admitted.acting);
         }
@@ -250,71 +272,47 @@ impl Gateway {
         if !self.is_open() {
             drain::send_away(&outbox);
         }
-        let entered = Entered::new(seat, outbox.clone());
-        (Socket::new(self, &outbox, stream, hello, behind).await, entered)
+        let connection = Connection::new(self, &outbox, hello);
+        let entered = Entered::new(seat, outbox);
+        Some(Box::new(Arrival { carrier, entered, connection, behind }))
     }
 
-    async fn run(&self, mut socket: Box<Socket>, entered: Entered) {
-        let end = self.abort.run_until_cancelled(socket.run()).await;
-        Box::pin(async move {
-            let name = end.as_ref().map_or("aborted", End::name);
-            let unstored = socket.close(end).await;
-            entered.leave(name, unstored).await;
-        })
-        .await;
-    }
-
-    /// One tick for all sockets: each second a 25th of them is asked to see to its client, and
-    /// those whose token has ended are sent away.
-    async fn tick_for_ever(&self) {
-        let rounds = (PING_INTERVAL_MS / 1_000).max(1);
-        let mut second = interval(Duration::from_secs(1));
-        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut round = 0;
-        loop {
-            second.tick().await;
-            round = (round + 1) % rounds;
-            let now = (self.chat.clock)() / 1_000;
-            for outbox in self.chat.hub.all() {
-                if outbox.pass.take_ended(now) {
-                    self.chat.turn_away(&outbox, &Refusal::Ended.to_string());
-                }
-                if (outbox.who.socket.0 % u128::from(rounds)) as u64 == round {
-                    outbox.push(Event::Tick);
-                }
-            }
-        }
+    /// From here on its loop runs the socket.
+    async fn seat(&self, arrival: Box<Arrival>) {
+        self.lines.of(&arrival.entered.outbox().who.user).seat(arrival).await;
     }
 }
 
-/// A socket's place in the hub; leaves it whatever ends the socket's task.
+/// A socket's place in the hub; leaves it whatever ends the socket.
 struct Entered {
     seat: Seat,
-    /// Until it has left.
-    outbox: Option<Arc<Outbox>>,
+    outbox: Arc<Outbox>,
 }
 
 impl Entered {
     fn new(seat: Seat, outbox: Arc<Outbox>) -> Self {
         seat.chat().metrics.sockets.inc();
         seat.chat().metrics.sockets_opened.inc();
-        Self { seat, outbox: Some(outbox) }
+        Self { seat, outbox }
     }
 
-    async fn leave(mut self, name: &'static str, unstored: Unstored) {
+    fn outbox(&self) -> &Arc<Outbox> {
+        &self.outbox
+    }
+
+    async fn leave(self, name: &'static str, unstored: Unstored) {
         let chat = self.seat.chat().clone();
-        crate::telemetry::Metrics::count(&chat.metrics.sockets_closed, name);
-        if let Some(outbox) = self.outbox.take() {
-            chat.end(outbox, unstored).await;
-        }
+        Metrics::count(&chat.metrics.sockets_closed, name);
+        chat.end(self.outbox.clone(), unstored).await;
     }
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        if let Some(outbox) = self.outbox.take() {
-            // The task panicked or was dropped: the map entry is removed by whoever follows it.
-            let chat = self.seat.chat().clone();
+        // Who has left in good order takes nothing in any more.
+        if !self.outbox.is_closed() {
+            // Its loop panicked or was dropped: the map entry is removed by whoever follows it.
+            let (chat, outbox) = (self.seat.chat().clone(), self.outbox.clone());
             chat.leave(&outbox);
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move { chat.release(&outbox).await });

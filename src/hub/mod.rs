@@ -4,69 +4,178 @@
 //! them out. A socket leaves only by its own id, so the late goodbye of an old socket can't remove
 //! a new one.
 
+mod bell;
 mod outbox;
 
+pub use bell::Bell;
 pub use outbox::{Acting, Event, Outbox, Pass, Who};
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::chance::Hashing;
 use crate::protocol::{SOCKETS_PER_USER_MAX, SocketId, UserId};
 
 const SHARDS: usize = 64;
 
-type Shard = HashMap<UserId, Vec<Arc<Outbox>>, Hashing>;
-
-/// The sockets of one server, by person.
+/// A person's sockets, oldest first. Nearly everybody has one.
 #[derive(Debug)]
-pub struct Hub {
-    shards: Vec<Mutex<Shard>>,
+enum Person {
+    One(Arc<Outbox>),
+    More(Box<Vec<Arc<Outbox>>>),
 }
 
-impl Default for Hub {
-    fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
-    }
-}
-
-impl Hub {
-    fn shard(&self, user: &UserId) -> std::sync::MutexGuard<'_, Shard> {
-        let hash = crc32fast::hash(user.as_str().as_bytes()) as usize;
-        // A panic while the lock was held can't have left half an entry: each change is one call.
-        self.shards[hash % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+impl Person {
+    fn outboxes(&self) -> &[Arc<Outbox>] {
+        match self {
+            Self::One(outbox) => std::slice::from_ref(outbox),
+            Self::More(outboxes) => outboxes,
+        }
     }
 
-    /// Puts a socket in; returns the person's oldest if there are now too many.
-    pub fn enter(&self, outbox: Arc<Outbox>) -> Option<Arc<Outbox>> {
-        let mut shard = self.shard(&outbox.who.user);
-        let outboxes = shard.entry(outbox.who.user.clone()).or_default();
+    /// Nobody is in the hub without a socket.
+    fn is(&self, user: &UserId) -> bool {
+        self.outboxes().first().is_some_and(|outbox| outbox.who.user == *user)
+    }
+
+    /// Adds one; gives the oldest back where there are too many now.
+    fn enter(&mut self, outbox: Arc<Outbox>) -> Option<Arc<Outbox>> {
+        if let Self::One(first) = self {
+            *self = Self::More(Box::new(vec![first.clone()]));
+        }
+        let Self::More(outboxes) = self else { return None };
         outboxes.push(outbox);
         (outboxes.len() > SOCKETS_PER_USER_MAX).then(|| outboxes.remove(0))
     }
 
+    /// `true`: that was the last one.
+    fn leave(&mut self, socket: SocketId) -> bool {
+        match self {
+            Self::One(outbox) => outbox.who.socket == socket,
+            Self::More(outboxes) => {
+                outboxes.retain(|outbox| outbox.who.socket != socket);
+                match &outboxes[..] {
+                    [] => true,
+                    [last] => {
+                        *self = Self::One(last.clone());
+                        false
+                    }
+                    _ => false,
+                }
+            }
+        }
+    }
+}
+
+/// The sockets of one server, by person.
+#[derive(Debug)]
+pub struct Hub {
+    hashing: Hashing,
+    shards: Vec<Mutex<HashTable<Person>>>,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { hashing: Hashing::default(), shards }
+    }
+}
+
+impl Hub {
+    fn shard(&self, user: &UserId) -> (u64, MutexGuard<'_, HashTable<Person>>) {
+        let hash = self.hashing.hash_one(user);
+        // The table takes the low bits and the highest seven.
+        let shard = &self.shards[(hash >> 40) as usize % SHARDS];
+        // A panic while the lock was held can't have left half an entry: each change is one call.
+        (hash, shard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts a socket in; returns the person's oldest if there are now too many.
+    pub fn enter(&self, outbox: Arc<Outbox>) -> Option<Arc<Outbox>> {
+        let user = outbox.who.user.clone();
+        let (hash, mut shard) = self.shard(&user);
+        let hash_of = |person: &Person| {
+            person.outboxes().first().map_or(0, |outbox| self.hashing.hash_one(&outbox.who.user))
+        };
+        match shard.entry(hash, |person| person.is(&user), hash_of) {
+            Entry::Occupied(mut person) => person.get_mut().enter(outbox),
+            Entry::Vacant(place) => {
+                place.insert(Person::One(outbox));
+                None
+            }
+        }
+    }
+
     /// Takes a socket out; another one of the same person stays.
     pub fn leave(&self, user: &UserId, socket: SocketId) {
-        let mut shard = self.shard(user);
-        if let Some(outboxes) = shard.get_mut(user) {
-            outboxes.retain(|outbox| outbox.who.socket != socket);
-            if outboxes.is_empty() {
-                shard.remove(user);
-            }
+        let (hash, mut shard) = self.shard(user);
+        if let Ok(mut person) = shard.find_entry(hash, |person| person.is(user))
+            && person.get_mut().leave(socket)
+        {
+            person.remove();
         }
     }
 
     /// The outboxes of a person, oldest first.
     pub fn of(&self, user: &UserId) -> Vec<Arc<Outbox>> {
-        self.shard(user).get(user).cloned().unwrap_or_default()
+        let (hash, shard) = self.shard(user);
+        let person = shard.find(hash, |person| person.is(user));
+        person.map_or_else(Vec::new, |person| person.outboxes().to_vec())
     }
 
     /// Every outbox, shard by shard; what enters meanwhile may be left out.
     pub fn all(&self) -> Vec<Arc<Outbox>> {
-        let lock = |s: &Mutex<Shard>| -> Vec<Arc<Outbox>> {
+        let lock = |s: &Mutex<HashTable<Person>>| -> Vec<Arc<Outbox>> {
             let shard = s.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.values().flatten().cloned().collect()
+            shard.iter().flat_map(Person::outboxes).cloned().collect()
         };
         self.shards.iter().flat_map(lock).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::DeviceId;
+
+    fn outbox(user: &str, socket: u128) -> Arc<Outbox> {
+        let user = UserId::parse(user).unwrap();
+        Arc::new(Outbox::new(Who { user, device: DeviceId::plain(), socket: SocketId(socket) }))
+    }
+
+    #[test]
+    fn each_person_has_their_own_sockets_oldest_first() {
+        let hub = Hub::default();
+        for socket in 0..1_000 {
+            assert!(hub.enter(outbox(&format!("u{}", socket % 250), socket)).is_none());
+        }
+        assert_eq!(hub.all().len(), 1_000);
+        let user = UserId::parse("u7").unwrap();
+        let sockets = || hub.of(&user).iter().map(|o| o.who.socket.0).collect::<Vec<_>>();
+        assert_eq!(sockets(), [7, 257, 507, 757]);
+        hub.leave(&user, SocketId(257));
+        hub.leave(&user, SocketId(8));
+        assert_eq!(sockets(), [7, 507, 757], "another person's stays, whoever says otherwise");
+        for socket in [7, 757, 507] {
+            hub.leave(&user, SocketId(socket));
+        }
+        assert_eq!((sockets().len(), hub.all().len()), (0, 996));
+    }
+
+    #[test]
+    fn the_oldest_beyond_the_bound_is_given_back() {
+        let hub = Hub::default();
+        let most = SOCKETS_PER_USER_MAX as u128;
+        assert!((0..most).all(|socket| hub.enter(outbox("u", socket)).is_none()));
+        assert_eq!(hub.enter(outbox("u", most)).unwrap().who.socket, SocketId(0));
+        assert_eq!(hub.all().len(), SOCKETS_PER_USER_MAX);
+    }
+
+    #[test]
+    fn an_entry_is_small() {
+        assert_eq!(size_of::<Person>(), 16);
     }
 }

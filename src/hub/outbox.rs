@@ -1,6 +1,6 @@
 //! One socket's queue of what the rest of the server has for it.
 //!
-//! Empty most of the time, and then it holds no buffer. Bounded by count and bytes. What becomes of
+//! Empty most of the time, and then it holds no memory beside itself. Bounded by count and bytes. What becomes of
 //! an event that does not fit depends on what it is:
 //!
 //! - Texts and hints are not lost, since they stand in the store; the queue remembers that it
@@ -14,9 +14,10 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
+use super::bell::{Bell, NO_PLACE};
 use crate::protocol::{
     CloseCode, ConversationId, DeviceId, ProcessId, Ref, Seq, SocketId, Text, Timestamp, UserId,
 };
@@ -143,6 +144,12 @@ impl Pass {
         (issued != u32::MAX).then_some(u64::from(issued))
     }
 
+    /// When it ends; `None` without a token, and once that was told.
+    pub fn ends(&self) -> Option<u64> {
+        let ends = self.ends.load(Ordering::Relaxed);
+        (ends != u32::MAX).then_some(u64::from(ends))
+    }
+
     /// Whether it has ended by now; told once.
     pub fn take_ended(&self, now: u64) -> bool {
         let ends = self.ends.load(Ordering::Relaxed);
@@ -163,15 +170,22 @@ pub struct Acting {
     pub issued: u64,
 }
 
+/// What waits, and only while something does: most sockets have none of it.
 #[derive(Debug, Default)]
 struct Queue {
     events: VecDeque<Event>,
     bytes: u32,
     overflowed: bool,
-    closed: bool,
     waker: Option<Waker>,
-    /// Here, since most sockets have none: a lock of its own would cost each of them more.
+}
+
+#[derive(Debug)]
+struct Inside {
+    queue: Option<Box<Queue>>,
     acting: Option<Box<Acting>>,
+    /// Where its reader stands on the bell.
+    place: u32,
+    closed: bool,
 }
 
 /// A socket's queue. `push` never waits.
@@ -181,17 +195,33 @@ pub struct Outbox {
     pub who: Who,
     /// How long its token holds.
     pub pass: Pass,
-    queue: Mutex<Queue>,
+    bell: Option<Arc<Bell>>,
+    inside: Mutex<Inside>,
 }
 
 impl Outbox {
-    /// An empty one.
+    /// An empty one, read by one task with [`Outbox::take`].
     pub fn new(who: Who) -> Self {
-        Self { who, pass: Pass::default(), queue: Mutex::default() }
+        Self::with(who, None)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    /// An empty one, whose reader hears this bell once it has a place ([`Outbox::seat`]).
+    pub fn on(bell: Arc<Bell>, who: Who) -> Self {
+        Self::with(who, Some(bell))
+    }
+
+    fn with(who: Who, bell: Option<Arc<Bell>>) -> Self {
+        let inside = Inside { queue: None, acting: None, place: NO_PLACE, closed: false };
+        Self { who, pass: Pass::default(), bell, inside: Mutex::new(inside) }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on the bell rings with this number. What was pushed before is there to be taken.
+    pub fn seat(&self, place: u32) {
+        self.lock().place = place;
     }
 
     /// From now on a token holds that the person's rights go by from `issued` on, until `ends`:
@@ -225,10 +255,13 @@ impl Outbox {
     }
 
     fn put(&self, event: Event, may_drop: bool) -> bool {
-        let mut queue = self.lock();
-        if queue.closed {
+        let mut inside = self.lock();
+        if inside.closed {
             return false;
         }
+        let place = inside.place;
+        let queue = inside.queue.get_or_insert_default();
+        let first = queue.events.is_empty() && !queue.overflowed;
         let bytes = u32::try_from(event.bytes()).unwrap_or(u32::MAX).saturating_add(queue.bytes);
         let full = queue.events.len() >= EVENTS_MAX || bytes as usize > BYTES_MAX;
         if full && may_drop {
@@ -238,17 +271,32 @@ impl Outbox {
             queue.events.push_back(event);
         }
         let waker = queue.waker.take();
-        drop(queue);
+        drop(inside);
         if let Some(waker) = waker {
             waker.wake();
         }
+        if let Some(bell) = self.bell.as_ref().filter(|_| first && place != NO_PLACE) {
+            bell.ring(place);
+        }
         true
+    }
+
+    /// All that is there; for the reader that the bell called.
+    pub fn take_now(&self) -> VecDeque<Event> {
+        let queue = self.lock().queue.take();
+        queue.map_or_else(VecDeque::new, |mut queue| {
+            if queue.overflowed {
+                queue.events.push_back(Event::Reread);
+            }
+            queue.events
+        })
     }
 
     /// Waits until something is there and takes all of it. For one reader only. Cancel-safe.
     pub async fn take(&self) -> VecDeque<Event> {
         poll_fn(|context| {
-            let mut queue = self.lock();
+            let mut inside = self.lock();
+            let queue = inside.queue.get_or_insert_default();
             if std::mem::take(&mut queue.overflowed) {
                 queue.events.push_back(Event::Reread);
             }
@@ -269,10 +317,9 @@ impl Outbox {
 
     /// Nothing is taken in any more; what waits is given back.
     pub fn close(&self) -> VecDeque<Event> {
-        let mut queue = self.lock();
-        queue.closed = true;
-        queue.bytes = 0;
-        std::mem::take(&mut queue.events)
+        let mut inside = self.lock();
+        inside.closed = true;
+        inside.queue.take().map_or_else(VecDeque::new, |queue| queue.events)
     }
 }
 
@@ -318,7 +365,6 @@ mod tests {
         assert_eq!((outbox.acting(), outbox.pass.issued()), (Some(acting), Some(100)));
         outbox.renew(110, 300, None);
         assert_eq!((outbox.acting(), outbox.pass.issued()), (None, Some(110)));
-        assert!(size_of::<Queue>() <= 64, "who acts costs a socket nothing");
     }
 
     fn rereads(events: &VecDeque<Event>) -> usize {
@@ -361,6 +407,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_bell_rings_once_for_all_that_waits() {
+        let bell = Arc::new(Bell::default());
+        let who = outbox().who;
+        let outbox = Outbox::on(bell.clone(), who);
+        outbox.push(Event::Tick);
+        assert!(bell.now().is_empty(), "it has no place yet");
+        outbox.seat(7);
+        assert_eq!(outbox.take_now().len(), 1);
+        (0..3).for_each(|_| outbox.push(Event::Tick));
+        assert_eq!(bell.now(), [7]);
+        assert_eq!((outbox.take_now().len(), outbox.take_now().len()), (3, 0));
+        (0..EVENTS_MAX + 5).for_each(|_| outbox.push(text(1)));
+        assert_eq!(bell.now(), [7]);
+        assert_eq!(rereads(&outbox.take_now()), 1);
+        assert!(outbox.lock().queue.is_none(), "it holds nothing while nothing waits");
+    }
+
+    /// What a socket costs that nothing waits for, as the allocator counts (in steps of 16, less 8).
+    #[test]
+    fn an_idle_outbox_is_small() {
+        assert!(size_of::<Outbox>() + 16 <= 136, "{}", size_of::<Outbox>());
+    }
+
+    #[tokio::test]
     async fn a_reader_that_waits_is_woken_and_a_closed_queue_takes_nothing() {
         let outbox = std::sync::Arc::new(outbox());
         let reader = outbox.clone();
@@ -370,6 +440,6 @@ mod tests {
         assert_eq!(reading.await.unwrap(), 1);
         outbox.close();
         outbox.push(Event::Tick);
-        assert_eq!(outbox.lock().events.len(), 0);
+        assert!(outbox.lock().queue.is_none());
     }
 }

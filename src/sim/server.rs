@@ -25,7 +25,7 @@ use crate::chat::lane::{Bounds, Lanes};
 use crate::chat::liveness::{Liveness, RowChange};
 use crate::chat::session::{Input, Outputs, Session, Wish};
 use crate::chat::{Chat, Clock, Parts};
-use crate::gateway::socket::hand_on;
+use crate::gateway::connection::hand_on;
 use crate::hub::{Event, Outbox, Who};
 use crate::limits::Limits;
 use crate::protocol::{CloseCode, DeviceId, Epoch, PING_INTERVAL_MS, ProcessId, SocketId, UserId};
@@ -316,7 +316,7 @@ enum Turn {
     Done(Done),
 }
 
-/// One socket, as `gateway/socket.rs` drives it.
+/// One socket, as a loop of `gateway/engine.rs` drives it.
 async fn serve(sea: Sea, chat: Arc<Chat>, wire: Arc<Wire>, hello: Hello) {
     let socket = chance::bits();
     let socket = SocketId(socket - socket % BELT_PARTS + BELT_PARTS - 1);

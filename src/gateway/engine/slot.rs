@@ -1,0 +1,404 @@
+//! One socket in a loop: what it is while nothing happens, and a turn of it.
+//!
+//! A turn takes what waits in the outbox and what the client has said, and writes all that came of
+//! it at once. Between turns a socket that neither writes, rests, works nor closes holds nothing
+//! but itself; for those that do, [`Busy`] stands beside it.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use futures_util::future::AbortHandle;
+use tokio::time::Instant;
+
+use super::Here;
+use super::timers::Why;
+use crate::auth::Refusal;
+use crate::chat::catchup::Done;
+use crate::chat::session::{Input, Unstored};
+use crate::gateway::carrier::Carrier;
+use crate::gateway::connection::{Connection, End};
+use crate::gateway::{Entered, framing};
+use crate::hub::Event;
+use crate::protocol::{CloseCode, PING_INTERVAL_MS};
+
+/// How long the client may take to take what is written.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the close handshake may take.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+/// Tokens that end before the next ping are looked at in time.
+const TOKEN_SECONDS: u64 = PING_INTERVAL_MS / 1_000 + 2;
+
+/// Where a socket stands in its loop. The index is another's once it has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub index: u32,
+    pub generation: u32,
+}
+
+/// A socket.
+pub(super) struct Slot {
+    carrier: Carrier,
+    entered: Entered,
+    connection: Connection,
+    busy: Option<Box<Busy>>,
+    pub generation: u32,
+    /// It stands in the list of those that have a turn.
+    pub touched: bool,
+    /// There may be something to read.
+    readable: bool,
+    /// The client has ended its side: no read that brings something is the last one.
+    ended: bool,
+    /// A timer waits for the end of its token.
+    watched: bool,
+}
+
+/// What a socket has beside itself while something is under way.
+#[derive(Default)]
+struct Busy {
+    /// Bytes that the client did not take yet.
+    unwritten: Vec<u8>,
+    /// Since when there are any.
+    stuck: Option<Instant>,
+    /// A timer looks at `stuck`.
+    timed: bool,
+    /// The socket is not read until a timer says so.
+    rests: bool,
+    work: Option<AbortHandle>,
+    done: Option<Done>,
+    closing: Option<Closing>,
+}
+
+/// The end of a socket: it says goodbye, and reads what the client still says.
+struct Closing {
+    end: End,
+    /// The client's goodbye is waited for.
+    awaits: bool,
+    /// Nothing more is written.
+    shut: bool,
+}
+
+/// What became of a socket in a turn.
+pub(super) enum Turned {
+    /// It stays.
+    Stays,
+    /// It has more to do, after the others.
+    Again,
+    /// It is over.
+    Ended(End),
+}
+
+impl Busy {
+    fn is_over(&self) -> bool {
+        let waits = self.stuck.is_some() || self.timed || self.rests;
+        !waits && self.work.is_none() && self.done.is_none() && self.closing.is_none()
+    }
+}
+
+impl Slot {
+    /// A socket that is to stand at this place.
+    pub fn new(carrier: Carrier, entered: Entered, connection: Connection, place: Place) -> Self {
+        entered.outbox().seat(place.index);
+        Self {
+            carrier,
+            entered,
+            connection,
+            busy: None,
+            generation: place.generation,
+            touched: false,
+            readable: true,
+            ended: false,
+            watched: false,
+        }
+    }
+
+    /// For the epoll instance.
+    pub fn source(&mut self) -> &mut mio::net::TcpStream {
+        self.carrier.source()
+    }
+
+    /// What epoll says of it.
+    pub fn told(&mut self, event: &mio::event::Event) {
+        let over = event.is_read_closed() || event.is_error();
+        self.readable |= event.is_readable() || over;
+        self.ended |= over;
+    }
+
+    /// Its first turn: says `welcome`, and handles what came behind the request.
+    pub fn start(&mut self, behind: &mut [u8], here: &mut Here, place: Place) -> Turned {
+        let (mut desk, _) = here.desk(self.entered.outbox());
+        self.connection.start(&mut desk);
+        let heard = self.connection.read(behind, &mut desk);
+        let heard = heard.map(|()| desk.rest);
+        self.say(heard, here, place)
+    }
+
+    /// A turn.
+    pub fn turn(&mut self, here: &mut Here, place: Place) -> Turned {
+        if self.is_closing() {
+            return self.close_on(here);
+        }
+        if self.is_stuck() {
+            match self.write_on() {
+                Err(end) => return Turned::Ended(end),
+                Ok(()) if self.is_stuck() => return Turned::Stays,
+                Ok(()) => {}
+            }
+        }
+        let heard = self.hear(here);
+        self.say(heard, here, place)
+    }
+
+    /// What was asked of the store has come.
+    pub fn done(&mut self, done: Done) {
+        let busy = self.busy.get_or_insert_default();
+        busy.work = None;
+        // One that closes has asked for nothing.
+        busy.done = busy.closing.is_none().then_some(done);
+    }
+
+    /// Sees to the client, and to the token.
+    pub fn tick(&mut self, here: &mut Here, place: Place) -> Turned {
+        if self.is_closing() || self.is_stuck() {
+            return Turned::Stays;
+        }
+        let (mut desk, _) = here.desk(self.entered.outbox());
+        self.connection.step(Input::Event(Event::Tick), &mut desk);
+        self.say(Ok(None), here, place)
+    }
+
+    /// A timer has come.
+    pub fn timer(&mut self, why: Why, here: &mut Here, place: Place) -> Turned {
+        match (why, self.busy.as_deref_mut()) {
+            (Why::Token, _) => {
+                self.watched = false;
+                let outbox = self.entered.outbox();
+                if outbox.pass.take_ended(here.clock / 1_000) {
+                    here.gateway.chat.turn_away(outbox, &Refusal::Ended.to_string());
+                }
+                self.watch_token(here, place);
+                Turned::Stays
+            }
+            (Why::Rested, Some(busy)) => {
+                busy.rests = false;
+                self.turn(here, place)
+            }
+            (Why::Close, Some(Busy { closing: Some(closing), .. })) => Turned::Ended(closing.end),
+            (Why::Patience, Some(busy)) => {
+                busy.timed = false;
+                let until = busy.stuck.map(|since| since + WRITE_PATIENCE);
+                match until {
+                    Some(until) if until <= here.now && busy.closing.is_none() => {
+                        let end = End::Close { code: CloseCode::Slow, broken: true };
+                        self.close(end, here, place)
+                    }
+                    Some(until) => {
+                        busy.timed = true;
+                        here.timers.set(until.max(here.now), place, why);
+                        Turned::Stays
+                    }
+                    None => self.stays(),
+                }
+            }
+            _ => Turned::Stays,
+        }
+    }
+
+    /// It is over, in good order or not: who it was, and what is still to be stored.
+    pub fn finish(mut self) -> (Entered, Unstored) {
+        self.drop_work();
+        (self.entered, self.connection.finish())
+    }
+
+    fn is_closing(&self) -> bool {
+        self.busy.as_ref().is_some_and(|busy| busy.closing.is_some())
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.busy.as_ref().is_some_and(|busy| busy.stuck.is_some())
+    }
+
+    fn rests(&self) -> bool {
+        self.busy.as_ref().is_some_and(|busy| busy.rests)
+    }
+
+    /// Its place at the store is for others from here on.
+    fn drop_work(&mut self) {
+        if let Some(busy) = &mut self.busy {
+            busy.done = None;
+            if let Some(work) = busy.work.take() {
+                work.abort();
+            }
+        }
+    }
+
+    /// Takes what waits and what has come; until when the user is to rest.
+    fn hear(&mut self, here: &mut Here) -> Result<Option<Instant>, End> {
+        let rests = self.rests();
+        let done = self.busy.as_mut().and_then(|busy| busy.done.take());
+        let outbox = self.entered.outbox();
+        let (mut desk, buffer) = here.desk(outbox);
+        for event in outbox.take_now() {
+            self.connection.step(Input::Event(event), &mut desk);
+        }
+        if let Some(done) = done {
+            self.connection.step(Input::Done(done), &mut desk);
+        }
+        if rests || desk.out.close.is_some() {
+            return Ok(None);
+        }
+        if self.connection.has_kept() {
+            self.connection.read(&mut [], &mut desk)?;
+        }
+        let reads = self.readable && desk.rest.is_none() && !self.connection.paused();
+        if reads {
+            match self.carrier.read(buffer) {
+                Ok((0, _)) => return Err(End::Gone),
+                Ok((count, all)) => {
+                    self.readable = !all || self.ended;
+                    self.connection.read(&mut buffer[..count], &mut desk)?;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                Err(_) => return Err(End::Gone),
+            }
+        }
+        Ok(desk.rest)
+    }
+
+    /// Gives out what came of it, and writes it. What was said before the client broke the protocol
+    /// is still answered.
+    fn say(
+        &mut self,
+        heard: Result<Option<Instant>, End>,
+        here: &mut Here,
+        place: Place,
+    ) -> Turned {
+        let outbox = self.entered.outbox();
+        let (mut desk, _) = here.desk(outbox);
+        let (work, close) = Connection::give_out(&mut desk);
+        let close = close.map(|code| End::Close { code, broken: false });
+        if let Some(end) = heard.err().or(close) {
+            return self.close(end, here, place);
+        }
+        if let Some(work) = work {
+            let handle = here.begin(work, outbox.clone(), place);
+            self.busy.get_or_insert_default().work = Some(handle);
+        }
+        if let Ok(Some(until)) = heard {
+            self.busy.get_or_insert_default().rests = true;
+            here.timers.set(until, place, Why::Rested);
+        }
+        self.watch_token(here, place);
+        if self.write(here, place).is_err() {
+            return Turned::Ended(End::Gone);
+        }
+        self.stays()
+    }
+
+    fn stays(&mut self) -> Turned {
+        if self.busy.as_ref().is_some_and(|busy| busy.is_over()) {
+            self.busy = None;
+        }
+        let waits = self.is_stuck() || self.rests() || self.connection.paused();
+        let more = self.readable || self.connection.has_kept();
+        if more && !waits { Turned::Again } else { Turned::Stays }
+    }
+
+    fn write(&mut self, here: &mut Here, place: Place) -> Result<(), End> {
+        if here.write.is_empty() {
+            return Ok(());
+        }
+        let written = match self.carrier.write(&here.write) {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(_) => return Err(End::Gone),
+        };
+        if written < here.write.len() || !self.carrier.is_clear() {
+            let busy = self.busy.get_or_insert_default();
+            busy.unwritten.extend_from_slice(&here.write[written..]);
+            busy.stuck = Some(here.now);
+            if !std::mem::replace(&mut busy.timed, true) {
+                here.timers.set(here.now + WRITE_PATIENCE, place, Why::Patience);
+            }
+        }
+        here.write.clear();
+        Ok(())
+    }
+
+    /// Writes what the client did not take before.
+    fn write_on(&mut self) -> Result<(), End> {
+        let Some(busy) = &mut self.busy else { return Ok(()) };
+        while !busy.unwritten.is_empty() || !self.carrier.is_clear() {
+            match self.carrier.write(&busy.unwritten) {
+                Ok(count) => drop(busy.unwritten.drain(..count)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(_) => return Err(End::Gone),
+            }
+        }
+        (busy.unwritten, busy.stuck) = (Vec::new(), None);
+        Ok(())
+    }
+
+    /// Begins the end: says goodbye, briefly, since the client should see the code and not a reset.
+    fn close(&mut self, end: End, here: &mut Here, place: Place) -> Turned {
+        self.drop_work();
+        match end {
+            End::Gone => {}
+            End::Left(code) => framing::put_goodbye(&mut here.write, code),
+            End::Close { code, .. } => framing::put_close(&mut here.write, code),
+        }
+        let stuck = self.is_stuck();
+        if !stuck && self.write(here, place).is_err() || end == End::Gone {
+            here.write.clear();
+            return Turned::Ended(end);
+        }
+        let busy = self.busy.get_or_insert_default();
+        busy.unwritten.append(&mut here.write);
+        let awaits = matches!(end, End::Close { broken: false, .. });
+        busy.closing = Some(Closing { end, awaits, shut: false });
+        here.timers.set(here.now + CLOSE_PATIENCE, place, Why::Close);
+        self.close_on(here)
+    }
+
+    /// What the client has sent meanwhile is read away: unread, it would turn the end into a reset.
+    fn close_on(&mut self, here: &mut Here) -> Turned {
+        let written = self.write_on();
+        let Some(busy) = &mut self.busy else { return Turned::Stays };
+        let stuck = busy.stuck.is_some();
+        let Some(closing) = &mut busy.closing else { return Turned::Stays };
+        if written.is_err() {
+            return Turned::Ended(closing.end);
+        }
+        let mut more = false;
+        if self.readable {
+            match self.carrier.read(&mut here.buffer) {
+                Ok((0, _)) => return Turned::Ended(closing.end),
+                Ok((count, all)) => {
+                    self.readable = !all || self.ended;
+                    more = self.readable;
+                    let bytes = &mut here.buffer[..count];
+                    closing.awaits = closing.awaits && !self.connection.hears_goodbye(bytes);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                Err(_) => return Turned::Ended(closing.end),
+            }
+        }
+        if !stuck && !closing.awaits && !std::mem::replace(&mut closing.shut, true) {
+            self.carrier.shutdown();
+        }
+        if more { Turned::Again } else { Turned::Stays }
+    }
+
+    /// Sets a timer for a token that ends before the next tick.
+    fn watch_token(&mut self, here: &mut Here, place: Place) {
+        if self.watched {
+            return;
+        }
+        let Some(ends) = self.entered.outbox().pass.ends() else { return };
+        let left = (ends + 1) * 1_000;
+        let left = Duration::from_millis(left.saturating_sub(here.clock));
+        if left <= Duration::from_secs(TOKEN_SECONDS) {
+            self.watched = true;
+            here.timers.set(here.now + left, place, Why::Token);
+        }
+    }
+}
