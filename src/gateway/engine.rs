@@ -3,7 +3,7 @@
 //! Each loop is one task with one epoll instance, which stands in tokio's own as a single file: all
 //! else it waits for beside its sockets (outboxes that ring, results of the store, newcomers, time)
 //! is a branch of one `select!`. A person lives in the loop that the name hashes to. A socket costs
-//! a record of the slab; buffers are the loop's, and lent for a turn (`docs/adr/0006-one-loop.md`).
+//! a record of the slab; buffers are the loop's, and lent for a turn (`docs/adr/0006-one-task-of-many-sockets.md`).
 //!
 //! **Invariant.** What happens in one socket's turn, a panic included, ends that socket alone.
 
@@ -132,8 +132,7 @@ struct Here {
 impl Here {
     fn desk<'a>(&'a mut self, outbox: &'a Arc<Outbox>) -> (Desk<'a>, &'a mut [u8]) {
         let Self { gateway, out, write, buffer, clock, now, .. } = self;
-        let desk =
-            Desk { gateway, outbox, out, write, rest: None, clock: *clock, now: *now };
+        let desk = Desk { gateway, outbox, out, write, rest: None, clock: *clock, now: *now };
         (desk, buffer)
     }
 
@@ -381,3 +380,6 @@ impl Loop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

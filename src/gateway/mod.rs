@@ -40,11 +40,11 @@ use crate::protocol::{CloseCode, SocketId};
 use crate::telemetry::Metrics;
 use admission::Admitted;
 pub use admission::Guard;
-use handshake::Request;
-pub use porch::{Guest, Porch, counted};
 use carrier::Carrier;
 use connection::Connection;
 use engine::{Arrival, Lines};
+use handshake::Request;
+pub use porch::{Guest, Porch, counted};
 use seat::Seat;
 
 /// A connection whose request a balancer in this process has read already, and which has passed all

@@ -155,7 +155,10 @@ async fn a_handful_is_not_kept_waiting() {
     let part = Part::new().await;
     let told = tokio::spawn(told_in(outboxes(&part.chat, 9)));
     tokio::task::yield_now().await;
-    Gateway::new(part.chat.clone(), Edge::open(), None, 1).unwrap().drain(Duration::from_secs(20)).await;
+    Gateway::new(part.chat.clone(), Edge::open(), None, 1)
+        .unwrap()
+        .drain(Duration::from_secs(20))
+        .await;
     assert_eq!(told.await.unwrap(), [0; 9]);
 }
 

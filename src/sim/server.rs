@@ -36,9 +36,9 @@ pub const SERVERS: usize = 3;
 /// The Message API's process.
 pub const API: usize = SERVERS;
 
-/// As in `gateway/socket.rs`.
+/// As in `gateway/engine/slot.rs`.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-/// As in `gateway/socket.rs`.
+/// As in `gateway/engine/slot.rs`.
 const GOODBYE_MS_MAX: u64 = 1_000;
 /// As in `node.rs`.
 const ROW_IS_READ: Duration = Duration::from_secs(3);

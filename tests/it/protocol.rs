@@ -242,7 +242,7 @@ fn the_limits_are_those_of_the_code() {
         ),
         ("frame, reassembled message", kib(FRAME_BYTES_MAX)),
         (
-            // Private, and found by tests of `gateway/stream.rs` and of `limits/rates.rs`.
+            // Private, and found by tests of `gateway/framing.rs` and of `limits/rates.rs`.
             "what a message is cut into, frame heads included",
             "80 KiB while its end is still to come; in all its own bytes twice and 4 KiB"
                 .to_owned(),

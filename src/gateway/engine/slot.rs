@@ -105,10 +105,15 @@ impl Slot {
             busy: None,
             generation: place.generation,
             touched: false,
-            readable: true,
+            readable: false,
             ended: false,
             watched: false,
         }
+    }
+
+    #[cfg(test)]
+    pub fn is_busy(&self) -> bool {
+        self.busy.is_some()
     }
 
     /// For the epoll instance.

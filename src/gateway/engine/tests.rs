@@ -1,0 +1,115 @@
+//! A loop, turn by turn: what fails in one socket's turn, and places that are another's by now.
+
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::chat::testing::Part;
+use crate::edge::{Edge, Peer, Stream};
+use crate::gateway::handshake::{self, Request};
+use crate::protocol::UserId;
+
+struct World {
+    part: Part,
+    gateway: Arc<Gateway>,
+    listener: TcpListener,
+    this: Loop,
+}
+
+impl World {
+    async fn new() -> Self {
+        let part = Part::new().await;
+        let gateway = Gateway::new(part.chat.clone(), Edge::open(), None, 1).unwrap();
+        gateway.open();
+        let poll = mio::Poll::new().unwrap();
+        let this = Loop::new(gateway.clone(), poll.registry().try_clone().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self { part, gateway, listener, this }
+    }
+
+    /// Opens a socket, and seats it in the loop.
+    async fn seat(&mut self, user: &str) -> (TcpStream, Place) {
+        let client = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
+        let (stream, address) = self.listener.accept().await.unwrap();
+        let request = format!(
+            "GET /ws?userId={user} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        let peer = Peer { address, secure: false };
+        let mut head = bytes::BytesMut::from(request.as_bytes());
+        let judged = handshake::judge(&mut head, peer, &self.gateway.edge.gate);
+        let Some(Request::Open(hello, behind)) = judged else { panic!("a good request") };
+        let (seat, admitted) = self.gateway.seat_and_admit(&hello).await.expect("no tokens");
+        let stream = Stream::from(stream);
+        let arrival = self.gateway.enter(stream, &hello, seat, admitted, behind).unwrap();
+        let (before, generation) = (self.this.slots.len(), self.this.generation + 1);
+        let index = self.this.slots.vacant_key() as u32;
+        self.this.seat(*arrival);
+        assert_eq!(self.this.slots.len(), before + 1);
+        (client, Place { index, generation })
+    }
+
+    fn sockets_of(&self, user: &str) -> usize {
+        self.part.chat.hub.of(&UserId::parse(user).unwrap()).len()
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_turn_ends_that_socket_alone() {
+    let mut world = World::new().await;
+    let (mut a, place) = world.seat("userA").await;
+    let (mut b, other) = world.seat("userB").await;
+    world.this.at(place, |_, here| {
+        here.write.extend_from_slice(b"half a frame");
+        panic!("planted")
+    });
+    assert_eq!((world.this.slots.len(), world.this.here.write.len()), (1, 0));
+    assert_eq!((world.sockets_of("userA"), world.sockets_of("userB")), (0, 1));
+    let mut heard = Vec::new();
+    a.read_to_end(&mut heard).await.unwrap();
+    assert!(String::from_utf8_lossy(&heard).contains("welcome"), "it was said before");
+    world.this.at(other, |slot, here| slot.tick(here, other));
+    // The second frame is the ping.
+    let mut heard = Vec::new();
+    while !heard.windows(2).any(|pair| pair == [0x89, 8]) {
+        assert_ne!(b.read_buf(&mut heard).await.unwrap(), 0, "the other one goes on");
+    }
+}
+
+#[tokio::test]
+async fn what_comes_for_one_that_has_ended_is_not_for_its_successor() {
+    let mut world = World::new().await;
+    let (client, place) = world.seat("userA").await;
+    drop(client);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    world.this.at(place, |slot, here| slot.turn(here, place));
+    assert!(world.this.slots.is_empty() && world.this.held.is_none());
+    let (_client, next) = world.seat("userB").await;
+    assert_eq!((next.index, next.generation), (place.index, place.generation + 1));
+    world.this.at(place, |_, _| panic!("it is over"));
+    world.this.done((place, Ok(None)));
+    world.this.here.timers.set(Instant::now(), place, timers::Why::Close);
+    world.this.take_times();
+    world.this.turns();
+    assert_eq!(world.this.slots.len(), 1);
+    world.this.done((next, Ok(None)));
+    assert!(world.this.slots.is_empty(), "its read of the store panicked");
+}
+
+/// Between turns a socket that has been caught up holds its record and nothing else.
+#[tokio::test]
+async fn a_socket_at_rest_has_no_box() {
+    let mut world = World::new().await;
+    let (_client, place) = world.seat("userA").await;
+    assert!(world.this.slots[place.index as usize].is_busy(), "its mailbox is being read");
+    let done = world.this.here.works.next().await.unwrap();
+    world.this.done(done);
+    world.this.turns();
+    while let Some(Some(done)) = world.this.here.works.next().now_or_never() {
+        world.this.done(done);
+        world.this.turns();
+    }
+    assert!(!world.this.slots[place.index as usize].is_busy());
+    assert_eq!((world.this.here.write.len(), world.this.again.len()), (0, 0));
+}
