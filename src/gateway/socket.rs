@@ -31,10 +31,10 @@ use super::stream::{self, Wire};
 use crate::chat::Chat;
 use crate::chat::catchup::{self, Done};
 use crate::chat::lane::Reply;
-use crate::chat::session::{Effect, Input, Outputs, Session, Wish};
+use crate::chat::session::{Effect, Here, Input, Outputs, Session, Wish};
 use crate::edge::Stream;
 use crate::hub::{Event, Outbox};
-use crate::protocol::{CloseCode, Timestamp};
+use crate::protocol::CloseCode;
 use crate::telemetry::Metrics;
 
 /// How many frames are handled before what came of them is written.
@@ -106,7 +106,7 @@ impl Socket {
             gateway: gateway.clone(),
             outbox: outbox.clone(),
             pace: Pace::default(),
-            session: Session::new(outbox.who.clone(), gateway.chat.me.id.clone(), wish),
+            session: Session::new(wish),
             work: None,
             outputs: Outputs::default(),
             written: 0,
@@ -115,7 +115,7 @@ impl Socket {
 
     /// Runs until the socket ends.
     pub async fn run(&mut self) -> End {
-        self.session.start(self.clock(), Instant::now(), &mut self.outputs);
+        self.session.start(&here(&self.gateway, &self.outbox, Instant::now()), &mut self.outputs);
         loop {
             if let Err(end) = self.give_out().await {
                 return end;
@@ -149,21 +149,17 @@ impl Socket {
         if let Some(end) = end {
             self.goodbye(end).await;
         }
-        self.session.finish()
-    }
-
-    fn clock(&self) -> Timestamp {
-        (self.gateway.chat.clock)()
+        self.session.finish(&self.outbox.who)
     }
 
     fn step(&mut self, input: Input<'_>, now: Instant) {
-        self.session.step(input, self.clock(), now, &mut self.outputs);
+        self.session.step(input, &here(&self.gateway, &self.outbox, now), &mut self.outputs);
     }
 
     fn events(&mut self, events: VecDeque<Event>) {
-        let (clock, now) = (self.clock(), Instant::now());
+        let here = here(&self.gateway, &self.outbox, Instant::now());
         for event in events {
-            self.session.step(Input::Event(event), clock, now, &mut self.outputs);
+            self.session.step(Input::Event(event), &here, &mut self.outputs);
         }
     }
 
@@ -191,7 +187,7 @@ impl Socket {
     }
 
     fn text(&mut self, text: &str, now: Instant) {
-        let (clock, counted) = (self.clock(), Cell::new(false));
+        let counted = Cell::new(false);
         let Self { web, pace, gateway, outbox, session, outputs, .. } = self;
         let wire = web.get_mut();
         let mut count = || {
@@ -201,7 +197,7 @@ impl Socket {
             counted.set(true);
             may
         };
-        session.hear(text, &mut count, clock, now, outputs);
+        session.hear(text, &mut count, &here(gateway, outbox, now), outputs);
         if !counted.get() && text.len() <= RECEIPT_BYTES_MAX {
             self.web.get_mut().free(text.len());
         } else if !counted.get() {
@@ -389,6 +385,10 @@ pub(crate) fn hand_on(
             chat.submit_signal(outbox, target, data, reference);
         }
     }
+}
+
+fn here<'a>(gateway: &'a Gateway, outbox: &'a Outbox, now: Instant) -> Here<'a> {
+    Here { who: &outbox.who, server: &gateway.chat.me.id, clock: (gateway.chat.clock)(), now }
 }
 
 /// The work under way; never ready while there is none.
