@@ -4,13 +4,15 @@
 //! **Texts go out only in order**: the next one is written, a higher one waits and has the gap read
 //! from the store, a lower one is dropped. While the socket catches up, what is heard live is only
 //! marked, so that offline messages come first (P7). `work` is what it has read from the store,
-//! `cursors` what it has received and what of that is stored.
+//! `cursors` what it has received and what of that is stored. A session has an inbox only while
+//! something is under way: of one in which all is at rest nothing is needed but its last ping.
 
 mod cursors;
 mod past;
 mod work;
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -21,7 +23,8 @@ use super::receipt::{Item, Receipts};
 use super::session::{Effect, Outputs, Wish};
 use crate::chance::Hashing;
 use crate::hub::Event;
-use crate::protocol::{ConversationId, DeviceId, Receipt, Seq, UserId};
+use crate::protocol::{ConversationId, Receipt, Seq};
+use crate::store::CALL_MS_MAX;
 
 /// The most `read` frames that wait; past that the socket is not read.
 const SEES_MAX: usize = 64;
@@ -39,8 +42,6 @@ enum Stage {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Inbox {
-    user: UserId,
-    device: DeviceId,
     wish: Wish,
     stage: Stage,
     positions: HashMap<ConversationId, Position, Hashing>,
@@ -63,13 +64,14 @@ pub(super) struct Inbox {
     resting: Option<Instant>,
     /// The store did not take the last `read`.
     unseen: bool,
+    /// The mailbox takes so long that what the client says is answered without it.
+    overdue: bool,
 }
 
 impl Inbox {
-    pub fn new(user: UserId, device: DeviceId, wish: Wish) -> Self {
+    /// One that the mailbox is still to be read into.
+    pub fn new(wish: Wish) -> Self {
         Self {
-            user,
-            device,
             wish,
             stage: Stage::New,
             positions: HashMap::default(),
@@ -77,7 +79,7 @@ impl Inbox {
             queue: VecDeque::new(),
             store: VecDeque::new(),
             sees: VecDeque::new(),
-            receipts: Receipts::new(wish.acks_app),
+            receipts: Receipts::new(wish.acks_app, 0),
             behind: 0,
             working: false,
             entering: false,
@@ -86,24 +88,51 @@ impl Inbox {
             belt: false,
             resting: None,
             unseen: false,
+            overdue: false,
         }
     }
 
-    /// Whether the mailbox was read.
-    pub fn has_mailbox(&self) -> bool {
-        self.stage != Stage::New
+    /// One that goes on where all was at rest, behind so many pings.
+    pub fn resume(acks_app: bool, pings: u64) -> Self {
+        let receipts = Receipts::new(acks_app, pings);
+        let wish = Wish { acks_app, ..Wish::default() };
+        Self { stage: Stage::Live, receipts, ..Self::new(wish) }
     }
 
-    pub fn sees_full(&self) -> bool {
-        self.sees.len() >= SEES_MAX
+    /// The number of the last ping behind texts.
+    pub fn pings(&self) -> u64 {
+        self.receipts.number()
+    }
+
+    /// Whether nothing is under way, or remembered for a moment.
+    pub fn rests(&self, now: Instant) -> bool {
+        self.stage == Stage::Live
+            && !(self.working || self.reread || self.belt || self.unseen)
+            && self.positions.is_empty()
+            && self.past.is_empty()
+            && self.sees.is_empty()
+            && self.receipts.rests()
+            // A flush that was asked for comes by itself; a second one is not to be asked for.
+            && self.resting.is_none_or(|flush| flush <= now)
+    }
+
+    /// Whether a token opened the socket that may be dead, as the mailbox will tell.
+    pub fn is_unknown(&self) -> bool {
+        self.wish.guarded && self.stage == Stage::New
+    }
+
+    /// Whether the socket is not to be read.
+    pub fn pauses(&self) -> bool {
+        (self.is_unknown() && !self.overdue) || self.sees.len() >= SEES_MAX
     }
 
     pub fn is_late(&self, now: Instant) -> bool {
         self.receipts.is_late(now)
     }
 
-    /// What came long ago comes no more.
-    pub fn tick(&mut self, now: Instant) {
+    /// What came long ago comes no more; a read that was to be answered by now is late.
+    pub fn tick(&mut self, since_last: Duration, now: Instant) {
+        self.overdue |= since_last > Duration::from_millis(2 * CALL_MS_MAX);
         self.past.tick(now);
     }
 

@@ -48,11 +48,14 @@ pub(super) struct Receipts {
 }
 
 impl Receipts {
-    /// `app`: the client acknowledges by itself.
-    pub fn new(app: bool) -> Self {
+    /// A ping that proves nothing.
+    pub const PLAIN_PING: [u8; 8] = [0; 8];
+
+    /// `app`: the client acknowledges by itself. `number`: that of the last ping before these.
+    pub fn new(app: bool, number: u64) -> Self {
         Self {
             app,
-            number: 0,
+            number,
             flying: Vec::new(),
             next: Vec::new(),
             texts: 0,
@@ -60,6 +63,16 @@ impl Receipts {
             full: false,
             since: None,
         }
+    }
+
+    /// The number of the last ping behind texts.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether all that was written was received.
+    pub fn rests(&self) -> bool {
+        self.texts == 0
     }
 
     /// Whether another text may be written. Once the window is full it opens when half of it is
@@ -95,8 +108,7 @@ impl Receipts {
     /// A ping that only asks for a sign of life. A client may answer the newest of several pings
     /// alone, so while a batch is under way this one repeats its number.
     pub fn plain_ping(&self) -> [u8; 8] {
-        let number = if self.flying.is_empty() { 0 } else { self.number };
-        number.to_be_bytes()
+        if self.flying.is_empty() { Self::PLAIN_PING } else { self.number.to_be_bytes() }
     }
 
     /// Whether a pong is the answer to the ping under way.
@@ -172,7 +184,7 @@ mod tests {
     #[test]
     fn one_ping_is_under_way_and_proves_what_stood_before_it() {
         let now = Instant::now();
-        let mut r = Receipts::new(false);
+        let mut r = Receipts::new(false, 0);
         assert_eq!(r.seal(), None);
         r.push(item(1, 1), now);
         r.push(item(2, 1), now);
@@ -193,7 +205,7 @@ mod tests {
     #[test]
     fn acks_prove_up_to_and_pings_nothing() {
         let now = Instant::now();
-        let mut r = Receipts::new(true);
+        let mut r = Receipts::new(true, 0);
         for seq in 1..=4 {
             r.push(item(seq, 1), now);
         }
@@ -207,7 +219,7 @@ mod tests {
     #[test]
     fn the_window_closes_when_full_and_opens_at_half() {
         let now = Instant::now();
-        let mut r = Receipts::new(true);
+        let mut r = Receipts::new(true, 0);
         for seq in 1..=256 {
             assert!(r.has_room());
             r.push(item(seq, 1), now);
@@ -224,7 +236,7 @@ mod tests {
     #[test]
     fn late_is_without_progress() {
         let start = Instant::now();
-        let mut r = Receipts::new(true);
+        let mut r = Receipts::new(true, 0);
         assert!(!r.is_late(start + SLOW_AFTER));
         r.push(item(1, 1), start);
         r.push(item(2, 1), start + SLOW_AFTER / 2);

@@ -3,6 +3,12 @@
 //! `gateway` feeds frames, pongs, events of the outbox and finished work in, and does what comes
 //! out. Here is what a client says and what the rest of the server says to it; `inbox` keeps what
 //! the socket has been sent and has received, and decides what is read from the store next.
+//!
+//! **An idle session is a few bytes and owns no memory**: the inbox is there only while something
+//! is under way, and whose socket it is stands in the outbox and is told with each input.
+
+mod tick;
+mod unstored;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,25 +16,41 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+pub use unstored::Unstored;
+
 use super::catchup::{Done, Work};
 use super::inbox::Inbox;
+use super::receipt::Receipts;
 use crate::hub::{Event, Who};
 use crate::limits::Over;
 use crate::protocol::{
     ClientFrame, CloseCode, ConversationId, ErrorCode, PING_INTERVAL_MS, ProcessId, Receipt, Ref,
     SendFrame, Seq, TOKEN_REVOKED, Target, Text, Timestamp, Token, answer,
 };
-use crate::store::{CALL_MS_MAX, Raise};
+use tick::Tick;
 
 /// How many sends may be without an answer; past that the socket is not read.
-pub const SENDS_MAX: u32 = 64;
+pub const SENDS_MAX: u16 = 64;
 /// When to send again what was put off.
 const PUT_OFF_MS: u64 = 1_000;
-/// How many ticks in a row may bring no sign of life.
-const SILENT_TICKS_MAX: u8 = 1;
+/// How many ticks may follow the last sign of life.
+const SILENT_TICKS_MAX: u8 = 2;
 /// Two ticks further apart than this: the process stood still, and the client's words still wait to
 /// be read.
 const TICKS_APART_MAX: Duration = Duration::from_millis(PING_INTERVAL_MS + 5_000);
+
+/// Around a session: whose it is and what the time is. It keeps nothing of this.
+#[derive(Debug, Clone, Copy)]
+pub struct Here<'a> {
+    /// Whose socket it is.
+    pub who: &'a Who,
+    /// The server that it is open on.
+    pub server: &'a ProcessId,
+    /// The wall clock, for frames that tell the time.
+    pub clock: Timestamp,
+    /// For what is measured.
+    pub now: Instant,
+}
 
 /// What the socket's task feeds in.
 #[derive(Debug)]
@@ -113,87 +135,65 @@ pub struct Wish {
     pub guarded: bool,
 }
 
-/// What the store does not know yet when a session ends.
-#[derive(Debug, Default)]
-pub struct Unstored {
-    /// The session got its mailbox, so its device is registered.
-    pub entered: bool,
-    /// Cursors, and rows of own sends.
-    pub raises: Vec<(ConversationId, Raise)>,
-    /// Own sends whose rows these raise.
-    pub own: Vec<(ConversationId, Seq)>,
-}
-
-impl Unstored {
-    /// An own send was stored at `seq`. Nobody but its session raises the row of a sender without
-    /// further devices.
-    pub fn sent(&mut self, conversation: &ConversationId, seq: Seq) {
-        if conversation.is_room() {
-            return;
-        }
-        match self.raises.iter_mut().find(|(known, _)| known == conversation) {
-            Some((_, raise)) => raise.last = raise.last.max(Some(seq)),
-            None => {
-                let raise = Raise { last: Some(seq), ..Raise::default() };
-                self.raises.push((conversation.clone(), raise));
-            }
-        }
-        match self.own.iter_mut().find(|(known, _)| known == conversation) {
-            Some((_, known)) => *known = seq.max(*known),
-            None => self.own.push((conversation.clone(), seq)),
-        }
-    }
-}
-
 /// One socket's session.
 #[derive(Debug)]
 pub struct Session {
-    who: Who,
-    server: ProcessId,
-    inbox: Inbox,
-    sends: u32,
-    alive: bool,
+    /// The number of the last ping behind texts: it goes on where an inbox has ended.
+    pings: u64,
+    /// What is under way. Where there is none, the mailbox was read and all of it is at rest.
+    inbox: Option<Box<Inbox>>,
+    ticked: Option<Tick>,
+    sends: u16,
+    /// Ticks since the last sign of life.
     silent_ticks: u8,
-    ticked: Option<Instant>,
-    guarded: bool,
-    /// The mailbox takes so long that what the client says is answered without it.
-    overdue: bool,
+    acks_app: bool,
 }
 
 impl Session {
     /// A session before its first frame.
-    pub fn new(who: Who, server: ProcessId, wish: Wish) -> Self {
-        let inbox = Inbox::new(who.user.clone(), who.device.clone(), wish);
-        Self {
-            who,
-            server,
-            inbox,
-            sends: 0,
-            alive: true,
-            silent_ticks: 0,
-            ticked: None,
-            guarded: wish.guarded,
-            overdue: false,
-        }
+    pub fn new(wish: Wish) -> Self {
+        let inbox = Some(Box::new(Inbox::new(wish)));
+        let acks_app = wish.acks_app;
+        Self { pings: 0, inbox, ticked: None, sends: 0, silent_ticks: 0, acks_app }
     }
 
     /// Says `welcome` and asks for the claim and the mailbox.
-    pub fn start(&mut self, clock: Timestamp, now: Instant, out: &mut Outputs) {
-        let Who { user, device, socket } = &self.who;
-        out.frames.push(answer::welcome(user, *socket, &self.server, device, clock));
-        self.ticked = Some(now);
-        self.inbox.next_work(now, out);
+    pub fn start(&mut self, here: &Here<'_>, out: &mut Outputs) {
+        let Who { user, device, socket } = here.who;
+        out.frames.push(answer::welcome(user, *socket, here.server, device, here.clock));
+        self.ticked = Some(Tick::at(here.now));
+        self.go_on(here, out);
     }
 
     /// Whether the socket is not to be read: too much of it is unanswered, or it is not known yet
     /// whether its token holds.
     pub fn paused(&self) -> bool {
-        let unknown = self.is_unknown() && !self.overdue;
-        unknown || self.sends >= SENDS_MAX || self.inbox.sees_full()
+        self.sends >= SENDS_MAX || self.inbox.as_ref().is_some_and(|inbox| inbox.pauses())
     }
 
+    /// Whether nothing is under way. Such a session owns no memory.
+    pub fn is_idle(&self) -> bool {
+        self.inbox.is_none()
+    }
+
+    /// Whether the socket's token may be dead.
     fn is_unknown(&self) -> bool {
-        self.guarded && !self.inbox.has_mailbox()
+        self.inbox.as_ref().is_some_and(|inbox| inbox.is_unknown())
+    }
+
+    fn inbox(&mut self) -> &mut Inbox {
+        let (acks_app, pings) = (self.acks_app, self.pings);
+        self.inbox.get_or_insert_with(|| Box::new(Inbox::resume(acks_app, pings)))
+    }
+
+    /// Asks for what is to be done next, and lets go of an inbox in which nothing is under way.
+    fn go_on(&mut self, here: &Here<'_>, out: &mut Outputs) {
+        let Some(inbox) = &mut self.inbox else { return };
+        inbox.next_work(here, out);
+        if inbox.rests(here.now) {
+            self.pings = inbox.pings();
+            self.inbox = None;
+        }
     }
 
     /// Takes a text frame. `count` is asked whether its sender may send one more, unless it is a
@@ -202,21 +202,20 @@ impl Session {
         &mut self,
         text: &str,
         count: impl FnOnce() -> Result<(), Over>,
-        clock: Timestamp,
-        now: Instant,
+        here: &Here<'_>,
         out: &mut Outputs,
     ) {
-        self.alive = true;
+        self.silent_ticks = 0;
         match ClientFrame::parse(text) {
             Ok(frame @ ClientFrame::Ack { .. }) if !self.is_unknown() => {
                 // It asks for nothing, and refused it would be missing.
-                if !self.frame(frame, clock, now, out) {
+                if !self.frame(frame, here, out) {
                     let _ = count();
                 }
             }
             Ok(frame) => match count() {
-                Ok(()) if self.is_unknown() => Self::put_off(&frame, clock, out),
-                Ok(()) => drop(self.frame(frame, clock, now, out)),
+                Ok(()) if self.is_unknown() => Self::put_off(&frame, here.clock, out),
+                Ok(()) => drop(self.frame(frame, here, out)),
                 Err(over) => {
                     let (detail, after) = (over.to_string(), over.retry_after_ms());
                     refuse(ErrorCode::RateLimited, &detail, named(&frame), after, out);
@@ -227,52 +226,54 @@ impl Session {
                 refuse(bad.code, &bad.detail, bad.reference.as_ref(), 0, out);
             }
         }
-        self.inbox.next_work(now, out);
+        self.go_on(here, out);
     }
 
     /// Whether a pong with this payload answers a ping that was behind texts.
     pub fn asked_for(&self, payload: &[u8]) -> bool {
-        self.inbox.asked_for(payload)
+        self.inbox.as_ref().is_some_and(|inbox| inbox.asked_for(payload))
     }
 
-    /// Takes one input. `clock` is the wall clock, for frames that tell the time.
-    pub fn step(&mut self, input: Input<'_>, clock: Timestamp, now: Instant, out: &mut Outputs) {
+    /// Takes one input.
+    pub fn step(&mut self, input: Input<'_>, here: &Here<'_>, out: &mut Outputs) {
         match input {
-            Input::Frame(text) => return self.hear(text, || Ok(()), clock, now, out),
+            Input::Frame(text) => return self.hear(text, || Ok(()), here, out),
             Input::Pong(payload) => {
-                self.alive = true;
-                self.inbox.pong(payload, now, out);
+                self.silent_ticks = 0;
+                if let Some(inbox) = &mut self.inbox {
+                    inbox.pong(payload, here.now, out);
+                }
             }
-            Input::Event(event) => self.event(event, now, out),
+            Input::Event(event) => self.event(event, here.now, out),
             Input::Done(Done::Revoked) => {
                 refuse(ErrorCode::Unauthorized, TOKEN_REVOKED, None, 0, out);
                 out.close = Some(CloseCode::Unauthorized);
                 return;
             }
-            Input::Done(done) => self.inbox.done(done, self.sends > 0, now, out),
+            Input::Done(done) => {
+                let sending = self.sends > 0;
+                self.inbox().done(done, sending, here, out);
+            }
         }
-        self.inbox.next_work(now, out);
+        self.go_on(here, out);
     }
 
-    /// The session is over: what is still to be stored.
-    pub fn finish(self) -> Unstored {
-        self.inbox.finish()
+    /// The session is over: what is still to be stored. `who`: whose it was.
+    pub fn finish(self, who: &Who) -> Unstored {
+        match self.inbox {
+            Some(inbox) => inbox.finish(who),
+            None => Unstored { entered: true, ..Unstored::default() },
+        }
     }
 
     /// Whether it is a receipt that was due.
-    fn frame(
-        &mut self,
-        frame: ClientFrame,
-        clock: Timestamp,
-        now: Instant,
-        out: &mut Outputs,
-    ) -> bool {
+    fn frame(&mut self, frame: ClientFrame, here: &Here<'_>, out: &mut Outputs) -> bool {
         let mine = |conversation: &ConversationId| {
-            conversation.is_room() || conversation.other(&self.who.user).is_some()
+            conversation.is_room() || conversation.other(&here.who.user).is_some()
         };
         match frame {
             ClientFrame::Message(send) => {
-                self.sends += 1;
+                self.sends = self.sends.saturating_add(1);
                 out.effects.push(Effect::Send(send));
             }
             ClientFrame::Ack { conversation, reference, .. }
@@ -283,14 +284,15 @@ impl Session {
                 refuse(ErrorCode::NotFound, &detail, reference.as_ref(), 0, out);
             }
             ClientFrame::Ack { conversation, seq, .. } => {
-                return self.inbox.ack(&conversation, seq, now, out);
+                let Some(inbox) = &mut self.inbox else { return false };
+                return inbox.ack(&conversation, seq, here.now, out);
             }
-            ClientFrame::Read { conversation, seq, .. } => self.inbox.see(conversation, seq),
+            ClientFrame::Read { conversation, seq, .. } => self.inbox().see(conversation, seq),
             ClientFrame::Signal { target, data, reference } => {
                 out.effects.push(Effect::Signal { target, data, reference });
             }
             ClientFrame::Ping { reference } => {
-                out.frames.push(answer::pong(reference.as_ref(), clock));
+                out.frames.push(answer::pong(reference.as_ref(), here.clock));
             }
             ClientFrame::Auth { token, reference } => {
                 out.effects.push(Effect::Renew { token, reference });
@@ -321,12 +323,16 @@ impl Session {
             Event::Sent { reference, conversation, seq, n, timestamp } => {
                 self.sends = self.sends.saturating_sub(1);
                 out.frames.push(answer::sent(reference.as_ref(), &conversation, seq, timestamp));
-                self.inbox.sent(conversation, seq, n, now, out);
+                self.inbox().sent(conversation, seq, n, now, out);
             }
-            Event::Text { .. } | Event::Hint { .. } => self.inbox.hear(event, now, out),
-            Event::Reread => self.inbox.reread(),
-            Event::Belt => self.inbox.belt(),
-            Event::Flush => self.inbox.flush(now, out),
+            Event::Text { .. } | Event::Hint { .. } => self.inbox().hear(event, now, out),
+            Event::Reread => self.inbox().reread(),
+            Event::Belt => self.inbox().belt(),
+            Event::Flush => {
+                if let Some(inbox) = &mut self.inbox {
+                    inbox.flush(now, out);
+                }
+            }
             Event::Tick => self.tick(now, out),
             Event::Reconnect(after_ms) => out.frames.push(answer::reconnect(after_ms)),
             Event::Close(code) => out.close = Some(code),
@@ -334,24 +340,30 @@ impl Session {
     }
 
     fn tick(&mut self, now: Instant, out: &mut Outputs) {
-        let before = self.ticked.replace(now);
-        let answered_by = Duration::from_millis(2 * CALL_MS_MAX);
-        self.overdue |= before.is_some_and(|before| now.duration_since(before) > answered_by);
-        if before.is_some_and(|before| now.duration_since(before) > TICKS_APART_MAX) {
-            self.alive = true;
-            self.inbox.wait_anew(now);
+        let tick = Tick::at(now);
+        let since_last = self.ticked.replace(tick).map_or(Duration::ZERO, |last| tick.since(last));
+        let stood_still = since_last > TICKS_APART_MAX;
+        if stood_still {
+            self.silent_ticks = 0;
         }
-        self.inbox.tick(now);
-        if self.inbox.is_late(now) {
-            out.close = Some(CloseCode::Slow);
-            return;
+        let mut ping = Receipts::PLAIN_PING;
+        if let Some(inbox) = &mut self.inbox {
+            if stood_still {
+                inbox.wait_anew(now);
+            }
+            inbox.tick(since_last, now);
+            if inbox.is_late(now) {
+                out.close = Some(CloseCode::Slow);
+                return;
+            }
+            ping = inbox.plain_ping();
         }
-        self.silent_ticks = if std::mem::take(&mut self.alive) { 0 } else { self.silent_ticks + 1 };
+        self.silent_ticks = self.silent_ticks.saturating_add(1);
         if self.silent_ticks > SILENT_TICKS_MAX {
             out.close = Some(CloseCode::Silent);
         } else {
             // At every tick, as `welcome` has told: clients and proxies count on it.
-            out.ping.get_or_insert_with(|| self.inbox.plain_ping());
+            out.ping.get_or_insert(ping);
         }
     }
 }

@@ -16,7 +16,7 @@ use super::pace;
 use crate::chat::Chat;
 use crate::chat::catchup::Work;
 use crate::chat::lane::Reply;
-use crate::chat::session::{Effect, Input, Outputs, Session, Unstored, Wish};
+use crate::chat::session::{Effect, Here, Input, Outputs, Session, Unstored, Wish};
 use crate::hub::Outbox;
 use crate::protocol::{CloseCode, Timestamp};
 use crate::telemetry::Metrics;
@@ -70,6 +70,13 @@ pub(super) struct Desk<'a> {
     pub now: Instant,
 }
 
+impl<'a> Desk<'a> {
+    fn here(&self) -> Here<'a> {
+        let (who, server) = (&self.outbox.who, &self.gateway.chat.me.id);
+        Here { who, server, clock: self.clock, now: self.now }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -79,21 +86,20 @@ pub(super) struct Connection {
 
 impl Connection {
     /// One whose 101 has left.
-    pub fn new(gateway: &Gateway, outbox: &Outbox, hello: &Hello) -> Self {
+    pub fn new(gateway: &Gateway, hello: &Hello) -> Self {
         let guarded = gateway.guard.is_some();
         let wish = Wish { acks_app: hello.acks_app, catchup: hello.catchup, guarded };
-        let session = Session::new(outbox.who.clone(), gateway.chat.me.id.clone(), wish);
-        Self { session, decoder: Decoder::default() }
+        Self { session: Session::new(wish), decoder: Decoder::default() }
     }
 
     /// Says `welcome`.
     pub fn start(&mut self, desk: &mut Desk<'_>) {
-        self.session.start(desk.clock, desk.now, desk.out);
+        self.session.start(&desk.here(), desk.out);
     }
 
     /// Takes anything but bytes.
     pub fn step(&mut self, input: Input<'_>, desk: &mut Desk<'_>) {
-        self.session.step(input, desk.clock, desk.now, desk.out);
+        self.session.step(input, &desk.here(), desk.out);
     }
 
     /// Whether nothing more is to be read: too much of it is unanswered. (A user who is over a
@@ -165,8 +171,8 @@ impl Connection {
     }
 
     /// The cursors that are still to be stored.
-    pub fn finish(self) -> Unstored {
-        self.session.finish()
+    pub fn finish(self, outbox: &Outbox) -> Unstored {
+        self.session.finish(&outbox.who)
     }
 }
 
@@ -186,12 +192,13 @@ fn hear(session: &mut Session, incoming: Incoming<'_>, desk: &mut Desk<'_>) -> R
     match incoming {
         Incoming::Text { text, cost } => {
             let mut counted = false;
-            let Desk { gateway, outbox, out, rest, clock, now, .. } = desk;
+            let here = desk.here();
+            let Desk { gateway, outbox, out, rest, now, .. } = desk;
             let may = || {
                 counted = true;
                 pace::count(&gateway.chat, &outbox.who.user, cost, *now, rest)
             };
-            session.hear(text, may, *clock, *now, out);
+            session.hear(text, may, &here, out);
             if !counted && text.len() > RECEIPT_BYTES_MAX {
                 count(desk, cost);
             }
@@ -200,13 +207,13 @@ fn hear(session: &mut Session, incoming: Incoming<'_>, desk: &mut Desk<'_>) -> R
             if !session.asked_for(payload) {
                 count(desk, whole(payload));
             }
-            session.step(Input::Pong(payload), desk.clock, desk.now, desk.out);
+            session.step(Input::Pong(payload), &desk.here(), desk.out);
         }
         // It shows that the client lives, as a pong does.
         Incoming::Ping(payload) => {
             framing::put_pong(desk.write, payload);
             count(desk, whole(payload));
-            session.step(Input::Pong(&[]), desk.clock, desk.now, desk.out);
+            session.step(Input::Pong(&[]), &desk.here(), desk.out);
         }
         Incoming::Close(code) => return Err(End::Left(code)),
     }

@@ -117,7 +117,7 @@ pub(super) fn prepare(loops: usize) -> io::Result<(Lines, Vec<Ready>)> {
 type Working = BoxFuture<'static, (Place, Result<Option<Done>, Aborted>)>;
 
 /// What a loop lends to the socket whose turn it is.
-struct Here {
+struct Lent {
     gateway: Arc<Gateway>,
     out: Outputs,
     write: Vec<u8>,
@@ -129,7 +129,7 @@ struct Here {
     now: Instant,
 }
 
-impl Here {
+impl Lent {
     fn desk<'a>(&'a mut self, outbox: &'a Arc<Outbox>) -> (Desk<'a>, &'a mut [u8]) {
         let Self { gateway, out, write, buffer, clock, now, .. } = self;
         let desk = Desk { gateway, outbox, out, write, rest: None, clock: *clock, now: *now };
@@ -154,7 +154,7 @@ pub(super) const SLOT_BYTES: usize = size_of::<Slot>();
 struct Loop {
     slots: Slab<Slot>,
     registry: Registry,
-    here: Here,
+    lent: Lent,
     /// Those that have a turn now, and those that have another one.
     touched: Vec<u32>,
     again: Vec<u32>,
@@ -170,7 +170,7 @@ struct Loop {
 pub(super) async fn run(gateway: Arc<Gateway>, ready: Ready) {
     let Ready { poll, bell, mut arrivals } = ready;
     let Ok(registry) = poll.registry().try_clone() else { return };
-    // The descriptor is the same for as long as the instance lives, and it lives in here.
+    // The descriptor is the same for as long as the instance lives, and it lives in lent.
     #[expect(deprecated, reason = "its successor is unsafe, for types whose descriptor may change")]
     let Ok(mut poll) = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE) else { return };
     let mut events = mio::Events::with_capacity(EVENTS_MAX);
@@ -179,7 +179,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, ready: Ready) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut came = Vec::new();
     loop {
-        let next = this.here.timers.next();
+        let next = this.lent.timers.next();
         let due = async {
             match next {
                 Some(at) => sleep_until(at).await,
@@ -202,7 +202,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, ready: Ready) {
                     return;
                 }
             }
-            Some(done) = this.here.works.next(), if !this.here.works.is_empty() => this.done(done),
+            Some(done) = this.lent.works.next(), if !this.lent.works.is_empty() => this.done(done),
             _ = ticks.tick(), if !this.slots.is_empty() => this.ticks = true,
             () = due => {}
             () = std::future::ready(()), if !this.again.is_empty() => {}
@@ -219,7 +219,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, ready: Ready) {
 
 impl Loop {
     fn new(gateway: Arc<Gateway>, registry: Registry) -> Self {
-        let here = Here {
+        let lent = Lent {
             clock: (gateway.chat.clock)(),
             now: Instant::now(),
             gateway,
@@ -232,7 +232,7 @@ impl Loop {
         Self {
             slots: Slab::new(),
             registry,
-            here,
+            lent,
             touched: Vec::new(),
             again: Vec::new(),
             generation: 0,
@@ -243,8 +243,8 @@ impl Loop {
     }
 
     fn take_times(&mut self) {
-        self.here.clock = (self.here.gateway.chat.clock)();
-        self.here.now = Instant::now();
+        self.lent.clock = (self.lent.gateway.chat.clock)();
+        self.lent.now = Instant::now();
     }
 
     /// Notes who has something to do.
@@ -261,7 +261,7 @@ impl Loop {
         rung.drain(..).for_each(|index| self.touch(index));
         self.again = rung;
         for _ in 0..TAKEN_MAX {
-            let Some(Some(done)) = self.here.works.next().now_or_never() else { break };
+            let Some(Some(done)) = self.lent.works.next().now_or_never() else { break };
             self.done(done);
         }
     }
@@ -277,20 +277,20 @@ impl Loop {
         if std::mem::take(&mut self.ticks) {
             self.tick();
         }
-        while let Some((place, why)) = self.here.timers.due(self.here.now) {
-            self.at(place, |slot, here| slot.timer(why, here, place));
+        while let Some((place, why)) = self.lent.timers.due(self.lent.now) {
+            self.at(place, |slot, lent| slot.timer(why, lent, place));
         }
         let mut touched = std::mem::take(&mut self.touched);
         for index in touched.drain(..) {
             if let Some(slot) = self.slots.get_mut(index as usize) {
                 slot.touched = false;
                 let place = Place { index, generation: slot.generation };
-                self.at(place, |slot, here| slot.turn(here, place));
+                self.at(place, |slot, lent| slot.turn(lent, place));
             }
         }
         self.touched = touched;
-        if self.here.write.capacity() > WRITE_BYTES_KEPT {
-            self.here.write = Vec::new();
+        if self.lent.write.capacity() > WRITE_BYTES_KEPT {
+            self.lent.write = Vec::new();
         }
     }
 
@@ -303,17 +303,17 @@ impl Loop {
     }
 
     /// Lets a socket do something, if it is still there.
-    fn at(&mut self, place: Place, what: impl FnOnce(&mut Slot, &mut Here) -> Turned) {
+    fn at(&mut self, place: Place, what: impl FnOnce(&mut Slot, &mut Lent) -> Turned) {
         let index = place.index as usize;
         let slot = self.slots.get_mut(index).filter(|slot| slot.generation == place.generation);
         let Some(slot) = slot else { return };
         // What it leaves half-done is dropped below, and the loop's own is cleared.
-        match catch_unwind(AssertUnwindSafe(|| what(slot, &mut self.here))) {
+        match catch_unwind(AssertUnwindSafe(|| what(slot, &mut self.lent))) {
             Ok(Turned::Stays) => {}
             Ok(Turned::Again) => self.again.push(place.index),
             Ok(Turned::Ended(end)) => self.end(index, end.name()),
             Err(_) => {
-                (self.here.out, self.here.write) = (Outputs::default(), Vec::new());
+                (self.lent.out, self.lent.write) = (Outputs::default(), Vec::new());
                 drop(self.slots.remove(index));
                 self.let_go();
             }
@@ -322,7 +322,7 @@ impl Loop {
 
     fn seat(&mut self, arrival: Arrival) {
         let Arrival { carrier, entered, connection, behind } = arrival;
-        self.held.get_or_insert_with(|| self.here.gateway.sockets.token());
+        self.held.get_or_insert_with(|| self.lent.gateway.sockets.token());
         self.generation = self.generation.wrapping_add(1);
         let entry = self.slots.vacant_entry();
         let index = entry.key();
@@ -333,7 +333,7 @@ impl Loop {
             tracing::warn!(%error, "a socket can't be watched, and is closed");
             return self.end(index, "unwatched");
         }
-        self.at(place, |slot, here| slot.start(&mut behind.to_vec(), here, place));
+        self.at(place, |slot, lent| slot.start(&mut behind.to_vec(), lent, place));
     }
 
     fn done(&mut self, (place, done): (Place, Result<Option<Done>, Aborted>)) {
@@ -356,14 +356,14 @@ impl Loop {
         for index in (self.tick..self.slots.capacity()).step_by(TICKS) {
             if let Some(slot) = self.slots.get(index) {
                 let place = Place { index: index as u32, generation: slot.generation };
-                self.at(place, |slot, here| slot.tick(here, place));
+                self.at(place, |slot, lent| slot.tick(lent, place));
             }
         }
     }
 
     fn end(&mut self, index: usize, name: &'static str) {
         let (entered, unstored) = self.slots.remove(index).finish();
-        self.here.gateway.sockets.spawn(entered.leave(name, unstored));
+        self.lent.gateway.sockets.spawn(entered.leave(name, unstored));
         self.let_go();
     }
 

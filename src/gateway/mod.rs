@@ -272,7 +272,7 @@ impl Gateway {
         if !self.is_open() {
             drain::send_away(&outbox);
         }
-        let connection = Connection::new(self, &outbox, hello);
+        let connection = Connection::new(self, hello);
         let entered = Entered::new(seat, outbox);
         Some(Box::new(Arrival { carrier, entered, connection, behind }))
     }

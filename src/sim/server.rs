@@ -23,7 +23,7 @@ use crate::chance;
 use crate::chat::catchup::{self, Done};
 use crate::chat::lane::{Bounds, Lanes};
 use crate::chat::liveness::{Liveness, RowChange};
-use crate::chat::session::{Input, Outputs, Session, Wish};
+use crate::chat::session::{Here, Input, Outputs, Session, Wish};
 use crate::chat::{Chat, Clock, Parts};
 use crate::gateway::connection::hand_on;
 use crate::hub::{Event, Outbox, Who};
@@ -321,27 +321,31 @@ async fn serve(sea: Sea, chat: Arc<Chat>, wire: Arc<Wire>, hello: Hello) {
     let socket = chance::bits();
     let socket = SocketId(socket - socket % BELT_PARTS + BELT_PARTS - 1);
     let who = Who { user: hello.user, device: hello.device, socket };
-    let outbox = Arc::new(Outbox::new(who.clone()));
+    let outbox = Arc::new(Outbox::new(who));
     if let Some(oldest) = chat.hub.enter(outbox.clone()) {
         oldest.push(Event::Close(CloseCode::TooManySockets));
     }
     chat.metrics.sockets.inc();
-    let mut session = Session::new(who, chat.me.id.clone(), hello.wish);
+    let mut session = Session::new(hello.wish);
     let mut out = Outputs::default();
     let mut work: Option<BoxFuture<'static, Done>> = None;
-    session.start((chat.clock)(), Instant::now(), &mut out);
+    let here = || {
+        let (server, clock, now) = (&chat.me.id, (chat.clock)(), Instant::now());
+        Here { who: &outbox.who, server, clock, now }
+    };
+    session.start(&here(), &mut out);
     while give_out(&sea, &chat, &outbox, &wire, &mut out, &mut work).await {
         let turn = turn(&sea, &outbox, &wire, !session.paused(), &mut work).await;
-        let (clock, now) = ((chat.clock)(), Instant::now());
+        let here = here();
         match turn {
             Turn::Events(events) => {
                 for event in events {
-                    session.step(Input::Event(event), clock, now, &mut out);
+                    session.step(Input::Event(event), &here, &mut out);
                 }
             }
             Turn::Done(done) => {
                 work = None;
-                session.step(Input::Done(done), clock, now, &mut out);
+                session.step(Input::Done(done), &here, &mut out);
             }
             Turn::Up(Up::End) => break,
             Turn::Up(first) => {
@@ -349,10 +353,8 @@ async fn serve(sea: Sea, chat: Arc<Chat>, wire: Arc<Wire>, hello: Hello) {
                 let mut end = false;
                 while let Some(up) = next {
                     match &up {
-                        Up::Frame(text) => session.step(Input::Frame(text), clock, now, &mut out),
-                        Up::Pong(payload) => {
-                            session.step(Input::Pong(payload), clock, now, &mut out);
-                        }
+                        Up::Frame(text) => session.step(Input::Frame(text), &here, &mut out),
+                        Up::Pong(payload) => session.step(Input::Pong(payload), &here, &mut out),
                         Up::End => end = true,
                     }
                     next = if end || session.paused() { None } else { wire.try_read() };
@@ -366,7 +368,8 @@ async fn serve(sea: Sea, chat: Arc<Chat>, wire: Arc<Wire>, hello: Hello) {
     }
     // The close handshake: what comes meanwhile stays in the outbox.
     sleep(Duration::from_millis(sea.any(0..GOODBYE_MS_MAX))).await;
-    chat.end(outbox, session.finish()).await;
+    let unstored = session.finish(&outbox.who);
+    chat.end(outbox, unstored).await;
 }
 
 /// What happens next; where several things could, chance decides.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::chat::session::{Session, Unstored, Wish};
+use crate::chat::session::{Here, Input, Session, Unstored, Wish};
 use crate::chat::testing::{Part, message, user};
 use crate::directory::Directory;
 use crate::hub::Event;
@@ -92,9 +92,8 @@ async fn a_socket_that_left_before_its_mailbox_does_not_make_its_device_known() 
     let received = Raise { delivered: Some(1), ..Raise::default() };
     part.ports.raise(&user("a"), &dm(), &received).await.unwrap();
     let outbox = part.enter("a", "phone");
-    let server = part.chat.me.id.clone();
-    let session = Session::new(outbox.who.clone(), server, Wish::default());
-    part.chat.store_at_end(&outbox.who, session.finish()).await;
+    let session = Session::new(Wish::default());
+    part.chat.store_at_end(&outbox.who, session.finish(&outbox.who)).await;
     assert!(!is_known(&part, "phone").await);
     assert!(enter(&part, &outbox).await.is_empty(), "it starts at what the person has received");
     assert!(is_known(&part, "phone").await);
@@ -308,15 +307,15 @@ async fn a_read_goes_on_at_the_floor_and_never_turns_in_circles() {
 
     let head = Head { floor: 10, title: None, creator: None, public: false, created: 1 };
     part.ports.write(Record::Head(dm(), head)).await.unwrap();
-    let server = part.chat.me.id.clone();
-    let mut session = Session::new(outbox.who.clone(), server, Wish::default());
-    let (now, mut out) = (tokio::time::Instant::now(), Default::default());
-    session.start(1, now, &mut out);
+    let (server, now) = (&part.chat.me.id, tokio::time::Instant::now());
+    let here = Here { who: &outbox.who, server, clock: 1, now };
+    let (mut session, mut out) = (Session::new(Wish::default()), Default::default());
+    session.start(&here, &mut out);
     for work in 0.. {
         let Some(asked) = out.work.take() else { break };
         assert!(work < 5, "{asked:?}");
         let done = perform(&part.chat, &outbox, asked).await;
-        session.step(crate::chat::session::Input::Done(done), 1, now, &mut out);
+        session.step(Input::Done(done), &here, &mut out);
     }
     let kinds = |text: &crate::protocol::Text| {
         let frame: serde_json::Value = serde_json::from_slice(text).unwrap();

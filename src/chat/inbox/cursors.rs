@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{Inbox, Stage};
 use crate::chat::position::Position;
 use crate::chat::session::{Effect, Outputs, Unstored};
+use crate::hub::Who;
 use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, ProcessId, Receipt, Seq};
 use crate::store::Raise;
@@ -103,29 +104,30 @@ impl Inbox {
         ask(&mut self.resting, next, out);
     }
 
-    pub(super) fn raise(&self, position: &Position) -> Raise {
-        let seq = position.received + u64::from(planted(Bug::CursorOffByOne));
-        Raise {
-            last: Some(seq),
-            delivered: Some(seq),
-            read: None,
-            cursors: vec![(self.device.clone(), seq)],
-        }
-    }
-
     /// All that the store does not know yet.
-    pub fn finish(self) -> Unstored {
+    pub fn finish(self, who: &Who) -> Unstored {
         let entered = self.stage != Stage::New;
         let mut unstored = Unstored { entered, ..Unstored::default() };
         for (id, position) in &self.positions {
             if position.dirty() {
-                unstored.raises.push((id.clone(), self.raise(position)));
+                unstored.raises.push((id.clone(), raise(position, who)));
             }
             if let Some(own) = position.own_unstored() {
                 unstored.sent(id, own);
             }
         }
         unstored
+    }
+}
+
+/// Stores the cursor of this device.
+pub(super) fn raise(position: &Position, who: &Who) -> Raise {
+    let seq = position.received + u64::from(planted(Bug::CursorOffByOne));
+    Raise {
+        last: Some(seq),
+        delivered: Some(seq),
+        read: None,
+        cursors: vec![(who.device.clone(), seq)],
     }
 }
 

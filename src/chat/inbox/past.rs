@@ -34,6 +34,10 @@ impl Past {
         self.0.iter().find(|(known, ..)| known == conversation).map_or(0, |(_, seq, _)| *seq)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Lets go of what is old.
     pub fn tick(&mut self, now: Instant) {
         self.0.retain(|(.., at)| now.duration_since(*at) < KEPT);

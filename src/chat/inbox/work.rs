@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Inbox, Stage};
+use super::{Inbox, Stage, cursors};
 use crate::chat::catchup::{Done, Waiting, Work};
 use crate::chat::position::Queued;
 use crate::chat::reads::Turn;
 use crate::chat::receipt::Item;
-use crate::chat::session::{Effect, Outputs};
+use crate::chat::session::{Effect, Here, Outputs};
 use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, Entry, Seq, Text, answer};
 
@@ -25,7 +25,8 @@ const STORE_MAX: usize = 16;
 
 impl Inbox {
     /// Takes what came of work. `sending`: some send of this socket is not answered yet.
-    pub fn done(&mut self, done: Done, sending: bool, now: Instant, out: &mut Outputs) {
+    pub fn done(&mut self, done: Done, sending: bool, here: &Here<'_>, out: &mut Outputs) {
+        let now = here.now;
         (self.working, self.entering, self.sending) = (false, false, sending);
         match done {
             Done::Mailbox(waiting) => self.mailbox(waiting, now, out),
@@ -42,7 +43,7 @@ impl Inbox {
                 if let Some(position) = self.positions.get_mut(&conversation) {
                     position.pass(start, None);
                 }
-                self.page(&conversation, entries, skip, more, now, out);
+                self.page(&conversation, entries, skip, more, here, out);
             }
             Done::Paused(conversation) => {
                 let Some(position) = self.positions.get_mut(&conversation) else { return };
@@ -143,10 +144,11 @@ impl Inbox {
         entries: Vec<(Seq, Option<Entry>)>,
         skip: Seq,
         more: bool,
-        now: Instant,
+        here: &Here<'_>,
         out: &mut Outputs,
     ) {
         let Some(position) = self.positions.get_mut(conversation) else { return };
+        let (who, now) = (here.who, here.now);
         position.queued = Queued::No;
         let (mut taken, mut doubtful) = (true, false);
         for (seq, entry) in entries {
@@ -158,7 +160,7 @@ impl Inbox {
                 break;
             }
             let own = position.is_own(seq);
-            let maybe = |e: &Entry| e.from == self.user && e.device == self.device && self.sending;
+            let maybe = |e: &Entry| e.from == who.user && e.device == who.device && self.sending;
             doubtful = !own && entry.as_ref().is_some_and(maybe) && position.doubts < DOUBTS_MAX;
             if doubtful {
                 // Stored by this very socket, perhaps, with its answer on the way: that tells.
@@ -166,9 +168,9 @@ impl Inbox {
             }
             let n = entry.as_ref().map(|entry| entry.n);
             if let Some(entry) = entry.filter(|_| !own) {
-                let text = answer::entry(conversation, &entry, entry.from == self.user);
+                let text = answer::entry(conversation, &entry, entry.from == who.user);
                 let (conversation, bytes) = (conversation.clone(), size(&text));
-                let item = Item { conversation, seq, bytes, tell: entry.from != self.user };
+                let item = Item { conversation, seq, bytes, tell: entry.from != who.user };
                 out.frames.push(text);
                 self.receipts.push(item, now);
                 position.last_text = seq;
@@ -201,9 +203,9 @@ impl Inbox {
 
     /// Asks for the next piece of work, says `caughtup` once all that waited is written, and seals
     /// what was written with a ping.
-    pub fn next_work(&mut self, now: Instant, out: &mut Outputs) {
+    pub fn next_work(&mut self, here: &Here<'_>, out: &mut Outputs) {
         if !self.working
-            && let Some(work) = self.choose(now, out)
+            && let Some(work) = self.choose(here, out)
         {
             self.working = true;
             self.entering = matches!(work, Work::Enter { .. } | Work::Reread { .. });
@@ -217,12 +219,12 @@ impl Inbox {
         if let Some(ping) = self.receipts.seal() {
             out.ping = Some(ping);
             if planted(Bug::DeliveredOnWrite) {
-                self.pong(&ping, now, out);
+                self.pong(&ping, here.now, out);
             }
         }
     }
 
-    fn choose(&mut self, now: Instant, out: &mut Outputs) -> Option<Work> {
+    fn choose(&mut self, here: &Here<'_>, out: &mut Outputs) -> Option<Work> {
         if self.stage == Stage::New {
             return Some(Work::Enter { catchup: self.wish.catchup });
         }
@@ -234,7 +236,7 @@ impl Inbox {
         }
         // What the store did not take waits until there is nothing to read.
         if self.unseen
-            && let Some(read) = self.choose_read(now, out)
+            && let Some(read) = self.choose_read(here.now, out)
         {
             return Some(read);
         }
@@ -247,12 +249,12 @@ impl Inbox {
             let count = self.store.len().min(STORE_MAX);
             let ids: Vec<_> = self.store.drain(..count).collect();
             let raise = |id: ConversationId| {
-                let raise = self.raise(self.positions.get(&id)?);
+                let raise = cursors::raise(self.positions.get(&id)?, here.who);
                 Some((id, raise))
             };
             return Some(Work::Store(ids.into_iter().filter_map(raise).collect()));
         }
-        self.choose_read(now, out)
+        self.choose_read(here.now, out)
     }
 
     /// The first conversation in the queue for which there is still something to read.

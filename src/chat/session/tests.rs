@@ -3,6 +3,7 @@
 mod client;
 mod sim;
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -10,9 +11,10 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
 use self::sim::{Sim, Step};
-use super::{Done, Effect, Event, Input, Outputs, Session, Wish, Work};
+use super::{Done, Effect, Event, Here, Input, Outputs, Session, Wish, Work};
 use crate::chat::catchup::Waiting;
 use crate::chat::testing::{message, user};
+use crate::hub::Who;
 use crate::limits::{Limit, Over};
 use crate::protocol::*;
 
@@ -22,7 +24,7 @@ const STEPS: usize = 250;
 /// Whatever happens, the client sees every conversation's texts in order and without holes (P4,
 /// I7), what waited before `caughtup` (P7), nothing that it may not see (P9), no copy of its own;
 /// `delivered` is said and cursors are stored only of what it has really received (I8); and in the
-/// end it has everything (P3) and is pushed nothing again.
+/// end it has everything (P3) and is pushed nothing again, and the session costs no memory.
 async fn run(seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let wish = Wish {
@@ -43,6 +45,7 @@ async fn run(seed: u64) {
     let before = sim.client.texts;
     sim.settle().await;
     assert_eq!(sim.client.texts, before, "a second reconnect pushes nothing again");
+    sim.rest().await;
 }
 
 #[tokio::test]
@@ -56,21 +59,19 @@ async fn a_client_sees_every_text_in_order_whatever_is_lost_on_the_way() {
 /// A mark set while a read is under way asks for another, also while the socket catches up.
 #[test]
 fn a_reread_asked_for_during_the_first_read_follows_it() {
-    let who = crate::chat::testing::socket("a", "default").who.clone();
-    let server = crate::protocol::ProcessId::parse("ws1").unwrap();
-    let (mut session, now) = (Session::new(who, server, Wish::default()), Instant::now());
+    let (mut session, now) = (Session::new(Wish::default()), Instant::now());
     let mut out = Outputs::default();
-    session.start(1, now, &mut out);
+    session.start(&here(now), &mut out);
     assert!(matches!(out.work, Some(Work::Enter { catchup: None })));
     let mut out = Outputs::default();
-    session.step(Input::Event(Event::Reread), 1, now, &mut out);
+    session.step(Input::Event(Event::Reread), &here(now), &mut out);
     assert!(out.work.is_none(), "one piece of work at a time");
     let mut out = Outputs::default();
-    session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
+    session.step(Input::Done(Done::Mailbox(Vec::new())), &here(now), &mut out);
     assert!(matches!(out.work, Some(Work::Reread { consistent: true, .. })), "{out:?}");
     assert!(out.frames.is_empty(), "not caught up yet");
     let mut out = Outputs::default();
-    session.step(Input::Done(Done::Mailbox(Vec::new())), 1, now, &mut out);
+    session.step(Input::Done(Done::Mailbox(Vec::new())), &here(now), &mut out);
     assert!(out.work.is_none() && out.frames == [crate::protocol::answer::caught_up()]);
 }
 
@@ -78,11 +79,7 @@ fn a_reread_asked_for_during_the_first_read_follows_it() {
 /// taken: nobody would send it again.
 #[test]
 fn frames_over_a_limit_are_answered_and_do_nothing() {
-    let who = crate::chat::testing::socket("a", "default").who.clone();
-    let server = crate::protocol::ProcessId::parse("ws1").unwrap();
-    let wish = Wish { acks_app: true, ..Wish::default() };
-    let (mut session, now) = (Session::new(who, server, wish), Instant::now());
-    session.start(1, now, &mut Outputs::default());
+    let (mut session, now) = session(Wish { acks_app: true, ..Wish::default() });
     let over = Over { limit: Limit::Frames, wait: Duration::from_micros(6_001) };
     for frame in [
         r#"{"type":"message","to":"b","message":"Hi","ref":"r"}"#,
@@ -92,7 +89,7 @@ fn frames_over_a_limit_are_answered_and_do_nothing() {
         r#"{"type":"auth","token":"t","ref":"r"}"#,
     ] {
         let mut out = Outputs::default();
-        session.hear(frame, || Err(over), 1, now, &mut out);
+        session.hear(frame, || Err(over), &here(now), &mut out);
         let answer: serde_json::Value = serde_json::from_slice(&out.frames[0]).unwrap();
         let expected = serde_json::json!({"type": "error", "code": "rate_limited", "ref": "r",
             "detail": "too many frames: wait and try again", "retryable": true,
@@ -106,7 +103,7 @@ fn frames_over_a_limit_are_answered_and_do_nothing() {
         (r#"{"type":"message","to":"b"}"#, 1),
     ] {
         let mut out = Outputs::default();
-        session.hear(frame, || Err(over), 1, now, &mut out);
+        session.hear(frame, || Err(over), &here(now), &mut out);
         assert_eq!(out.frames.len(), frames, "{frame}");
         let limited = |effect: &Effect| matches!(effect, Effect::Refused(ErrorCode::RateLimited));
         assert!(!out.effects.iter().any(limited), "{frame}: as ever");
@@ -141,11 +138,24 @@ fn dm(other: &str) -> ConversationId {
     ConversationId::parse(&format!("dm:a:{other}")).unwrap()
 }
 
+/// A socket of `a`.
+fn who() -> &'static Who {
+    static WHO: LazyLock<Who> = LazyLock::new(|| {
+        let (user, device) = (user("a"), DeviceId::plain());
+        Who { user, device, socket: SocketId(1) }
+    });
+    &WHO
+}
+
+fn here(now: Instant) -> Here<'static> {
+    static SERVER: LazyLock<ProcessId> = LazyLock::new(via);
+    Here { who: who(), server: &SERVER, clock: 1, now }
+}
+
 /// A session of `a` that has said `welcome`.
 fn session(wish: Wish) -> (Session, Instant) {
-    let who = crate::chat::testing::socket("a", "default").who.clone();
-    let (mut session, now) = (Session::new(who, via(), wish), Instant::now());
-    session.start(1, now, &mut Outputs::default());
+    let (mut session, now) = (Session::new(wish), Instant::now());
+    session.start(&here(now), &mut Outputs::default());
     (session, now)
 }
 
@@ -155,7 +165,7 @@ fn via() -> ProcessId {
 
 fn step(session: &mut Session, input: Input<'_>, now: Instant) -> Outputs {
     let mut out = Outputs::default();
-    session.step(input, 1, now, &mut out);
+    session.step(input, &here(now), &mut out);
     out
 }
 
@@ -402,15 +412,13 @@ fn an_envelope_beyond_the_end_of_the_log_is_dropped() {
 
 #[tokio::test]
 async fn a_client_is_pinged_at_every_tick_and_given_up_when_it_is_silent() {
-    let socket = SocketId(1);
-    let who = crate::hub::Who { user: user("a"), device: DeviceId::plain(), socket };
-    let mut session = Session::new(who, ProcessId::parse("ws1").unwrap(), Wish::default());
+    let mut session = Session::new(Wish::default());
     let mut tick = |alive: bool| {
         let (now, mut out) = (Instant::now(), Outputs::default());
         if alive {
-            session.step(Input::Pong(&[]), 0, now, &mut out);
+            session.step(Input::Pong(&[]), &here(now), &mut out);
         }
-        session.step(Input::Event(Event::Tick), 0, now, &mut out);
+        session.step(Input::Event(Event::Tick), &here(now), &mut out);
         (out.ping.is_some(), out.close)
     };
     for _ in 0..4 {
@@ -473,7 +481,7 @@ fn a_slow_reader_costs_no_memory() {
         step(&mut session, Input::Event(text(&other, 1)), now);
         step(&mut session, Input::Done(Done::Loaded(dm(&other), 0)), now);
     }
-    assert_eq!(session.inbox.texts_held(), 0, "they stand in the store");
+    assert_eq!(session.inbox().texts_held(), 0, "they stand in the store");
     let ack = r#"{"type":"ack","conversation":"dm:a:b","seq":256}"#;
     let out = step(&mut session, Input::Frame(ack), now);
     let next = matches!(&out.work, Some(Work::Pause(id, _) | Work::Read { conversation: id, .. })
@@ -491,13 +499,13 @@ fn own_sends_whose_row_was_not_raised_are_left_behind() {
     // The answer came before the row was read.
     let (mut early, now) = session(Wish::default());
     step(&mut early, Input::Event(sent(4)), now);
-    let left = early.finish();
+    let left = early.finish(who());
     assert_eq!(left.own, [(dm("b"), 4)]);
     assert_eq!((left.raises[0].1.last, left.raises[0].1.delivered), (Some(4), None));
     // It passed, behind a text that was not received.
     let (mut late, now) = with_a_text(Wish::default());
     step(&mut late, Input::Event(sent(2)), now);
-    let left = late.finish();
+    let left = late.finish(who());
     assert_eq!(left.own, [(dm("b"), 2)]);
     assert_eq!((left.raises[0].1.last, left.raises[0].1.delivered), (Some(2), None));
     let room = ConversationId::parse("room:r").unwrap();
@@ -528,7 +536,7 @@ fn a_dead_token_ends_the_socket_before_anything_is_sent() {
     assert!(out.work.is_none());
     let error = std::str::from_utf8(&out.frames[0]).unwrap();
     assert!(error.contains("\"code\":\"unauthorized\"") && error.contains("revoked"), "{error}");
-    assert!(!session.finish().entered, "its device is not registered");
+    assert!(!session.finish(who()).entered, "its device is not registered");
 }
 
 #[test]
@@ -578,4 +586,56 @@ fn a_fresh_token_is_handed_to_whoever_checks_it() {
     let [Effect::Renew { token, reference }] = &out.effects[..] else { panic!("{out:?}") };
     assert_eq!((token.reveal(), reference.as_ref().map(Ref::as_str)), ("a.b.c", Some("r1")));
     assert!(out.frames.is_empty() && !format!("{out:?}").contains("a.b.c"), "{out:?}");
+}
+
+/// What every person who is only there costs.
+#[test]
+fn an_idle_session_is_a_few_bytes_and_owns_no_memory() {
+    assert!(size_of::<Session>() <= 24, "{}", size_of::<Session>());
+    let mut idle = Vec::with_capacity(1_000);
+    for number in 0..1_000 {
+        let (acks_app, guarded) = (number % 2 == 0, number % 3 == 0);
+        let (mut session, now) = session(Wish { acks_app, guarded, catchup: Some(9) });
+        assert!(!session.is_idle(), "its mailbox is to be read");
+        step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+        let later = now + Duration::from_secs(25);
+        let ping = r#"{"type":"ping","ref":"r"}"#;
+        for input in [Input::Event(Event::Tick), Input::Pong(&[0; 8]), Input::Frame(ping)] {
+            step(&mut session, input, later);
+        }
+        idle.push(session);
+    }
+    assert!(idle.iter().all(Session::is_idle));
+    assert!(idle.into_iter().all(|session| session.finish(who()).entered));
+}
+
+/// A text, its receipt, its cursor, and a minute in which a late copy may come.
+#[test]
+fn a_session_at_rest_again_lets_go_of_all_but_the_number_of_its_ping() {
+    let (mut session, begun) = session(Wish::default());
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), begun);
+    assert!(session.is_idle());
+    let mut pings = Vec::new();
+    for seq in 1..=2 {
+        let now = begun + seq as u32 * Duration::from_secs(200);
+        step(&mut session, Input::Event(text("b", seq)), now);
+        let out = step(&mut session, Input::Done(Done::Loaded(dm("b"), seq - 1)), now);
+        let ping = out.ping.unwrap();
+        assert!(session.asked_for(&ping));
+        pings.push(u64::from_be_bytes(ping));
+        step(&mut session, Input::Pong(&ping), now);
+        let quiet = now + Duration::from_secs(30);
+        let out = step(&mut session, Input::Event(Event::Flush), quiet);
+        assert!(matches!(out.work, Some(Work::Store(_))), "{out:?}");
+        let done = Done::Stored { stored: vec![(dm("b"), seq)], failed: Vec::new() };
+        step(&mut session, Input::Done(done), quiet);
+        assert!(!session.is_idle(), "a copy that comes late is known");
+        step(&mut session, Input::Event(Event::Tick), quiet);
+        assert!(!session.is_idle());
+        step(&mut session, Input::Pong(&[]), quiet);
+        let out = step(&mut session, Input::Event(Event::Tick), now + Duration::from_secs(61));
+        assert_eq!((session.is_idle(), out.ping), (true, Some([0; 8])));
+        assert!(!session.asked_for(&ping));
+    }
+    assert_eq!(pings, [1, 2], "no pong to an old ping proves a new one");
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::AbortHandle;
 use tokio::time::Instant;
 
-use super::Here;
+use super::Lent;
 use super::timers::Why;
 use crate::auth::Refusal;
 use crate::chat::catchup::Done;
@@ -129,18 +129,18 @@ impl Slot {
     }
 
     /// Its first turn: says `welcome`, and handles what came behind the request.
-    pub fn start(&mut self, behind: &mut [u8], here: &mut Here, place: Place) -> Turned {
-        let (mut desk, _) = here.desk(self.entered.outbox());
+    pub fn start(&mut self, behind: &mut [u8], lent: &mut Lent, place: Place) -> Turned {
+        let (mut desk, _) = lent.desk(self.entered.outbox());
         self.connection.start(&mut desk);
         let heard = self.connection.read(behind, &mut desk);
         let heard = heard.map(|()| desk.rest);
-        self.say(heard, here, place)
+        self.say(heard, lent, place)
     }
 
     /// A turn.
-    pub fn turn(&mut self, here: &mut Here, place: Place) -> Turned {
+    pub fn turn(&mut self, lent: &mut Lent, place: Place) -> Turned {
         if self.is_closing() {
-            return self.close_on(here);
+            return self.close_on(lent);
         }
         if self.is_stuck() {
             match self.write_on() {
@@ -149,8 +149,8 @@ impl Slot {
                 Ok(()) => {}
             }
         }
-        let heard = self.hear(here);
-        self.say(heard, here, place)
+        let heard = self.hear(lent);
+        self.say(heard, lent, place)
     }
 
     /// What was asked of the store has come.
@@ -162,43 +162,43 @@ impl Slot {
     }
 
     /// Sees to the client, and to the token.
-    pub fn tick(&mut self, here: &mut Here, place: Place) -> Turned {
+    pub fn tick(&mut self, lent: &mut Lent, place: Place) -> Turned {
         if self.is_closing() || self.is_stuck() {
             return Turned::Stays;
         }
-        let (mut desk, _) = here.desk(self.entered.outbox());
+        let (mut desk, _) = lent.desk(self.entered.outbox());
         self.connection.step(Input::Event(Event::Tick), &mut desk);
-        self.say(Ok(None), here, place)
+        self.say(Ok(None), lent, place)
     }
 
     /// A timer has come.
-    pub fn timer(&mut self, why: Why, here: &mut Here, place: Place) -> Turned {
+    pub fn timer(&mut self, why: Why, lent: &mut Lent, place: Place) -> Turned {
         match (why, self.busy.as_deref_mut()) {
             (Why::Token, _) => {
                 self.watched = false;
                 let outbox = self.entered.outbox();
-                if outbox.pass.take_ended(here.clock / 1_000) {
-                    here.gateway.chat.turn_away(outbox, &Refusal::Ended.to_string());
+                if outbox.pass.take_ended(lent.clock / 1_000) {
+                    lent.gateway.chat.turn_away(outbox, &Refusal::Ended.to_string());
                 }
-                self.watch_token(here, place);
+                self.watch_token(lent, place);
                 Turned::Stays
             }
             (Why::Rested, Some(busy)) => {
                 busy.rests = false;
-                self.turn(here, place)
+                self.turn(lent, place)
             }
             (Why::Close, Some(Busy { closing: Some(closing), .. })) => Turned::Ended(closing.end),
             (Why::Patience, Some(busy)) => {
                 busy.timed = false;
                 let until = busy.stuck.map(|since| since + WRITE_PATIENCE);
                 match until {
-                    Some(until) if until <= here.now && busy.closing.is_none() => {
+                    Some(until) if until <= lent.now && busy.closing.is_none() => {
                         let end = End::Close { code: CloseCode::Slow, broken: true };
-                        self.close(end, here, place)
+                        self.close(end, lent, place)
                     }
                     Some(until) => {
                         busy.timed = true;
-                        here.timers.set(until.max(here.now), place, why);
+                        lent.timers.set(until.max(lent.now), place, why);
                         Turned::Stays
                     }
                     None => self.stays(),
@@ -211,7 +211,8 @@ impl Slot {
     /// It is over, in good order or not: who it was, and what is still to be stored.
     pub fn finish(mut self) -> (Entered, Unstored) {
         self.drop_work();
-        (self.entered, self.connection.finish())
+        let unstored = self.connection.finish(self.entered.outbox());
+        (self.entered, unstored)
     }
 
     fn is_closing(&self) -> bool {
@@ -237,11 +238,11 @@ impl Slot {
     }
 
     /// Takes what waits and what has come; until when the user is to rest.
-    fn hear(&mut self, here: &mut Here) -> Result<Option<Instant>, End> {
+    fn hear(&mut self, lent: &mut Lent) -> Result<Option<Instant>, End> {
         let rests = self.rests();
         let done = self.busy.as_mut().and_then(|busy| busy.done.take());
         let outbox = self.entered.outbox();
-        let (mut desk, buffer) = here.desk(outbox);
+        let (mut desk, buffer) = lent.desk(outbox);
         for event in outbox.take_now() {
             self.connection.step(Input::Event(event), &mut desk);
         }
@@ -274,26 +275,26 @@ impl Slot {
     fn say(
         &mut self,
         heard: Result<Option<Instant>, End>,
-        here: &mut Here,
+        lent: &mut Lent,
         place: Place,
     ) -> Turned {
         let outbox = self.entered.outbox();
-        let (mut desk, _) = here.desk(outbox);
+        let (mut desk, _) = lent.desk(outbox);
         let (work, close) = Connection::give_out(&mut desk);
         let close = close.map(|code| End::Close { code, broken: false });
         if let Some(end) = heard.err().or(close) {
-            return self.close(end, here, place);
+            return self.close(end, lent, place);
         }
         if let Some(work) = work {
-            let handle = here.begin(work, outbox.clone(), place);
+            let handle = lent.begin(work, outbox.clone(), place);
             self.busy.get_or_insert_default().work = Some(handle);
         }
         if let Ok(Some(until)) = heard {
             self.busy.get_or_insert_default().rests = true;
-            here.timers.set(until, place, Why::Rested);
+            lent.timers.set(until, place, Why::Rested);
         }
-        self.watch_token(here, place);
-        if self.write(here, place).is_err() {
+        self.watch_token(lent, place);
+        if self.write(lent, place).is_err() {
             return Turned::Ended(End::Gone);
         }
         self.stays()
@@ -308,24 +309,24 @@ impl Slot {
         if more && !waits { Turned::Again } else { Turned::Stays }
     }
 
-    fn write(&mut self, here: &mut Here, place: Place) -> Result<(), End> {
-        if here.write.is_empty() {
+    fn write(&mut self, lent: &mut Lent, place: Place) -> Result<(), End> {
+        if lent.write.is_empty() {
             return Ok(());
         }
-        let written = match self.carrier.write(&here.write) {
+        let written = match self.carrier.write(&lent.write) {
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             Err(_) => return Err(End::Gone),
         };
-        if written < here.write.len() || !self.carrier.is_clear() {
+        if written < lent.write.len() || !self.carrier.is_clear() {
             let busy = self.busy.get_or_insert_default();
-            busy.unwritten.extend_from_slice(&here.write[written..]);
-            busy.stuck = Some(here.now);
+            busy.unwritten.extend_from_slice(&lent.write[written..]);
+            busy.stuck = Some(lent.now);
             if !std::mem::replace(&mut busy.timed, true) {
-                here.timers.set(here.now + WRITE_PATIENCE, place, Why::Patience);
+                lent.timers.set(lent.now + WRITE_PATIENCE, place, Why::Patience);
             }
         }
-        here.write.clear();
+        lent.write.clear();
         Ok(())
     }
 
@@ -344,28 +345,28 @@ impl Slot {
     }
 
     /// Begins the end: says goodbye, briefly, since the client should see the code and not a reset.
-    fn close(&mut self, end: End, here: &mut Here, place: Place) -> Turned {
+    fn close(&mut self, end: End, lent: &mut Lent, place: Place) -> Turned {
         self.drop_work();
         match end {
             End::Gone => {}
-            End::Left(code) => framing::put_goodbye(&mut here.write, code),
-            End::Close { code, .. } => framing::put_close(&mut here.write, code),
+            End::Left(code) => framing::put_goodbye(&mut lent.write, code),
+            End::Close { code, .. } => framing::put_close(&mut lent.write, code),
         }
         let stuck = self.is_stuck();
-        if !stuck && self.write(here, place).is_err() || end == End::Gone {
-            here.write.clear();
+        if !stuck && self.write(lent, place).is_err() || end == End::Gone {
+            lent.write.clear();
             return Turned::Ended(end);
         }
         let busy = self.busy.get_or_insert_default();
-        busy.unwritten.append(&mut here.write);
+        busy.unwritten.append(&mut lent.write);
         let awaits = matches!(end, End::Close { broken: false, .. });
         busy.closing = Some(Closing { end, awaits, shut: false });
-        here.timers.set(here.now + CLOSE_PATIENCE, place, Why::Close);
-        self.close_on(here)
+        lent.timers.set(lent.now + CLOSE_PATIENCE, place, Why::Close);
+        self.close_on(lent)
     }
 
     /// What the client has sent meanwhile is read away: unread, it would turn the end into a reset.
-    fn close_on(&mut self, here: &mut Here) -> Turned {
+    fn close_on(&mut self, lent: &mut Lent) -> Turned {
         let written = self.write_on();
         let Some(busy) = &mut self.busy else { return Turned::Stays };
         let stuck = busy.stuck.is_some();
@@ -375,12 +376,12 @@ impl Slot {
         }
         let mut more = false;
         if self.readable {
-            match self.carrier.read(&mut here.buffer) {
+            match self.carrier.read(&mut lent.buffer) {
                 Ok((0, _)) => return Turned::Ended(closing.end),
                 Ok((count, all)) => {
                     self.readable = !all || self.ended;
                     more = self.readable;
-                    let bytes = &mut here.buffer[..count];
+                    let bytes = &mut lent.buffer[..count];
                     closing.awaits = closing.awaits && !self.connection.hears_goodbye(bytes);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
@@ -394,16 +395,16 @@ impl Slot {
     }
 
     /// Sets a timer for a token that ends before the next tick.
-    fn watch_token(&mut self, here: &mut Here, place: Place) {
+    fn watch_token(&mut self, lent: &mut Lent, place: Place) {
         if self.watched {
             return;
         }
         let Some(ends) = self.entered.outbox().pass.ends() else { return };
         let left = (ends + 1) * 1_000;
-        let left = Duration::from_millis(left.saturating_sub(here.clock));
+        let left = Duration::from_millis(left.saturating_sub(lent.clock));
         if left <= Duration::from_secs(TOKEN_SECONDS) {
             self.watched = true;
-            here.timers.set(here.now + left, place, Why::Token);
+            lent.timers.set(lent.now + left, place, Why::Token);
         }
     }
 }

@@ -60,16 +60,16 @@ async fn a_panic_in_a_turn_ends_that_socket_alone() {
     let mut world = World::new().await;
     let (mut a, place) = world.seat("userA").await;
     let (mut b, other) = world.seat("userB").await;
-    world.this.at(place, |_, here| {
-        here.write.extend_from_slice(b"half a frame");
+    world.this.at(place, |_, lent| {
+        lent.write.extend_from_slice(b"half a frame");
         panic!("planted")
     });
-    assert_eq!((world.this.slots.len(), world.this.here.write.len()), (1, 0));
+    assert_eq!((world.this.slots.len(), world.this.lent.write.len()), (1, 0));
     assert_eq!((world.sockets_of("userA"), world.sockets_of("userB")), (0, 1));
     let mut heard = Vec::new();
     a.read_to_end(&mut heard).await.unwrap();
     assert!(String::from_utf8_lossy(&heard).contains("welcome"), "it was said before");
-    world.this.at(other, |slot, here| slot.tick(here, other));
+    world.this.at(other, |slot, lent| slot.tick(lent, other));
     // The second frame is the ping.
     let mut heard = Vec::new();
     while !heard.windows(2).any(|pair| pair == [0x89, 8]) {
@@ -83,13 +83,13 @@ async fn what_comes_for_one_that_has_ended_is_not_for_its_successor() {
     let (client, place) = world.seat("userA").await;
     drop(client);
     tokio::time::sleep(Duration::from_millis(20)).await;
-    world.this.at(place, |slot, here| slot.turn(here, place));
+    world.this.at(place, |slot, lent| slot.turn(lent, place));
     assert!(world.this.slots.is_empty() && world.this.held.is_none());
     let (_client, next) = world.seat("userB").await;
     assert_eq!((next.index, next.generation), (place.index, place.generation + 1));
     world.this.at(place, |_, _| panic!("it is over"));
     world.this.done((place, Ok(None)));
-    world.this.here.timers.set(Instant::now(), place, timers::Why::Close);
+    world.this.lent.timers.set(Instant::now(), place, timers::Why::Close);
     world.this.take_times();
     world.this.turns();
     assert_eq!(world.this.slots.len(), 1);
@@ -103,13 +103,13 @@ async fn a_socket_at_rest_has_no_box() {
     let mut world = World::new().await;
     let (_client, place) = world.seat("userA").await;
     assert!(world.this.slots[place.index as usize].is_busy(), "its mailbox is being read");
-    let done = world.this.here.works.next().await.unwrap();
+    let done = world.this.lent.works.next().await.unwrap();
     world.this.done(done);
     world.this.turns();
-    while let Some(Some(done)) = world.this.here.works.next().now_or_never() {
+    while let Some(Some(done)) = world.this.lent.works.next().now_or_never() {
         world.this.done(done);
         world.this.turns();
     }
     assert!(!world.this.slots[place.index as usize].is_busy());
-    assert_eq!((world.this.here.write.len(), world.this.again.len()), (0, 0));
+    assert_eq!((world.this.lent.write.len(), world.this.again.len()), (0, 0));
 }

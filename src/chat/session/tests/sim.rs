@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::client::{Client, Log};
 use crate::chat::catchup::{self, Done, Work};
-use crate::chat::session::{Effect, Input, Outputs, Session, Wish};
+use crate::chat::session::{Effect, Here, Input, Outputs, Session, Wish};
 use crate::chat::testing::{Part, socket, user};
 use crate::hub::{Event, Outbox};
 use crate::protocol::*;
@@ -117,6 +117,10 @@ struct Socket {
     /// The logs' ends when the mailbox was read.
     offline: Vec<Seq>,
     flush_at: Option<Instant>,
+}
+
+fn here<'a>(outbox: &'a Outbox, part: &'a Part, now: Instant) -> Here<'a> {
+    Here { who: &outbox.who, server: &part.chat.me.id, clock: 1, now }
 }
 
 /// See the module.
@@ -232,10 +236,8 @@ impl Sim {
 
     fn open(&mut self) {
         let outbox = socket("a", "default");
-        let server = self.part.chat.me.id.clone();
-        let mut session = Session::new(outbox.who.clone(), server, self.wish);
-        let mut out = Outputs::default();
-        session.start(1, self.now, &mut out);
+        let (mut session, mut out) = (Session::new(self.wish), Outputs::default());
+        session.start(&here(&outbox, &self.part, self.now), &mut out);
         self.client.open();
         self.socket = Some(Socket {
             session,
@@ -255,7 +257,7 @@ impl Sim {
     /// What was on its way is lost with the socket; its cursors are stored.
     async fn close(&mut self) {
         let Some(socket) = self.socket.take() else { return };
-        let unstored = socket.session.finish();
+        let unstored = socket.session.finish(&socket.outbox.who);
         self.check(&unstored.raises);
         self.part.chat.store_at_end(&socket.outbox.who, unstored).await;
     }
@@ -377,7 +379,7 @@ impl Sim {
         let Some(socket) = &mut self.socket else { return };
         let read = matches!(input, Input::Done(_));
         let mut out = Outputs::default();
-        socket.session.step(input, 1, self.now, &mut out);
+        socket.session.step(input, &here(&socket.outbox, &self.part, self.now), &mut out);
         for frame in out.frames {
             let text = frame.starts_with(b"{\"type\":\"message\"");
             assert!(!text || read || socket.caught_up, "live before caughtup (P7): {frame:?}");
@@ -478,6 +480,25 @@ impl Sim {
             }
         }
         panic!("the session does not come to rest");
+    }
+
+    /// Nothing happens for long: then the session keeps nothing.
+    pub async fn rest(&mut self) {
+        for _ in 0..3 {
+            self.now += Duration::from_secs(700);
+            let Some(socket) = &mut self.socket else { panic!("it stays open") };
+            if socket.flush_at.take_if(|at| *at <= self.now).is_some() {
+                self.feed(Input::Event(Event::Flush)).await;
+            }
+            for _ in 0..20 {
+                for step in [Step::Work, Step::Done, Step::Down, Step::Up] {
+                    self.step_socket(step).await;
+                }
+            }
+            self.feed(Input::Event(Event::Tick)).await;
+        }
+        let session = self.socket.as_ref().map(|socket| &socket.session);
+        assert!(session.is_some_and(Session::is_idle), "{session:?}");
     }
 
     fn has_everything(&self) {
