@@ -13,6 +13,7 @@ struct World {
     part: Part,
     gateway: Arc<Gateway>,
     listener: TcpListener,
+    poll: mio::Poll,
     this: Loop,
 }
 
@@ -24,7 +25,7 @@ impl World {
         let poll = mio::Poll::new().unwrap();
         let this = Loop::new(gateway.clone(), poll.registry().try_clone().unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self { part, gateway, listener, this }
+        Self { part, gateway, listener, poll, this }
     }
 
     /// Opens a socket, and seats it in the loop.
@@ -48,6 +49,15 @@ impl World {
         self.this.seat(*arrival);
         assert_eq!(self.this.slots.len(), before + 1);
         (client, Place { index, generation })
+    }
+
+    /// A turn, as `run` takes it.
+    fn turn(&mut self) {
+        let mut events = mio::Events::with_capacity(EVENTS_MAX);
+        self.poll.poll(&mut events, Some(Duration::from_millis(100))).unwrap();
+        self.this.take_times();
+        self.this.hear_of(&events, &Bell::default());
+        self.this.turns();
     }
 
     fn sockets_of(&self, user: &str) -> usize {
@@ -82,16 +92,15 @@ async fn what_comes_for_one_that_has_ended_is_not_for_its_successor() {
     let mut world = World::new().await;
     let (client, place) = world.seat("userA").await;
     drop(client);
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    world.this.at(place, |slot, lent| slot.turn(lent, place));
+    world.turn();
+    world.turn();
     assert!(world.this.slots.is_empty() && world.this.held.is_none());
     let (_client, next) = world.seat("userB").await;
     assert_eq!((next.index, next.generation), (place.index, place.generation + 1));
     world.this.at(place, |_, _| panic!("it is over"));
     world.this.done((place, Ok(None)));
     world.this.lent.timers.set(Instant::now(), place, timers::Why::Close);
-    world.this.take_times();
-    world.this.turns();
+    world.turn();
     assert_eq!(world.this.slots.len(), 1);
     world.this.done((next, Ok(None)));
     assert!(world.this.slots.is_empty(), "its read of the store panicked");
