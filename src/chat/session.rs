@@ -81,6 +81,14 @@ pub struct Outputs {
     pub close: Option<CloseCode>,
 }
 
+impl Outputs {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        let quiet = self.frames.is_empty() && self.effects.is_empty();
+        quiet && self.ping.is_none() && self.work.is_none() && self.close.is_none()
+    }
+}
+
 /// What other parts are to do for a session.
 #[derive(Debug)]
 pub enum Effect {

@@ -307,13 +307,18 @@ impl Loop {
         let index = place.index as usize;
         let slot = self.slots.get_mut(index).filter(|slot| slot.generation == place.generation);
         let Some(slot) = slot else { return };
-        // What it leaves half-done is dropped below, and the loop's own is cleared.
-        match catch_unwind(AssertUnwindSafe(|| what(slot, &mut self.lent))) {
+        let turned = catch_unwind(AssertUnwindSafe(|| what(slot, &mut self.lent)));
+        // However it ended: nothing that was for this socket may be there in another's turn.
+        self.lent.write.clear();
+        if turned.is_err() {
+            self.lent.out = Outputs::default();
+        }
+        debug_assert!(self.lent.out.is_empty(), "a turn gives out all that it says");
+        match turned {
             Ok(Turned::Stays) => {}
             Ok(Turned::Again) => self.again.push(place.index),
             Ok(Turned::Ended(end)) => self.end(index, end.name()),
             Err(_) => {
-                (self.lent.out, self.lent.write) = (Outputs::default(), Vec::new());
                 drop(self.slots.remove(index));
                 self.let_go();
             }
