@@ -19,7 +19,7 @@ use crate::bus::payload::decode;
 use crate::bus::signing::{Guard, Keys, Refusal, Signer};
 use crate::edge::{Gate, HEAD_BYTES_MAX, Peer, Trusted, proxy_line};
 use crate::gateway::handshake::{self, Request};
-use crate::gateway::stream;
+use crate::gateway::{framing, stream};
 use crate::protocol::frame::{ClientFrame, SendFrame, parse_send};
 use crate::protocol::{
     ConversationId, DATA_BYTES_MAX, ErrorCode, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Target, answer,
@@ -92,13 +92,14 @@ fn read_all(bytes: &[u8], step: usize) -> (Vec<Message>, String) {
     }
 }
 
-/// Frames of a socket: bounded, the same however the network cuts them, and each text a command or
-/// a refusal.
+/// Frames of a socket: bounded, the same however the network cuts them and whoever reads them, and
+/// each text a command or a refusal.
 pub fn frame(bytes: &[u8]) -> bool {
     let whole = read_all(bytes, usize::MAX);
     // A byte at a time, or in so many pieces where that would take long.
     let step = bytes.len() / PIECES_MAX + 1;
     assert_eq!(whole, read_all(bytes, step), "it depends on how the bytes arrive");
+    framing::fuzzed::hold(bytes);
     let mut taken = false;
     for message in whole.0 {
         if let Message::Text(text) = message {

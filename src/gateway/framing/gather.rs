@@ -289,6 +289,12 @@ impl<L: Limits> Frames<L> {
         short(kept + self.begun.as_ref().map_or(0, |begun| begun.unpaid()))
     }
 
+    /// How much memory is set aside for what is to come.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.begun.as_ref().map_or(0, |begun| begun.message.bytes.capacity())
+    }
+
     /// Lets go what was handed out by the last call.
     fn let_go(&mut self) {
         if self.begun.as_mut().is_some_and(|begun| begun.is_done()) {
