@@ -130,11 +130,12 @@ struct Message {
 }
 
 impl Message {
-    /// Checks what has come since the last time; a character may stand in two frames.
-    fn check(&mut self, whole: bool) -> Result<(), Fault> {
+    /// Checks what has come since the last time, so that bad text is not waited for. A character
+    /// may stand in two frames; that none is left open is seen when the text is read.
+    fn check(&mut self) -> Result<(), Fault> {
         match compat::from_utf8(&self.bytes[self.checked..]) {
             Ok(text) => self.checked += text.len(),
-            Err(error) if whole || error.error_len().is_some() => return Err(Fault::NotUtf8),
+            Err(error) if error.error_len().is_some() => return Err(Fault::NotUtf8),
             Err(error) => self.checked += error.valid_up_to(),
         }
         Ok(())
@@ -219,7 +220,7 @@ impl Begun {
         let message = &mut self.message;
         let kind = message.kind.unwrap_or(part.head.opening.kind);
         if kind == Kind::Text {
-            message.check(ends)?;
+            message.check()?;
         }
         if whole {
             message.raw += part.raw();
