@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 use divan::{Bencher, black_box};
+use parlor::gateway::framing::{Decoder, Incoming, put_text};
 use parlor::limits::{Limits, Rate, Settings};
 use parlor::protocol::{ClientFrame, ConversationId, Entry, UserId, answer};
 use tokio::time::Instant;
@@ -25,6 +26,49 @@ const ENTRY: &str = concat!(
     r#""message":"Is the bicycle still for sale?","ref":"01J9Z3","device":"phone","#,
     r#""timestamp":1780000000000,"n":40}"#
 );
+
+/// So many frames as a client sends them. A mask of zeros is taken off like any other, and leaves
+/// the bytes as they were for the next time.
+fn masked(count: usize) -> Vec<u8> {
+    let mut frame = Vec::new();
+    put_text(&mut frame, FRAME.as_bytes());
+    frame[1] |= 0x80;
+    frame.splice(2..2, [0; 4]);
+    frame.repeat(count)
+}
+
+/// What was read from a socket in one go.
+#[divan::bench(args = [1, 64], sample_size = 1000)]
+fn take_frames_apart(bencher: Bencher, count: usize) {
+    let (mut decoder, mut bytes) = (Decoder::default(), masked(count));
+    bencher.bench_local(|| {
+        let (mut input, mut length) = (black_box(&mut bytes[..]), 0);
+        while let Some(Incoming::Text { text, .. }) = decoder.next(&mut input).unwrap() {
+            length += text.len();
+        }
+        assert_eq!(length, count * FRAME.len());
+    });
+}
+
+/// The same frame in two reads.
+#[divan::bench(sample_size = 1000)]
+fn put_a_cut_frame_together(bencher: Bencher) {
+    let (mut decoder, mut bytes) = (Decoder::default(), masked(1));
+    bencher.bench_local(|| {
+        let (mut begin, mut end) = black_box(&mut bytes[..]).split_at_mut(40);
+        assert!(decoder.next(&mut begin).unwrap().is_none());
+        assert!(decoder.next(&mut end).unwrap().is_some());
+    });
+}
+
+#[divan::bench(sample_size = 1000)]
+fn put_a_frame_around_a_text(bencher: Bencher) {
+    let mut out = Vec::new();
+    bencher.bench_local(|| {
+        out.clear();
+        put_text(&mut out, black_box(FRAME.as_bytes()));
+    });
+}
 
 #[divan::bench(sample_size = 1000)]
 fn read_a_message_frame(bencher: Bencher) {

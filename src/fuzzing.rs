@@ -19,6 +19,7 @@ use crate::bus::payload::decode;
 use crate::bus::signing::{Guard, Keys, Refusal, Signer};
 use crate::edge::{Gate, HEAD_BYTES_MAX, Peer, Trusted, proxy_line};
 use crate::gateway::handshake::{self, Request};
+use crate::gateway::{framing, stream};
 use crate::protocol::frame::{ClientFrame, SendFrame, parse_send};
 use crate::protocol::{
     ConversationId, DATA_BYTES_MAX, ErrorCode, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Target, answer,
@@ -77,7 +78,7 @@ impl Write for Client<'_> {
 /// What a socket reads, and how it ends.
 fn read_all(bytes: &[u8], step: usize) -> (Vec<Message>, String) {
     let client = Client { bytes, step };
-    let mut web = WebSocket::from_raw_socket(client, Role::Server, Some(limits()));
+    let mut web = WebSocket::from_raw_socket(client, Role::Server, Some(stream::limits()));
     let mut messages = Vec::new();
     loop {
         match web.read() {
@@ -91,13 +92,14 @@ fn read_all(bytes: &[u8], step: usize) -> (Vec<Message>, String) {
     }
 }
 
-/// Frames of a socket: bounded, the same however the network cuts them, and each text a command or
-/// a refusal.
+/// Frames of a socket: bounded, the same however the network cuts them and whoever reads them, and
+/// each text a command or a refusal.
 pub fn frame(bytes: &[u8]) -> bool {
     let whole = read_all(bytes, usize::MAX);
     // A byte at a time, or in so many pieces where that would take long.
     let step = bytes.len() / PIECES_MAX + 1;
     assert_eq!(whole, read_all(bytes, step), "it depends on how the bytes arrive");
+    framing::fuzzed::hold(bytes);
     let mut taken = false;
     for message in whole.0 {
         if let Message::Text(text) = message {
@@ -337,9 +339,4 @@ mod tests {
             assert!(good > 0, "{name} has something good");
         }
     }
-}
-fn limits() -> tokio_tungstenite::tungstenite::protocol::WebSocketConfig {
-    tokio_tungstenite::tungstenite::protocol::WebSocketConfig::default()
-        .max_message_size(Some(FRAME_BYTES_MAX))
-        .max_frame_size(Some(FRAME_BYTES_MAX))
 }

@@ -7,6 +7,8 @@
 //! **Invariant.** What is handed out, and the fault that ends it, depends on the bytes alone and
 //! never on how the network cut them.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
 mod gather;
 mod head;
 #[cfg(test)]

@@ -130,11 +130,12 @@ struct Message {
 }
 
 impl Message {
-    /// Checks what has come since the last time; a character may stand in two frames.
-    fn check(&mut self, whole: bool) -> Result<(), Fault> {
+    /// Checks what has come since the last time, so that bad text is not waited for. A character
+    /// may stand in two frames; that none is left open is seen when the text is read.
+    fn check(&mut self) -> Result<(), Fault> {
         match compat::from_utf8(&self.bytes[self.checked..]) {
             Ok(text) => self.checked += text.len(),
-            Err(error) if whole || error.error_len().is_some() => return Err(Fault::NotUtf8),
+            Err(error) if error.error_len().is_some() => return Err(Fault::NotUtf8),
             Err(error) => self.checked += error.valid_up_to(),
         }
         Ok(())
@@ -219,7 +220,7 @@ impl Begun {
         let message = &mut self.message;
         let kind = message.kind.unwrap_or(part.head.opening.kind);
         if kind == Kind::Text {
-            message.check(ends)?;
+            message.check()?;
         }
         if whole {
             message.raw += part.raw();
@@ -287,6 +288,12 @@ impl<L: Limits> Frames<L> {
     pub fn unpaid(&self) -> u32 {
         let kept = self.kept.as_ref().map_or(0, |kept| kept.rest());
         short(kept + self.begun.as_ref().map_or(0, |begun| begun.unpaid()))
+    }
+
+    /// How much memory is set aside for what is to come.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.begun.as_ref().map_or(0, |begun| begun.message.bytes.capacity())
     }
 
     /// Lets go what was handed out by the last call.
