@@ -181,13 +181,17 @@ pub struct Outbox {
     pub who: Who,
     /// How long its token holds.
     pub pass: Pass,
+    /// Where its claim stands among those of its server, which alone looks at this; `u32::MAX`
+    /// for nowhere.
+    pub claim: AtomicU32,
     queue: Mutex<Queue>,
 }
 
 impl Outbox {
     /// An empty one.
     pub fn new(who: Who) -> Self {
-        Self { who, pass: Pass::default(), queue: Mutex::default() }
+        let claim = AtomicU32::new(u32::MAX);
+        Self { who, pass: Pass::default(), claim, queue: Mutex::default() }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
