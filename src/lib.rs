@@ -36,6 +36,7 @@ pub mod checker;
 pub mod torture;
 pub mod planted;
 mod chance;
+mod slab;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -37,8 +37,8 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("torture", &["protocol", "client", "checker", "bench"]),
 ];
 
-/// The modules that every layer may name: the switch of planted bugs, and the seam for chance.
-const ANYWHERE: [&str; 2] = ["planted", "chance"];
+/// The modules that every layer may name: the switch of planted bugs, the seam for chance, slots.
+const ANYWHERE: [&str; 3] = ["planted", "chance", "slab"];
 
 /// Libraries that only some files may name.
 const LIBRARIES: [(&str, &[&str]); 6] = [

@@ -4,7 +4,9 @@
 //! claim failed it is repeated until it holds, and the mailbox is read again then. **Release only
 //! your own**: a release names the claim, so the late goodbye of an old claim removes nothing new.
 
-use std::collections::{BTreeMap, HashMap};
+mod slots;
+
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +14,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::time::Instant;
+
+use slots::Slots;
 
 use super::Chat;
 use crate::chance::Hashing;
@@ -35,32 +39,37 @@ const BEFORE_MAX: usize = 16;
 /// The fewest entries swept a second.
 const SWEEP_MIN: usize = 16;
 
+/// Room for so many claims that do not hold is kept.
+const UNSETTLED_KEPT: usize = 64;
+
+/// A claim of which it is not known that it holds.
 #[derive(Debug)]
-struct Claim {
-    outbox: Arc<Outbox>,
-    number: u64,
-    /// Those before, one of which may stand yet while nothing is known of this.
+struct Unsettled {
+    since: Instant,
+    /// Those before, one of which may stand yet while nothing is known of the newest.
     before: Vec<u64>,
-    /// Where it stands in the sweep.
-    place: u64,
+}
+
+impl Unsettled {
+    fn now() -> Self {
+        Self { since: Instant::now(), before: Vec::new() }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    claims: HashMap<SocketId, Claim, Hashing>,
-    /// Every claim at its place, next one first: what ends leaves at once, so that churn neither
-    /// fills this nor delays the living past the end of their entries.
-    sweep: BTreeMap<u64, SocketId>,
-    last_place: u64,
-    /// Those whose claim does not hold, and since when.
-    unclaimed: HashMap<SocketId, Instant, Hashing>,
+    slots: Slots,
+    /// By slot; those that are not here hold.
+    unsettled: HashMap<u32, Unsettled, Hashing>,
 }
 
 impl Table {
-    fn put_last(&mut self, socket: SocketId) -> u64 {
-        self.last_place += 1;
-        self.sweep.insert(self.last_place, socket);
-        self.last_place
+    fn settle(&mut self, at: u32) -> Option<Unsettled> {
+        let settled = self.unsettled.remove(&at);
+        if self.unsettled.is_empty() && self.unsettled.capacity() > UNSETTLED_KEPT {
+            self.unsettled = HashMap::default();
+        }
+        settled
     }
 }
 
@@ -84,48 +93,44 @@ impl Claims {
     }
 
     fn begin(&self, outbox: &Arc<Outbox>) -> u64 {
-        let number = self.number();
-        let (socket, mut guard) = (outbox.who.socket, self.lock());
+        let (number, mut guard) = (self.number(), self.lock());
         let table = &mut *guard;
-        table.unclaimed.entry(socket).or_insert_with(Instant::now);
-        if let Some(claim) = table.claims.get_mut(&socket) {
-            if claim.before.len() < BEFORE_MAX {
-                claim.before.push(claim.number);
-            }
-            claim.number = number;
-            return number;
+        let known = table.slots.find(outbox);
+        let at = known.unwrap_or_else(|| table.slots.insert(outbox.clone(), number));
+        let unsettled = table.unsettled.entry(at).or_insert_with(Unsettled::now);
+        if known.is_some()
+            && let Some(before) = table.slots.renumber(at, number)
+            && unsettled.before.len() < BEFORE_MAX
+        {
+            unsettled.before.push(before);
         }
-        let place = table.put_last(socket);
-        let claim = Claim { outbox: outbox.clone(), number, before: Vec::new(), place };
-        table.claims.insert(socket, claim);
         number
     }
 
-    fn holds(&self, socket: SocketId, number: u64) {
+    fn holds(&self, outbox: &Outbox, number: u64) {
         let mut table = self.lock();
-        if let Some(claim) = table.claims.get_mut(&socket)
-            && claim.number == number
+        if let Some(at) = table.slots.find(outbox)
+            && table.slots.get(at).is_some_and(|(_, newest)| newest == number)
         {
-            claim.before = Vec::new();
-            table.unclaimed.remove(&socket);
+            table.settle(at);
         }
     }
 
-    fn end(&self, socket: SocketId) -> Option<u64> {
+    fn end(&self, outbox: &Outbox) -> Option<u64> {
         let mut table = self.lock();
-        let claim = table.claims.remove(&socket)?;
-        table.sweep.remove(&claim.place);
-        table.unclaimed.remove(&socket);
+        let at = table.slots.find(outbox)?;
+        let number = table.slots.remove(at)?;
+        let unsettled = table.settle(at);
         drop(table);
-        for before in claim.before {
-            self.keep_unreleased(&claim.outbox.who.user, socket, before);
+        for before in unsettled.into_iter().flat_map(|unsettled| unsettled.before) {
+            self.keep_unreleased(&outbox.who.user, outbox.who.socket, before);
         }
-        Some(claim.number)
+        Some(number)
     }
 
     /// Whether the socket has claimed and not ended.
-    fn stands(&self, socket: SocketId) -> bool {
-        self.lock().claims.contains_key(&socket)
+    fn stands(&self, outbox: &Outbox) -> bool {
+        self.lock().slots.find(outbox).is_some()
     }
 
     fn keep_unreleased(&self, user: &UserId, socket: SocketId, number: u64) {
@@ -141,38 +146,29 @@ impl Claims {
 
     fn without(&self) -> Vec<Arc<Outbox>> {
         let table = self.lock();
-        let open = table.unclaimed.keys().filter_map(|socket| table.claims.get(socket));
-        open.map(|claim| claim.outbox.clone()).collect()
+        let open = table.unsettled.keys().filter_map(|at| table.slots.get(*at));
+        open.map(|(outbox, _)| outbox.clone()).collect()
     }
 
     /// One whose claim has not held for so long, in spite of all tries.
     fn refused(&self, patience: Duration) -> Option<Arc<Outbox>> {
         let table = self.lock();
-        let (socket, since) = table.unclaimed.iter().min_by_key(|(_, since)| **since)?;
-        let claim = table.claims.get(socket).filter(|_| since.elapsed() >= patience)?;
-        Some(claim.outbox.clone())
+        let (at, first) = table.unsettled.iter().min_by_key(|(_, claim)| claim.since)?;
+        let (outbox, _) = table.slots.get(*at).filter(|_| first.since.elapsed() >= patience)?;
+        Some(outbox.clone())
     }
 
     fn all(&self) -> Vec<Arc<Outbox>> {
-        self.lock().claims.values().map(|claim| claim.outbox.clone()).collect()
+        self.lock().slots.all().cloned().collect()
     }
 
-    /// The next ones to sweep; they go to the end of the round.
+    /// The next ones to sweep.
     fn round(&self) -> Vec<(Arc<Outbox>, u64)> {
-        let mut guard = self.lock();
-        let table = &mut *guard;
-        let count = SWEEP_MIN.max(table.claims.len() / SWEEP_SECONDS).min(table.sweep.len());
-        let mut round = Vec::with_capacity(count);
-        for _ in 0..count {
-            let Some((_, socket)) = table.sweep.pop_first() else { break };
-            let place = table.put_last(socket);
-            let Some(claim) = table.claims.get_mut(&socket) else { continue };
-            claim.place = place;
-            if !table.unclaimed.contains_key(&socket) {
-                round.push((claim.outbox.clone(), claim.number));
-            }
-        }
-        round
+        let mut table = self.lock();
+        let mut met = table.slots.sweep(SWEEP_SECONDS, SWEEP_MIN);
+        met.retain(|at| !table.unsettled.contains_key(at));
+        let claims = met.into_iter().filter_map(|at| table.slots.get(at));
+        claims.map(|(outbox, number)| (outbox.clone(), number)).collect()
     }
 }
 
@@ -258,14 +254,14 @@ impl Chat {
             claim: number,
         };
         let claimed = self.directory.claim(&outbox.who.user, &entry, dead).await;
-        if !self.claims.stands(outbox.who.socket) {
+        if !self.claims.stands(outbox) {
             // The socket ended meanwhile, and its release may have been there first.
             self.release_claim(&outbox.who.user, outbox.who.socket, number).await;
             return None;
         }
         match claimed {
             Ok(count) => {
-                self.claims.holds(outbox.who.socket, number);
+                self.claims.holds(outbox, number);
                 Some(count)
             }
             Err(error) => {
@@ -278,7 +274,7 @@ impl Chat {
 
     /// Releases the socket's claim, if it still stands.
     pub async fn release(self: &Arc<Self>, outbox: &Arc<Outbox>) {
-        if let Some(number) = self.claims.end(outbox.who.socket) {
+        if let Some(number) = self.claims.end(outbox) {
             self.release_claim(&outbox.who.user, outbox.who.socket, number).await;
         }
     }
@@ -377,25 +373,27 @@ mod tests {
     #[test]
     fn a_newer_claim_is_not_taken_for_the_older() {
         let claims = Claims::default();
-        let first = claims.begin(&outbox(1));
-        let second = claims.begin(&outbox(1));
+        let socket = outbox(1);
+        let first = claims.begin(&socket);
+        let second = claims.begin(&socket);
         assert!(second > first);
-        claims.holds(SocketId(1), first);
+        claims.holds(&socket, first);
         assert_eq!(claims.without().len(), 1, "the answer to the first says nothing of the second");
-        claims.holds(SocketId(1), second);
+        claims.holds(&socket, second);
         assert!(claims.without().is_empty());
-        assert_eq!(claims.end(SocketId(1)), Some(second));
-        assert_eq!(claims.end(SocketId(1)), None);
+        assert_eq!(claims.end(&socket), Some(second));
+        assert_eq!(claims.end(&socket), None);
     }
 
     #[test]
     fn a_claim_that_may_stand_yet_is_released_too() {
         let claims = Claims::default();
-        let first = claims.begin(&outbox(1));
-        claims.holds(SocketId(1), first);
-        let second = claims.begin(&outbox(1));
-        let third = claims.begin(&outbox(1));
-        assert_eq!(claims.end(SocketId(1)), Some(third));
+        let socket = outbox(1);
+        let first = claims.begin(&socket);
+        claims.holds(&socket, first);
+        let second = claims.begin(&socket);
+        let third = claims.begin(&socket);
+        assert_eq!(claims.end(&socket), Some(third));
         let unreleased: Vec<_> = claims.unreleased().into_iter().map(|(.., n)| n).collect();
         assert_eq!(unreleased, [first, second], "nobody knows whether the others came to the map");
     }
@@ -403,33 +401,33 @@ mod tests {
     #[test]
     fn the_sweep_comes_to_everyone_and_forgets_who_left() {
         let claims = Claims::default();
-        for socket in 0..40 {
-            let number = claims.begin(&outbox(socket));
-            claims.holds(SocketId(socket), number);
+        let sockets: Vec<_> = (0..40).map(outbox).collect();
+        for socket in &sockets {
+            claims.holds(socket, claims.begin(socket));
         }
-        claims.end(SocketId(3));
+        claims.end(&sockets[3]);
         let mut seen: Vec<_> = (0..3).flat_map(|_| claims.round()).collect();
         seen.sort_by_key(|(outbox, _)| outbox.who.socket);
         seen.dedup_by_key(|(outbox, _)| outbox.who.socket);
-        assert_eq!(seen.len(), 39);
-        assert_eq!(claims.lock().sweep.len(), 39);
+        assert_eq!((seen.len(), claims.all().len()), (39, 39));
     }
 
     #[test]
     fn churn_neither_fills_the_sweep_nor_delays_who_stays() {
         let claims = Claims::default();
         let enter = |socket| {
-            let number = claims.begin(&outbox(socket));
-            claims.holds(SocketId(socket), number);
+            let socket = outbox(socket);
+            claims.holds(&socket, claims.begin(&socket));
+            socket
         };
-        (0..SWEEP_MIN as u128).for_each(enter);
+        let stay: Vec<_> = (0..SWEEP_MIN as u128).map(enter).collect();
         for second in 1..100 {
             for visitor in second * 1_000..second * 1_000 + 500 {
-                enter(visitor);
-                claims.end(SocketId(visitor));
+                claims.end(&enter(visitor));
             }
             assert_eq!(claims.round().len(), SWEEP_MIN, "all who stay, every second");
-            assert_eq!(claims.lock().sweep.len(), SWEEP_MIN);
+            assert_eq!(claims.all().len(), stay.len());
         }
+        assert!(claims.lock().unsettled.is_empty(), "what holds costs a slot and nothing else");
     }
 }

@@ -1,46 +1,41 @@
 //! The socket map of one process, in memory.
 //!
 //! Compact, since every idle person has an entry: ids are shared with the socket's own, and a
-//! person with one socket costs one small allocation. **Invariant:** an entry that nobody extended
-//! is never seen after its time, and is gone from memory before the map doubles.
+//! person with one socket costs one slot. **Invariant:** an entry that nobody extended is never
+//! seen after its time, and is gone from memory before the map doubles.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+mod people;
+
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+use self::people::{Kept, People, Sockets};
 use super::{Directory, DirectoryError, ENTRY_TTL_SECONDS, SOCKETS_KEPT_MAX, SocketEntry};
 use crate::planted::{Bug, planted};
-use crate::protocol::{SocketId, UserId};
+use crate::protocol::{Epoch, ProcessId, SocketId, UserId};
 
 const SHARDS: usize = 64;
 /// A shard below this size is not searched for ended entries.
 const PURGE_AT_MIN: usize = 256;
 
-/// A person's sockets, newest first.
-struct Person {
-    sockets: Vec<SocketEntry>,
-    ends: Instant,
-}
-
 #[derive(Default)]
 struct Shard {
-    people: HashMap<UserId, Person>,
+    people: People,
     purge_at: usize,
 }
 
 impl Shard {
     /// What stands there and has not ended.
-    fn living(&mut self, user: &UserId, now: Instant) -> Option<&mut Person> {
-        self.people.get_mut(user).filter(|person| person.ends > now)
+    fn living(&mut self, user: &UserId, now: u32) -> Option<&mut Sockets> {
+        self.people.get_mut(user).filter(|sockets| sockets.live(now))
     }
 
     /// Each search is paid for by as many claims as it looks at entries.
-    fn purge(&mut self, now: Instant) {
+    fn purge(&mut self, now: u32) {
         if self.people.len() >= self.purge_at.max(PURGE_AT_MIN) {
-            self.people.retain(|_, person| person.ends > now);
+            self.people.retain_living(now);
             self.purge_at = self.people.len() * 2;
         }
     }
@@ -49,11 +44,15 @@ impl Shard {
 /// The socket map of one process.
 pub struct EmbeddedDirectory {
     shards: Vec<Mutex<Shard>>,
+    /// The servers of this process, each of their lives once: as few as their starts.
+    lives: RwLock<Vec<(ProcessId, Epoch)>>,
+    begun: Instant,
 }
 
 impl Default for EmbeddedDirectory {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, lives: RwLock::default(), begun: Instant::now() }
     }
 }
 
@@ -63,10 +62,31 @@ impl EmbeddedDirectory {
         // A panic while the lock was held can't have left half an entry: each change is one call.
         self.shards[hash % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// In seconds since the map began.
+    fn now(&self) -> u32 {
+        let seconds = Instant::now().saturating_duration_since(self.begun).as_secs();
+        u32::try_from(seconds).unwrap_or(u32::MAX)
+    }
+
+    /// The number of the life that an entry is of.
+    fn life(&self, entry: &SocketEntry) -> u32 {
+        let is =
+            |(server, epoch): &(ProcessId, Epoch)| (server, *epoch) == (&entry.server, entry.epoch);
+        let known = self.lives.read().unwrap_or_else(PoisonError::into_inner).iter().position(is);
+        let at = known.unwrap_or_else(|| {
+            let mut lives = self.lives.write().unwrap_or_else(PoisonError::into_inner);
+            lives.iter().position(is).unwrap_or_else(|| {
+                lives.push((entry.server.clone(), entry.epoch));
+                lives.len() - 1
+            })
+        });
+        at as u32
+    }
 }
 
-fn end_of(now: Instant) -> Instant {
-    now + Duration::from_secs(ENTRY_TTL_SECONDS)
+fn end_of(now: u32) -> u32 {
+    now.saturating_add(ENTRY_TTL_SECONDS as u32)
 }
 
 #[async_trait]
@@ -77,20 +97,20 @@ impl Directory for EmbeddedDirectory {
         entry: &SocketEntry,
         dead: &[(SocketId, u64)],
     ) -> Result<usize, DirectoryError> {
-        let now = Instant::now();
+        let (now, life) = (self.now(), self.life(entry));
+        let SocketEntry { socket_id: socket, device, claim, .. } = entry.clone();
+        let new = Kept { socket, claim, device, life, ends: end_of(now) };
+        let stays = |old: &&Kept| old.socket != socket && !dead.contains(&(old.socket, old.claim));
         let mut shard = self.shard(user);
         shard.purge(now);
-        let mut sockets = Vec::with_capacity(1);
-        sockets.push(entry.clone());
-        if let Some(person) = shard.living(user, now) {
-            let stays = |old: &&SocketEntry| {
-                old.socket_id != entry.socket_id && !dead.contains(&(old.socket_id, old.claim))
-            };
-            let kept = person.sockets.iter().filter(stays).take(SOCKETS_KEPT_MAX - 1);
-            sockets.extend(kept.cloned());
-        }
+        let old = shard.living(user, now);
+        let old = old.iter().flat_map(|sockets| sockets.all()).filter(stays);
+        let sockets: Vec<Kept> =
+            std::iter::once(new).chain(old.take(SOCKETS_KEPT_MAX - 1).cloned()).collect();
         let count = sockets.len();
-        shard.people.insert(user.clone(), Person { sockets, ends: end_of(now) });
+        if let Some(sockets) = Sockets::of(sockets) {
+            shard.people.put(user, sockets);
+        }
         Ok(count)
     }
 
@@ -101,20 +121,29 @@ impl Directory for EmbeddedDirectory {
         claim: u64,
     ) -> Result<(), DirectoryError> {
         let mut shard = self.shard(user);
-        if let Some(person) = shard.people.get_mut(user) {
+        if let Some(sockets) = shard.people.get_mut(user) {
             let any = planted(Bug::ReleaseAny);
-            person.sockets.retain(|old| !any && (old.socket_id, old.claim) != (socket, claim));
-            if person.sockets.is_empty() {
-                shard.people.remove(user);
+            let stays = |old: &&Kept| !any && (old.socket, old.claim) != (socket, claim);
+            match Sockets::of(sockets.all().iter().filter(stays).cloned().collect()) {
+                Some(left) => *sockets = left,
+                None => shard.people.remove(user),
             }
         }
         Ok(())
     }
 
     async fn locate(&self, users: &[UserId]) -> Result<Vec<Vec<SocketEntry>>, DirectoryError> {
-        let now = Instant::now();
+        let now = self.now();
+        let lives = self.lives.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = |kept: &Kept| {
+            let Kept { socket: socket_id, claim, device, life, .. } = kept.clone();
+            let (server, epoch) = lives.get(life as usize)?.clone();
+            Some(SocketEntry { socket_id, server, epoch, device, claim })
+        };
         let of = |user| {
-            self.shard(user).living(user, now).map(|p| p.sockets.clone()).unwrap_or_default()
+            let mut shard = self.shard(user);
+            let sockets = shard.living(user, now).map_or(&[][..], |sockets| sockets.all());
+            sockets.iter().filter_map(entry).collect()
         };
         Ok(users.iter().map(of).collect())
     }
@@ -125,14 +154,11 @@ impl Directory for EmbeddedDirectory {
         socket: SocketId,
         claim: u64,
     ) -> Result<bool, DirectoryError> {
-        let now = Instant::now();
+        let now = self.now();
         let mut shard = self.shard(user);
-        let Some(person) = shard.living(user, now) else { return Ok(false) };
-        let stands = person.sockets.iter().any(|old| (old.socket_id, old.claim) == (socket, claim));
-        if stands {
-            person.ends = end_of(now);
-        }
-        Ok(stands)
+        let Some(sockets) = shard.living(user, now) else { return Ok(false) };
+        let kept = sockets.find(socket, claim);
+        Ok(kept.map(|kept| kept.ends = end_of(now)).is_some())
     }
 
     async fn instance(&self) -> Result<String, DirectoryError> {
@@ -142,6 +168,8 @@ impl Directory for EmbeddedDirectory {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::contract::{self, entry, user};
     use super::*;
     use crate::planted::plant;

@@ -195,6 +195,9 @@ pub struct Outbox {
     pub who: Who,
     /// How long its token holds.
     pub pass: Pass,
+    /// Where its claim stands among those of its server, which alone looks at this; `u32::MAX`
+    /// for nowhere.
+    pub claim: AtomicU32,
     bell: Option<Arc<Bell>>,
     inside: Mutex<Inside>,
 }
@@ -212,7 +215,8 @@ impl Outbox {
 
     fn with(who: Who, bell: Option<Arc<Bell>>) -> Self {
         let inside = Inside { queue: None, acting: None, place: NO_PLACE, closed: false };
-        Self { who, pass: Pass::default(), bell, inside: Mutex::new(inside) }
+        let claim = AtomicU32::new(u32::MAX);
+        Self { who, pass: Pass::default(), claim, bell, inside: Mutex::new(inside) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inside> {

@@ -7,7 +7,7 @@
 mod conversation;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -119,14 +119,16 @@ text_id!(
 );
 
 impl DeviceId {
-    /// The device of clients that name none.
+    /// The device of clients that name none: one name for all of them.
     pub fn plain() -> Self {
-        Self("default".into())
+        static PLAIN: LazyLock<DeviceId> = LazyLock::new(|| DeviceId("default".into()));
+        PLAIN.clone()
     }
 
     /// The device under which the Message API sends.
     pub fn api() -> Self {
-        Self("api".into())
+        static API: LazyLock<DeviceId> = LazyLock::new(|| DeviceId("api".into()));
+        API.clone()
     }
 }
 
@@ -199,6 +201,13 @@ mod tests {
         assert!(UserId::parse(&"a".repeat(128)).is_ok());
         assert!(UserId::parse(&"a".repeat(129)).is_err());
         assert!(UserId::parse("auth0|5f-7_c.x@y+z=~").is_ok());
+    }
+
+    #[test]
+    fn clients_that_name_no_device_share_one_name() {
+        assert!(Arc::ptr_eq(&DeviceId::plain().0, &DeviceId::plain().0));
+        assert_eq!(DeviceId::parse("default"), Ok(DeviceId::plain()));
+        assert_eq!(DeviceId::parse("api"), Ok(DeviceId::api()));
     }
 
     #[test]
