@@ -154,7 +154,8 @@ pub struct Up {
     /// Keep everything in this folder
     #[arg(long, value_name = "DIR", default_value = "./parlor-data", env = "PARLOR_DATA")]
     pub data: PathBuf,
-    /// Keep everything in memory: gone at exit, nothing is durable
+    /// Keep everything in memory, without a bound, for trying and measuring: gone at exit, nothing
+    /// is durable
     #[arg(long, conflicts_with = "data", env = "PARLOR_MEMORY")]
     pub memory: bool,
     /// How new connections are dealt

@@ -18,18 +18,19 @@ use crate::directory::redis::RedisDirectory;
 use crate::store::dynamodb::table::{self, Made};
 use crate::store::dynamodb::{DynamoStore, Link};
 use crate::store::embedded::{self, EmbeddedStore, FolderLock, OpenError};
+use crate::store::memory::MemoryStore;
 use crate::store::{OwnDisk, Store, StoreError};
 use crate::telemetry::Metrics;
 use zeroize::Zeroizing;
 
 pub use crate::store::embedded::Told;
 
-/// Where the embedded store keeps its data.
+/// Where a store of this process keeps its data.
 #[derive(Debug, Clone, Copy)]
 pub enum Data<'a> {
     /// In this folder, durable.
     Folder(&'a Path),
-    /// In memory, gone at exit.
+    /// In memory, all of it, gone at exit.
     Memory,
     /// There is none: this role needs DynamoDB.
     None,
@@ -107,16 +108,18 @@ async fn durable(
         let store = Arc::new(DynamoStore::open(link).await.map_err(part)?);
         return Ok(Durable { store, disk: None, board });
     }
-    let store = match data {
-        Data::Folder(folder) => EmbeddedStore::open(folder)?,
-        Data::Memory => EmbeddedStore::in_memory()?,
+    let board = Arc::new(EmbeddedBoard::default());
+    match data {
+        Data::Folder(folder) => {
+            let store = EmbeddedStore::open(folder)?;
+            Ok(Durable { store: store.clone(), disk: Some(store), board })
+        }
+        Data::Memory => Ok(Durable { store: Arc::new(MemoryStore::default()), disk: None, board }),
         Data::None => {
             let text = "give --dynamodb URL or --dynamodb aws: this role shares its store";
-            return Err(WiringError::Usage(text.to_owned()));
+            Err(WiringError::Usage(text.to_owned()))
         }
-    };
-    let board = Arc::new(EmbeddedBoard::default());
-    Ok(Durable { store: store.clone(), disk: Some(store), board })
+    }
 }
 
 async fn hints(

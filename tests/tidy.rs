@@ -51,7 +51,7 @@ const LIBRARIES: [(&str, &[&str]); 6] = [
 ];
 
 const PORTS: [&str; 4] = ["store", "directory", "bus", "board"];
-const ADAPTERS: [&str; 3] = ["embedded", "redis", "dynamodb"];
+const ADAPTERS: [&str; 4] = ["embedded", "memory", "redis", "dynamodb"];
 
 /// Names that say nothing of what is inside.
 const EMPTY_NAMES: [&str; 11] = [

@@ -62,6 +62,9 @@ pub struct Common {
     /// Start a `parlor up` of its own for the run, with free ports and a temporary folder
     #[arg(long, conflicts_with_all = ["url", "api"], env = "PARLOR_BENCH_START")]
     pub start: bool,
+    /// With --start: that `parlor up` keeps everything in memory, as with its own --memory
+    #[arg(long, requires = "start", conflicts_with = "dynamodb", env = "PARLOR_BENCH_MEMORY")]
+    pub memory: bool,
     /// Redis: count its `user:*` entries; with --start the servers use it
     #[arg(long, value_name = "URL", env = "PARLOR_BENCH_REDIS")]
     pub redis: Option<String>,

@@ -55,14 +55,18 @@ struct Role {
 
 impl Own {
     /// One process, with embedded parts where no Redis is given.
-    pub async fn up(redis: Option<&str>, tokens: bool) -> anyhow::Result<Self> {
+    pub async fn up(redis: Option<&str>, memory: bool, tokens: bool) -> anyhow::Result<Self> {
         let name = format!("parlor-bench-{:016x}", rand::random::<u64>());
         let data = std::env::temp_dir().join(name);
         let secret = new_secret(tokens)?;
-        let mut own = Self { data: Some(data.clone()), secret, ..Self::default() };
+        let data = (!memory).then_some(data);
+        let mut own = Self { data: data.clone(), secret, ..Self::default() };
         let mut command = command()?;
         command.args(["up", "--balancer-port", "0", "--server-port", "0", "--api-port", "0"]);
-        command.arg("--data").arg(&data);
+        match &data {
+            Some(folder) => command.arg("--data").arg(folder),
+            None => command.arg("--memory"),
+        };
         if let Some(redis) = redis {
             command.args(["--redis", redis]);
         }

@@ -32,7 +32,10 @@ impl Target {
             (Some(redis), Some(dynamodb)) => {
                 Some(Own::fleet(redis, dynamodb, common.servers, common.tokens).await?)
             }
-            (redis, _) => Some(Own::up(redis.as_deref(), common.tokens).await?),
+            (redis, _) => {
+                let own = Own::up(redis.as_deref(), common.memory, common.tokens);
+                Some(own.await?)
+            }
         };
         let named = |pid: &u32| (pid.to_string(), *pid);
         let mut processes: Vec<_> = common.pids.iter().map(named).collect();
@@ -114,6 +117,7 @@ impl Target {
             redis: None,
             dynamodb: None,
             connect: false,
+            memory: false,
             pids: Vec::new(),
             json: true,
             tokens: false,

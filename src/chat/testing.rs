@@ -18,7 +18,7 @@ use crate::directory::{Directory, DirectoryError, SocketEntry};
 use crate::hub::{Outbox, Who};
 use crate::limits::Limits;
 use crate::protocol::*;
-use crate::store::embedded::EmbeddedStore;
+use crate::store::memory::MemoryStore;
 use crate::store::*;
 use crate::telemetry::Metrics;
 
@@ -69,7 +69,7 @@ pub fn socket(name: &str, device: &str) -> Arc<Outbox> {
 
 /// Store, map and bus behind one switch for each, with a trace of the calls.
 pub struct Ports {
-    store: Arc<EmbeddedStore>,
+    store: Arc<MemoryStore>,
     map: EmbeddedDirectory,
     bus: EmbeddedBus,
     trace: Mutex<Vec<String>>,
@@ -151,7 +151,7 @@ impl Part {
     /// The same where clients have limits.
     pub async fn limited(limits: Arc<Limits>) -> Self {
         let ports = Arc::new(Ports {
-            store: EmbeddedStore::in_memory().unwrap(),
+            store: Arc::default(),
             map: EmbeddedDirectory::default(),
             bus: EmbeddedBus::default(),
             trace: Mutex::default(),

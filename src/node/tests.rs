@@ -8,7 +8,7 @@ use crate::board::{Beat, Board, SlowHint};
 use crate::bus::embedded::EmbeddedBus;
 use crate::directory::embedded::EmbeddedDirectory;
 use crate::store::StoreError;
-use crate::store::embedded::EmbeddedStore;
+use crate::store::memory::MemoryStore;
 
 /// A board whose rows can't be removed: that call never comes back.
 #[derive(Default)]
@@ -39,7 +39,7 @@ impl Board for Stuck {
 
 fn node(board: Arc<dyn Board>, drain_seconds: u64) -> Node {
     let wired = Wired {
-        store: EmbeddedStore::in_memory().unwrap(),
+        store: Arc::new(MemoryStore::default()),
         disk: None,
         board,
         directory: Arc::new(EmbeddedDirectory::default()),

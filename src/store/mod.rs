@@ -1,13 +1,15 @@
 //! Port: the truth. Logs of conversations, mailbox rows of people, and the few records beside them.
 //!
-//! Adapters: `embedded` (SQLite, one process), `dynamodb` (one table, any number of processes).
-//! `contract` is the suite that both pass. The model: a conversation is a dense log of entries; a
-//! mailbox row says how far a person may have, has received and has seen it.
+//! Adapters: `embedded` (SQLite, one process), `dynamodb` (one table, any number of processes),
+//! `memory` (maps, gone with their process). `contract` is the suite that all pass. The model: a
+//! conversation is a dense log of entries; a mailbox row says how far a person may have, has
+//! received and has seen it.
 //!
 //! **Guarantees of every adapter.** A call that returned `Ok` is durable: it survives the death of
-//! this process (and, for DynamoDB, of any machine). Reads are strongly consistent unless a read
-//! says otherwise: they see every write that returned before they began. Nothing is lowered, ever
-//! (cursors of forgotten devices may go, see [`Row::cursors`]).
+//! this process (and, for DynamoDB, of any machine); in `memory` alone it stands only as long as
+//! the process lives. Reads are strongly consistent unless a read says otherwise: they see every
+//! write that returned before they began. Nothing is lowered, ever (cursors of forgotten devices
+//! may go, see [`Row::cursors`]).
 //! A call ends within [`CALL_MS_MAX`]; adapters retry by themselves only what can't do harm when it
 //! was applied already.
 
@@ -17,6 +19,7 @@ mod record;
 pub mod contract;
 pub mod dynamodb;
 pub mod embedded;
+pub mod memory;
 
 use async_trait::async_trait;
 

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use crate::directory::embedded::EmbeddedDirectory;
 use crate::directory::{Directory, DirectoryError, SocketEntry};
 use crate::protocol::*;
-use crate::store::embedded::EmbeddedStore;
+use crate::store::memory::MemoryStore;
 use crate::store::*;
 
 /// How a part fails.
@@ -62,16 +62,12 @@ pub struct SwitchedStore {
     pub switch: Switch,
     /// The reads of logs and records, in their order.
     pub reads: Mutex<Vec<&'static str>>,
-    store: Arc<EmbeddedStore>,
+    store: Arc<MemoryStore>,
 }
 
 impl SwitchedStore {
     pub fn new() -> Self {
-        Self {
-            switch: Switch::default(),
-            reads: Mutex::default(),
-            store: EmbeddedStore::in_memory().unwrap(),
-        }
+        Self { switch: Switch::default(), reads: Mutex::default(), store: Arc::default() }
     }
 }
 

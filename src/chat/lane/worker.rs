@@ -33,6 +33,8 @@ impl Worker {
         let rest = tokio::time::sleep(self.shared.bounds.idle);
         tokio::pin!(rest);
         loop {
+            // A store in memory never makes a batch wait: others must have their turn all the same.
+            tokio::task::coop::consume_budget().await;
             match self.lane.take(&self.shared, BATCH_MAX) {
                 Taken::Items(items) => self.serve(items).await,
                 Taken::Closed => return,

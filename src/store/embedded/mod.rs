@@ -80,9 +80,8 @@ pub enum OpenError {
 pub struct EmbeddedStore {
     /// None for a store that is only read.
     writer: Option<Writer>,
-    /// Connections for reading; none for a store in memory, which reads where it writes.
     readers: Arc<Mutex<Vec<Connection>>>,
-    permits: Option<Arc<Semaphore>>,
+    permits: Arc<Semaphore>,
 }
 
 impl EmbeddedStore {
@@ -121,20 +120,7 @@ impl EmbeddedStore {
         Ok(Arc::new(Self {
             writer,
             readers: Arc::new(Mutex::new(readers)),
-            permits: Some(Arc::new(Semaphore::new(READERS))),
-        }))
-    }
-
-    /// A store that is gone at exit.
-    pub fn in_memory() -> Result<Arc<Self>, OpenError> {
-        let io = |error: rusqlite::Error| OpenError::Io("memory".to_owned(), error.to_string());
-        let connection = Connection::open_in_memory().map_err(io)?;
-        tables::prepare_memory(&connection).map_err(io)?;
-        tables::migrate(&connection).map_err(io)?;
-        Ok(Arc::new(Self {
-            writer: Some(Writer::in_memory(connection)),
-            readers: Arc::default(),
-            permits: None,
+            permits: Arc::new(Semaphore::new(READERS)),
         }))
     }
 
@@ -160,15 +146,7 @@ impl EmbeddedStore {
         read: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let gone = || StoreError::Unavailable("the store is closing".to_owned());
-        let Some(permits) = &self.permits else {
-            let (reply, answer) = oneshot::channel();
-            let read = Box::new(move |connection: &Connection| {
-                let _ = reply.send(read(connection));
-            });
-            self.send(Job::Read(read)).await?;
-            return answer.await.map_err(|_| gone())?;
-        };
-        let permit = permits.clone().acquire_owned().await.map_err(|_| gone())?;
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| gone())?;
         let readers = self.readers.clone();
         let reading = tokio::task::spawn_blocking(move || {
             let lock = || readers.lock().unwrap_or_else(PoisonError::into_inner);

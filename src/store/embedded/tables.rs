@@ -31,12 +31,6 @@ pub fn prepare_file(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Settings of a store in memory.
-pub fn prepare_memory(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_prepared_statement_cache_capacity(64);
-    Ok(())
-}
-
 /// Settings of a reading connection.
 pub fn prepare_reader(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA busy_timeout = 2000; PRAGMA cache_size = -16384;")

@@ -32,8 +32,9 @@ pub enum Job {
     Raise { user: UserId, conversation: ConversationId, raise: Raise, reply: Reply<()> },
     /// See `Store::write`.
     Write { record: Record, reply: Reply<bool> },
-    /// A read, for a store in memory.
-    Read(Box<dyn FnOnce(&Connection) + Send>),
+    /// What a test does with the connection.
+    #[cfg(test)]
+    Try(Box<dyn FnOnce(&Connection) + Send>),
     /// A commit that changes nothing: whether there is room again.
     Probe,
     /// The last one: empties the log into the database.
@@ -56,20 +57,12 @@ impl Writer {
             Ok(())
         }))?;
         let log = Log { note: opened.note, pages: log_pages, pages_max: log_pages_max, tried: 0 };
-        Ok(Self::run(opened.connection, Some(log)))
-    }
-
-    /// Starts the thread on a database in memory.
-    pub fn in_memory(connection: Connection) -> Self {
-        Self::run(connection, None)
-    }
-
-    fn run(connection: Connection, log: Option<Log>) -> Self {
+        let connection = opened.connection;
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let trouble = Arc::new(Trouble::default());
         let told = trouble.clone();
         std::thread::spawn(move || Thread { connection, log, trouble: told }.run(queue));
-        Self { jobs, trouble }
+        Ok(Self { jobs, trouble })
     }
 
     /// Queues a job; waits for room. A caller that goes away meanwhile has queued nothing.
@@ -110,8 +103,7 @@ struct Log {
 
 struct Thread {
     connection: Connection,
-    /// None for a database in memory.
-    log: Option<Log>,
+    log: Log,
     trouble: Arc<Trouble>,
 }
 
@@ -204,12 +196,12 @@ impl Thread {
     fn end(&self, changes_before: u64) -> Result<(), StoreError> {
         let judge = |error| self.trouble.judge(&error);
         let mut number = None;
-        if self.log.is_some() && self.connection.total_changes() > changes_before {
+        if self.connection.total_changes() > changes_before {
             number = Some(commits::count(&self.connection).map_err(judge)?);
         }
         self.connection.execute_batch("COMMIT").map_err(judge)?;
-        if let (Some(log), Some(number)) = (&self.log, number) {
-            if let Err(error) = log.note.write(number) {
+        if let Some(number) = number {
+            if let Err(error) = self.log.note.write(number) {
                 tracing::warn!(%error, "a commit is not noted: its loss would not be noticed");
             }
             self.trouble.passed();
@@ -220,7 +212,7 @@ impl Thread {
     /// Copies the log into the database when it has grown long. A failure loses nothing, since the
     /// log stands; but where the disk fails, that shows here first.
     fn keep_log_short(&mut self) {
-        let Some(log) = &mut self.log else { return };
+        let log = &mut self.log;
         let pages = log.pages.load(Relaxed);
         if pages < log.tried {
             log.tried = 0;
@@ -247,8 +239,7 @@ impl Thread {
             Ok(false) => tracing::info!("somebody reads: the log is emptied at the next start"),
             Err(error) => tracing::warn!(%error, "the log is emptied at the next start"),
         }
-        let note = self.log.as_ref().map(|log| log.note.sync());
-        if let Some(Err(error)) = note {
+        if let Err(error) = self.log.note.sync() {
             tracing::warn!(%error, "the number of commits may be lost");
         }
     }
@@ -270,8 +261,9 @@ impl Thread {
                 answers.push(after_commit(reply, *written.as_ref().unwrap_or(&false)));
                 written.map(|_| ())
             }
-            Job::Read(read) => {
-                read(connection);
+            #[cfg(test)]
+            Job::Try(what) => {
+                what(connection);
                 Ok(())
             }
             Job::Probe => commits::touch(connection),
@@ -286,6 +278,8 @@ fn refuse(job: Job, answers: &mut Vec<Answer>) {
         Job::Raise { reply, .. } => answers.push(after_commit(reply, ())),
         Job::Write { reply, .. } => answers.push(after_commit(reply, false)),
         // Dropping it tells its caller.
-        Job::Read(_) | Job::Probe | Job::Close(_) => {}
+        #[cfg(test)]
+        Job::Try(_) => {}
+        Job::Probe | Job::Close(_) => {}
     }
 }

@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use tokio::time::sleep;
 
 use crate::protocol::{ConversationId, ConversationKind, Entry, Seq, UserId};
-use crate::store::embedded::EmbeddedStore;
+use crate::store::memory::MemoryStore;
 use crate::store::*;
 
 /// Which call.
@@ -48,7 +48,7 @@ pub type Trace = Arc<Mutex<Vec<String>>>;
 
 /// One process's way to the store.
 pub struct Faulty {
-    inner: Arc<EmbeddedStore>,
+    inner: Arc<MemoryStore>,
     /// What rows durably say, shared by all views.
     raised: Arc<Mutex<HashMap<(UserId, ConversationId), Seq>>>,
     broken: Arc<Mutex<Vec<String>>>,
@@ -63,12 +63,7 @@ pub struct Faulty {
 
 impl Faulty {
     pub fn new() -> Self {
-        Self::over(
-            EmbeddedStore::in_memory().unwrap(),
-            Arc::default(),
-            Arc::default(),
-            Trace::default(),
-        )
+        Self::over(Arc::default(), Arc::default(), Arc::default(), Trace::default())
     }
 
     /// Another process's way to the same store.
@@ -78,7 +73,7 @@ impl Faulty {
     }
 
     fn over(
-        inner: Arc<EmbeddedStore>,
+        inner: Arc<MemoryStore>,
         raised: Arc<Mutex<HashMap<(UserId, ConversationId), Seq>>>,
         broken: Arc<Mutex<Vec<String>>>,
         trace: Trace,

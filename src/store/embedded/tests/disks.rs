@@ -11,7 +11,7 @@ async fn a_full_disk_is_said_and_passes() {
         let set = move |connection: &Connection| {
             connection.execute_batch(&format!("PRAGMA max_page_count = {count}")).unwrap();
         };
-        store.send(Job::Read(Box::new(set)))
+        store.send(Job::Try(Box::new(set)))
     };
     pages(1).await.unwrap();
     let long = Entry { message: Some("x".repeat(16_000).into()), ..entry(2) };
@@ -38,13 +38,13 @@ async fn after_a_write_of_unknown_outcome_nothing_more_is_written() {
     let drop_table = |connection: &Connection| {
         connection.execute_batch("ALTER TABLE entries RENAME TO gone").unwrap();
     };
-    store.send(Job::Read(Box::new(drop_table))).await.unwrap();
+    store.send(Job::Try(Box::new(drop_table))).await.unwrap();
     let first = store.append(&conversation(), &[entry(2)]).await;
     assert!(matches!(first, Err(StoreError::Unknown(_))), "{first:?}");
     let back = |connection: &Connection| {
         let _ = connection.execute_batch("ALTER TABLE gone RENAME TO entries");
     };
-    store.send(Job::Read(Box::new(back))).await.unwrap();
+    store.send(Job::Try(Box::new(back))).await.unwrap();
     let second = store.append(&conversation(), &[entry(2)]).await;
     assert!(matches!(second, Err(StoreError::Refused(_))), "{second:?}");
 }
