@@ -21,7 +21,12 @@ fn main() -> ExitCode {
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     // Memory holds keys and texts, and a core file would keep them. Lowering is never refused.
     let _ = rlimit::Resource::CORE.set(0, 0);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // On one core a second thread brings nothing but the way between the two.
+    let mut builder = match std::thread::available_parallelism() {
+        Ok(cores) if cores.get() == 1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("parlor: {error}");

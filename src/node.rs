@@ -153,8 +153,8 @@ pub struct Node {
     pub auth: Option<Verifier>,
     /// Who may open a direct conversation.
     pub opening: Opening,
-    /// How many loops run the sockets of each server.
-    pub loops: usize,
+    /// How many loops run the sockets of each server: together one for each core.
+    loops: usize,
     /// How much a client may do, in all parts together.
     pub limits: Arc<Limits>,
     /// Its parts, in the order of starting.
@@ -185,7 +185,7 @@ impl Node {
             health,
             auth: None,
             opening: Opening::default(),
-            loops: std::thread::available_parallelism().map_or(1, usize::from),
+            loops: 1,
             limits: Limits::none(),
             parts: Vec::new(),
             starting: Vec::new(),
@@ -216,6 +216,9 @@ impl Node {
             epoch: Epoch(rand::random()),
         };
         self.starting = parts.iter().map(identity).collect();
+        let servers = parts.iter().filter(|(options, _)| options.role == Role::Server).count();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.loops = cores.div_ceil(servers.max(1));
         let epochs = self.starting.iter().map(|me| me.epoch);
         let starts = parts.into_iter().zip(epochs);
         let starts = starts.map(|((options, metrics), epoch)| self.part(options, epoch, metrics));
