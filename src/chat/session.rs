@@ -16,7 +16,7 @@ use crate::hub::{Event, Who};
 use crate::limits::Over;
 use crate::protocol::{
     ClientFrame, CloseCode, ConversationId, ErrorCode, PING_INTERVAL_MS, ProcessId, Receipt, Ref,
-    SendFrame, Seq, TOKEN_REVOKED, Target, Text, Timestamp, Token, answer,
+    SOCKETS_PER_USER, SendFrame, Seq, TOKEN_REVOKED, Target, Text, Timestamp, Token, answer,
 };
 use crate::store::{CALL_MS_MAX, Raise};
 
@@ -102,7 +102,7 @@ pub enum Effect {
 }
 
 /// How a client wants to be served.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Wish {
     /// The application acknowledges by itself.
     pub acks_app: bool,
@@ -111,6 +111,15 @@ pub struct Wish {
     /// A token opened the socket, and the mailbox may say that it is dead: until that was read
     /// nothing is taken from the client.
     pub guarded: bool,
+    /// How many sockets the person may have; not wished, but told.
+    pub sockets_per_user: u16,
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        let sockets_per_user = SOCKETS_PER_USER;
+        Self { acks_app: false, catchup: None, guarded: false, sockets_per_user }
+    }
 }
 
 /// What the store does not know yet when a session ends.
@@ -156,6 +165,7 @@ pub struct Session {
     silent_ticks: u8,
     ticked: Option<Instant>,
     guarded: bool,
+    sockets_per_user: u16,
     /// The mailbox takes so long that what the client says is answered without it.
     overdue: bool,
 }
@@ -173,6 +183,7 @@ impl Session {
             silent_ticks: 0,
             ticked: None,
             guarded: wish.guarded,
+            sockets_per_user: wish.sockets_per_user,
             overdue: false,
         }
     }
@@ -180,7 +191,8 @@ impl Session {
     /// Says `welcome` and asks for the claim and the mailbox.
     pub fn start(&mut self, clock: Timestamp, now: Instant, out: &mut Outputs) {
         let Who { user, device, socket } = &self.who;
-        out.frames.push(answer::welcome(user, *socket, &self.server, device, clock));
+        let most = self.sockets_per_user;
+        out.frames.push(answer::welcome(user, *socket, &self.server, device, clock, most));
         self.ticked = Some(now);
         self.inbox.next_work(now, out);
     }

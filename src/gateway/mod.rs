@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::{Refusal, Verifier};
 use crate::chat::Chat;
+use crate::chat::session::Wish;
 use crate::edge::{Arrived, Came, Edge, HEAD_PATIENCE, Incoming, Peer, Stream};
 use crate::hub::{Event, Outbox, Who};
 use crate::limits::{Limit, Seats};
@@ -252,6 +253,16 @@ impl Gateway {
         }
         let entered = Entered::new(seat, outbox.clone());
         (Socket::new(self, &outbox, stream, hello, behind).await, entered)
+    }
+
+    /// How this client is to be served.
+    fn wish(&self, hello: &handshake::Hello) -> Wish {
+        Wish {
+            acks_app: hello.acks_app,
+            catchup: hello.catchup,
+            guarded: self.guard.is_some(),
+            sockets_per_user: self.chat.hub.sockets_per_user(),
+        }
     }
 
     async fn run(&self, mut socket: Box<Socket>, entered: Entered) {

@@ -31,7 +31,7 @@ use super::stream::{self, Wire};
 use crate::chat::Chat;
 use crate::chat::catchup::{self, Done};
 use crate::chat::lane::Reply;
-use crate::chat::session::{Effect, Input, Outputs, Session, Wish};
+use crate::chat::session::{Effect, Input, Outputs, Session};
 use crate::edge::Stream;
 use crate::hub::{Event, Outbox};
 use crate::protocol::{CloseCode, Timestamp};
@@ -99,8 +99,7 @@ impl Socket {
             (Role::Server, stream::limits(), Wire::new(stream, behind.len()));
         let behind = behind.to_vec();
         let web = WebSocketStream::from_partially_read(wire, behind, role, Some(limits)).await;
-        let guarded = gateway.guard.is_some();
-        let wish = Wish { acks_app: hello.acks_app, catchup: hello.catchup, guarded };
+        let wish = gateway.wish(hello);
         Box::new(Self {
             web,
             gateway: gateway.clone(),

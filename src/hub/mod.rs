@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::chance::Hashing;
-use crate::protocol::{SOCKETS_PER_USER_MAX, SocketId, UserId};
+use crate::protocol::{SocketId, UserId};
 
 const SHARDS: usize = 64;
 
@@ -22,15 +22,20 @@ type Shard = HashMap<UserId, Vec<Arc<Outbox>>, Hashing>;
 #[derive(Debug)]
 pub struct Hub {
     shards: Vec<Mutex<Shard>>,
-}
-
-impl Default for Hub {
-    fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
-    }
+    sockets_per_user: u16,
 }
 
 impl Hub {
+    /// An empty one, where a person may have so many sockets.
+    pub fn new(sockets_per_user: u16) -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), sockets_per_user }
+    }
+
+    /// How many sockets a person may have: here, and on all servers together.
+    pub fn sockets_per_user(&self) -> u16 {
+        self.sockets_per_user
+    }
+
     fn shard(&self, user: &UserId) -> std::sync::MutexGuard<'_, Shard> {
         let hash = crc32fast::hash(user.as_str().as_bytes()) as usize;
         // A panic while the lock was held can't have left half an entry: each change is one call.
@@ -42,7 +47,7 @@ impl Hub {
         let mut shard = self.shard(&outbox.who.user);
         let outboxes = shard.entry(outbox.who.user.clone()).or_default();
         outboxes.push(outbox);
-        (outboxes.len() > SOCKETS_PER_USER_MAX).then(|| outboxes.remove(0))
+        (outboxes.len() > usize::from(self.sockets_per_user)).then(|| outboxes.remove(0))
     }
 
     /// Takes a socket out; another one of the same person stays.

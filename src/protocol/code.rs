@@ -96,7 +96,7 @@ pub enum CloseCode {
     Internal,
     /// The server is restarting or draining: reconnect, somewhere else.
     Restart,
-    /// A person's 17th socket came, and this one is the oldest.
+    /// A person has one socket too many, and this one is the oldest.
     TooManySockets,
     /// No identity, or one that ended.
     Unauthorized,
@@ -149,7 +149,7 @@ impl CloseCode {
             Self::TooBig => "frames are limited to 65536 bytes",
             Self::Internal => "internal error, reconnect",
             Self::Restart => "server restarting, reconnect",
-            Self::TooManySockets => "this user's newest 16 sockets stay open",
+            Self::TooManySockets => "too many sockets, a newer one took the place",
             Self::Unauthorized => "not authorized",
             Self::Slow => "too slow, reconnect and catch up",
             Self::Silent => "no answer to pings, reconnect",

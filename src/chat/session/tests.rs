@@ -29,6 +29,7 @@ async fn run(seed: u64) {
         acks_app: random.random_bool(0.3),
         catchup: random.random_bool(0.3).then(|| random.random_range(1..6)),
         guarded: random.random_bool(0.5),
+        ..Wish::default()
     };
     let lossless = random.random_bool(0.5);
     // The seed of a run that failed stands last.

@@ -134,6 +134,59 @@ async fn an_address_has_so_many_sockets_on_a_process() {
     limited.guarded.stack.stop().await;
 }
 
+/// The oldest of a user's sockets gives way to one more, on one server and over all of them; also
+/// where there may be more than are usual.
+async fn a_user_has_so_many_sockets(parts: Parts, most: usize) {
+    let count = most.to_string();
+    let options = [&["--sockets-per-user", &count][..], &ADMIN].concat();
+    let Some(stack) = Stack::start_with(parts, &options).await else { return };
+    let (one, all) = (vec!["ws1"], vec!["ws1", "ws2", "ws3"]);
+    for (user, servers) in [("on-one", one), ("on-all", all)] {
+        let open = async |number: usize| {
+            let address = &stack.servers[servers[number % servers.len()]];
+            let mut socket = Raw::dial(address).await;
+            socket.write(upgrade_head(&format!("userId={user}"), "").as_bytes()).await;
+            assert_eq!(socket.head().await.expect("an answer").status, 101);
+            let welcome = socket.json().await.expect("a welcome");
+            assert_eq!(welcome["limits"]["socketsPerUser"], most);
+            socket.wait_for(|said| (said["type"] == "caughtup").then_some(())).await;
+            socket
+        };
+        let mut sockets = Vec::new();
+        for number in 0..most {
+            sockets.push(open(number).await);
+        }
+        for socket in &mut sockets {
+            assert!(socket.is_open().await, "{most} are allowed {user}");
+        }
+        for number in most..most + 2 {
+            sockets.push(open(number).await);
+            assert_eq!(sockets.remove(0).closed().await.0, Some(4001), "the oldest {user}");
+        }
+        for socket in &mut sockets {
+            assert!(socket.is_open().await, "the {most} newest {user} stay");
+        }
+    }
+    // One that two newer ones have seen to is counted by both.
+    eventually("each is counted", async || {
+        (met(&stack.admin, "sockets_per_user").await >= 4).then_some(())
+    })
+    .await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_user_has_as_many_sockets_as_are_set() {
+    a_user_has_so_many_sockets(Parts::Embedded, 1).await;
+    a_user_has_so_many_sockets(Parts::Embedded, 3).await;
+    a_user_has_so_many_sockets(Parts::Embedded, 64).await;
+}
+
+#[tokio::test]
+async fn on_real_parts_a_user_has_as_many_sockets_as_are_set() {
+    a_user_has_so_many_sockets(Parts::Real, 40).await;
+}
+
 /// The seventh of six: by `parlor up`, where the balancer and the servers are one process.
 #[tokio::test]
 async fn a_full_server_says_so_and_the_balancer_deals_elsewhere() {
