@@ -186,16 +186,16 @@ pub fn error(
 }
 
 /// A refusal over HTTP, in the shape that every problem of Parlor has (RFC 9457).
-/// `retry_after_ms` is for the retryable codes.
+/// `reason` is the status in words, `retry_after_ms` for the retryable codes.
 pub fn problem(
     status: u16,
-    title: &str,
+    reason: &str,
     code: ErrorCode,
     detail: &str,
     retry_after_ms: u64,
 ) -> Text {
     let writer = Writer::new(&format!("urn:parlor:problem:{}", code.as_str()))
-        .text("title", title)
+        .text("title", code.title(status, reason))
         .number("status", u64::from(status))
         .text("code", code.as_str())
         .text("detail", detail)

@@ -77,6 +77,25 @@ impl ErrorCode {
             Self::Unavailable => 503,
         }
     }
+
+    /// The title of an HTTP problem, the same wherever it is answered: of the code, or the
+    /// `reason` of the status where that is another than the code's.
+    pub fn title(self, status: u16, reason: &str) -> &str {
+        if status != self.http_status() {
+            return reason;
+        }
+        match self {
+            Self::BadRequest => "The request is not what is taken here",
+            Self::TooLarge => "Something is over its limit",
+            Self::NotFound => "Nothing there that you have part in",
+            Self::Forbidden => "Not allowed",
+            Self::Unauthorized => "Who are you",
+            Self::RefConflict => "The same Idempotency-Key came with another body",
+            Self::RefExpired => "The Idempotency-Key is too old",
+            Self::RateLimited => "Too fast",
+            Self::Unavailable => "Not available now",
+        }
+    }
 }
 
 /// Why the server closed a socket.
