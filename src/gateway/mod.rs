@@ -3,11 +3,12 @@
 //! A connection comes from the server's own listener or from the balancer in the same process; both
 //! find a place on the `porch`. `handshake` judges the request, `seat` says whether there is room,
 //! `admission` who may come in; `socket` runs the WebSocket at the user's `pace` and feeds the pure
-//! session of `chat`, `stream` counts what is read for it, `drain` sends everybody away at an even
-//! rate. Nothing above the gateway knows which socket engine runs.
+//! session of `chat`, whose `effects` go on from here, `stream` counts what is read for it, `drain`
+//! sends everybody away at an even rate. Nothing above the gateway knows which socket engine runs.
 
 mod admission;
 pub mod drain;
+pub(crate) mod effects;
 pub mod handshake;
 mod pace;
 mod porch;

@@ -24,18 +24,17 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::Gateway;
-use super::admission::{Guard, renew};
+use super::effects::hand_on;
 use super::handshake::Hello;
 use super::pace::Pace;
+use super::porch::counted;
 use super::stream::{self, Wire};
-use crate::chat::Chat;
 use crate::chat::catchup::{self, Done};
-use crate::chat::lane::Reply;
-use crate::chat::session::{Effect, Input, Outputs, Session};
+use crate::chat::session::{Input, Outputs, Session};
 use crate::edge::Stream;
 use crate::hub::{Event, Outbox};
+use crate::limits::Address;
 use crate::protocol::{CloseCode, Timestamp};
-use crate::telemetry::Metrics;
 
 /// How many frames are handled before what came of them is written.
 const FRAMES_A_TURN: usize = 64;
@@ -78,6 +77,8 @@ pub struct Socket {
     web: WebSocketStream<Wire>,
     gateway: Arc<Gateway>,
     outbox: Arc<Outbox>,
+    /// For whom tokens count that it sends and that do not hold.
+    address: Option<Address>,
     pace: Pace,
     session: Session,
     work: Option<BoxFuture<'static, Done>>,
@@ -104,6 +105,7 @@ impl Socket {
             web,
             gateway: gateway.clone(),
             outbox: outbox.clone(),
+            address: counted(hello.client, &gateway.edge.gate.trusted),
             pace: Pace::default(),
             session: Session::new(outbox.who.clone(), gateway.chat.me.id.clone(), wish),
             work: None,
@@ -257,7 +259,8 @@ impl Socket {
         let mut effects = std::mem::take(&mut self.outputs.effects);
         let chat = &self.gateway.chat;
         for effect in effects.drain(..) {
-            hand_on(chat, &self.outbox, self.gateway.guard.as_ref(), effect);
+            let guard = self.gateway.guard.as_ref().map(|guard| (guard, self.address));
+            hand_on(chat, &self.outbox, guard, effect);
         }
         self.outputs.effects = effects;
         if let Some(work) = self.outputs.work.take() {
@@ -359,33 +362,6 @@ impl Socket {
         let mut rest = BytesMut::with_capacity(4_096);
         while stream.read_buf(&mut rest).await.is_ok_and(|count| count > 0) {
             rest.clear();
-        }
-    }
-}
-
-/// Does what a session wants other parts to do.
-pub(crate) fn hand_on(
-    chat: &Arc<Chat>,
-    outbox: &Arc<Outbox>,
-    guard: Option<&Arc<Guard>>,
-    effect: Effect,
-) {
-    let who = &outbox.who;
-    match effect {
-        Effect::Send(frame) => {
-            let reply = Reply::Socket(outbox.clone());
-            chat.submit(&who.user, &who.device, frame, reply);
-        }
-        Effect::Received { conversation, seq, via, receipt } => {
-            chat.received(who, &conversation, seq, via.as_ref(), receipt);
-        }
-        Effect::Seen(conversation, seq) => chat.seen(&who.user, &conversation, seq),
-        Effect::Raised(conversation, seq) => chat.hint_own(who, &conversation, seq),
-        Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
-        Effect::Rest(until) => chat.rest(outbox, until),
-        Effect::Renew { token, reference } => renew(guard, chat, outbox, token, reference),
-        Effect::Signal { target, data, reference } => {
-            chat.submit_signal(outbox, target, data, reference);
         }
     }
 }

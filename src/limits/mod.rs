@@ -56,7 +56,7 @@ pub enum Limit {
     Plain,
     /// Such connections of an address.
     PlainPerAddress,
-    /// Handshakes, and requests whose token does not hold, of an address.
+    /// Handshakes, and tokens that do not hold in requests and on open sockets, of an address.
     Handshakes,
     /// Frames of a user.
     Frames,

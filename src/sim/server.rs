@@ -25,7 +25,7 @@ use crate::chat::lane::{Bounds, Lanes};
 use crate::chat::liveness::{Liveness, RowChange};
 use crate::chat::session::{Input, Outputs, Session, Wish};
 use crate::chat::{Chat, Clock, Parts};
-use crate::gateway::socket::hand_on;
+use crate::gateway::effects::hand_on;
 use crate::hub::{Event, Outbox, Who};
 use crate::limits::Limits;
 use crate::protocol::{CloseCode, DeviceId, Epoch, PING_INTERVAL_MS, ProcessId, SocketId, UserId};

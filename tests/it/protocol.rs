@@ -212,8 +212,8 @@ fn counted_limits() -> Vec<(&'static str, String)> {
         ),
         ("requests of a user to the Message API", rate(usual.requests, "a second")),
         (
-            "handshakes of an address, requests whose token does not hold, and those for \
-             `/openapi.json`",
+            "handshakes of an address, requests and `auth` frames whose token does not hold, \
+             and requests for `/openapi.json`",
             rate(usual.handshakes, "a second"),
         ),
         ("sockets of an address", number(usual.sockets_per_address.unwrap())),

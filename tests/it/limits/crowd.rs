@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ADMIN, Limited, bearer, counted, met, wait};
 use crate::auth::{FOREIGN, signed, token};
@@ -105,6 +105,57 @@ async fn an_address_can_not_try_tokens_on_and_on() {
         assert_eq!(ask("203.0.113.8", crate::auth::SECRET).await, 200, "good ones don't count");
     }
     counted(&limited, "handshakes", refused as u64).await;
+    limited.guarded.stack.stop().await;
+}
+
+/// Nor on a socket that is open: what renews nothing counts as well.
+#[tokio::test]
+async fn an_address_can_not_try_tokens_on_an_open_socket_either() {
+    let limits = [&["--handshakes-per-address", "1:10"][..], &TRUSTED].concat();
+    let limited = Limited::start(&limits).await;
+    let server = &limited.guarded.stack.servers["ws1"];
+    let mut socket = open(server, Some("203.0.113.7")).await.unwrap();
+    let welcome = socket.json().await.expect("a welcome");
+    let user = welcome["userId"].as_str().unwrap().to_owned();
+    let renew = async |socket: &mut Raw, secret: &str| {
+        let token = signed(secret, &user, json!({}));
+        socket.text(&json!({"type": "auth", "token": token.reveal()}).to_string()).await;
+        let answered = |said: &Value| {
+            let kind = said["type"].as_str().unwrap();
+            ["authed", "error"].contains(&kind).then(|| said.clone())
+        };
+        socket.wait_for(answered).await
+    };
+    let mut tried = Vec::new();
+    for _ in 0..20 {
+        tried.push(renew(&mut socket, FOREIGN).await);
+    }
+    assert!(tried[..9].iter().all(|said| said["code"] == "unauthorized"), "{tried:?}");
+    let wait = super::told(&tried[19]);
+    assert!(wait <= Duration::from_secs(1), "{wait:?}");
+    // They have used up the handshakes, of which there would be ten; good ones go on here.
+    assert_eq!(renew(&mut socket, crate::auth::SECRET).await["type"], "authed");
+    let mut opened = Vec::new();
+    let refusal = loop {
+        match open(server, Some("203.0.113.7")).await {
+            Ok(socket) => opened.push(socket),
+            Err(refusal) => break refusal,
+        }
+    };
+    assert!(told(&refusal, 429) <= Duration::from_secs(1) && opened.len() < 5);
+    // Far too many, and nothing of this address is looked at.
+    let mut tries = 0..1_000;
+    let refused = loop {
+        tries.next().expect("an end of them");
+        renew(&mut socket, FOREIGN).await;
+        let said = renew(&mut socket, crate::auth::SECRET).await;
+        if said["type"] != "authed" {
+            break said;
+        }
+    };
+    super::told(&refused);
+    assert!(opens(server, Some("203.0.113.8")).await);
+    assert!(socket.is_open().await);
     limited.guarded.stack.stop().await;
 }
 
