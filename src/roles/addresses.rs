@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
+use super::entrance::Entrance;
 use crate::config::Up;
 use crate::node::{Node, Part};
 use crate::protocol::ProcessId;
@@ -36,7 +37,10 @@ impl Addresses {
     }
 
     /// What a person reads who has just started it.
-    pub fn banner(&self, options: &Up, secure: bool) -> String {
+    pub fn banner(&self, options: &Up, entrance: &Entrance) -> String {
+        let secure = entrance.is_secure();
+        let warning = entrance.warning(self.front);
+        let warning = warning.map(|text| format!("\n\n  WARNING: {text}")).unwrap_or_default();
         let s = if secure { "s" } else { "" };
         let kept = match (&options.parts.dynamodb, options.memory) {
             (Some(dynamodb), _) => format!("DynamoDB ({dynamodb}), table {}", options.parts.table),
@@ -66,7 +70,7 @@ impl Addresses {
             None => (String::new(), "", ""),
         };
         format!(
-            "\n  Parlor is up.\n\n    page       http{s}://{front}/\n    \
+            "\n  Parlor is up.{warning}\n\n    page       http{s}://{front}/\n    \
              WebSocket  ws{s}://{front}/ws\n    servers    {}\n    \
              API        http{s}://{api}/openapi.json\n    kept in    {kept}\n\n  \
              {who}Three things to try:\n\n    \

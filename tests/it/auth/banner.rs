@@ -1,0 +1,66 @@
+//! What `parlor up` says of itself to a person who has just started it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Stdio};
+
+use crate::harness::command;
+
+/// `parlor up` in memory on free ports, and what it has said. Killed when dropped.
+struct Told {
+    child: Child,
+    banner: String,
+    /// Kept open: whoever writes to a pipe without a reader fails.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Told {
+    async fn by(more: &[&str]) -> Self {
+        let mut command = command();
+        command.args(["up", "--memory", "--balancer-port", "0", "--server-port", "0"]);
+        command.args(["--api-port", "0"]).args(more).env("PARLOR_LOG", "warn");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let read = tokio::task::spawn_blocking(move || {
+            let mut banner = String::new();
+            while !banner.contains("ctrl-C") {
+                assert!(stdout.read_line(&mut banner).unwrap() > 0, "it ended after {banner:?}");
+            }
+            (banner, stdout)
+        });
+        let (banner, stdout) = read.await.unwrap();
+        Self { child, banner, _stdout: stdout }
+    }
+
+    /// Ends it, and gives its log.
+    fn log(mut self) -> String {
+        self.child.kill().unwrap();
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        log
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test]
+async fn where_anybody_can_be_anybody_it_is_said_twice() {
+    let warning = "can be anybody here";
+    for (options, warned) in [
+        (&["--insecure-dev", "--host", "0.0.0.0"][..], true),
+        (&["--insecure-dev"], false),
+        (&[], false),
+    ] {
+        let told = Told::by(options).await;
+        let banner = &told.banner;
+        assert_eq!(banner.contains("WARNING: anybody who can reach 0.0.0.0:"), warned, "{banner}");
+        assert_eq!(banner.contains(warning), warned, "{banner}");
+        let log = told.log();
+        let lines = log.lines().filter(|line| line.contains(warning)).count();
+        assert_eq!(lines, usize::from(warned), "{log}");
+    }
+}
