@@ -11,15 +11,15 @@ use std::sync::LazyLock;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use bytes::BytesMut;
 use futures_util::FutureExt;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
 use crate::balancer::head::{self, Head};
 use crate::bus::payload::decode;
 use crate::bus::signing::{Guard, Keys, Refusal, Signer};
 use crate::edge::{Gate, HEAD_BYTES_MAX, Peer, Trusted, proxy_line};
+use crate::gateway::framing;
 use crate::gateway::handshake::{self, Request};
-use crate::gateway::{framing, stream};
 use crate::protocol::frame::{ClientFrame, SendFrame, parse_send};
 use crate::protocol::{
     ConversationId, DATA_BYTES_MAX, ErrorCode, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Target, answer,
@@ -78,7 +78,10 @@ impl Write for Client<'_> {
 /// What a socket reads, and how it ends.
 fn read_all(bytes: &[u8], step: usize) -> (Vec<Message>, String) {
     let client = Client { bytes, step };
-    let mut web = WebSocket::from_raw_socket(client, Role::Server, Some(stream::limits()));
+    let limits = WebSocketConfig::default();
+    let limits = limits.max_message_size(Some(FRAME_BYTES_MAX));
+    let limits = limits.max_frame_size(Some(FRAME_BYTES_MAX));
+    let mut web = WebSocket::from_raw_socket(client, Role::Server, Some(limits));
     let mut messages = Vec::new();
     loop {
         match web.read() {

@@ -195,6 +195,7 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
         listeners.push(listen(port(own), common.anywhere(), "--server-port").await?);
     }
     let api = listen(port(options.api_port), common.anywhere(), "--api-port").await?;
+    entrance.warn(&front);
     let keys = keys(common, options.dm).await?;
     let wired = tokio::select! {
         wired = wiring::wire(&options.parts, data, &metrics) => wired?,
@@ -231,7 +232,7 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     node.tasks.spawn(balancer.run(front, node.accepting.clone()));
     ready(common, addresses.ready_json(), admin);
     if !common.ready_json {
-        println!("{}", addresses.banner(&options, entrance.is_secure()));
+        println!("{}", addresses.banner(&options, &entrance));
     }
     let end = until_stopped(&mut node, &mut signals).await;
     Ok(stop(node, end).await)
@@ -321,6 +322,7 @@ async fn one_part(
     }
     let entrance = Entrance::new(edge, common)?;
     let listener = listen(part.listen, common.anywhere(), "--listen").await?;
+    entrance.warn(&listener);
     let keys = keys(common, dm).await?;
     let metrics = Arc::new(Metrics::new(part.id.as_str()));
     let wired = tokio::select! {

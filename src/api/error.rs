@@ -67,8 +67,9 @@ impl Problem {
 
     /// HTTP's own refusals, which have a status and no code of their own: 405, 408, 415 and 500.
     pub fn with_status(code: ErrorCode, status: StatusCode, detail: impl Into<String>) -> Self {
-        let title = status.canonical_reason().unwrap_or("Refused");
-        Self { status: status.as_u16(), title, ..Self::new(code, detail) }
+        let reason = status.canonical_reason().unwrap_or("Refused");
+        let status = status.as_u16();
+        Self { status, title: code.title(status, reason), ..Self::new(code, detail) }
     }
 }
 
@@ -82,27 +83,14 @@ impl From<Refusal> for Problem {
     }
 }
 
-fn title(code: ErrorCode) -> &'static str {
-    match code {
-        ErrorCode::BadRequest => "The request is not what the API takes",
-        ErrorCode::TooLarge => "Something is over its limit",
-        ErrorCode::NotFound => "Nothing there that you have part in",
-        ErrorCode::Forbidden => "Not allowed",
-        ErrorCode::Unauthorized => "Who are you",
-        ErrorCode::RefConflict => "The same Idempotency-Key came with another body",
-        ErrorCode::RefExpired => "The Idempotency-Key is too old",
-        ErrorCode::RateLimited => "Too fast",
-        ErrorCode::Unavailable => "Not available now",
-    }
-}
-
 impl From<ChatError> for Problem {
     fn from(error: ChatError) -> Self {
         let ChatError { code, detail, retry_after_ms } = error;
+        let status = code.http_status();
         Self {
             kind: format!("urn:parlor:problem:{}", code.as_str()),
-            title: title(code),
-            status: code.http_status(),
+            title: code.title(status, ""),
+            status,
             code: code.as_str(),
             detail,
             retryable: code.retryable(),

@@ -111,7 +111,18 @@ pub fn for_an_hour(secret: &Path, sub: &str, scope: &str) -> Result<Token, BadKe
 
 /// Makes a file with a strong secret, of which only its owner may know.
 pub fn new_secret(path: &Path) -> Result<(), BadKeys> {
-    let bad = |error: std::io::Error| BadKeys(format!("--new-secret {}: {error}", path.display()));
+    let bad = |error: std::io::Error| {
+        let said = match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                "is there already, and is not overwritten: go on with the secret in it by \
+                 --jwt-secret-file, name another file, or remove this one if nobody \
+                 uses it"
+                    .to_owned()
+            }
+            _ => format!("can't be written: {error}"),
+        };
+        BadKeys(format!("--new-secret {} {said}", path.display()))
+    };
     let mut digits = zeroize::Zeroizing::new(String::with_capacity(2 * SECRET_BYTES + 1));
     for byte in *zeroize::Zeroizing::new(rand::random::<[u8; SECRET_BYTES]>()) {
         digits.push_str(&format!("{byte:02x}"));

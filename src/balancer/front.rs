@@ -208,8 +208,8 @@ fn too_many(over: &Over) -> Answer {
 }
 
 fn problem_after(status: StatusCode, code: ErrorCode, detail: &str, after_ms: u64) -> Answer {
-    let title = status.canonical_reason().unwrap_or("error");
-    let body = answer::problem(status.as_u16(), title, code, detail, after_ms);
+    let reason = status.canonical_reason().unwrap_or("error");
+    let body = answer::problem(status.as_u16(), reason, code, detail, after_ms);
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("application/problem+json");

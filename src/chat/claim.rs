@@ -22,7 +22,7 @@ use crate::chance::Hashing;
 use crate::directory::SocketEntry;
 use crate::hub::{Event, Outbox};
 use crate::limits::Limit;
-use crate::protocol::{CloseCode, Envelope, SOCKETS_PER_USER_MAX, SocketId, UserId};
+use crate::protocol::{CloseCode, Envelope, SocketId, UserId};
 
 /// How many claims are under way at once when many are repeated.
 const CLAIMS_AT_ONCE: usize = 64;
@@ -180,8 +180,9 @@ impl Chat {
         }
     }
 
-    /// Ends the sockets of a person beyond the newest 16, wherever they are (the hub does the same
-    /// for one server, and while the map does not answer); drops those of dead servers.
+    /// Ends the sockets of a person beyond the newest that one may have, wherever they are (the hub
+    /// does the same for one server, and while the map does not answer); drops those of dead
+    /// servers.
     async fn see_to_others(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         let user = &outbox.who.user;
         let Ok(located) = self.directory.locate(std::slice::from_ref(user)).await else { return };
@@ -191,7 +192,8 @@ impl Chat {
         if !entries.iter().all(|entry| lives(&entry)) {
             self.drop_dead(outbox.clone());
         }
-        for entry in entries.iter().filter(lives).skip(SOCKETS_PER_USER_MAX) {
+        let most = usize::from(self.hub.sockets_per_user());
+        for entry in entries.iter().filter(lives).skip(most) {
             let (user, socket) = (user.clone(), entry.socket_id);
             match entry.server == self.me.id {
                 true => self.end_socket(&user, socket),

@@ -43,7 +43,9 @@ use crate::bus::Bus;
 use crate::directory::Directory;
 use crate::hub::Hub;
 use crate::limits::{Limits, Over};
-use crate::protocol::{BadFrame, ConversationId, Epoch, ErrorCode, ProcessId, Ref, Seq, Timestamp};
+use crate::protocol::{
+    BadFrame, ConversationId, Epoch, ErrorCode, ProcessId, Ref, SOCKETS_PER_USER, Seq, Timestamp,
+};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
 
@@ -210,7 +212,7 @@ impl Chat {
             store: parts.store,
             directory: parts.directory,
             bus: parts.bus,
-            hub: Hub::default(),
+            hub: Hub::new(parts.limits.settings().sockets_per_user.unwrap_or(SOCKETS_PER_USER)),
             lanes: parts.lanes,
             reads: parts.reads,
             liveness: parts.liveness,

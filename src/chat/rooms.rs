@@ -76,16 +76,19 @@ impl Chat {
         Ok((conversation, head))
     }
 
-    /// What an earlier try has done costs nothing, and an id that is taken neither.
+    /// What an earlier try has done costs nothing, and an id that is taken neither: nobody reads
+    /// the members of a room that others have made.
     async fn leave_out_present(
         &self,
         conversation: &ConversationId,
         head: &Head,
         members: &mut Vec<&UserId>,
     ) -> Result<(), ChatError> {
-        let part = RecordPart::Roster(conversation.clone());
-        if let Some((stands, roster)) = roster::stands(&*self.store, conversation, part).await? {
+        if let Some(stands) = roster::head(&*self.store, conversation).await? {
             is_repeated(&stands, head)?;
+            let part = RecordPart::Roster(conversation.clone());
+            let stands = roster::stands(&*self.store, conversation, part).await?;
+            let (_, roster) = stands.ok_or_else(taken)?;
             members.retain(|user| !roster::is_present(&roster, user));
         }
         Ok(())
@@ -234,11 +237,34 @@ fn refusal(head: &Head, member: Option<&Member>) -> ChatError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::testing::{Part, user};
+    use crate::limits::{Limits, Rate, Settings};
     use crate::store::Span;
+
+    /// Where openings have a limit, what others have made costs the one read that shows it.
+    #[tokio::test]
+    async fn an_id_that_is_taken_is_refused_by_the_head() {
+        let new_conversations = Some(Rate::new(100, 100));
+        let settings = Settings { new_conversations, ..Settings::default() };
+        let part = Part::limited(Limits::new(settings)).await;
+        let asked = || NewRoom {
+            room: Some(RoomId::parse("general").unwrap()),
+            title: None,
+            public: true,
+            members: vec![user("a"), user("b")],
+        };
+        let make = async |name: &str| part.chat.create_room(&user(name), asked(), false).await;
+        make("creator").await.unwrap();
+        part.ports.trace();
+        assert_eq!(make("other").await.unwrap_err(), taken());
+        let read = part.ports.trace();
+        assert!(!read.contains(&"roster".to_owned()), "{read:?}");
+        make("creator").await.unwrap();
+        assert!(part.ports.trace().contains(&"roster".to_owned()), "who are there cost nothing");
+    }
 
     #[test]
     fn rights_are_the_creators_and_ones_own() {
-        let user = |name: &str| UserId::parse(name).unwrap();
         let (creator, a, b) = (user("creator"), user("a"), user("b"));
         let mut head = Head {
             floor: 0,

@@ -46,6 +46,8 @@ pub struct Here<'a> {
     pub who: &'a Who,
     /// The server that it is open on.
     pub server: &'a ProcessId,
+    /// How many sockets a person may have, for `welcome`.
+    pub sockets_per_user: u16,
     /// The wall clock, for frames that tell the time.
     pub clock: Timestamp,
     /// For what is measured.
@@ -168,7 +170,8 @@ impl Session {
     /// Says `welcome` and asks for the claim and the mailbox.
     pub fn start(&mut self, here: &Here<'_>, out: &mut Outputs) {
         let Who { user, device, socket } = here.who;
-        out.frames.push(answer::welcome(user, *socket, here.server, device, here.clock));
+        let most = here.sockets_per_user;
+        out.frames.push(answer::welcome(user, *socket, here.server, device, here.clock, most));
         self.ticked = Some(Tick::at(here.now));
         self.go_on(here, out);
     }

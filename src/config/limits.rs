@@ -3,15 +3,26 @@
 use clap::Args;
 
 use crate::limits::{Bound, Rate, Settings};
+use crate::protocol::SOCKETS_PER_USER_MAX;
 
 /// What all roles that serve clients take. Without tokens (development mode) only what is given
-/// here is limited, and --max-sockets.
+/// here is limited, and sockets of a server and of a user.
 #[derive(Debug, Clone, Default, Args)]
 pub struct LimitOptions {
     /// Sockets that each server holds, or a balancer passes on [default: by the limit of open
     /// files]
     #[arg(long, value_name = "COUNT|off", env = "PARLOR_MAX_SOCKETS", help_heading = "Limits")]
     pub max_sockets: Option<Bound<u32>>,
+    /// Sockets of a user on all servers together, 1 to 64: the oldest gives way to one more. Give
+    /// all servers of a fleet the same [default: 16]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "PARLOR_SOCKETS_PER_USER",
+        help_heading = "Limits",
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(SOCKETS_PER_USER_MAX))
+    )]
+    pub sockets_per_user: Option<u16>,
     /// Sockets of a client's address (IPv6: of its /64; this machine and trusted proxies are not
     /// counted) [default: 1000; this and all that follow: with tokens]
     #[arg(
@@ -100,6 +111,7 @@ impl LimitOptions {
         let usual = if tokens { Settings::USUAL } else { Settings::default() };
         Settings {
             sockets: given(self.max_sockets, Some(sockets)),
+            sockets_per_user: self.sockets_per_user,
             sockets_per_address: given(self.sockets_per_address, usual.sockets_per_address),
             half_open: usual.half_open,
             plain: usual.plain,
@@ -124,6 +136,7 @@ fn given<T>(option: Option<Bound<T>>, usual: Option<T>) -> Option<T> {
 mod tests {
     use super::*;
     use crate::config::Cli;
+    use crate::protocol::SOCKETS_PER_USER;
     use clap::CommandFactory;
 
     #[test]
@@ -177,6 +190,10 @@ mod tests {
         assert!(help("user_bytes").ends_with(&bytes));
         let sockets = format!("[default: {};", usual.sockets_per_address.unwrap());
         assert!(help("sockets_per_address").contains(&sockets));
+        let each = format!(", 1 to {SOCKETS_PER_USER_MAX}: ");
+        assert!(help("sockets_per_user").contains(&each));
+        let each = format!("[default: {SOCKETS_PER_USER}]");
+        assert!(help("sockets_per_user").ends_with(&each));
         let half_open = format!("[default: {}]", usual.half_open_per_address.unwrap());
         assert!(help("half_open_per_address").ends_with(&half_open));
         let conversations = format!("[default: {}]", usual.conversations.unwrap());

@@ -30,7 +30,7 @@ pub const CALL_MS_MAX: u64 = 250;
 pub const ENTRY_TTL_SECONDS: u64 = 3_600;
 /// How many sockets of a person stand in the map: those that may be open, and as many that their
 /// servers had no time to release.
-pub const SOCKETS_KEPT_MAX: usize = 2 * SOCKETS_PER_USER_MAX;
+pub const SOCKETS_KEPT_MAX: usize = 2 * SOCKETS_PER_USER_MAX as usize;
 
 /// The map can't be reached, or answers what it should not. It is a hint: go the slow way.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -15,6 +15,7 @@ use crate::auth::{self, Identity, Verifier};
 use crate::chat::{Chat, ChatError};
 use crate::edge::Stream;
 use crate::hub::{Acting, Outbox};
+use crate::limits::Address;
 use crate::protocol::{ErrorCode, Ref, TOKEN_REVOKED, Token, UserId, answer};
 use crate::telemetry::Metrics;
 
@@ -114,9 +115,10 @@ fn acting(identity: Identity) -> Box<Acting> {
 }
 
 /// Checks a fresh token for an open socket, and answers with `authed`. One that is refused changes
-/// nothing: the socket goes on with the token that it has.
+/// nothing but what its client's address may still try, as at the Message API: the socket goes on
+/// with the token that it has.
 pub(super) fn renew(
-    guard: Option<&Arc<Guard>>,
+    guard: Option<(&Arc<Guard>, Option<Address>)>,
     chat: &Arc<Chat>,
     outbox: &Arc<Outbox>,
     token: Token,
@@ -130,10 +132,13 @@ pub(super) fn renew(
             outbox.answer(answer::error(error.code, detail, reference.as_ref(), retry));
         }
     };
-    let Some(guard) = guard else {
+    let Some((guard, address)) = guard else {
         let detail = "tokens are not in use: userId in the URL names you";
         return refuse(&ChatError::new(ErrorCode::BadRequest, detail));
     };
+    if let Err(over) = chat.limits.tries_left(address) {
+        return refuse(&chat.over(over));
+    }
     let Ok(permit) = guard.renewals.clone().try_acquire_owned() else {
         let detail = "too many tokens are being renewed, send it again";
         return refuse(&ChatError::new(ErrorCode::RateLimited, detail));
@@ -143,6 +148,10 @@ pub(super) fn renew(
         let _permit = permit;
         match try_renew(&guard, &chat, &outbox, &token).await {
             Ok(expires_at) => outbox.answer(answer::authed(expires_at)),
+            Err(error) if error.code == ErrorCode::Unauthorized => {
+                let told = chat.limits.failed(address).map_err(|over| chat.over(over));
+                refuse(told.as_ref().err().unwrap_or(&error));
+            }
             Err(error) => refuse(&error),
         }
     });

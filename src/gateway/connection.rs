@@ -9,17 +9,15 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Gateway;
-use super::admission::{Guard, renew};
+use super::effects::hand_on;
 use super::framing::{self, Decoder, Fault, Incoming};
 use super::handshake::Hello;
 use super::pace;
-use crate::chat::Chat;
 use crate::chat::catchup::Work;
-use crate::chat::lane::Reply;
-use crate::chat::session::{Effect, Here, Input, Outputs, Session, Unstored, Wish};
+use crate::chat::session::{Here, Input, Outputs, Session, Unstored, Wish};
 use crate::hub::Outbox;
+use crate::limits::Address;
 use crate::protocol::{CloseCode, Timestamp};
-use crate::telemetry::Metrics;
 
 /// The longest receipt that nobody has to pay for: ten times what one needs.
 const RECEIPT_BYTES_MAX: usize = 1_024;
@@ -60,6 +58,8 @@ impl From<Fault> for End {
 pub(super) struct Desk<'a> {
     pub gateway: &'a Gateway,
     pub outbox: &'a Arc<Outbox>,
+    /// For whom tokens count that it sends and that do not hold.
+    pub address: Option<Address>,
     /// What the session says in this turn.
     pub out: &'a mut Outputs,
     /// Bytes to write.
@@ -72,8 +72,9 @@ pub(super) struct Desk<'a> {
 
 impl<'a> Desk<'a> {
     fn here(&self) -> Here<'a> {
-        let (who, server) = (&self.outbox.who, &self.gateway.chat.me.id);
-        Here { who, server, clock: self.clock, now: self.now }
+        let (chat, who) = (&self.gateway.chat, &self.outbox.who);
+        let (server, sockets_per_user) = (&chat.me.id, chat.hub.sockets_per_user());
+        Here { who, server, sockets_per_user, clock: self.clock, now: self.now }
     }
 }
 
@@ -159,7 +160,8 @@ impl Connection {
     pub fn give_out(desk: &mut Desk<'_>) -> (Option<Work>, Option<CloseCode>) {
         let chat = &desk.gateway.chat;
         for effect in desk.out.effects.drain(..) {
-            hand_on(chat, desk.outbox, desk.gateway.guard.as_ref(), effect);
+            let guard = desk.gateway.guard.as_ref().map(|guard| (guard, desk.address));
+            hand_on(chat, desk.outbox, guard, effect);
         }
         for frame in desk.out.frames.drain(..) {
             framing::put_text(desk.write, &frame);
@@ -218,31 +220,4 @@ fn hear(session: &mut Session, incoming: Incoming<'_>, desk: &mut Desk<'_>) -> R
         Incoming::Close(code) => return Err(End::Left(code)),
     }
     Ok(())
-}
-
-/// Does what a session wants other parts to do.
-pub(crate) fn hand_on(
-    chat: &Arc<Chat>,
-    outbox: &Arc<Outbox>,
-    guard: Option<&Arc<Guard>>,
-    effect: Effect,
-) {
-    let who = &outbox.who;
-    match effect {
-        Effect::Send(frame) => {
-            let reply = Reply::Socket(outbox.clone());
-            chat.submit(&who.user, &who.device, frame, reply);
-        }
-        Effect::Received { conversation, seq, via, receipt } => {
-            chat.received(who, &conversation, seq, via.as_ref(), receipt);
-        }
-        Effect::Seen(conversation, seq) => chat.seen(&who.user, &conversation, seq),
-        Effect::Raised(conversation, seq) => chat.hint_own(who, &conversation, seq),
-        Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
-        Effect::Rest(until) => chat.rest(outbox, until),
-        Effect::Renew { token, reference } => renew(guard, chat, outbox, token, reference),
-        Effect::Signal { target, data, reference } => {
-            chat.submit_signal(outbox, target, data, reference);
-        }
-    }
 }

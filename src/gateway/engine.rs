@@ -66,12 +66,12 @@ pub(super) struct Arrival {
 pub(super) struct Line {
     /// Rings for the outboxes of its sockets.
     pub bell: Arc<Bell>,
-    arrivals: mpsc::Sender<Box<Arrival>>,
+    arrivals: mpsc::Sender<Arrival>,
 }
 
 impl Line {
     /// Gives a socket to the loop.
-    pub async fn seat(&self, arrival: Box<Arrival>) {
+    pub async fn seat(&self, arrival: Arrival) {
         // A loop that has ended drops it, and that ends it.
         let _ = self.arrivals.send(arrival).await;
     }
@@ -96,7 +96,7 @@ impl Lines {
 pub(super) struct Ready {
     poll: mio::Poll,
     bell: Arc<Bell>,
-    arrivals: mpsc::Receiver<Box<Arrival>>,
+    arrivals: mpsc::Receiver<Arrival>,
 }
 
 /// So many loops, at least one, and the ways into them.
@@ -130,9 +130,11 @@ struct Lent {
 }
 
 impl Lent {
-    fn desk<'a>(&'a mut self, outbox: &'a Arc<Outbox>) -> (Desk<'a>, &'a mut [u8]) {
+    fn desk<'a>(&'a mut self, entered: &'a Entered) -> (Desk<'a>, &'a mut [u8]) {
+        let (outbox, address) = (entered.outbox(), entered.address());
         let Self { gateway, out, write, buffer, clock, now, .. } = self;
-        let desk = Desk { gateway, outbox, out, write, rest: None, clock: *clock, now: *now };
+        let desk =
+            Desk { gateway, outbox, address, out, write, rest: None, clock: *clock, now: *now };
         (desk, buffer)
     }
 
@@ -266,9 +268,9 @@ impl Loop {
         }
     }
 
-    fn seat_all(&mut self, came: &mut Vec<Box<Arrival>>) {
+    fn seat_all(&mut self, came: &mut Vec<Arrival>) {
         for arrival in came.drain(..) {
-            self.seat(*arrival);
+            self.seat(arrival);
         }
     }
 

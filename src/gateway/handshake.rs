@@ -113,7 +113,7 @@ impl Refusal {
         }
     }
 
-    fn title(&self) -> &'static str {
+    fn reason(&self) -> &'static str {
         match self.status {
             401 => "Unauthorized",
             403 => "Forbidden",
@@ -333,23 +333,23 @@ pub async fn dismiss(
 
 /// Answers a refusal as `application/problem+json` (RFC 9457) and ends the connection.
 pub async fn refuse(mut stream: Stream, refusal: &Refusal) {
-    let (title, code) = (refusal.title(), refusal.code());
+    let (reason, code) = (refusal.reason(), refusal.code());
     let (detail, after) = (&refusal.detail, refusal.retry_after_ms);
-    let body = protocol::answer::problem(refusal.status, title, code, detail, after);
+    let body = protocol::answer::problem(refusal.status, reason, code, detail, after);
     let kind = format!("Content-Type: application/problem+json\r\n{}", refusal.header);
-    answer(&mut stream, refusal.status, title, &kind, &body).await;
+    answer(&mut stream, refusal.status, reason, &kind, &body).await;
 }
 
 /// Answers a health check and ends the connection.
 pub async fn answer_health(mut stream: Stream, well: bool) {
-    let (status, title) = if well { (200, "OK") } else { (503, "Service Unavailable") };
-    answer(&mut stream, status, title, "Content-Type: text/plain\r\n", b"").await;
+    let (status, reason) = if well { (200, "OK") } else { (503, "Service Unavailable") };
+    answer(&mut stream, status, reason, "Content-Type: text/plain\r\n", b"").await;
 }
 
-async fn answer(stream: &mut Stream, status: u16, title: &str, headers: &str, body: &[u8]) {
+async fn answer(stream: &mut Stream, status: u16, reason: &str, headers: &str, body: &[u8]) {
     let length = body.len();
     let head = format!(
-        "HTTP/1.1 {status} {title}\r\n{headers}Content-Length: {length}\r\n\
+        "HTTP/1.1 {status} {reason}\r\n{headers}Content-Length: {length}\r\n\
          Connection: close\r\n\r\n"
     );
     last_words(stream, &[head.as_bytes(), body].concat()).await;

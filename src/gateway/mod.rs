@@ -4,15 +4,17 @@
 //! find a place on the `porch`. `handshake` judges the request, `seat` says whether there is room,
 //! `admission` who may come in. From there on `engine` runs the socket: it moves bytes over the
 //! `carrier` and lends them to the `connection`, which reads frames (`framing`) at the user's
-//! `pace` and feeds the pure session of `chat`. `drain` sends everybody away at an even rate.
+//! `pace` and feeds the pure session of `chat`, whose `effects` go on from here. `drain` sends everybody away at an even rate.
 //! Nothing above the gateway knows which socket engine runs.
 
 mod admission;
 mod carrier;
 pub(crate) mod connection;
 pub mod drain;
+pub(crate) mod effects;
 mod engine;
-pub(crate) mod framing;
+#[doc(hidden)]
+pub mod framing;
 pub mod handshake;
 mod pace;
 mod porch;
@@ -35,7 +37,7 @@ use crate::chat::Chat;
 use crate::chat::session::Unstored;
 use crate::edge::{Arrived, Came, Edge, HEAD_PATIENCE, Incoming, Peer, Stream};
 use crate::hub::{Event, Outbox, Who};
-use crate::limits::{Limit, Seats};
+use crate::limits::{Address, Limit, Seats};
 use crate::protocol::{CloseCode, SocketId};
 use crate::telemetry::Metrics;
 use admission::Admitted;
@@ -193,7 +195,7 @@ impl Gateway {
 
     /// Reads the request and answers it; `None` where no socket came of it. Until then the guest
     /// has its place, also while it is told that it gets none.
-    async fn shake_hands(self: Arc<Self>, coming: Coming) -> Option<Box<Arrival>> {
+    async fn shake_hands(self: Arc<Self>, coming: Coming) -> Option<Arrival> {
         let (mut stream, peer, read, until, _guest) = match coming {
             Coming::Handed(Accepted { stream, peer, read, guest }) => {
                 (stream, peer, read, Instant::now() + HEAD_PATIENCE, guest)
@@ -249,7 +251,7 @@ impl Gateway {
         seat: Seat,
         admitted: Admitted,
         behind: Bytes,
-    ) -> Option<Box<Arrival>> {
+    ) -> Option<Arrival> {
         let _ = stream.set_nodelay();
         let carrier = Carrier::new(stream).ok()?;
         tracing::debug!(client = %hello.client, user = %admitted.user, "a socket opens");
@@ -274,11 +276,11 @@ impl Gateway {
         }
         let connection = Connection::new(self, hello);
         let entered = Entered::new(seat, outbox);
-        Some(Box::new(Arrival { carrier, entered, connection, behind }))
+        Some(Arrival { carrier, entered, connection, behind })
     }
 
     /// From here on its loop runs the socket.
-    async fn seat(&self, arrival: Box<Arrival>) {
+    async fn seat(&self, arrival: Arrival) {
         self.lines.of(&arrival.entered.outbox().who.user).seat(arrival).await;
     }
 }
@@ -298,6 +300,10 @@ impl Entered {
 
     fn outbox(&self) -> &Arc<Outbox> {
         &self.outbox
+    }
+
+    fn address(&self) -> Option<Address> {
+        self.seat.address()
     }
 
     async fn leave(self, name: &'static str, unstored: Unstored) {

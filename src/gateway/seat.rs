@@ -29,6 +29,11 @@ impl Seat {
         Ok(Self { gateway: gateway.clone(), address })
     }
 
+    /// For whom it counts.
+    pub fn address(&self) -> Option<Address> {
+        self.address
+    }
+
     /// Of whose server the place is.
     pub fn chat(&self) -> &Arc<Chat> {
         &self.gateway.chat

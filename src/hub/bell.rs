@@ -40,7 +40,7 @@ impl Bell {
     }
 
     #[cfg(test)]
-    pub fn now(&self) -> Vec<u32> {
+    pub(super) fn now(&self) -> Vec<u32> {
         let mut places = Vec::new();
         self.take(&mut places);
         places

@@ -17,7 +17,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
 use crate::chance::Hashing;
-use crate::protocol::{SOCKETS_PER_USER_MAX, SocketId, UserId};
+use crate::protocol::{SocketId, UserId};
 
 const SHARDS: usize = 64;
 
@@ -25,7 +25,7 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 enum Person {
     One(Arc<Outbox>),
-    More(Box<Vec<Arc<Outbox>>>),
+    More(Box<[Arc<Outbox>]>),
 }
 
 impl Person {
@@ -42,31 +42,24 @@ impl Person {
     }
 
     /// Adds one; gives the oldest back where there are too many now.
-    fn enter(&mut self, outbox: Arc<Outbox>) -> Option<Arc<Outbox>> {
-        if let Self::One(first) = self {
-            *self = Self::More(Box::new(vec![first.clone()]));
-        }
-        let Self::More(outboxes) = self else { return None };
+    fn enter(&mut self, outbox: Arc<Outbox>, most: u16) -> Option<Arc<Outbox>> {
+        let mut outboxes = self.outboxes().to_vec();
         outboxes.push(outbox);
-        (outboxes.len() > SOCKETS_PER_USER_MAX).then(|| outboxes.remove(0))
+        let oldest = (outboxes.len() > usize::from(most)).then(|| outboxes.remove(0));
+        *self = Self::More(outboxes.into());
+        oldest
     }
 
     /// `true`: that was the last one.
     fn leave(&mut self, socket: SocketId) -> bool {
-        match self {
-            Self::One(outbox) => outbox.who.socket == socket,
-            Self::More(outboxes) => {
-                outboxes.retain(|outbox| outbox.who.socket != socket);
-                match &outboxes[..] {
-                    [] => true,
-                    [last] => {
-                        *self = Self::One(last.clone());
-                        false
-                    }
-                    _ => false,
-                }
-            }
+        let others = self.outboxes().iter().filter(|outbox| outbox.who.socket != socket);
+        let others: Vec<_> = others.cloned().collect();
+        match &others[..] {
+            [] => return true,
+            [last] => *self = Self::One(last.clone()),
+            _ => *self = Self::More(others.into()),
         }
+        false
     }
 }
 
@@ -75,16 +68,21 @@ impl Person {
 pub struct Hub {
     hashing: Hashing,
     shards: Vec<Mutex<HashTable<Person>>>,
-}
-
-impl Default for Hub {
-    fn default() -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { hashing: Hashing::default(), shards }
-    }
+    sockets_per_user: u16,
 }
 
 impl Hub {
+    /// An empty one, where a person may have so many sockets.
+    pub fn new(sockets_per_user: u16) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { hashing: Hashing::default(), shards, sockets_per_user }
+    }
+
+    /// How many sockets a person may have: here, and on all servers together.
+    pub fn sockets_per_user(&self) -> u16 {
+        self.sockets_per_user
+    }
+
     fn shard(&self, user: &UserId) -> (u64, MutexGuard<'_, HashTable<Person>>) {
         let hash = self.hashing.hash_one(user);
         // The table takes the low bits and the highest seven.
@@ -101,7 +99,7 @@ impl Hub {
             person.outboxes().first().map_or(0, |outbox| self.hashing.hash_one(&outbox.who.user))
         };
         match shard.entry(hash, |person| person.is(&user), hash_of) {
-            Entry::Occupied(mut person) => person.get_mut().enter(outbox),
+            Entry::Occupied(mut person) => person.get_mut().enter(outbox, self.sockets_per_user),
             Entry::Vacant(place) => {
                 place.insert(Person::One(outbox));
                 None
@@ -139,7 +137,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::DeviceId;
+    use crate::protocol::{DeviceId, SOCKETS_PER_USER};
 
     fn outbox(user: &str, socket: u128) -> Arc<Outbox> {
         let user = UserId::parse(user).unwrap();
@@ -148,7 +146,7 @@ mod tests {
 
     #[test]
     fn each_person_has_their_own_sockets_oldest_first() {
-        let hub = Hub::default();
+        let hub = Hub::new(SOCKETS_PER_USER);
         for socket in 0..1_000 {
             assert!(hub.enter(outbox(&format!("u{}", socket % 250), socket)).is_none());
         }
@@ -167,11 +165,11 @@ mod tests {
 
     #[test]
     fn the_oldest_beyond_the_bound_is_given_back() {
-        let hub = Hub::default();
-        let most = SOCKETS_PER_USER_MAX as u128;
+        let hub = Hub::new(SOCKETS_PER_USER);
+        let most = u128::from(SOCKETS_PER_USER);
         assert!((0..most).all(|socket| hub.enter(outbox("u", socket)).is_none()));
         assert_eq!(hub.enter(outbox("u", most)).unwrap().who.socket, SocketId(0));
-        assert_eq!(hub.all().len(), SOCKETS_PER_USER_MAX);
+        assert_eq!(hub.all().len(), usize::from(SOCKETS_PER_USER));
     }
 
     #[test]

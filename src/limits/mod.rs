@@ -56,7 +56,7 @@ pub enum Limit {
     Plain,
     /// Such connections of an address.
     PlainPerAddress,
-    /// Handshakes, and requests whose token does not hold, of an address.
+    /// Handshakes, and tokens that do not hold in requests and on open sockets, of an address.
     Handshakes,
     /// Frames of a user.
     Frames,
@@ -262,52 +262,53 @@ impl Limits {
 
     /// Takes `units` of what is limited by a rate.
     pub fn take(&self, limit: Limit, who: Key, units: u64, now: Instant) -> Result<(), Over> {
-        let Some(meter) = self.meter(limit) else { return Ok(()) };
-        meter.take(who, units, now).map_err(|wait| Over { limit, wait })
+        asked(self.meter(limit), limit, |meter| meter.take(who, units, now))
     }
 
     /// The same for one of something now, if it is limited at all.
     pub fn take_one(&self, limit: Limit, who: &impl Hash) -> Result<(), Over> {
-        match self.meter(limit) {
-            Some(_) => self.take(limit, self.key(who), 1, Instant::now()),
-            None => Ok(()),
-        }
+        asked(self.meter(limit), limit, |meter| meter.take(self.key(who), 1, Instant::now()))
     }
 
     /// Whether `units` of what is limited by a rate could be taken.
     pub fn is_left(&self, limit: Limit, who: Key, units: u64) -> Result<(), Over> {
-        let Some(meter) = self.meter(limit) else { return Ok(()) };
-        meter.is_left(who, units, Instant::now()).map_err(|wait| Over { limit, wait })
+        asked(self.meter(limit), limit, |meter| meter.is_left(who, units, Instant::now()))
     }
 
     /// A handshake of this address; where there is none it is not counted.
     pub fn handshake(&self, address: Option<Address>) -> Result<(), Over> {
-        address.map_or(Ok(()), |address| self.take_one(Limit::Handshakes, &address))
+        self.of_address(&self.handshakes, Meter::take, address)
     }
 
     /// A connection of this address, before anything is done for it. There may be more of them than
     /// handshakes, so that who sends too many of those is still told.
     pub fn knock(&self, address: Option<Address>) -> Result<(), Over> {
-        let (Some(meter), Some(address)) = (&self.knocks, address) else { return Ok(()) };
-        let taken = meter.take(self.key(&address), 1, Instant::now());
-        taken.map_err(|wait| Over { limit: Limit::Handshakes, wait })
+        self.of_address(&self.knocks, Meter::take, address)
     }
 
     /// Whether a token that comes from this address is worth the work of looking at it: far beyond
     /// what may fail none is, a good one neither.
     pub fn tries_left(&self, address: Option<Address>) -> Result<(), Over> {
-        let (Some(meter), Some(address)) = (&self.tries, address) else { return Ok(()) };
-        let left = meter.is_left(self.key(&address), 1, Instant::now());
-        left.map_err(|wait| Over { limit: Limit::Handshakes, wait })
+        self.of_address(&self.tries, Meter::is_left, address)
     }
 
     /// A token that came from this address did not hold: it counts as a handshake.
     pub fn failed(&self, address: Option<Address>) -> Result<(), Over> {
-        if let (Some(meter), Some(address)) = (&self.tries, address) {
-            // Whether it was one too many shows when the next one comes.
-            let _ = meter.take(self.key(&address), 1, Instant::now());
-        }
+        // Whether it was one too many shows when the next one comes.
+        let _ = self.of_address(&self.tries, Meter::take, address);
         self.handshake(address)
+    }
+
+    /// Asks such a meter for one of an address; where there is none of the two it is not counted.
+    fn of_address(
+        &self,
+        meter: &Option<Meter>,
+        ask: fn(&Meter, Key, u64, Instant) -> Result<(), Duration>,
+        address: Option<Address>,
+    ) -> Result<(), Over> {
+        let Some(address) = address else { return Ok(()) };
+        let ask = |meter: &Meter| ask(meter, self.key(&address), 1, Instant::now());
+        asked(meter.as_ref(), Limit::Handshakes, ask)
     }
 
     /// How long a burst takes to come back; `None` where there is no such rate.
@@ -343,6 +344,15 @@ impl Limits {
             crowd.leave(address);
         }
     }
+}
+
+/// What a meter says, as of the limit that it measures; where there is no meter anything goes.
+fn asked(
+    meter: Option<&Meter>,
+    limit: Limit,
+    ask: impl FnOnce(&Meter) -> Result<(), Duration>,
+) -> Result<(), Over> {
+    meter.map_or(Ok(()), ask).map_err(|wait| Over { limit, wait })
 }
 
 fn fourfold(handshakes: Rate) -> Rate {

@@ -7,6 +7,8 @@ use super::Rate;
 pub struct Settings {
     /// Sockets of a server.
     pub sockets: Option<u32>,
+    /// Sockets of a user; without a number as many as the protocol has.
+    pub sockets_per_user: Option<u16>,
     /// Sockets of an address.
     pub sockets_per_address: Option<u32>,
     /// Connections whose head has not come; without a number 4,096, as of the next.
@@ -37,6 +39,7 @@ impl Settings {
     /// What people and their bots do not notice, and one who floods does.
     pub const USUAL: Self = Self {
         sockets: None,
+        sockets_per_user: None,
         sockets_per_address: Some(1_000),
         half_open: None,
         plain: None,

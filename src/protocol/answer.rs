@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::code::ErrorCode;
 use super::id::{ConversationId, DeviceId, ProcessId, Ref, SocketId, UserId};
 use super::message::{Entry, Seq, Timestamp};
-use super::{LIMITS_JSON, PING_INTERVAL_MS, PROTOCOL_VERSION};
+use super::{PING_INTERVAL_MS, PROTOCOL_VERSION, limits_json};
 
 /// A frame as it leaves: UTF-8 JSON, shared by all sockets that it goes to.
 pub type Text = Bytes;
@@ -74,6 +74,7 @@ pub fn welcome(
     server: &ProcessId,
     device: &DeviceId,
     now: Timestamp,
+    sockets_per_user: u16,
 ) -> Text {
     Writer::new("welcome")
         .text("userId", user.as_str())
@@ -83,7 +84,7 @@ pub fn welcome(
         .number("protocol", u64::from(PROTOCOL_VERSION))
         .number("timestamp", now)
         .number("pingMs", PING_INTERVAL_MS)
-        .raw("limits", LIMITS_JSON)
+        .raw("limits", &limits_json(sockets_per_user))
         .end()
 }
 
@@ -185,16 +186,16 @@ pub fn error(
 }
 
 /// A refusal over HTTP, in the shape that every problem of Parlor has (RFC 9457).
-/// `retry_after_ms` is for the retryable codes.
+/// `reason` is the status in words, `retry_after_ms` for the retryable codes.
 pub fn problem(
     status: u16,
-    title: &str,
+    reason: &str,
     code: ErrorCode,
     detail: &str,
     retry_after_ms: u64,
 ) -> Text {
     let writer = Writer::new(&format!("urn:parlor:problem:{}", code.as_str()))
-        .text("title", title)
+        .text("title", code.title(status, reason))
         .number("status", u64::from(status))
         .text("code", code.as_str())
         .text("detail", detail)
@@ -264,7 +265,9 @@ mod tests {
             &ProcessId::parse("ws1").unwrap(),
             &DeviceId::plain(),
             5,
+            20,
         ));
+        assert_eq!(welcome["limits"]["socketsPerUser"], json!(20));
         assert_eq!(welcome["limits"]["messageBytes"], json!(16_384));
         assert_eq!(welcome["pingMs"], json!(25_000));
         assert_eq!(

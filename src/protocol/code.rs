@@ -77,6 +77,25 @@ impl ErrorCode {
             Self::Unavailable => 503,
         }
     }
+
+    /// The title of an HTTP problem, the same wherever it is answered: of the code, or the
+    /// `reason` of the status where that is another than the code's.
+    pub fn title(self, status: u16, reason: &str) -> &str {
+        if status != self.http_status() {
+            return reason;
+        }
+        match self {
+            Self::BadRequest => "The request is not what is taken here",
+            Self::TooLarge => "Something is over its limit",
+            Self::NotFound => "Nothing there that you have part in",
+            Self::Forbidden => "Not allowed",
+            Self::Unauthorized => "Who are you",
+            Self::RefConflict => "The same Idempotency-Key came with another body",
+            Self::RefExpired => "The Idempotency-Key is too old",
+            Self::RateLimited => "Too fast",
+            Self::Unavailable => "Not available now",
+        }
+    }
 }
 
 /// Why the server closed a socket.
@@ -96,7 +115,7 @@ pub enum CloseCode {
     Internal,
     /// The server is restarting or draining: reconnect, somewhere else.
     Restart,
-    /// A person's 17th socket came, and this one is the oldest.
+    /// A person has one socket too many, and this one is the oldest.
     TooManySockets,
     /// No identity, or one that ended.
     Unauthorized,
@@ -149,7 +168,7 @@ impl CloseCode {
             Self::TooBig => "frames are limited to 65536 bytes",
             Self::Internal => "internal error, reconnect",
             Self::Restart => "server restarting, reconnect",
-            Self::TooManySockets => "this user's newest 16 sockets stay open",
+            Self::TooManySockets => "too many sockets, a newer one took the place",
             Self::Unauthorized => "not authorized",
             Self::Slow => "too slow, reconnect and catch up",
             Self::Silent => "no answer to pings, reconnect",

@@ -36,8 +36,10 @@ pub const DATA_DEPTH_MAX: usize = 32;
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// How often a silent socket is pinged.
 pub const PING_INTERVAL_MS: u64 = 25_000;
-/// How many sockets a person may have; the oldest is closed with 4001.
-pub const SOCKETS_PER_USER_MAX: usize = 16;
+/// How many sockets a person may have where nothing else is set; the oldest is closed with 4001.
+pub const SOCKETS_PER_USER: u16 = 16;
+/// How many can be set.
+pub const SOCKETS_PER_USER_MAX: u16 = 64;
 /// How many devices a person may have; the longest unseen goes.
 pub const DEVICES_PER_USER_MAX: usize = 16;
 /// How many entries back a repeated ref with `after` is found (P2).
@@ -46,19 +48,9 @@ pub const REF_REACH_ENTRIES: u64 = 1_000;
 pub const REF_WINDOW_ENTRIES: usize = 32;
 
 /// The `limits` of `welcome`.
-pub(crate) const LIMITS_JSON: &str =
-    r#"{"messageBytes":16384,"dataBytes":4096,"frameBytes":65536,"socketsPerUser":16}"#;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_limits_that_are_told_are_those_that_hold() {
-        let told: serde_json::Value = serde_json::from_str(LIMITS_JSON).unwrap();
-        assert_eq!(told["messageBytes"], MESSAGE_BYTES_MAX);
-        assert_eq!(told["dataBytes"], DATA_BYTES_MAX);
-        assert_eq!(told["frameBytes"], FRAME_BYTES_MAX);
-        assert_eq!(told["socketsPerUser"], SOCKETS_PER_USER_MAX);
-    }
+pub(crate) fn limits_json(sockets_per_user: u16) -> String {
+    format!(
+        "{{\"messageBytes\":{MESSAGE_BYTES_MAX},\"dataBytes\":{DATA_BYTES_MAX},\
+         \"frameBytes\":{FRAME_BYTES_MAX},\"socketsPerUser\":{sockets_per_user}}}"
+    )
 }

@@ -4,9 +4,13 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use crate::config::Up;
+use super::entrance::Entrance;
+use crate::config::{Dm, Up};
 use crate::node::{Node, Part};
 use crate::protocol::ProcessId;
+
+/// What a service says first where services alone open conversations.
+const OPENING: &str = r#"{"from":"userA","to":"userB","message":"Here you can talk"}"#;
 
 /// Where the parts of one process listen.
 pub(super) struct Addresses {
@@ -36,7 +40,10 @@ impl Addresses {
     }
 
     /// What a person reads who has just started it.
-    pub fn banner(&self, options: &Up, secure: bool) -> String {
+    pub fn banner(&self, options: &Up, entrance: &Entrance) -> String {
+        let secure = entrance.is_secure();
+        let warning = entrance.warning(self.front);
+        let warning = warning.map(|text| format!("\n\n  WARNING: {text}")).unwrap_or_default();
         let s = if secure { "s" } else { "" };
         let kept = match (&options.parts.dynamodb, options.memory) {
             (Some(dynamodb), _) => format!("DynamoDB ({dynamodb}), table {}", options.parts.table),
@@ -65,11 +72,15 @@ impl Addresses {
             }
             None => (String::new(), "", ""),
         };
+        let opened = match options.dm {
+            Dm::Open => String::new(),
+            Dm::Existing => by_service(options, &format!("http{s}://{api}/v1/messages"), &me),
+        };
         format!(
-            "\n  Parlor is up.\n\n    page       http{s}://{front}/\n    \
+            "\n  Parlor is up.{warning}\n\n    page       http{s}://{front}/\n    \
              WebSocket  ws{s}://{front}/ws\n    servers    {}\n    \
              API        http{s}://{api}/openapi.json\n    kept in    {kept}\n\n  \
-             {who}Three things to try:\n\n    \
+             {who}{opened}Three things to try:\n\n    \
              1. open http{s}://{front}/ : two people, side by side{paste}\n    \
              2. {chat}\n    \
              3. npx --yes wscat -c 'ws{s}://{front}/ws?userId=userA'{how}\n       \
@@ -78,6 +89,23 @@ impl Addresses {
             servers.join("  ")
         )
     }
+}
+
+/// People write only where there is a conversation: what makes the one that is proposed.
+fn by_service(options: &Up, url: &str, me: &str) -> String {
+    let token = match options.common.tokens.jwt_secret_file.first() {
+        Some(secret) => format!(
+            "$({me} token --sub shop --scope service --jwt-secret-file {})",
+            secret.display()
+        ),
+        None => "$TOKEN_OF_SCOPE_SERVICE".to_owned(),
+    };
+    format!(
+        "Services alone open conversations here (--dm existing). One for what follows:\n\n    \
+         curl {url} -H \"Authorization: Bearer {token}\" \\\n      \
+         -H 'Content-Type: application/json' \\\n      \
+         -d '{OPENING}'\n\n  "
+    )
 }
 
 fn host(address: SocketAddr) -> String {

@@ -30,6 +30,7 @@ pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
     let forward = options.api.as_deref().map(|url| Forward::to(url, upstream.as_ref()));
     let forward = forward.transpose().map_err(NodeError::Usage)?;
     let listener = listen(options.listen, common.anywhere(), "--listen").await?;
+    entrance.warn(&listener);
     let auth = Verifier::start(&common.tokens).await?;
     let address = listener.local_addr().map_err(|error| NodeError::Failed(error.to_string()))?;
     let metrics = Arc::new(Metrics::new("balancer"));

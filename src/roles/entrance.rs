@@ -1,5 +1,6 @@
 //! The edge of each listener of a process, from the command line.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -19,6 +20,8 @@ pub(super) struct Entrance {
     entry: Entry,
     /// Who asks must show a token, at every listener but an admin's on loopback.
     tokens: bool,
+    /// Other machines may reach the listeners, and nobody has to show a token.
+    open: bool,
 }
 
 fn usage(error: impl std::fmt::Display) -> NodeError {
@@ -41,7 +44,26 @@ impl Entrance {
         };
         let gate = Gate { origins, names, trusted };
         let entry = Entry { proxy_protocol: options.proxy_protocol, tls };
-        Ok(Self { gate, entry, tokens: common.tokens.has_keys() })
+        let tokens = common.tokens.has_keys();
+        Ok(Self { gate, entry, tokens, open: common.insecure_dev && !tokens })
+    }
+
+    /// What is to be said where whoever reaches this address can be anybody.
+    pub fn warning(&self, address: SocketAddr) -> Option<String> {
+        let open = self.open && !address.ip().is_loopback();
+        open.then(|| {
+            format!(
+                "anybody who can reach {address} can be anybody here, since --insecure-dev asks \
+                 for no token: keep strangers out of this network, or give --jwt-secret-file FILE"
+            )
+        })
+    }
+
+    /// Logs that of a listener.
+    pub fn warn(&self, listener: &TcpListener) {
+        if let Some(warning) = listener.local_addr().ok().and_then(|at| self.warning(at)) {
+            tracing::warn!("{warning}");
+        }
     }
 
     /// Whether TLS is spoken.

@@ -25,7 +25,7 @@ use crate::chat::lane::{Bounds, Lanes};
 use crate::chat::liveness::{Liveness, RowChange};
 use crate::chat::session::{Here, Input, Outputs, Session, Wish};
 use crate::chat::{Chat, Clock, Parts};
-use crate::gateway::connection::hand_on;
+use crate::gateway::effects::hand_on;
 use crate::hub::{Event, Outbox, Who};
 use crate::limits::Limits;
 use crate::protocol::{CloseCode, DeviceId, Epoch, PING_INTERVAL_MS, ProcessId, SocketId, UserId};
@@ -331,7 +331,8 @@ async fn serve(sea: Sea, chat: Arc<Chat>, wire: Arc<Wire>, hello: Hello) {
     let mut work: Option<BoxFuture<'static, Done>> = None;
     let here = || {
         let (server, clock, now) = (&chat.me.id, (chat.clock)(), Instant::now());
-        Here { who: &outbox.who, server, clock, now }
+        let sockets_per_user = chat.hub.sockets_per_user();
+        Here { who: &outbox.who, server, sockets_per_user, clock, now }
     };
     session.start(&here(), &mut out);
     while give_out(&sea, &chat, &outbox, &wire, &mut out, &mut work).await {

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use parlor::protocol::ErrorCode;
 use serde_json::{Value, json};
 
 use crate::fleet::Fleet;
@@ -200,7 +199,7 @@ impl Case {
             Answer::Status(status) | Answer::Bare(status) if bytes.starts_with(b"HEAD") => {
                 assert_eq!(answer.status, status);
             }
-            Answer::Status(status) | Answer::Bare(status) => is_problem(&answer, status),
+            Answer::Status(status) | Answer::Bare(status) => answer.is_problem(status),
             _ => panic!("no answer of HTTP is stated"),
         }
     }
@@ -302,41 +301,6 @@ pub async fn open(address: &str, bytes: &[u8]) -> Raw {
     assert_eq!(socket.json().await.expect("welcome")["type"], "welcome");
     assert!(socket.is_open().await);
     socket
-}
-
-/// The code that goes with a status.
-fn code_of(status: u16) -> ErrorCode {
-    match status {
-        401 => ErrorCode::Unauthorized,
-        403 | 421 => ErrorCode::Forbidden,
-        404 => ErrorCode::NotFound,
-        409 => ErrorCode::RefConflict,
-        413 | 431 => ErrorCode::TooLarge,
-        429 => ErrorCode::RateLimited,
-        503 => ErrorCode::Unavailable,
-        _ => ErrorCode::BadRequest,
-    }
-}
-
-/// A refusal over HTTP, in the one shape that problems have, with what its status brings along.
-pub fn is_problem(answer: &Http, status: u16) {
-    assert_eq!(answer.status, status, "{}", answer.text());
-    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
-    let (problem, code) = (answer.json(), code_of(status));
-    assert_eq!(problem["type"], format!("urn:parlor:problem:{}", code.as_str()));
-    assert_eq!((&problem["status"], &problem["code"]), (&json!(status), &json!(code.as_str())));
-    assert_eq!(problem["retryable"], code.retryable(), "{problem}");
-    assert_eq!(problem["retryAfterMs"].is_u64(), code.retryable(), "{problem}");
-    let words = |field: &str| problem[field].as_str().is_some_and(|text| text.len() >= 3);
-    assert!(words("title") && words("detail"), "{problem}");
-    assert!(status != 405 || answer.header("allow").is_some(), "{answer:?}");
-    for (name, wanted) in [
-        ("retry-after", code.retryable()),
-        ("www-authenticate", status == 401),
-        ("sec-websocket-version", status == 426),
-    ] {
-        assert_eq!(answer.header(name).is_some(), wanted, "{name}: {answer:?}");
-    }
 }
 
 /// A GET of its own connection.

@@ -92,6 +92,7 @@ fn written(frame: &Value) -> Text {
             &ProcessId::parse(text(frame, "server")).unwrap(),
             &DeviceId::parse(text(frame, "device")).unwrap(),
             timestamp(),
+            SOCKETS_PER_USER,
         ),
         "sent" => answer::sent(reference.as_ref(), &conversation(), seq(), timestamp()),
         kind @ ("message" | "joined" | "left") => {
@@ -211,8 +212,8 @@ fn counted_limits() -> Vec<(&'static str, String)> {
         ),
         ("requests of a user to the Message API", rate(usual.requests, "a second")),
         (
-            "handshakes of an address, requests whose token does not hold, and those for \
-             `/openapi.json`",
+            "handshakes of an address, requests and `auth` frames whose token does not hold, \
+             and requests for `/openapi.json`",
             rate(usual.handshakes, "a second"),
         ),
         ("sockets of an address", number(usual.sockets_per_address.unwrap())),
@@ -232,8 +233,8 @@ fn counted_limits() -> Vec<(&'static str, String)> {
 fn the_limits_are_those_of_the_code() {
     let kib = |bytes: usize| format!("{} KiB", bytes / 1_024);
     let thousands = |number: usize| format!("{},{:03}", number / 1_000, number % 1_000);
-    let (bounds, sockets) = (Bounds::default(), SOCKETS_PER_USER_MAX);
-    assert_eq!((sockets, SIGNAL_BYTES_MAX), (DEVICES_PER_USER_MAX, DATA_BYTES_MAX));
+    let (bounds, sockets) = (Bounds::default(), SOCKETS_PER_USER);
+    assert_eq!((usize::from(sockets), SIGNAL_BYTES_MAX), (DEVICES_PER_USER_MAX, DATA_BYTES_MAX));
     let kept = [
         ("`message`", kib(MESSAGE_BYTES_MAX)),
         (

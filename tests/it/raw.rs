@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use parlor::protocol::ErrorCode;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -102,6 +103,45 @@ impl Answer {
 
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+
+    /// It is a refusal with this status, in the one shape that problems have, and with what the
+    /// status brings along.
+    #[track_caller]
+    pub fn is_problem(&self, status: u16) {
+        assert_eq!(self.status, status, "{}", self.text());
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let (problem, code) = (self.json(), code_of(status));
+        assert_eq!(problem["type"], format!("urn:parlor:problem:{}", code.as_str()));
+        assert_eq!((&problem["status"], &problem["code"]), (&json!(status), &json!(code.as_str())));
+        assert_eq!(problem["retryable"], code.retryable(), "{problem}");
+        assert_eq!(problem["retryAfterMs"].is_u64(), code.retryable(), "{problem}");
+        let words = |field: &str| problem[field].as_str().is_some_and(|text| text.len() >= 3);
+        assert!(words("title") && words("detail"), "{problem}");
+        let title = problem["title"].as_str().unwrap();
+        assert_eq!(title, code.title(status, title), "the same from whoever answers");
+        assert!(status != 405 || self.header("allow").is_some(), "{self:?}");
+        for (name, wanted) in [
+            ("retry-after", code.retryable()),
+            ("www-authenticate", status == 401),
+            ("sec-websocket-version", status == 426),
+        ] {
+            assert_eq!(self.header(name).is_some(), wanted, "{name}: {self:?}");
+        }
+    }
+}
+
+/// The code that goes with a status.
+fn code_of(status: u16) -> ErrorCode {
+    match status {
+        401 => ErrorCode::Unauthorized,
+        403 | 421 => ErrorCode::Forbidden,
+        404 => ErrorCode::NotFound,
+        409 => ErrorCode::RefConflict,
+        413 | 431 => ErrorCode::TooLarge,
+        429 => ErrorCode::RateLimited,
+        502..=504 => ErrorCode::Unavailable,
+        _ => ErrorCode::BadRequest,
     }
 }
 

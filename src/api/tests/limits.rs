@@ -13,6 +13,7 @@ const FOREIGN: &[u8] = b"a secret of somebody else, 32 bytes and more";
 
 const NONE: Settings = Settings {
     sockets: None,
+    sockets_per_user: None,
     sockets_per_address: None,
     half_open: None,
     plain: None,

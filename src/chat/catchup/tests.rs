@@ -308,7 +308,7 @@ async fn a_read_goes_on_at_the_floor_and_never_turns_in_circles() {
     let head = Head { floor: 10, title: None, creator: None, public: false, created: 1 };
     part.ports.write(Record::Head(dm(), head)).await.unwrap();
     let (server, now) = (&part.chat.me.id, tokio::time::Instant::now());
-    let here = Here { who: &outbox.who, server, clock: 1, now };
+    let here = Here { who: &outbox.who, server, sockets_per_user: 16, clock: 1, now };
     let (mut session, mut out) = (Session::new(Wish::default()), Default::default());
     session.start(&here, &mut out);
     for work in 0.. {

@@ -149,7 +149,7 @@ fn who() -> &'static Who {
 
 fn here(now: Instant) -> Here<'static> {
     static SERVER: LazyLock<ProcessId> = LazyLock::new(via);
-    Here { who: who(), server: &SERVER, clock: 1, now }
+    Here { who: who(), server: &SERVER, sockets_per_user: 16, clock: 1, now }
 }
 
 /// A session of `a` that has said `welcome`.

@@ -130,7 +130,7 @@ impl Slot {
 
     /// Its first turn: says `welcome`, and handles what came behind the request.
     pub fn start(&mut self, behind: &mut [u8], lent: &mut Lent, place: Place) -> Turned {
-        let (mut desk, _) = lent.desk(self.entered.outbox());
+        let (mut desk, _) = lent.desk(&self.entered);
         self.connection.start(&mut desk);
         let heard = self.connection.read(behind, &mut desk);
         let heard = heard.map(|()| desk.rest);
@@ -166,7 +166,7 @@ impl Slot {
         if self.is_closing() || self.is_stuck() {
             return Turned::Stays;
         }
-        let (mut desk, _) = lent.desk(self.entered.outbox());
+        let (mut desk, _) = lent.desk(&self.entered);
         self.connection.step(Input::Event(Event::Tick), &mut desk);
         self.say(Ok(None), lent, place)
     }
@@ -242,7 +242,7 @@ impl Slot {
         let rests = self.rests();
         let done = self.busy.as_mut().and_then(|busy| busy.done.take());
         let outbox = self.entered.outbox();
-        let (mut desk, buffer) = lent.desk(outbox);
+        let (mut desk, buffer) = lent.desk(&self.entered);
         for event in outbox.take_now() {
             self.connection.step(Input::Event(event), &mut desk);
         }
@@ -279,7 +279,7 @@ impl Slot {
         place: Place,
     ) -> Turned {
         let outbox = self.entered.outbox();
-        let (mut desk, _) = lent.desk(outbox);
+        let (mut desk, _) = lent.desk(&self.entered);
         let (work, close) = Connection::give_out(&mut desk);
         let close = close.map(|code| End::Close { code, broken: false });
         if let Some(end) = heard.err().or(close) {

@@ -46,7 +46,7 @@ impl World {
         let arrival = self.gateway.enter(stream, &hello, seat, admitted, behind).unwrap();
         let (before, generation) = (self.this.slots.len(), self.this.generation + 1);
         let index = self.this.slots.vacant_key() as u32;
-        self.this.seat(*arrival);
+        self.this.seat(arrival);
         assert_eq!(self.this.slots.len(), before + 1);
         (client, Place { index, generation })
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use parlor::limits::Settings;
 use serde_json::{Value, json};
 
-use crate::case::{get, is_problem};
+use crate::case::get;
 use crate::fleet::{ADDRESS_HANDSHAKES, ADDRESS_SOCKETS, Fleet};
 use crate::raw::{self, Frame, PING, Raw, request, upgrade_head};
 use crate::token::{claiming, headed};
@@ -125,9 +125,9 @@ pub async fn bad_tokens(fleet: &Fleet) {
         if answer.status == 429 {
             assert!(number >= ADDRESS_HANDSHAKES, "after {number} tries");
             assert!(limited(fleet, "api", "handshakes").await > before);
-            return is_problem(&answer, 429);
+            return answer.is_problem(429);
         }
-        is_problem(&answer, 401);
+        answer.is_problem(401);
     }
     panic!("{} bad tokens are no limit", 4 * ADDRESS_HANDSHAKES);
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{new_user, say};
-use crate::case::{get, is_problem, plain, post};
+use crate::case::{get, plain, post};
 use crate::fleet::Fleet;
 use crate::raw::request;
 
@@ -37,9 +37,9 @@ pub async fn cursors_that_are_altered(fleet: &Fleet) {
         let mut turned = cursor.clone().into_bytes();
         turned[at] ^= 1;
         let turned = String::from_utf8(turned).unwrap();
-        is_problem(&asked(fleet, &list(&user, &turned)).await, 400);
+        asked(fleet, &list(&user, &turned)).await.is_problem(400);
         if at % 8 == 0 {
-            is_problem(&asked(fleet, &list(&user, &cursor[..at])).await, 400);
+            asked(fleet, &list(&user, &cursor[..at])).await.is_problem(400);
         }
     }
 }
@@ -48,9 +48,9 @@ pub async fn cursors_that_are_altered(fleet: &Fleet) {
 pub async fn cursors_of_others(fleet: &Fleet) {
     let (user, cursor) = with_cursor(fleet).await;
     let (_other, other) = new_user(fleet, "another").await;
-    is_problem(&asked(fleet, &list(&other, &cursor)).await, 400);
+    asked(fleet, &list(&other, &cursor)).await.is_problem(400);
     let page = format!("/v1/conversations/dm:{user}:{user}-0/messages?userId={user}");
-    is_problem(&asked(fleet, &format!("{page}&after={cursor}")).await, 400);
+    asked(fleet, &format!("{page}&after={cursor}")).await.is_problem(400);
 }
 
 /// Row E4: what exists and is not one's own is answered as what does not exist.
@@ -65,12 +65,12 @@ pub async fn what_exists_is_not_told(fleet: &Fleet) {
     let mut bodies = Vec::new();
     for id in there.iter().map(String::as_str).chain(["dm:nobody:noone", "room:nowhere"]) {
         let answer = asked(fleet, &page(id)).await;
-        is_problem(&answer, 404);
+        answer.is_problem(404);
         bodies.push(answer.body);
         let body = json!({"conversation": id, "message": "BAD"}).to_string();
         let sent = post("/v1/messages?userId=stranger", JSON, &body);
         let answer = request(&fleet.api, sent).await.unwrap();
-        is_problem(&answer, 404);
+        answer.is_problem(404);
         bodies.push(answer.body);
     }
     assert!(bodies.chunks(2).all(|two| two == &bodies[..2]), "the same bytes");
@@ -100,7 +100,7 @@ pub async fn somebody_who_has_left(fleet: &Fleet) {
     let all = fleet.history(&maker, room).await;
     assert_eq!(all.last().unwrap()["message"], "after");
     let page = format!("/v1/conversations/{room}/messages?userId=stranger");
-    is_problem(&asked(fleet, &page).await, 404);
+    asked(fleet, &page).await.is_problem(404);
 }
 
 /// Row E8: one message; another body is a conflict.
@@ -116,6 +116,6 @@ pub async fn a_key_again(fleet: &Fleet) {
     let again = send(&fleet.api, "once").await;
     assert_eq!((first.status, again.status), (201, 200));
     assert_eq!(first.json(), again.json());
-    is_problem(&send(&fleet.balancer, "BAD").await, 409);
+    send(&fleet.balancer, "BAD").await.is_problem(409);
     assert_eq!(fleet.history(&user, &format!("dm:{user}:{user}")).await.len(), 1);
 }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{ask, hear, new_user, say};
-use crate::case::{is_problem, plain};
+use crate::case::plain;
 use crate::fleet::Fleet;
 use crate::raw::{Answer, CONTINUE, Frame, PING, Raw, TEXT, upgrade_head};
 
@@ -168,12 +168,12 @@ pub async fn bodies_that_trickle(fleet: &Fleet) {
     assert_eq!(ask(&mut quick, &note).await["seq"], 1);
     for ended in join_all(slow).await {
         let (answer, after) = ended.unwrap();
-        is_problem(&answer.expect("an answer"), 408);
+        answer.expect("an answer").is_problem(408);
         assert!(ENDS.contains(&after), "after {after} s");
     }
     // The same at the door of sockets: a body that never comes opens none.
     let head = upgrade_head("userId=slow", "Content-Length: 29\r\n");
     let mut socket = Raw::dial(&fleet.balancer).await;
     socket.write(head.as_bytes()).await;
-    is_problem(&socket.answer().await.expect("an answer"), 400);
+    socket.answer().await.expect("an answer").is_problem(400);
 }

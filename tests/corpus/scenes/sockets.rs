@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{hear, new_user, said_meanwhile, say};
-use crate::case::is_problem;
 use crate::fleet::Fleet;
 use crate::harness::{Person, SOON};
 use crate::raw::{self, CLOSE, Frame, Raw, close_payload, request, upgrade_head};
@@ -89,7 +88,7 @@ pub async fn a_server_that_drains(fleet: &Fleet) {
     tokio::time::sleep(Duration::from_millis(300)).await;
     if tokio::net::TcpStream::connect(&address).await.is_ok() {
         let answer = request(&address, upgrade_head("userId=late", "")).await;
-        is_problem(&answer.expect("an answer"), 503);
+        answer.expect("an answer").is_problem(503);
     }
     for _ in 0..4 {
         new_user(fleet, "late").await;

@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::json;
 
 use super::{new_user, say};
-use crate::case::{get, is_problem, post};
+use crate::case::{get, post};
 use crate::fleet::Fleet;
 use crate::harness::{Proxy, Way};
 use crate::raw::{Raw, request};
@@ -34,7 +34,7 @@ pub async fn away_from_the_store(fleet: &Fleet) {
     for way in [Way::Cut, Way::Stalled] {
         proxy.set(way);
         for target in [&page, &list] {
-            is_problem(&request(&api, get(target, "")).await.unwrap(), 503);
+            request(&api, get(target, "")).await.unwrap().is_problem(503);
         }
         let body = json!({"to": two, "message": "BAD"}).to_string();
         let send = post(
@@ -42,7 +42,7 @@ pub async fn away_from_the_store(fleet: &Fleet) {
             "Content-Type: application/json\r\n",
             &body,
         );
-        is_problem(&request(&api, send).await.unwrap(), 503);
+        request(&api, send).await.unwrap().is_problem(503);
     }
     proxy.set(Way::Open);
     let until = std::time::Instant::now() + Duration::from_secs(20);

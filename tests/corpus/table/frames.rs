@@ -130,8 +130,11 @@ fn flags_and_lengths() -> Vec<Case> {
 /// UTF-8, sizes and fragments.
 fn texts() -> Vec<Case> {
     let text = r#"{"type":"message","to":"friend","message":"fine €😀"}"#.as_bytes();
-    let mut empty = endless(0, 600);
-    empty.extend(Frame::new(CONTINUE, text).bytes());
+    let [empty, many_empty] = [600, 20_000].map(|count| {
+        let mut bytes = endless(0, count);
+        bytes.extend(Frame::new(CONTINUE, text).bytes());
+        bytes
+    });
     vec![
         row("B10", "a lone continuation byte", whole(TEXT, b"\x80"), Closes(1007)),
         row("B10", "overlong", whole(TEXT, b"\xc0\x80"), Closes(1007)),
@@ -166,6 +169,8 @@ fn texts() -> Vec<Case> {
             .differs("1008 at the 65th: a fragment costs what its bytes do, the sum is bounded"),
         row("B13", "600 empty fragments, then the text", frames(empty), Sent)
             .differs("1008 at the 65th: an empty one is dropped as it is read"),
+        row("B13", "20,000 empty fragments, then the text", frames(many_empty), Closes(1009))
+            .differs("1008 at the 65th: what their heads take has a bound, of 80 KiB"),
         row("B14", "half a message and pings", scene!(slow::half_a_message), Seen)
             .slow()
             .differs("4408 at 10 s: it keeps at most 64 KiB while its client answers pings"),

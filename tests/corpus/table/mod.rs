@@ -9,6 +9,7 @@ mod bus;
 mod commands;
 mod frames;
 mod handshake;
+mod texts;
 mod tokens;
 
 use std::collections::BTreeSet;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Case> {
     let parts = [
         handshake::lines(),
         frames::lines(),
+        texts::lines(),
         commands::lines(),
         api::lines(),
         tokens::lines(),

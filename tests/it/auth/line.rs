@@ -58,7 +58,9 @@ async fn a_token_is_made_for_trying_things() {
     let first = std::fs::read(&secret).unwrap();
     let said = String::from_utf8(made.stderr).unwrap();
     assert!(!said.contains(str::from_utf8(&first).unwrap().trim()), "{said}");
-    refused(&["token", "--new-secret", &secret], &["new"]).await;
+    let ways = [&secret, "--jwt-secret-file", "another file", "remove"];
+    refused(&["token", "--new-secret", &secret], &ways).await;
+    refused(&["token", "--new-secret", &path("no/such/folder")], &["no/such/folder"]).await;
     assert_eq!(std::fs::read(&secret).unwrap(), first, "an old secret is not overwritten");
     std::fs::write(path("short"), "password").unwrap();
     let short = path("short");

@@ -4,11 +4,10 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use parlor::protocol::ErrorCode::Unavailable;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::{Bystanders, assert_problem};
+use super::Bystanders;
 use crate::harness::{Parts, Process, SOON, Stack};
 use crate::raw::{self, Raw, request, upgrade_head};
 
@@ -44,7 +43,7 @@ async fn an_api_that_is_away_or_hangs_is_told_as_such() {
     });
     for path in ["/v1/servers", "/v1/users/a/presence?userId=a", "/openapi.json"] {
         let answer = request(&away_at, get(path)).await.unwrap();
-        assert_problem(path, &answer, 502, Unavailable);
+        answer.is_problem(502);
     }
     assert!(begun.elapsed() < SOON, "nobody waits for a port that is closed");
     // Sockets, and the page, don't need it.
@@ -52,17 +51,17 @@ async fn an_api_that_is_away_or_hangs_is_told_as_such() {
         assert!(Raw::ready(address, "userId=a").await.is_open().await);
         assert_eq!(request(address, get("/")).await.unwrap().status, 200);
     }
-    assert_problem("hangs", &late.await.unwrap(), 504, Unavailable);
+    late.await.unwrap().is_problem(504);
     calm.noticed_nothing(&stack).await;
     stack.stop().await;
     // Nor is there a server now: seen at once for a new socket, and after a check for the rest.
     let answer = request(&away_at, upgrade_head("userId=a", "")).await.unwrap();
-    assert_problem("no server", &answer, 503, Unavailable);
+    answer.is_problem(503);
     let until = Instant::now() + SOON;
     loop {
         let answer = request(&away_at, get("/v1/connect?userId=a")).await.unwrap();
         if answer.status == 503 {
-            break drop(assert_problem("no server", &answer, 503, Unavailable));
+            break answer.is_problem(503);
         }
         assert!(Instant::now() < until, "{answer:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -148,7 +147,7 @@ async fn a_store_that_does_not_answer_is_unavailable_and_nothing_is_promised() {
         "retryable": true, "retryAfterMs": after});
     assert_eq!(answer, expected);
     let refused = posting.await.unwrap();
-    assert_problem("the store is away", &refused, 503, Unavailable);
+    refused.is_problem(503);
     let target = "/v1/conversations/dm:a:b/messages?userId=a";
     assert_eq!(up.history(target).await.len(), 1, "what is there is read all the same");
     assert!(a.is_open().await && b.is_open().await);

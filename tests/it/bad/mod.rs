@@ -17,12 +17,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parlor::client::{Send, To};
-use parlor::protocol::ErrorCode;
-use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::harness::{SOON, Stack};
-use crate::raw::Answer;
 
 /// How long the usual message of the bystanders may take while others misbehave: the machine may
 /// be busy, but nobody waits for somebody else's time-out.
@@ -69,22 +66,4 @@ impl Bystanders {
         let kept = stack.history(&self.names.0, &conversation).await;
         assert_eq!(kept.len(), took.len().min(500));
     }
-}
-
-/// A refusal over HTTP, in the one shape that problems have.
-#[track_caller]
-fn assert_problem(case: &str, answer: &Answer, status: u16, code: ErrorCode) -> Value {
-    assert_eq!(answer.status, status, "{case}: {}", answer.text());
-    let media = answer.header("content-type");
-    assert_eq!(media, Some("application/problem+json"), "{case}: {answer:?}");
-    let problem = answer.json();
-    assert_eq!(problem["type"], format!("urn:parlor:problem:{}", code.as_str()), "{case}");
-    assert_eq!(problem["status"], status, "{case}");
-    assert_eq!(problem["code"], code.as_str(), "{case}: {problem}");
-    assert_eq!(problem["retryable"], code.retryable(), "{case}: {problem}");
-    assert_eq!(problem["retryAfterMs"].is_u64(), code.retryable(), "{case}: {problem}");
-    assert_eq!(answer.header("retry-after").is_some(), code.retryable(), "{case}: {answer:?}");
-    let words = |field: &str| problem[field].as_str().is_some_and(|text| text.len() >= 3);
-    assert!(words("title") && words("detail"), "{case}: {problem}");
-    problem
 }

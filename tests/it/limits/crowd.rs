@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ADMIN, Limited, bearer, counted, met, wait};
 use crate::auth::{FOREIGN, signed, token};
@@ -108,6 +108,57 @@ async fn an_address_can_not_try_tokens_on_and_on() {
     limited.guarded.stack.stop().await;
 }
 
+/// Nor on a socket that is open: what renews nothing counts as well.
+#[tokio::test]
+async fn an_address_can_not_try_tokens_on_an_open_socket_either() {
+    let limits = [&["--handshakes-per-address", "1:10"][..], &TRUSTED].concat();
+    let limited = Limited::start(&limits).await;
+    let server = &limited.guarded.stack.servers["ws1"];
+    let mut socket = open(server, Some("203.0.113.7")).await.unwrap();
+    let welcome = socket.json().await.expect("a welcome");
+    let user = welcome["userId"].as_str().unwrap().to_owned();
+    let renew = async |socket: &mut Raw, secret: &str| {
+        let token = signed(secret, &user, json!({}));
+        socket.text(&json!({"type": "auth", "token": token.reveal()}).to_string()).await;
+        let answered = |said: &Value| {
+            let kind = said["type"].as_str().unwrap();
+            ["authed", "error"].contains(&kind).then(|| said.clone())
+        };
+        socket.wait_for(answered).await
+    };
+    let mut tried = Vec::new();
+    for _ in 0..20 {
+        tried.push(renew(&mut socket, FOREIGN).await);
+    }
+    assert!(tried[..9].iter().all(|said| said["code"] == "unauthorized"), "{tried:?}");
+    let wait = super::told(&tried[19]);
+    assert!(wait <= Duration::from_secs(1), "{wait:?}");
+    // They have used up the handshakes, of which there would be ten; good ones go on here.
+    assert_eq!(renew(&mut socket, crate::auth::SECRET).await["type"], "authed");
+    let mut opened = Vec::new();
+    let refusal = loop {
+        match open(server, Some("203.0.113.7")).await {
+            Ok(socket) => opened.push(socket),
+            Err(refusal) => break refusal,
+        }
+    };
+    assert!(told(&refusal, 429) <= Duration::from_secs(1) && opened.len() < 5);
+    // Far too many, and nothing of this address is looked at.
+    let mut tries = 0..1_000;
+    let refused = loop {
+        tries.next().expect("an end of them");
+        renew(&mut socket, FOREIGN).await;
+        let said = renew(&mut socket, crate::auth::SECRET).await;
+        if said["type"] != "authed" {
+            break said;
+        }
+    };
+    super::told(&refused);
+    assert!(opens(server, Some("203.0.113.8")).await);
+    assert!(socket.is_open().await);
+    limited.guarded.stack.stop().await;
+}
+
 #[tokio::test]
 async fn an_address_has_so_many_sockets_on_a_process() {
     let limits = [&["--sockets-per-address", "3"][..], &TRUSTED].concat();
@@ -132,6 +183,59 @@ async fn an_address_has_so_many_sockets_on_a_process() {
         assert!(raw.is_open().await, "who is in stays");
     }
     limited.guarded.stack.stop().await;
+}
+
+/// The oldest of a user's sockets gives way to one more, on one server and over all of them; also
+/// where there may be more than are usual.
+async fn a_user_has_so_many_sockets(parts: Parts, most: usize) {
+    let count = most.to_string();
+    let options = [&["--sockets-per-user", &count][..], &ADMIN].concat();
+    let Some(stack) = Stack::start_with(parts, &options).await else { return };
+    let (one, all) = (vec!["ws1"], vec!["ws1", "ws2", "ws3"]);
+    for (user, servers) in [("on-one", one), ("on-all", all)] {
+        let open = async |number: usize| {
+            let address = &stack.servers[servers[number % servers.len()]];
+            let mut socket = Raw::dial(address).await;
+            socket.write(upgrade_head(&format!("userId={user}"), "").as_bytes()).await;
+            assert_eq!(socket.head().await.expect("an answer").status, 101);
+            let welcome = socket.json().await.expect("a welcome");
+            assert_eq!(welcome["limits"]["socketsPerUser"], most);
+            socket.wait_for(|said| (said["type"] == "caughtup").then_some(())).await;
+            socket
+        };
+        let mut sockets = Vec::new();
+        for number in 0..most {
+            sockets.push(open(number).await);
+        }
+        for socket in &mut sockets {
+            assert!(socket.is_open().await, "{most} are allowed {user}");
+        }
+        for number in most..most + 2 {
+            sockets.push(open(number).await);
+            assert_eq!(sockets.remove(0).closed().await.0, Some(4001), "the oldest {user}");
+        }
+        for socket in &mut sockets {
+            assert!(socket.is_open().await, "the {most} newest {user} stay");
+        }
+    }
+    // One that two newer ones have seen to is counted by both.
+    eventually("each is counted", async || {
+        (met(&stack.admin, "sockets_per_user").await >= 4).then_some(())
+    })
+    .await;
+    stack.stop().await;
+}
+
+#[tokio::test]
+async fn a_user_has_as_many_sockets_as_are_set() {
+    a_user_has_so_many_sockets(Parts::Embedded, 1).await;
+    a_user_has_so_many_sockets(Parts::Embedded, 3).await;
+    a_user_has_so_many_sockets(Parts::Embedded, 64).await;
+}
+
+#[tokio::test]
+async fn on_real_parts_a_user_has_as_many_sockets_as_are_set() {
+    a_user_has_so_many_sockets(Parts::Real, 40).await;
 }
 
 /// The seventh of six: by `parlor up`, where the balancer and the servers are one process.
