@@ -153,8 +153,6 @@ pub struct Node {
     pub auth: Option<Verifier>,
     /// Who may open a direct conversation.
     pub opening: Opening,
-    /// How many loops run the sockets of each server: together one for each core.
-    loops: usize,
     /// How much a client may do, in all parts together.
     pub limits: Arc<Limits>,
     /// Its parts, in the order of starting.
@@ -185,7 +183,6 @@ impl Node {
             health,
             auth: None,
             opening: Opening::default(),
-            loops: 1,
             limits: Limits::none(),
             parts: Vec::new(),
             starting: Vec::new(),
@@ -216,9 +213,6 @@ impl Node {
             epoch: Epoch(rand::random()),
         };
         self.starting = parts.iter().map(identity).collect();
-        let servers = parts.iter().filter(|(options, _)| options.role == Role::Server).count();
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        self.loops = cores.div_ceil(servers.max(1));
         let epochs = self.starting.iter().map(|me| me.epoch);
         let starts = parts.into_iter().zip(epochs);
         let starts = starts.map(|((options, metrics), epoch)| self.part(options, epoch, metrics));
@@ -275,7 +269,8 @@ impl Node {
         let (gateway, door) = match role {
             Role::Server => {
                 let (door, handed) = mpsc::channel::<Accepted>(DOOR_MAX);
-                let gateway = Gateway::new(chat.clone(), edge, self.auth.clone(), self.loops);
+                let beside = self.starting.len();
+                let gateway = Gateway::new(chat.clone(), edge, self.auth.clone(), beside);
                 let gateway = gateway.map_err(|error| NodeError::Failed(error.to_string()))?;
                 let serving = gateway.clone().serve(listener, handed, self.accepting.clone());
                 self.tasks.spawn(serving);

@@ -3,116 +3,52 @@
 //! Each loop is one task with one epoll instance, which stands in tokio's own as a single file: all
 //! else it waits for beside its sockets (outboxes that ring, results of the store, newcomers, time)
 //! is a branch of one `select!`. A person lives in the loop that the name hashes to. A socket costs
-//! a record of the slab; buffers are the loop's, and lent for a turn (`docs/adr/0006-one-task-of-many-sockets.md`).
+//! a record of the slab; buffers are the loop's, and lent for a turn
+//! (`docs/adr/0006-one-task-of-many-sockets.md`).
 //!
 //! **Invariant.** What happens in one socket's turn, a panic included, ends that socket alone.
 
+mod lines;
 mod slot;
 mod timers;
 
-use std::hash::BuildHasher;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::{AbortHandle, Abortable, Aborted, BoxFuture};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use mio::{Interest, Registry, Token};
-use slab::Slab;
+use mio::Registry;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use self::lines::Ready;
+pub(super) use self::lines::{Arrival, Lines, cores, prepare};
 use self::slot::{Place, Slot, Turned};
 use self::timers::Timers;
-use super::carrier::Carrier;
-use super::connection::{Connection, Desk};
+use super::connection::Desk;
 use super::{Entered, Gateway};
-use crate::chance::Hashing;
 use crate::chat::catchup::{self, Done, Work};
 use crate::chat::session::Outputs;
 use crate::hub::{Bell, Outbox};
-use crate::protocol::{PING_INTERVAL_MS, Timestamp, UserId};
+use crate::protocol::{PING_INTERVAL_MS, Timestamp};
+use crate::slab::Slab;
 
-/// How many newcomers wait for a loop.
-const ARRIVALS_MAX: usize = 1_024;
 /// How many of them, and of results of the store, are taken in a turn.
 const TAKEN_MAX: usize = 256;
 /// How many sockets epoll tells of at once.
 const EVENTS_MAX: usize = 1_024;
 /// The most that is read of a socket in a turn.
 const READ_BYTES: usize = 16 * 1_024;
+/// By how many records the slab grows: 26 KiB.
+const SLOTS_A_CHUNK: usize = 256;
 /// What the buffer of writes may keep between two turns.
 const WRITE_BYTES_KEPT: usize = 256 * 1_024;
 /// Sockets are ticked in parts, so that pings do not leave in a wave.
 const TICK_MS: u64 = 100;
 const TICKS: usize = (PING_INTERVAL_MS / TICK_MS) as usize;
-
-/// A socket whose 101 has left.
-pub(super) struct Arrival {
-    pub carrier: Carrier,
-    pub entered: Entered,
-    pub connection: Connection,
-    /// What came with the request.
-    pub behind: Bytes,
-}
-
-/// The way into a loop.
-#[derive(Debug)]
-pub(super) struct Line {
-    /// Rings for the outboxes of its sockets.
-    pub bell: Arc<Bell>,
-    arrivals: mpsc::Sender<Arrival>,
-}
-
-impl Line {
-    /// Gives a socket to the loop.
-    pub async fn seat(&self, arrival: Arrival) {
-        // A loop that has ended drops it, and that ends it.
-        let _ = self.arrivals.send(arrival).await;
-    }
-}
-
-/// All ways into loops.
-#[derive(Debug)]
-pub(super) struct Lines {
-    hashing: Hashing,
-    lines: Vec<Line>,
-}
-
-impl Lines {
-    /// The loop where this person lives.
-    pub fn of(&self, user: &UserId) -> &Line {
-        let hash = self.hashing.hash_one(user) as usize;
-        &self.lines[hash % self.lines.len()]
-    }
-}
-
-/// A loop that does not run yet.
-pub(super) struct Ready {
-    poll: mio::Poll,
-    bell: Arc<Bell>,
-    arrivals: mpsc::Receiver<Arrival>,
-}
-
-/// So many loops, at least one, and the ways into them.
-///
-/// # Errors
-/// The system gives no epoll instance.
-pub(super) fn prepare(loops: usize) -> io::Result<(Lines, Vec<Ready>)> {
-    let (mut lines, mut ready) = (Vec::new(), Vec::new());
-    for _ in 0..loops.max(1) {
-        let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
-        let bell = Arc::new(Bell::default());
-        lines.push(Line { bell: bell.clone(), arrivals: sender });
-        ready.push(Ready { poll: mio::Poll::new()?, bell, arrivals });
-    }
-    Ok((Lines { hashing: Hashing::default(), lines }, ready))
-}
 
 type Working = BoxFuture<'static, (Place, Result<Option<Done>, Aborted>)>;
 
@@ -152,9 +88,11 @@ impl Lent {
 #[cfg(test)]
 pub(super) const SLOT_BYTES: usize = size_of::<Slot>();
 
+type Slots = Slab<Slot, SLOTS_A_CHUNK>;
+
 /// A loop.
 struct Loop {
-    slots: Slab<Slot>,
+    slots: Slots,
     registry: Registry,
     lent: Lent,
     /// Those that have a turn now, and those that have another one.
@@ -190,7 +128,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, ready: Ready) {
         };
         tokio::select! {
             () = gateway.over.cancelled() => return,
-            () = gateway.abort.cancelled(), if !this.slots.is_empty() => this.end_all(),
+            () = gateway.abort.cancelled(), if !this.has_none() => this.end_all(),
             told = poll.readable_mut() => {
                 let Ok(mut told) = told else { return };
                 let polled = told.get_inner_mut().poll(&mut events, Some(Duration::ZERO));
@@ -205,7 +143,7 @@ pub(super) async fn run(gateway: Arc<Gateway>, ready: Ready) {
                 }
             }
             Some(done) = this.lent.works.next(), if !this.lent.works.is_empty() => this.done(done),
-            _ = ticks.tick(), if !this.slots.is_empty() => this.ticks = true,
+            _ = ticks.tick(), if !this.has_none() => this.ticks = true,
             () = due => {}
             () = std::future::ready(()), if !this.again.is_empty() => {}
         }
@@ -232,7 +170,7 @@ impl Loop {
             works: FuturesUnordered::new(),
         };
         Self {
-            slots: Slab::new(),
+            slots: Slots::default(),
             registry,
             lent,
             touched: Vec::new(),
@@ -252,10 +190,10 @@ impl Loop {
     /// Notes who has something to do.
     fn hear_of(&mut self, events: &mio::Events, bell: &Bell) {
         for event in events {
-            let index = event.token().0;
+            let index = event.token().0 as u32;
             if let Some(slot) = self.slots.get_mut(index) {
                 slot.told(event);
-                self.touch(index as u32);
+                self.touch(index);
             }
         }
         let mut rung = std::mem::take(&mut self.again);
@@ -284,7 +222,7 @@ impl Loop {
         }
         let mut touched = std::mem::take(&mut self.touched);
         for index in touched.drain(..) {
-            if let Some(slot) = self.slots.get_mut(index as usize) {
+            if let Some(slot) = self.slots.get_mut(index) {
                 slot.touched = false;
                 let place = Place { index, generation: slot.generation };
                 self.at(place, |slot, lent| slot.turn(lent, place));
@@ -297,7 +235,7 @@ impl Loop {
     }
 
     fn touch(&mut self, index: u32) {
-        if let Some(slot) = self.slots.get_mut(index as usize)
+        if let Some(slot) = self.slots.get_mut(index)
             && !std::mem::replace(&mut slot.touched, true)
         {
             self.touched.push(index);
@@ -306,7 +244,7 @@ impl Loop {
 
     /// Lets a socket do something, if it is still there.
     fn at(&mut self, place: Place, what: impl FnOnce(&mut Slot, &mut Lent) -> Turned) {
-        let index = place.index as usize;
+        let index = place.index;
         let slot = self.slots.get_mut(index).filter(|slot| slot.generation == place.generation);
         let Some(slot) = slot else { return };
         let turned = catch_unwind(AssertUnwindSafe(|| what(slot, &mut self.lent)));
@@ -327,24 +265,24 @@ impl Loop {
         }
     }
 
-    fn seat(&mut self, arrival: Arrival) {
+    fn seat(&mut self, arrival: Arrival) -> Place {
         let Arrival { carrier, entered, connection, behind } = arrival;
         self.held.get_or_insert_with(|| self.lent.gateway.sockets.token());
         self.generation = self.generation.wrapping_add(1);
-        let entry = self.slots.vacant_entry();
-        let index = entry.key();
-        let place = Place { index: index as u32, generation: self.generation };
-        let slot = entry.insert(Slot::new(carrier, entered, connection, place));
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.registry.register(slot.source(), Token(index), interest) {
+        let slot = Slot::new(carrier, entered, connection, self.generation);
+        let place = Place { index: self.slots.insert(slot), generation: self.generation };
+        let registry = &self.registry;
+        let watched = self.slots.get_mut(place.index).map(|slot| slot.seat(place.index, registry));
+        if let Some(Err(error)) = watched {
             tracing::warn!(%error, "a socket can't be watched, and is closed");
-            return self.end(index, "unwatched");
+            self.end(place.index, "unwatched");
         }
         self.at(place, |slot, lent| slot.start(&mut behind.to_vec(), lent, place));
+        place
     }
 
     fn done(&mut self, (place, done): (Place, Result<Option<Done>, Aborted>)) {
-        let index = place.index as usize;
+        let index = place.index;
         let slot = self.slots.get_mut(index).filter(|slot| slot.generation == place.generation);
         let Some(slot) = slot else { return };
         match done {
@@ -360,30 +298,34 @@ impl Loop {
     /// Each tick another part of the sockets.
     fn tick(&mut self) {
         self.tick = (self.tick + 1) % TICKS;
-        for index in (self.tick..self.slots.capacity()).step_by(TICKS) {
+        for index in (self.tick..self.slots.slots()).step_by(TICKS) {
+            let index = index as u32;
             if let Some(slot) = self.slots.get(index) {
-                let place = Place { index: index as u32, generation: slot.generation };
+                let place = Place { index, generation: slot.generation };
                 self.at(place, |slot, lent| slot.tick(lent, place));
             }
         }
     }
 
-    fn end(&mut self, index: usize, name: &'static str) {
-        let (entered, unstored) = self.slots.remove(index).finish();
+    fn has_none(&self) -> bool {
+        self.slots.len() == 0
+    }
+
+    fn end(&mut self, index: u32, name: &'static str) {
+        let Some(slot) = self.slots.remove(index) else { return };
+        let (entered, unstored) = slot.finish();
         self.lent.gateway.sockets.spawn(entered.leave(name, unstored));
         self.let_go();
     }
 
     /// All at once, without a goodbye.
     fn end_all(&mut self) {
-        let indices: Vec<usize> = self.slots.iter().map(|(index, _)| index).collect();
-        indices.into_iter().for_each(|index| self.end(index, "aborted"));
+        (0..self.slots.slots() as u32).for_each(|index| self.end(index, "aborted"));
     }
 
     fn let_go(&mut self) {
-        if self.slots.is_empty() {
-            self.held = None;
-            self.slots.shrink_to_fit();
+        if self.has_none() {
+            (self.held, self.slots) = (None, Slots::default());
         }
     }
 }

@@ -4,8 +4,8 @@
 //! find a place on the `porch`. `handshake` judges the request, `seat` says whether there is room,
 //! `admission` who may come in. From there on `engine` runs the socket: it moves bytes over the
 //! `carrier` and lends them to the `connection`, which reads frames (`framing`) at the user's
-//! `pace` and feeds the pure session of `chat`, whose `effects` go on from here. `drain` sends everybody away at an even rate.
-//! Nothing above the gateway knows which socket engine runs.
+//! `pace` and feeds the pure session of `chat`, whose `effects` go on from here.
+//! `drain` sends everybody away at an even rate. Nothing above the gateway knows which engine runs.
 
 mod admission;
 mod carrier;
@@ -101,8 +101,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A server that takes no sockets yet, and runs them in so many loops. With a verifier, who
-    /// opens one must have a token.
+    /// A server that takes no sockets yet. With a verifier, who opens one must have a token. So
+    /// many parts of this process share its cores, each of which is to have a loop of sockets.
     ///
     /// # Errors
     /// The system has no more files.
@@ -110,11 +110,12 @@ impl Gateway {
         chat: Arc<Chat>,
         edge: Arc<Edge>,
         verifier: Option<Verifier>,
-        loops: usize,
+        parts: usize,
     ) -> io::Result<Arc<Self>> {
         let seats = Arc::new(Seats::new(chat.limits.settings().sockets));
         chat.metrics.sockets_max.set(chat.limits.settings().sockets.map_or(0, i64::from));
         let porch = Porch::new(chat.limits.clone(), chat.metrics.clone(), edge.clone());
+        let loops = engine::cores().div_ceil(parts.max(1));
         let (lines, ready) = engine::prepare(loops)?;
         let gateway = Arc::new(Self {
             chat,

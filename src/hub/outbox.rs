@@ -1,7 +1,7 @@
 //! One socket's queue of what the rest of the server has for it.
 //!
-//! Empty most of the time, and then it holds no memory beside itself. Bounded by count and bytes. What becomes of
-//! an event that does not fit depends on what it is:
+//! Empty most of the time, and then it holds no memory beside itself. Bounded by count and bytes.
+//! What becomes of an event that does not fit depends on what it is:
 //!
 //! - Texts and hints are not lost, since they stand in the store; the queue remembers that it
 //!   overflowed and the session reads its mailbox again.
@@ -428,7 +428,7 @@ mod tests {
         assert!(outbox.lock().queue.is_none(), "it holds nothing while nothing waits");
     }
 
-    /// What a socket costs that nothing waits for, as the allocator counts (in steps of 16, less 8).
+    /// As the allocator counts, in steps of 16 less 8.
     #[test]
     fn an_idle_outbox_is_small() {
         assert!(size_of::<Outbox>() + 16 <= 136, "{}", size_of::<Outbox>());

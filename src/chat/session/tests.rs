@@ -11,8 +11,9 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
 use self::sim::{Sim, Step};
-use super::{Done, Effect, Event, Here, Input, Outputs, Session, Wish, Work};
+use super::{Done, Effect, Event, Here, Input, Outputs, Session, Wish};
 use crate::chat::catchup::Waiting;
+use crate::chat::catchup::Work;
 use crate::chat::testing::{message, user};
 use crate::hub::Who;
 use crate::limits::{Limit, Over};

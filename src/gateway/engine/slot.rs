@@ -4,27 +4,29 @@
 //! it at once. Between turns a socket that neither writes, rests, works nor closes holds nothing
 //! but itself; for those that do, [`Busy`] stands beside it.
 
-use std::io::ErrorKind;
+mod closing;
+
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use futures_util::future::AbortHandle;
+use mio::{Interest, Registry, Token};
 use tokio::time::Instant;
 
+use self::closing::Closing;
 use super::Lent;
 use super::timers::Why;
 use crate::auth::Refusal;
 use crate::chat::catchup::Done;
 use crate::chat::session::{Input, Unstored};
+use crate::gateway::Entered;
 use crate::gateway::carrier::Carrier;
 use crate::gateway::connection::{Connection, End};
-use crate::gateway::{Entered, framing};
 use crate::hub::Event;
 use crate::protocol::{CloseCode, PING_INTERVAL_MS};
 
 /// How long the client may take to take what is written.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-/// How long the close handshake may take.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 /// Tokens that end before the next ping are looked at in time.
 const TOKEN_SECONDS: u64 = PING_INTERVAL_MS / 1_000 + 2;
 
@@ -68,15 +70,6 @@ struct Busy {
     closing: Option<Closing>,
 }
 
-/// The end of a socket: it says goodbye, and reads what the client still says.
-struct Closing {
-    end: End,
-    /// The client's goodbye is waited for.
-    awaits: bool,
-    /// Nothing more is written.
-    shut: bool,
-}
-
 /// What became of a socket in a turn.
 pub(super) enum Turned {
     /// It stays.
@@ -95,15 +88,19 @@ impl Busy {
 }
 
 impl Slot {
-    /// A socket that is to stand at this place.
-    pub fn new(carrier: Carrier, entered: Entered, connection: Connection, place: Place) -> Self {
-        entered.outbox().seat(place.index);
+    /// A socket that has no place yet.
+    pub fn new(
+        carrier: Carrier,
+        entered: Entered,
+        connection: Connection,
+        generation: u32,
+    ) -> Self {
         Self {
             carrier,
             entered,
             connection,
             busy: None,
-            generation: place.generation,
+            generation,
             touched: false,
             readable: false,
             ended: false,
@@ -116,9 +113,11 @@ impl Slot {
         self.busy.is_some()
     }
 
-    /// For the epoll instance.
-    pub fn source(&mut self) -> &mut mio::net::TcpStream {
-        self.carrier.source()
+    /// It stands here from now on, and epoll watches it.
+    pub fn seat(&mut self, index: u32, registry: &Registry) -> io::Result<()> {
+        self.entered.outbox().seat(index);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        registry.register(self.carrier.source(), Token(index as usize), interest)
     }
 
     /// What epoll says of it.
@@ -187,7 +186,7 @@ impl Slot {
                 busy.rests = false;
                 self.turn(lent, place)
             }
-            (Why::Close, Some(Busy { closing: Some(closing), .. })) => Turned::Ended(closing.end),
+            (Why::Close, Some(Busy { closing: Some(closing), .. })) => Turned::Ended(closing.end()),
             (Why::Patience, Some(busy)) => {
                 busy.timed = false;
                 let until = busy.stuck.map(|since| since + WRITE_PATIENCE);
@@ -342,56 +341,6 @@ impl Slot {
         }
         (busy.unwritten, busy.stuck) = (Vec::new(), None);
         Ok(())
-    }
-
-    /// Begins the end: says goodbye, briefly, since the client should see the code and not a reset.
-    fn close(&mut self, end: End, lent: &mut Lent, place: Place) -> Turned {
-        self.drop_work();
-        match end {
-            End::Gone => {}
-            End::Left(code) => framing::put_goodbye(&mut lent.write, code),
-            End::Close { code, .. } => framing::put_close(&mut lent.write, code),
-        }
-        let stuck = self.is_stuck();
-        if !stuck && self.write(lent, place).is_err() || end == End::Gone {
-            lent.write.clear();
-            return Turned::Ended(end);
-        }
-        let busy = self.busy.get_or_insert_default();
-        busy.unwritten.append(&mut lent.write);
-        let awaits = matches!(end, End::Close { broken: false, .. });
-        busy.closing = Some(Closing { end, awaits, shut: false });
-        lent.timers.set(lent.now + CLOSE_PATIENCE, place, Why::Close);
-        self.close_on(lent)
-    }
-
-    /// What the client has sent meanwhile is read away: unread, it would turn the end into a reset.
-    fn close_on(&mut self, lent: &mut Lent) -> Turned {
-        let written = self.write_on();
-        let Some(busy) = &mut self.busy else { return Turned::Stays };
-        let stuck = busy.stuck.is_some();
-        let Some(closing) = &mut busy.closing else { return Turned::Stays };
-        if written.is_err() {
-            return Turned::Ended(closing.end);
-        }
-        let mut more = false;
-        if self.readable {
-            match self.carrier.read(&mut lent.buffer) {
-                Ok((0, _)) => return Turned::Ended(closing.end),
-                Ok((count, all)) => {
-                    self.readable = !all || self.ended;
-                    more = self.readable;
-                    let bytes = &mut lent.buffer[..count];
-                    closing.awaits = closing.awaits && !self.connection.hears_goodbye(bytes);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
-                Err(_) => return Turned::Ended(closing.end),
-            }
-        }
-        if !stuck && !closing.awaits && !std::mem::replace(&mut closing.shut, true) {
-            self.carrier.shutdown();
-        }
-        if more { Turned::Again } else { Turned::Stays }
     }
 
     /// Sets a timer for a token that ends before the next tick.

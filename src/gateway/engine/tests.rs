@@ -44,11 +44,10 @@ impl World {
         let (seat, admitted) = self.gateway.seat_and_admit(&hello).await.expect("no tokens");
         let stream = Stream::from(stream);
         let arrival = self.gateway.enter(stream, &hello, seat, admitted, behind).unwrap();
-        let (before, generation) = (self.this.slots.len(), self.this.generation + 1);
-        let index = self.this.slots.vacant_key() as u32;
-        self.this.seat(arrival);
+        let before = self.this.slots.len();
+        let place = self.this.seat(arrival);
         assert_eq!(self.this.slots.len(), before + 1);
-        (client, Place { index, generation })
+        (client, place)
     }
 
     /// A turn, as `run` takes it.
@@ -58,6 +57,10 @@ impl World {
         self.this.take_times();
         self.this.hear_of(&events, &Bell::default());
         self.this.turns();
+    }
+
+    fn is_busy(&self, place: Place) -> bool {
+        self.this.slots.get(place.index).unwrap().is_busy()
     }
 
     fn sockets_of(&self, user: &str) -> usize {
@@ -94,7 +97,7 @@ async fn what_comes_for_one_that_has_ended_is_not_for_its_successor() {
     drop(client);
     world.turn();
     world.turn();
-    assert!(world.this.slots.is_empty() && world.this.held.is_none());
+    assert!(world.this.has_none() && world.this.held.is_none());
     let (_client, next) = world.seat("userB").await;
     assert_eq!((next.index, next.generation), (place.index, place.generation + 1));
     world.this.at(place, |_, _| panic!("it is over"));
@@ -103,7 +106,7 @@ async fn what_comes_for_one_that_has_ended_is_not_for_its_successor() {
     world.turn();
     assert_eq!(world.this.slots.len(), 1);
     world.this.done((next, Ok(None)));
-    assert!(world.this.slots.is_empty(), "its read of the store panicked");
+    assert!(world.this.has_none(), "its read of the store panicked");
 }
 
 /// Between turns a socket that has been caught up holds its record and nothing else.
@@ -111,7 +114,7 @@ async fn what_comes_for_one_that_has_ended_is_not_for_its_successor() {
 async fn a_socket_at_rest_has_no_box() {
     let mut world = World::new().await;
     let (_client, place) = world.seat("userA").await;
-    assert!(world.this.slots[place.index as usize].is_busy(), "its mailbox is being read");
+    assert!(world.is_busy(place), "its mailbox is being read");
     let done = world.this.lent.works.next().await.unwrap();
     world.this.done(done);
     world.this.turns();
@@ -119,6 +122,6 @@ async fn a_socket_at_rest_has_no_box() {
         world.this.done(done);
         world.this.turns();
     }
-    assert!(!world.this.slots[place.index as usize].is_busy());
+    assert!(!world.is_busy(place));
     assert_eq!((world.this.lent.write.len(), world.this.again.len()), (0, 0));
 }
