@@ -36,7 +36,7 @@ use crate::hub::{Bell, Outbox};
 use crate::protocol::{PING_INTERVAL_MS, Timestamp};
 use crate::slab::Slab;
 
-/// How many of them, and of results of the store, are taken in a turn.
+/// How many newcomers, and results of the store, are taken in a turn.
 const TAKEN_MAX: usize = 256;
 /// How many sockets epoll tells of at once.
 const EVENTS_MAX: usize = 1_024;
@@ -110,7 +110,7 @@ struct Loop {
 pub(super) async fn run(gateway: Arc<Gateway>, ready: Ready) {
     let Ready { poll, bell, mut arrivals } = ready;
     let Ok(registry) = poll.registry().try_clone() else { return };
-    // The descriptor is the same for as long as the instance lives, and it lives in lent.
+    // The descriptor is the same for as long as the instance lives, and it lives in here.
     #[expect(deprecated, reason = "its successor is unsafe, for types whose descriptor may change")]
     let Ok(mut poll) = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE) else { return };
     let mut events = mio::Events::with_capacity(EVENTS_MAX);
