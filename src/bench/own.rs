@@ -37,7 +37,7 @@ pub(super) struct Own {
     roles: Vec<Role>,
     data: Option<PathBuf>,
     /// What signs tokens, where they are in use.
-    secret: Option<PathBuf>,
+    pub secret: Option<PathBuf>,
     /// `ws://…/ws` of the balancer.
     pub url: String,
     /// `http://…` of the Message API.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::flow::Faults;
@@ -38,10 +39,42 @@ impl Latency {
         let _ = self.0.add(&other.0);
     }
 
+    /// None yet?
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn figures(&self) -> Value {
         let ms = |quantile| self.0.value_at_quantile(quantile) as f64 / 1_000.0;
         json!({"p50_ms": ms(0.5), "p99_ms": ms(0.99), "p999_ms": ms(0.999),
             "max_ms": self.0.max() as f64 / 1_000.0, "count": self.0.len()})
+    }
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// From one process of the load to another: each value that came, and how often.
+impl Serialize for Latency {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let recorded = self.0.iter_recorded();
+        let pair = |step: hdrhistogram::iterators::IterationValue<u64>| {
+            (step.value_iterated_to(), step.count_at_value())
+        };
+        serializer.collect_seq(recorded.map(pair))
+    }
+}
+
+impl<'de> Deserialize<'de> for Latency {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut latency = Self::new();
+        for (value, count) in Vec::<(u64, u64)>::deserialize(deserializer)? {
+            latency.0.saturating_record_n(value, count);
+        }
+        Ok(latency)
     }
 }
 
