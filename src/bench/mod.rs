@@ -10,6 +10,7 @@ mod driven;
 mod fanout;
 mod flow;
 mod idle;
+mod kernel;
 mod own;
 mod pair;
 mod pairs;
@@ -70,7 +71,7 @@ pub struct Common {
     /// The balancer, or a server; several, with commas between them: users are dealt round
     #[arg(
         id = "url",
-        long,
+        long = "url",
         default_value = "ws://127.0.0.1:8080/ws",
         env = "PARLOR_BENCH_URL",
         value_delimiter = ','
@@ -232,7 +233,7 @@ mod tests {
         // The fake counts a write to a socket that just ended as a receipt.
         fake.forget_receipts();
         for arguments in [
-            &["idle", "--users", "5", "--seconds", "1"][..],
+            &["idle", "--users", "5", "--hold", "1", "--settle", "0"][..],
             &["pairs", "--pairs", "3", "--seconds", "1"],
             &["rate", "--rate", "50", "--seconds", "1"],
             &["storm", "--users", "6", "--messages", "3"],
