@@ -94,9 +94,9 @@ pub(super) fn fresh_prefix(what: &str) -> String {
 }
 
 /// Runs one task for each client and gives what they return, in their order.
-pub(super) async fn each<T, F>(
-    clients: Vec<Client>,
-    task: impl Fn(usize, Client) -> F,
+pub(super) async fn each<C, T, F>(
+    clients: Vec<C>,
+    task: impl Fn(usize, C) -> F,
 ) -> anyhow::Result<Vec<T>>
 where
     T: Send + 'static,

@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::Common;
+use super::plot::Chart;
 use super::process::{Watch, tenths};
 use super::report::{Report, Row, progress};
 use super::shares::{Shares, processes_for};
@@ -69,6 +70,7 @@ pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
         let more = (opened.users - first).max(1) as f64;
         report.decimal("cpu_us_per_connect", watch.cpu_seconds("first", "open") * 1e6 / more);
         report.table("memory", memory(&watch, first, opened.users));
+        report.chart(chart(&watch, first, opened.users));
         slopes(&mut report, &watch, more, is_here(target));
         let cpu = watch.cpu_seconds("settled", "after") * 1e6;
         report.decimal("held_seconds", held);
@@ -111,8 +113,23 @@ fn memory(watch: &Watch, first: usize, all: usize) -> Vec<Row> {
     moments.into_iter().map(row).collect()
 }
 
+/// Memory by users, from what was there before.
+fn chart(watch: &Watch, first: usize, all: usize) -> Chart {
+    let mut chart = Chart::memory();
+    let moments = [("before", 0), ("first", first), ("settled", all)];
+    let mut line = |name: &str, of: &dyn Fn(&'static str) -> f64| {
+        let at = |(moment, users): (&'static str, usize)| {
+            (users as f64, (of(moment) - of("before")).max(0.0) / f64::from(1 << 20))
+        };
+        chart.series(name, moments.into_iter().map(at).collect());
+    };
+    line("servers", &|moment| watch.private_bytes(moment));
+    line("kernel, both ends", &|moment| watch.kernel(moment).socket_bytes() as f64);
+    chart
+}
+
 /// What each of the later users added, between the moments `first` and `settled`.
-fn slopes(report: &mut Report, watch: &Watch, more: f64, here: bool) {
+pub(super) fn slopes(report: &mut Report, watch: &Watch, more: f64, here: bool) {
     let user = watch.grown_bytes("first", "settled") / more;
     let anonymous = watch.anonymous_bytes("settled") - watch.anonymous_bytes("first");
     report.decimal("user_space_bytes_per_user", user);
@@ -133,7 +150,7 @@ fn slopes(report: &mut Report, watch: &Watch, more: f64, here: bool) {
 }
 
 /// Waits so long, and shows it.
-async fn hold(seconds: u64) {
+pub(super) async fn hold(seconds: u64) {
     let bar = progress("seconds", seconds);
     for _ in 0..seconds {
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -11,9 +11,11 @@ mod fanout;
 mod flow;
 mod idle;
 mod kernel;
+mod machine;
 mod own;
 mod pair;
 mod pairs;
+mod plot;
 mod process;
 mod report;
 pub(crate) mod resp;
@@ -26,6 +28,7 @@ mod talk;
 mod target;
 mod ten_thousand;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -101,6 +104,9 @@ pub struct Common {
     /// Print the report as one line of JSON
     #[arg(long, env = "PARLOR_BENCH_JSON")]
     pub json: bool,
+    /// Draw latency by percentile, and where it is measured memory by users, into this SVG file
+    #[arg(long, value_name = "FILE.svg", env = "PARLOR_BENCH_PLOT")]
+    pub plot: Option<PathBuf>,
     /// With --start: the run's own processes take tokens, and every user has one
     #[arg(long, requires = "start", env = "PARLOR_BENCH_TOKENS")]
     pub tokens: bool,
@@ -149,6 +155,10 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
         report.fail(format!("the servers did not stop cleanly: {error:#}"));
     }
     report.print(common.json);
+    if let Some(path) = &common.plot {
+        let written = std::fs::write(path, report.svg());
+        written.with_context(|| format!("--plot {}", path.display()))?;
+    }
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Sample {
     pub rss_kib: u64,
     /// The part of it that no file backs.
     pub anon_kib: u64,
-    /// The part that no other process shares: what would be free without this one.
+    /// What this process alone has, and could not read again from a file.
     pub private_kib: u64,
     /// User and system time so far.
     pub cpu_seconds: f64,
@@ -40,9 +40,8 @@ impl Sample {
         let mut ticks = || fields.next()?.parse::<u64>().ok();
         let cpu_seconds = (ticks()? + ticks()?) as f64 / TICKS_PER_SECOND;
         let anon_kib = kib(status, "RssAnon")?;
-        let clean = kib(rollup, "Private_Clean");
-        let private = clean.zip(kib(rollup, "Private_Dirty"));
-        let private_kib = private.map_or(anon_kib, |(clean, dirty)| clean + dirty);
+        // Clean pages are the program, which is private until another process runs it too.
+        let private_kib = kib(rollup, "Private_Dirty").unwrap_or(anon_kib);
         Some(Self { rss_kib: kib(status, "VmRSS")?, anon_kib, private_kib, cpu_seconds })
     }
 }
@@ -75,6 +74,11 @@ impl Watch {
         let sample = |(_, pid): &(String, u32)| Sample::of(*pid).unwrap_or_default();
         let samples = self.processes.iter().map(sample).collect();
         self.moments.push(Moment { name, samples, kernel: Kernel::now() });
+    }
+
+    /// The last moment's name.
+    pub fn last(&self) -> &'static str {
+        self.moments.last().map_or("", |moment| moment.name)
     }
 
     /// Whether there is anything to watch.
@@ -148,7 +152,7 @@ mod tests {
         let rollup = "Private_Clean:        36 kB\nPrivate_Dirty:      1012 kB\n";
         let sample = Sample::parse(status, stat, rollup).unwrap();
         let (rss_kib, anon_kib, cpu_seconds) = (2_048, 1_024, 2.0);
-        let told = Sample { rss_kib, anon_kib, private_kib: 1_048, cpu_seconds };
+        let told = Sample { rss_kib, anon_kib, private_kib: 1_012, cpu_seconds };
         assert_eq!(sample, told);
         let hidden = Sample::parse(status, stat, "").unwrap();
         assert_eq!(hidden, Sample { private_kib: 1_024, ..told });

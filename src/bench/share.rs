@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::dialect::{To, Wire};
+use super::dialect::{Heard, To, Wire};
 use super::door::Door;
 use super::driven::{Driven, Driving, drive_all};
 use super::flow::{self, Faults};
@@ -28,6 +28,8 @@ const TELL_EVERY: Duration = Duration::from_millis(250);
 const FAILURES_MAX: usize = 20;
 /// Messages under way of the one who writes to all.
 const WRITING_AHEAD: u64 = 64;
+/// How long one of them may wait for its answer.
+const ANSWER: Duration = Duration::from_secs(60);
 const TEXT_BYTES: usize = 64;
 
 /// Which users a share has.
@@ -267,9 +269,9 @@ impl Share {
                 sent += 1;
             }
             wire.flush().await?;
-            match wire.hear().await? {
-                super::dialect::Heard::Stored { .. } => *stored += 1,
-                super::dialect::Heard::Refused { why } => anyhow::bail!("refused: {why}"),
+            match tokio::time::timeout(ANSWER, wire.hear()).await?? {
+                Heard::Stored { .. } => *stored += 1,
+                Heard::Refused { why } => anyhow::bail!("refused: {why}"),
                 _ => {}
             }
         }

@@ -32,8 +32,6 @@ pub(super) fn processes_for(users: usize, asked: Option<usize>) -> anyhow::Resul
 /// See the module.
 pub(super) struct Shares {
     shares: Vec<Share>,
-    /// The users' names begin so.
-    pub prefix: String,
     open: usize,
 }
 
@@ -82,7 +80,7 @@ impl Shares {
             share.link.tell(Order::Take(job)).await?;
             shares.push(share);
         }
-        Ok(Self { shares, prefix, open: 0 })
+        Ok(Self { shares, open: 0 })
     }
 
     /// How many users all have when all are in.
@@ -238,7 +236,9 @@ impl Link {
         match self {
             Self::Here(orders, _) => orders.send(order).await.context("the load ended")?,
             Self::There { stdin, .. } => {
-                stdin.write_all((serde_json::to_string(&order)? + "\n").as_bytes()).await?;
+                let line = serde_json::to_string(&order)? + "\n";
+                let told = stdin.write_all(line.as_bytes()).await;
+                told.context("a process of the load ended")?;
             }
         }
         Ok(())
