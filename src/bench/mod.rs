@@ -12,6 +12,7 @@ mod flow;
 mod idle;
 mod kernel;
 mod machine;
+mod million;
 mod own;
 mod pair;
 mod pairs;
@@ -60,6 +61,8 @@ pub enum Scenario {
     Talk(talk::Options),
     /// A room: every message to every member
     Fanout(fanout::Options),
+    /// As many users as the machine holds, over many processes: memory of each, all reachable
+    Million(million::Options),
     /// Users lost at once, or a server or Redis: time until all are back and caught up
     Storm(storm::Options),
     /// A process of the load, which the bench starts itself: orders from stdin, answers on stdout
@@ -144,7 +147,15 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
     if let Some(redis) = &redis {
         common.redis = Some(redis.url.clone());
     }
-    let mut target = target::Target::new(&common).await?;
+    let islands = match &bench.scenario {
+        Scenario::Million(options) => {
+            anyhow::ensure!(common.start, "it takes servers of the run's own: add --start");
+            options.check(&kernel::Kernel::now())?;
+            Some(options.servers())
+        }
+        _ => None,
+    };
+    let mut target = target::Target::new(&common, islands).await?;
     let ran = tokio::select! {
         ran = measure(&bench.scenario, &mut target, redis.as_mut()) => ran,
         stopped = interrupted() => stopped,
@@ -178,6 +189,7 @@ async fn measure(
         Scenario::Rate(options) => pairs::run_rate(target, options).await,
         Scenario::Talk(options) => talk::run(target, options).await,
         Scenario::Fanout(options) => fanout::run(target, options).await,
+        Scenario::Million(options) => million::run(target, options).await,
         Scenario::Storm(options) => storm::run(target, options, redis).await,
         Scenario::Share => anyhow::bail!("a share has no report"),
     }
@@ -202,6 +214,7 @@ impl Scenario {
             Self::Rate(options) => &options.common,
             Self::Talk(options) => &options.common,
             Self::Fanout(options) => &options.common,
+            Self::Million(options) => &options.common,
             Self::Storm(options) => &options.common,
             Self::Share => return None,
         })

@@ -21,19 +21,30 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Starts what is to be started.
-    pub async fn new(common: &Common) -> anyhow::Result<Self> {
+    /// Starts what is to be started: of `islands` so many server processes, which all users dial
+    /// themselves.
+    pub async fn new(common: &Common, islands: Option<usize>) -> anyhow::Result<Self> {
+        let servers = islands.unwrap_or(common.servers.into());
         let own = match (&common.redis, &common.dynamodb) {
             _ if !common.start => None,
             (Some(redis), Some(dynamodb)) => {
-                Some(Own::fleet(redis, dynamodb, common.servers, common.tokens).await?)
+                Some(Own::fleet(redis, dynamodb, servers, common.tokens).await?)
+            }
+            (None, _) if islands.is_some() => Some(Own::islands(servers, common.tokens).await?),
+            (Some(_), _) if islands.is_some() => {
+                anyhow::bail!("servers that share a Redis share a store too: add --dynamodb")
             }
             (redis, _) => Some(Own::up(redis.as_deref(), common.tokens).await?),
         };
         let named = |pid: &u32| (pid.to_string(), *pid);
         let mut processes: Vec<_> = common.pids.iter().map(named).collect();
         processes.extend(own.iter().flat_map(Own::pids));
+        if islands.is_some() {
+            // Of what else is there no user is a part.
+            processes.retain(|(name, _)| name.starts_with("ws") || name.starts_with("up"));
+        }
         let (urls, api) = match &own {
+            Some(own) if islands.is_some() => (own.urls.clone(), own.api.clone()),
             Some(own) => (vec![own.url.clone()], own.api.clone()),
             None => (common.urls.clone(), common.api.clone()),
         };
@@ -45,7 +56,8 @@ impl Target {
         let secret = own.as_ref().and_then(|own| own.secret.clone());
         // In a fleet a spliced socket would cost the balancer two files, and ten thousand of them
         // more than a process may have.
-        let connect = common.connect || (own.is_some() && common.dynamodb.is_some());
+        let fleet = own.is_some() && common.dynamodb.is_some();
+        let connect = islands.is_none() && (common.connect || fleet);
         let (dialect, concurrency) = (common.dialect, common.concurrency);
         let door = Door { urls, connect, secret, carried, dialect, concurrency, ..Door::default() };
         Ok(Self { door, api, processes, common: common.clone(), own })
