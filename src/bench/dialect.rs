@@ -13,10 +13,12 @@ use crate::client::{Client, ClientError, Fields, ServerFrame};
 /// Whose protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
 pub enum Dialect {
-    /// Parlor's own, or a relay that answers in it
+    /// Parlor's own
     #[default]
     Parlor,
-    /// Socket.IO 4 over WebSocket, with the events of `bench/peers/socketio/relay.mjs`
+    /// As much of it as `bench/peers/ws/relay.mjs` knows
+    Relay,
+    /// Socket.IO 4 over WebSocket, with the events of `bench/peers/socketio/server.mjs`
     SocketIo,
     /// Centrifugo's JSON protocol: a channel for each user, and one for each room
     Centrifugo,
@@ -58,7 +60,7 @@ impl Dialect {
     /// What a client says first, after the server's greeting where there is one.
     fn greeting(self, user: &str) -> Vec<String> {
         match self {
-            Self::Parlor => Vec::new(),
+            Self::Parlor | Self::Relay => Vec::new(),
             Self::SocketIo => vec![format!("40{}", json!({"user": user}))],
             Self::Centrifugo => vec![
                 json!({"id": 1, "connect": {}}).to_string(),
@@ -70,6 +72,7 @@ impl Dialect {
     fn joining(self, room: &str) -> Option<String> {
         match self {
             Self::Parlor => None,
+            Self::Relay => Some(json!({"type": "join", "room": room}).to_string()),
             Self::SocketIo => Some(format!("420{}", json!(["join", room]))),
             Self::Centrifugo => {
                 let channel = format!("room:{room}");
@@ -80,33 +83,35 @@ impl Dialect {
 
     /// A message with an id of its own among those of its socket, from 3 on.
     fn message(self, to: To<'_>, text: &str, id: u64) -> String {
-        match (self, to) {
-            (Self::Parlor, To::User(to)) => {
-                let reference: u128 = rand::random();
-                format!(
-                    r#"{{"type":"message","to":"{to}","message":"{text}","ref":"{reference:032x}"}}"#
-                )
-            }
-            (Self::Parlor, To::Room(room)) => {
-                format!(r#"{{"type":"message","conversation":"room:{room}","message":"{text}"}}"#)
-            }
-            (Self::SocketIo, To::User(to)) => {
-                format!(r#"42{id}["message",{{"to":"{to}","body":"{text}"}}]"#)
-            }
-            (Self::SocketIo, To::Room(room)) => {
-                format!(r#"42{id}["message",{{"room":"{room}","body":"{text}"}}]"#)
-            }
-            (Self::Centrifugo, to) => {
-                let channel = match to {
-                    To::User(user) => format!("user:{user}"),
-                    To::Room(room) => format!("room:{room}"),
+        match self {
+            Self::Parlor | Self::Relay => own_message(to, text),
+            Self::SocketIo => {
+                let (field, to) = match to {
+                    To::User(user) => ("to", user),
+                    To::Room(room) => ("room", room),
                 };
-                format!(
-                    r#"{{"id":{id},"publish":{{"channel":"{channel}","data":{{"body":"{text}"}}}}}}"#
-                )
+                format!(r#"42{id}["message",{{"{field}":"{to}","body":"{text}"}}]"#)
+            }
+            Self::Centrifugo => {
+                let (kind, to) = match to {
+                    To::User(user) => ("user", user),
+                    To::Room(room) => ("room", room),
+                };
+                let channel = format!(r#""channel":"{kind}:{to}""#);
+                format!(r#"{{"id":{id},"publish":{{{channel},"data":{{"body":"{text}"}}}}}}"#)
             }
         }
     }
+}
+
+/// In Parlor's own words.
+fn own_message(to: To<'_>, text: &str) -> String {
+    let reference: u128 = rand::random();
+    let to = match to {
+        To::User(user) => format!(r#""to":"{user}""#),
+        To::Room(room) => format!(r#""conversation":"room:{room}""#),
+    };
+    format!(r#"{{"type":"message",{to},"message":"{text}","ref":"{reference:032x}"}}"#)
 }
 
 /// What a frame was.
@@ -127,6 +132,7 @@ fn parlor(text: &str) -> Result<Frame, ClientError> {
         "message" => Heard::Message { seq: frame.seq, text: frame.message.into_owned() },
         "delivered" => Heard::Delivered { seq: frame.seq },
         "error" => Heard::Refused { why: format!("{}: {}", frame.code, frame.detail) },
+        "joined" if frame.id.is_empty() => return Ok(Frame::Welcome),
         _ => return Ok(Frame::Other),
     }))
 }
@@ -262,7 +268,7 @@ impl Wire {
                 self.client.flush().await?;
             }
             let frame = match (self.dialect, self.ahead.pop_front()) {
-                (Dialect::Parlor, _) => parlor(&self.client.next_text().await?)?,
+                (Dialect::Parlor | Dialect::Relay, _) => parlor(&self.client.next_text().await?)?,
                 (Dialect::SocketIo, _) => socket_io(&self.client.next_text().await?)?,
                 (Dialect::Centrifugo, Some(line)) => centrifugo(&line)?,
                 (Dialect::Centrifugo, None) => {
@@ -335,6 +341,7 @@ mod tests {
         assert_eq!(heard(centrifugo, r#"{"id":12,"publish":{}}"#), stored(12));
         let refused = heard(centrifugo, r#"{"id":12,"error":{"code":103}}"#);
         assert!(matches!(refused, Some(Heard::Refused { .. })), "{refused:?}");
+        assert!(matches!(parlor(r#"{"type":"joined"}"#), Ok(Frame::Welcome)));
         assert!(matches!(socket_io("430[]"), Ok(Frame::Welcome)));
         assert!(matches!(socket_io("2"), Ok(Frame::Ping("3"))));
         assert!(matches!(centrifugo("{}"), Ok(Frame::Ping("{}"))));
