@@ -53,11 +53,11 @@ impl Job {
 /// Whom to write to: the numbers of users in the run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Writing {
-    /// From this one …
+    /// The first.
     pub first: usize,
-    /// … every so manieth …
+    /// From one to the next.
     pub step: usize,
-    /// … so many.
+    /// How many.
     pub count: usize,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Writing {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Order {
     /// The first of all.
-    Take(Job),
+    Take(Box<Job>),
     /// Have so many users in; they sit and listen, or stand and wait to be driven.
     Open { users: usize, sit: bool },
     /// How many are still there, and what came?
@@ -184,7 +184,7 @@ impl Share {
         while let Some(order) = orders.recv().await {
             let told = match order {
                 Order::Take(job) => {
-                    self.job = job;
+                    self.job = *job;
                     continue;
                 }
                 Order::Open { users, sit } => self.open(users, sit).await,

@@ -46,7 +46,14 @@ struct Share {
 /// How orders get to a share, and answers back.
 enum Link {
     Here(mpsc::Sender<Order>, mpsc::Receiver<Told>),
-    There { child: Child, stdin: ChildStdin, lines: Lines<BufReader<ChildStdout>> },
+    There(Box<Process>),
+}
+
+/// A process of the load.
+struct Process {
+    child: Child,
+    stdin: ChildStdin,
+    lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Shares {
@@ -77,7 +84,7 @@ impl Shares {
             let link = if alone { Link::here() } else { Link::there()? };
             let mut share = Share { link, users: users.clone(), open: 0 };
             let job = Job { door, prefix: prefix.clone(), first: users.start };
-            share.link.tell(Order::Take(job)).await?;
+            share.link.tell(Order::Take(Box::new(job))).await?;
             shares.push(share);
         }
         Ok(Self { shares, open: 0 })
@@ -92,7 +99,7 @@ impl Shares {
     pub fn pids(&self) -> Vec<u32> {
         let pid = |share: &Share| match &share.link {
             Link::Here(..) => None,
-            Link::There { child, .. } => child.id(),
+            Link::There(process) => process.child.id(),
         };
         let mut pids: Vec<_> = self.shares.iter().filter_map(pid).collect();
         pids.push(std::process::id());
@@ -141,8 +148,9 @@ impl Shares {
         Ok(standing)
     }
 
-    /// A writer in each share writes to every so manieth of those who are in, of the share that is
-    /// so many further on. Gives how many messages were stored.
+    /// A writer in each share writes to every `step`th user who is in, of the share that is
+    /// `further` on in the ring of shares. Gives how many messages were stored, and how many were
+    /// to be.
     pub async fn write(&mut self, step: usize, further: usize) -> anyhow::Result<(u64, u64)> {
         let parts: Vec<_> = self.shares.iter().map(|s| (s.users.start, s.open)).collect();
         let writing = self.shares.iter_mut().enumerate().map(|(index, share)| {
@@ -182,7 +190,8 @@ impl Shares {
         let closing = self.shares.iter_mut().map(|share| share.link.ask(Order::Close));
         let closed: Vec<_> = join_all(closing).await;
         for share in self.shares {
-            if let Link::There { mut child, stdin, .. } = share.link {
+            if let Link::There(process) = share.link {
+                let Process { mut child, stdin, .. } = *process;
                 // It ends where its orders do.
                 drop(stdin);
                 child.wait().await?;
@@ -229,15 +238,15 @@ impl Link {
             .context("starting a process of the load")?;
         let stdin = child.stdin.take().context("no stdin")?;
         let lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
-        Ok(Self::There { child, stdin, lines })
+        Ok(Self::There(Box::new(Process { child, stdin, lines })))
     }
 
     async fn tell(&mut self, order: Order) -> anyhow::Result<()> {
         match self {
             Self::Here(orders, _) => orders.send(order).await.context("the load ended")?,
-            Self::There { stdin, .. } => {
+            Self::There(process) => {
                 let line = serde_json::to_string(&order)? + "\n";
-                let told = stdin.write_all(line.as_bytes()).await;
+                let told = process.stdin.write_all(line.as_bytes()).await;
                 told.context("a process of the load ended")?;
             }
         }
@@ -247,8 +256,9 @@ impl Link {
     async fn hear(&mut self) -> anyhow::Result<Told> {
         match self {
             Self::Here(_, told) => told.recv().await.context("the load ended"),
-            Self::There { lines, .. } => {
-                let line = lines.next_line().await?.context("a process of the load ended")?;
+            Self::There(process) => {
+                let line =
+                    process.lines.next_line().await?.context("a process of the load ended")?;
                 serde_json::from_str(&line).context("not an answer of the load")
             }
         }
