@@ -1,7 +1,6 @@
 //! Many users at once: opened with bounded concurrency, from several addresses.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,15 +10,9 @@ use futures_util::stream;
 use tokio::task::JoinSet;
 
 use super::report::progress;
+use super::shares::users_per_process;
 use super::target::Target;
-use crate::client::{Client, ClientOptions, ServerFrame};
-
-/// One source address has some 28,000 ports towards one server, and those in TIME_WAIT count.
-const USERS_PER_SOURCE: usize = 5_000;
-/// What a process has open beside its users' sockets.
-const FILES_BESIDE: u64 = 100;
-/// How long one user's way to `caughtup` may take.
-const CAUGHT_UP_SECONDS: u64 = 60;
+use crate::client::Client;
 
 /// Users that are connected and caught up, in the order of their names.
 pub(super) struct Crowd {
@@ -41,19 +34,16 @@ impl Crowd {
         names: &[String],
         catchup: Option<u32>,
     ) -> anyhow::Result<Self> {
-        enough_files(names.len() as u64)?;
+        enough_files(names.len())?;
         let bar = progress("connecting", names.len() as u64);
         let begun = Instant::now();
-        let opening = names.iter().enumerate().map(|(index, name)| {
-            let mut options = options(target, index, name);
-            options.catchup = catchup;
-            open(target, options)
-        });
+        let opening = names.iter().enumerate();
+        let opening = opening.map(|(index, name)| target.door.open(index, name, catchup));
         let mut opened = stream::iter(opening).buffered(target.common.concurrency.max(1));
         let mut clients = Vec::with_capacity(names.len());
         while let Some(client) = opened.next().await {
             let number = clients.len();
-            clients.push(client.with_context(|| format!("user number {number}"))?);
+            clients.push(client.with_context(|| format!("user number {number}"))?.into_client());
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -81,54 +71,32 @@ pub(super) async fn close(clients: Vec<Client>) {
     closing.buffer_unordered(256).for_each(|_| std::future::ready(())).await;
 }
 
-/// How user number `index` connects.
-pub(super) fn options(target: &Target, index: usize, name: &str) -> ClientOptions {
-    let mut options = ClientOptions::new(target.url.as_str(), name).token(target.token_of(name));
-    let loopback = ["//127.0.0.1", "//localhost"].iter().any(|host| target.url.contains(host));
-    if loopback {
-        let last = u8::try_from(index / USERS_PER_SOURCE % 250).unwrap_or(0) + 2;
-        options.source = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)));
-    }
-    options
-}
-
-async fn open(target: &Target, mut options: ClientOptions) -> anyhow::Result<Client> {
-    if target.dials_servers() {
-        options.url = server_of(target, &options.user).await?;
-    }
-    let (mut client, _) = Client::open(&options).await?;
-    let limit = Duration::from_secs(CAUGHT_UP_SECONDS);
-    client.wait_for(limit, |frame| (frame == ServerFrame::CaughtUp).then_some(())).await?;
-    Ok(client)
-}
-
 /// Every socket is a file, here and in the servers.
-fn enough_files(users: u64) -> anyhow::Result<()> {
-    let (needed, allowed) = (users + FILES_BESIDE, rlimit::Resource::NOFILE.get_soft()?);
+fn enough_files(users: usize) -> anyhow::Result<()> {
+    let allowed = users_per_process()?;
     anyhow::ensure!(
-        needed <= allowed,
-        "{users} users need {needed} open files in a process, and {allowed} are allowed: \
-         raise the limit (ulimit -n {needed}), or take fewer users"
+        users <= allowed,
+        "{users} users are more than one process may have open files for ({allowed}): raise the \
+         limit (ulimit -n), or take fewer users"
     );
     Ok(())
 }
 
-/// Where the balancer sends this user.
-async fn server_of(target: &Target, user: &str) -> anyhow::Result<String> {
-    let answer = target.balancer.get(&format!("/v1/connect?userId={user}")).await?.good()?;
-    Ok(answer["url"].as_str().context("no url in the answer of /v1/connect")?.to_owned())
-}
-
 /// Names that no earlier run has used, so that every log begins at 1.
 pub(super) fn fresh_names(what: &str, count: usize) -> Vec<String> {
-    let run: u32 = rand::random();
-    (0..count).map(|index| format!("{what}-{run:08x}-{index}")).collect()
+    let prefix = fresh_prefix(what);
+    (0..count).map(|index| format!("{prefix}-{index}")).collect()
+}
+
+/// What their names begin with.
+pub(super) fn fresh_prefix(what: &str) -> String {
+    format!("{what}-{:08x}", rand::random::<u32>())
 }
 
 /// Runs one task for each client and gives what they return, in their order.
-pub(super) async fn each<T, F>(
-    clients: Vec<Client>,
-    task: impl Fn(usize, Client) -> F,
+pub(super) async fn each<C, T, F>(
+    clients: Vec<C>,
+    task: impl Fn(usize, C) -> F,
 ) -> anyhow::Result<Vec<T>>
 where
     T: Send + 'static,

@@ -5,34 +5,41 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Common;
 use super::crowd::{Crowd, close, each, fresh_names};
+use super::dialect::{Heard, To, Wire};
 use super::flow::{self, Faults, Flow};
 use super::process::Watch;
-use super::report::{Latency, Report, progress};
+use super::report::{Latency, Report, Row, progress};
 use super::target::Target;
-use crate::client::{Client, ClientError, Fields};
+use crate::client::ClientError;
 
 /// How long all may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 const TEXT_BYTES: usize = 64;
+/// As many messages as there are where nothing else is asked for, and as many deliveries.
+const MESSAGES: u64 = 1_000;
+const DELIVERIES: u64 = 200_000;
 /// How many members one POST may name.
 const MEMBERS_AT_ONCE: usize = 256;
 
 /// `parlor bench fanout`
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// How many members, the creator among them
-    #[arg(long, default_value_t = 100, env = "PARLOR_BENCH_MEMBERS",
+    /// How many members, the creator among them; several, with commas between them, for a room
+    /// each, one after the other
+    #[arg(long, default_value = "100", env = "PARLOR_BENCH_MEMBERS", value_delimiter = ',',
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..))]
-    pub members: usize,
-    /// How many messages
-    #[arg(long, default_value_t = 1_000, env = "PARLOR_BENCH_MESSAGES")]
-    pub messages: u64,
+    pub members: Vec<usize>,
+    /// How many messages; default: 1,000, and fewer where that made more than 200,000 deliveries
+    #[arg(long, env = "PARLOR_BENCH_MESSAGES",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub messages: Option<u64>,
     /// How many of them may be on their way to the slowest member
     #[arg(long, default_value_t = 8, env = "PARLOR_BENCH_WINDOW")]
     pub window: usize,
@@ -43,7 +50,7 @@ pub struct Options {
 
 /// What the tasks of a room share.
 struct Room {
-    id: String,
+    name: String,
     messages: u64,
     begun: Instant,
     /// When each was sent, in microseconds from `begun`.
@@ -52,10 +59,11 @@ struct Room {
     arrived: Vec<std::sync::atomic::AtomicUsize>,
     others: usize,
     window: Semaphore,
+    bar: ProgressBar,
 }
 
-struct Heard {
-    client: Client,
+struct Member {
+    wire: Wire,
     flow: Flow,
     stored: u64,
     latency: Latency,
@@ -65,56 +73,93 @@ struct Heard {
 /// Runs it.
 pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Report> {
     let mut report = Report::new("fanout");
+    let (mut rows, mut faults, mut deliveries) = (Vec::new(), Faults::default(), 0);
+    for members in &options.members {
+        let usual = MESSAGES.min(DELIVERIES / *members as u64).max(1);
+        let messages = options.messages.unwrap_or(usual);
+        let ran = one_room(target, *members, messages, options.window, &mut report);
+        let (row, more, delivered) =
+            ran.await.with_context(|| format!("a room of {members} members"))?;
+        rows.push(row);
+        faults.add(more);
+        deliveries += delivered;
+    }
+    report.table("rooms", rows);
+    report.figure("deliveries", deliveries);
+    report.figure("window", options.window);
+    report.faults(faults);
+    Ok(report)
+}
+
+async fn one_room(
+    target: &Target,
+    members: usize,
+    messages: u64,
+    window: usize,
+    report: &mut Report,
+) -> anyhow::Result<(Row, Faults, u64)> {
     let mut watch = Watch::new(&target.processes);
-    let names = fresh_names("member", options.members);
-    let room = fresh_names("room", 1).concat();
-    make(target, &room, &names).await.context("making the room")?;
-    // Everybody missed everybody's joining; one entry of it is enough.
-    let crowd = Crowd::open_with(target, &names, Some(1)).await?;
+    let (mut latency, mut faults, mut deliveries) = (Latency::new(), Faults::default(), 0);
+    let (name, wires) = gather(target, members).await?;
     watch.mark("open");
-    let messages = usize::try_from(options.messages)?;
+    let count = usize::try_from(messages)?;
     let shared = Arc::new(Room {
-        id: format!("room:{room}"),
-        messages: options.messages,
+        name,
+        messages,
         begun: Instant::now(),
-        sent_at: (0..messages).map(|_| Default::default()).collect(),
-        arrived: (0..messages).map(|_| Default::default()).collect(),
-        others: options.members - 1,
-        window: Semaphore::new(options.window.max(1)),
+        sent_at: (0..count).map(|_| Default::default()).collect(),
+        arrived: (0..count).map(|_| Default::default()).collect(),
+        others: members - 1,
+        window: Semaphore::new(window.max(1)),
+        bar: progress("messages", messages),
     });
-    progress("messages", options.messages).finish_and_clear();
-    let heard = each(crowd.clients, |index, client| member(shared.clone(), index == 0, client));
-    let heard = heard.await?;
+    let heard = each(wires, |index, wire| take_part(shared.clone(), index == 0, wire)).await?;
     let took = shared.begun.elapsed();
+    shared.bar.finish_and_clear();
     watch.mark("after");
-    let (mut latency, mut faults) = (Latency::new(), Faults::default());
-    let (mut clients, mut deliveries) = (Vec::new(), 0);
+    let mut clients = Vec::new();
     for (index, mut one) in heard.into_iter().enumerate() {
         if index == 0 {
-            faults.refused += options.messages - one.stored.min(options.messages);
+            faults.refused += messages - one.stored.min(messages);
         } else {
             deliveries += one.flow.count();
-            faults.add(one.flow.close(options.messages));
+            faults.add(one.flow.close(messages));
             latency.add(&one.latency);
         }
         if let Some(error) = one.error {
-            report.fail(format!("member {index} said: {error}"));
+            report.fail(format!("member {index} of {members} said: {error}"));
         }
-        clients.push(one.client);
+        clients.push(one.wire.into_client());
     }
-    report.table("processes", watch.rows());
-    report.figure("members", options.members);
-    report.figure("messages", options.messages);
-    report.figure("deliveries", deliveries);
-    report.decimal("deliveries_per_second", deliveries as f64 / took.as_secs_f64());
-    report.latency("send_to_received", &latency);
-    if !watch.is_empty() {
-        let micros = watch.cpu_seconds("open", "after") * 1e6 / deliveries.max(1) as f64;
-        report.decimal("cpu_us_per_delivery", micros);
-    }
-    report.faults(faults);
+    report.line(format!("room of {members}"), &latency);
+    let cpu = watch.cpu_seconds("open", "after") * 1e6 / deliveries.max(1) as f64;
+    let row = vec![
+        ("members", json!(members)),
+        ("messages", json!(messages)),
+        ("deliveries/s", json!((deliveries as f64 / took.as_secs_f64()).round())),
+        ("p50 ms", json!(latency.quantile_ms(0.5))),
+        ("p99 ms", json!(latency.quantile_ms(0.99))),
+        ("CPU us/delivery", json!((cpu * 1_000.0).round() / 1_000.0)),
+    ];
     close(clients).await;
-    Ok(report)
+    Ok((row, faults, deliveries))
+}
+
+/// A room with all its members in it, the one who speaks first.
+async fn gather(target: &Target, members: usize) -> anyhow::Result<(String, Vec<Wire>)> {
+    let names = fresh_names("member", members);
+    let room = fresh_names("room", 1).concat();
+    let dialect = target.door.dialect;
+    if dialect.has_members() {
+        make(target, &room, &names).await.context("making the room")?;
+    }
+    // Everybody missed everybody's joining; one entry of it is enough.
+    let crowd = Crowd::open_with(target, &names, Some(1)).await?;
+    let mut wires: Vec<_> = crowd.clients.into_iter().map(|c| Wire::new(c, dialect)).collect();
+    for wire in &mut wires {
+        wire.join(&room).await.context("joining the room")?;
+    }
+    Ok((room, wires))
 }
 
 /// Makes the room with all its members; the first is its creator.
@@ -123,25 +168,29 @@ async fn make(target: &Target, room: &str, names: &[String]) -> anyhow::Result<(
     let (first, more) = others.split_at(others.len().min(MEMBERS_AT_ONCE));
     let body = json!({"room": room, "title": "bench", "members": first});
     target.api.post(&format!("/v1/rooms?userId={creator}"), &body).await?.good()?;
+    let bar = progress("members", more.len() as u64);
     for name in more {
         let path = format!("/v1/rooms/{room}/members/{name}?userId={creator}");
         target.api.call("PUT", &path, None, &[]).await?.good()?;
+        bar.inc(1);
     }
+    bar.finish_and_clear();
     Ok(())
 }
 
-async fn member(room: Arc<Room>, speaks: bool, client: Client) -> Heard {
-    let mut heard =
-        Heard { client, flow: Flow::default(), stored: 0, latency: Latency::new(), error: None };
-    let part = async { if speaks { heard.speak(&room).await } else { heard.listen(&room).await } };
+async fn take_part(room: Arc<Room>, speaks: bool, wire: Wire) -> Member {
+    let (flow, latency) = (Flow::default(), Latency::new());
+    let mut member = Member { wire, flow, stored: 0, latency, error: None };
+    let part =
+        async { if speaks { member.speak(&room).await } else { member.listen(&room).await } };
     let ran = tokio::time::timeout(PATIENCE, part).await;
     if let Err(error) = ran.unwrap_or(Err(ClientError::TimedOut(PATIENCE))) {
-        heard.error.get_or_insert(error.to_string());
+        member.error.get_or_insert(error.to_string());
     }
-    heard
+    member
 }
 
-impl Heard {
+impl Member {
     async fn speak(&mut self, room: &Room) -> Result<(), ClientError> {
         let mut sent = 0;
         while self.stored < room.messages {
@@ -155,20 +204,14 @@ impl Heard {
                     if let Some(at) = slot(&room.sent_at, sent) {
                         at.store(now, std::sync::atomic::Ordering::Release);
                     }
-                    let (id, text) = (&room.id, flow::text(sent, TEXT_BYTES));
-                    let frame =
-                        format!(r#"{{"type":"message","conversation":"{id}","message":"{text}"}}"#);
-                    self.client.send_text(frame).await?;
+                    self.wire.feed(To::Room(&room.name), &flow::text(sent, TEXT_BYTES)).await?;
+                    self.wire.flush().await?;
                 }
-                text = self.client.next_text() => {
-                    let text = text?;
-                    let Ok(frame) = Fields::parse(&text) else { continue };
-                    match frame.kind.as_ref() {
-                        "sent" => self.stored += 1,
-                        "error" => return Err(ClientError::Protocol(text.as_str().to_owned())),
-                        _ => {}
-                    }
-                }
+                heard = self.wire.hear() => match heard? {
+                    Heard::Stored { .. } => self.stored += 1,
+                    Heard::Refused { why } => return Err(ClientError::Protocol(why)),
+                    _ => {}
+                },
             }
         }
         Ok(())
@@ -177,17 +220,13 @@ impl Heard {
     async fn listen(&mut self, room: &Room) -> Result<(), ClientError> {
         use std::sync::atomic::Ordering;
         while self.flow.count() < room.messages {
-            let text = self.client.next_text().await?;
-            let Ok(frame) = Fields::parse(&text) else { continue };
-            if frame.kind != "message" {
-                continue;
-            }
-            let number = flow::number(&frame.message).unwrap_or_default();
+            let Heard::Message { seq, text } = self.wire.hear().await? else { continue };
+            let number = flow::number(&text).unwrap_or_default();
             let Some(sent_at) = slot(&room.sent_at, number) else {
                 self.flow.faults.foreign += 1;
                 continue;
             };
-            if !self.flow.received(frame.seq, number) {
+            if !self.flow.received(seq, number) {
                 continue;
             }
             let sent_at = Duration::from_micros(sent_at.load(Ordering::Acquire));
@@ -196,6 +235,7 @@ impl Heard {
             let arrived = arrived.map_or(0, |count| count.fetch_add(1, Ordering::AcqRel) + 1);
             if arrived == room.others {
                 room.window.add_permits(1);
+                room.bar.inc(1);
             }
         }
         Ok(())

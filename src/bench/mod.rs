@@ -4,24 +4,39 @@
 //! which one message is missing, doubled or out of order is a failed run, whatever its speed.
 
 mod crowd;
+mod dialect;
+mod door;
+mod driven;
 mod fanout;
 mod flow;
 mod idle;
+mod kernel;
+mod machine;
+mod million;
 mod own;
 mod pair;
 mod pairs;
+mod plot;
 mod process;
 mod report;
 pub(crate) mod resp;
 mod ring;
+mod share;
+mod shares;
+mod sitting;
 mod storm;
 mod talk;
 mod target;
 mod ten_thousand;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use dialect::Dialect;
 
 /// `parlor bench`
 #[derive(Debug, Clone, Args)]
@@ -46,16 +61,28 @@ pub enum Scenario {
     Talk(talk::Options),
     /// A room: every message to every member
     Fanout(fanout::Options),
+    /// As many users as the machine holds, over many processes: memory of each, all reachable
+    Million(million::Options),
     /// Users lost at once, or a server or Redis: time until all are back and caught up
     Storm(storm::Options),
+    /// A process of the load, which the bench starts itself: orders from stdin, answers on stdout
+    #[command(hide = true)]
+    Share,
 }
 
 /// What all scenarios take.
 #[derive(Debug, Clone, Args)]
+#[cfg_attr(test, derive(Default))]
 pub struct Common {
-    /// The balancer, or a server
-    #[arg(long, default_value = "ws://127.0.0.1:8080/ws", env = "PARLOR_BENCH_URL")]
-    pub url: String,
+    /// The balancer, or a server; several, with commas between them: users are dealt round
+    #[arg(
+        id = "url",
+        long = "url",
+        default_value = "ws://127.0.0.1:8080/ws",
+        env = "PARLOR_BENCH_URL",
+        value_delimiter = ','
+    )]
+    pub urls: Vec<String>,
     /// The Message API
     #[arg(long, default_value = "http://127.0.0.1:4000", env = "PARLOR_BENCH_API")]
     pub api: String,
@@ -83,6 +110,9 @@ pub struct Common {
     /// Print the report as one line of JSON
     #[arg(long, env = "PARLOR_BENCH_JSON")]
     pub json: bool,
+    /// Draw latency by percentile, and where it is measured memory by users, into this SVG file
+    #[arg(long, value_name = "FILE.svg", env = "PARLOR_BENCH_PLOT")]
+    pub plot: Option<PathBuf>,
     /// With --start: the run's own processes take tokens, and every user has one
     #[arg(long, requires = "start", env = "PARLOR_BENCH_TOKENS")]
     pub tokens: bool,
@@ -96,11 +126,23 @@ pub struct Common {
     /// How many connections are opened at a time
     #[arg(long, default_value_t = 128, env = "PARLOR_BENCH_CONCURRENCY")]
     pub concurrency: usize,
+    /// What is spoken at --url
+    #[arg(long, value_enum, default_value_t = Dialect::Parlor, env = "PARLOR_BENCH_DIALECT")]
+    pub dialect: Dialect,
+    /// `idle`, `pairs`, `rate`: how many processes the load has; more where one may not have so
+    /// many open files
+    #[arg(long, env = "PARLOR_BENCH_PROCESSES",
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=128))]
+    pub processes: Option<usize>,
 }
 
 /// Runs a scenario: prints its report, 0 if nothing was lost.
 pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
-    let mut common = bench.scenario.common().clone();
+    let Some(common) = bench.scenario.common() else {
+        share::run().await?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let mut common = common.clone();
     let mut redis = match &bench.scenario {
         Scenario::Storm(options) => options.own_redis().await?,
         _ => None,
@@ -108,15 +150,18 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
     if let Some(redis) = &redis {
         common.redis = Some(redis.url.clone());
     }
-    let mut target = target::Target::new(&common).await?;
-    let ran = match bench.scenario {
-        Scenario::TenThousand(options) => ten_thousand::run(&target, &options).await,
-        Scenario::Idle(options) => idle::run(&target, &options).await,
-        Scenario::Pairs(options) => pairs::run_pairs(&target, &options).await,
-        Scenario::Rate(options) => pairs::run_rate(&target, &options).await,
-        Scenario::Talk(options) => talk::run(&target, &options).await,
-        Scenario::Fanout(options) => fanout::run(&target, &options).await,
-        Scenario::Storm(options) => storm::run(&mut target, &options, redis.as_mut()).await,
+    let islands = match &bench.scenario {
+        Scenario::Million(options) => {
+            anyhow::ensure!(common.start, "it takes servers of the run's own: add --start");
+            options.check(&kernel::Kernel::now())?;
+            Some(options.servers())
+        }
+        _ => None,
+    };
+    let mut target = target::Target::new(&common, islands).await?;
+    let ran = tokio::select! {
+        ran = measure(&bench.scenario, &mut target, redis.as_mut()) => ran,
+        stopped = interrupted() => stopped,
     };
     let stopped = target.stop().await;
     let mut report = ran?;
@@ -124,20 +169,63 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
         report.fail(format!("the servers did not stop cleanly: {error:#}"));
     }
     report.print(common.json);
+    if let Some(path) = &common.plot {
+        let written = std::fs::write(path, report.svg());
+        written.with_context(|| format!("--plot {}", path.display()))?;
+    }
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+async fn measure(
+    scenario: &Scenario,
+    target: &mut target::Target,
+    redis: Option<&mut storm::OwnRedis>,
+) -> anyhow::Result<report::Report> {
+    if let Some(common) = scenario.common() {
+        let spoken = common.dialect == Dialect::Parlor || scenario.is_for_all();
+        anyhow::ensure!(spoken, "only idle, pairs, rate and fanout speak other dialects");
+    }
+    match scenario {
+        Scenario::TenThousand(options) => ten_thousand::run(target, options).await,
+        Scenario::Idle(options) => idle::run(target, options).await,
+        Scenario::Pairs(options) => pairs::run_pairs(target, options).await,
+        Scenario::Rate(options) => pairs::run_rate(target, options).await,
+        Scenario::Talk(options) => talk::run(target, options).await,
+        Scenario::Fanout(options) => fanout::run(target, options).await,
+        Scenario::Million(options) => million::run(target, options).await,
+        Scenario::Storm(options) => storm::run(target, options, redis).await,
+        Scenario::Share => anyhow::bail!("a share has no report"),
+    }
+}
+
+/// A run that is told to stop ends what it started.
+async fn interrupted() -> anyhow::Result<report::Report> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
+    tokio::select! {
+        _ = interrupt.recv() => anyhow::bail!("interrupted"),
+        _ = terminate.recv() => anyhow::bail!("told to stop"),
+    }
+}
+
 impl Scenario {
-    fn common(&self) -> &Common {
-        match self {
+    fn common(&self) -> Option<&Common> {
+        Some(match self {
             Self::TenThousand(options) => &options.common,
             Self::Idle(options) => &options.common,
             Self::Pairs(options) => &options.common,
             Self::Rate(options) => &options.common,
             Self::Talk(options) => &options.common,
             Self::Fanout(options) => &options.common,
+            Self::Million(options) => &options.common,
             Self::Storm(options) => &options.common,
-        }
+            Self::Share => return None,
+        })
+    }
+
+    /// Whether other systems than Parlor can be loaded so.
+    fn is_for_all(&self) -> bool {
+        matches!(self, Self::Idle(_) | Self::Pairs(_) | Self::Rate(_) | Self::Fanout(_))
     }
 }
 
@@ -156,15 +244,7 @@ mod tests {
         let line = ["bench"].iter().chain(arguments);
         let bench = <Line as clap::Parser>::try_parse_from(line).unwrap().bench;
         let mut target = Target::of_test(fake.url());
-        match bench.scenario {
-            Scenario::TenThousand(options) => ten_thousand::run(&target, &options).await.unwrap(),
-            Scenario::Idle(options) => idle::run(&target, &options).await.unwrap(),
-            Scenario::Pairs(options) => pairs::run_pairs(&target, &options).await.unwrap(),
-            Scenario::Rate(options) => pairs::run_rate(&target, &options).await.unwrap(),
-            Scenario::Storm(options) => storm::run(&mut target, &options, None).await.unwrap(),
-            Scenario::Talk(options) => talk::run(&target, &options).await.unwrap(),
-            Scenario::Fanout(_) => panic!("the fake server has no rooms"),
-        }
+        measure(&bench.scenario, &mut target, None).await.unwrap()
     }
 
     #[tokio::test]
@@ -179,13 +259,13 @@ mod tests {
         // The fake counts a write to a socket that just ended as a receipt.
         fake.forget_receipts();
         for arguments in [
-            ["idle", "--users", "5", "--seconds", "1"],
-            ["pairs", "--pairs", "3", "--seconds", "1"],
-            ["rate", "--rate", "50", "--seconds", "1"],
-            ["storm", "--users", "6", "--messages", "3"],
-            ["talk", "--messages", "3", "--pause-ms", "1"],
+            &["idle", "--users", "5", "--hold", "1", "--settle", "0"][..],
+            &["pairs", "--pairs", "3", "--seconds", "1"],
+            &["rate", "--rate", "50", "--seconds", "1"],
+            &["storm", "--users", "6", "--messages", "3"],
+            &["talk", "--messages", "3", "--pause-ms", "1"],
         ] {
-            let report = run(&fake, &arguments).await;
+            let report = run(&fake, arguments).await;
             assert!(report.is_good(), "{report:?}");
         }
     }

@@ -29,6 +29,8 @@ const AMPLE: [&str; 7] = [
     "--new-conversations=1M:1M",
     "--conversations-per-user=off",
 ];
+/// More sockets than a process may hold by itself, which keeps an eighth of its files for others.
+const MAX_SOCKETS: &str = "--max-sockets=19100";
 const WRITE_UNITS: &str = "parlor_store_write_units_total";
 
 /// What was started, in the order of starting.
@@ -37,9 +39,11 @@ pub(super) struct Own {
     roles: Vec<Role>,
     data: Option<PathBuf>,
     /// What signs tokens, where they are in use.
-    secret: Option<PathBuf>,
+    pub secret: Option<PathBuf>,
     /// `ws://…/ws` of the balancer.
     pub url: String,
+    /// `ws://…/ws` of each server.
+    pub urls: Vec<String>,
     /// `http://…` of the Message API.
     pub api: String,
 }
@@ -76,11 +80,31 @@ impl Own {
         Ok(own)
     }
 
+    /// So many processes that know nothing of each other, of one server each, with a memory store.
+    pub async fn islands(count: usize, tokens: bool) -> anyhow::Result<Self> {
+        let mut own = Self { secret: new_secret(tokens)?, ..Self::default() };
+        let names: Vec<String> = (1..=count).map(|number| format!("up{number}")).collect();
+        for name in &names {
+            let mut command = command()?;
+            // Nobody is there any more when they stop, or nobody minds.
+            command.args(["up", "--servers", "1", "--memory", "--drain-seconds=1", MAX_SOCKETS]);
+            command.args(["--balancer-port", "0", "--server-port", "0", "--api-port", "0"]);
+            own.spawn(name, command)?;
+        }
+        for name in &names {
+            let ready = own.ready(name).await?;
+            let server = ready["servers"]["ws1"].as_str().context("no server")?;
+            own.urls.push(format!("ws://{server}/ws"));
+            own.addresses(&ready["balancer"], &ready["api"])?;
+        }
+        Ok(own)
+    }
+
     /// Servers, the API and a balancer as processes of their own, on a table of their own.
     pub async fn fleet(
         redis: &str,
         dynamodb: &str,
-        servers: u8,
+        servers: usize,
         tokens: bool,
     ) -> anyhow::Result<Self> {
         let servers: Vec<String> = (1..=servers).map(|number| format!("ws{number}")).collect();
@@ -98,7 +122,8 @@ impl Own {
             let (listen, url) = (format!("127.0.0.1:{port}"), format!("ws://127.0.0.1:{port}/ws"));
             let mut server = command()?;
             server.args(["server", "--id", id, "--listen", &listen, "--public-url", &url]);
-            server.args(&parts);
+            server.arg(MAX_SOCKETS).args(&parts);
+            own.urls.push(url);
             own.spawn(id, server)?;
         }
         let mut api = command()?;

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::dialect::{Heard, To, Wire};
 use super::flow::{self, Faults, Flow};
 use super::report::Latency;
-use crate::client::{Client, ClientError, Fields};
+use crate::client::ClientError;
 
 /// How many messages are fed at most before the sockets are read again.
 const BURST_MAX: u64 = 64;
@@ -64,8 +65,8 @@ pub(super) struct Outcome {
 }
 
 struct Pair {
-    a: Client,
-    b: Client,
+    a: Wire,
+    b: Wire,
     plan: Plan,
     /// When the messages from `oldest` on were sent, or due.
     times: VecDeque<Instant>,
@@ -79,7 +80,7 @@ struct Pair {
 }
 
 /// Runs a pair to its end and gives the sockets back.
-pub(super) async fn drive(a: Client, b: Client, plan: Plan) -> (Outcome, Client, Client) {
+pub(super) async fn drive(a: Wire, b: Wire, plan: Plan) -> (Outcome, Wire, Wire) {
     let out = Outcome {
         in_time: 0,
         received: 0,
@@ -111,8 +112,8 @@ impl Pair {
                 return Ok(());
             }
             tokio::select! {
-                text = self.a.next_text() => self.heard_a(&text?),
-                text = self.b.next_text() => self.heard_b(&text?),
+                heard = self.a.hear() => self.heard_a(heard?),
+                heard = self.b.hear() => self.heard_b(heard?),
                 () = sleep_until(if over { end } else { wake }) => {
                     if over {
                         return Err(ClientError::TimedOut(self.plan.patience));
@@ -125,7 +126,12 @@ impl Pair {
     fn is_complete(&self) -> bool {
         self.stored + self.out.faults.refused == self.sent
             && self.flow.count() >= self.stored
-            && self.delivered_seq >= self.stored_seq
+            && self.is_delivered()
+    }
+
+    /// Whether a knows that all was delivered, where it can know.
+    fn is_delivered(&self) -> bool {
+        self.delivered_seq >= self.stored_seq || !self.a.has_receipts()
     }
 
     /// Sends what may be sent now; returns when to look again.
@@ -152,8 +158,8 @@ impl Pair {
             };
             self.sent += 1;
             self.times.push_back(time);
-            let text = frame(&self.plan.to, self.sent, self.plan.bytes);
-            self.a.feed_text(text).await?;
+            let text = flow::text(self.sent, self.plan.bytes);
+            self.a.feed(To::User(&self.plan.to), &text).await?;
         }
         if self.sent > before {
             self.a.flush().await?;
@@ -168,39 +174,37 @@ impl Pair {
         first + every.mul_f64(self.sent as f64)
     }
 
-    fn heard_a(&mut self, text: &str) {
-        let Ok(frame) = Fields::parse(text) else { return self.wrong(text) };
-        match frame.kind.as_ref() {
-            "sent" => {
+    fn heard_a(&mut self, heard: Heard) {
+        match heard {
+            Heard::Stored { seq } => {
                 self.stored += 1;
-                if frame.seq <= self.stored_seq {
+                if seq <= self.stored_seq {
                     self.out.faults.disordered += 1;
                 }
-                self.stored_seq = frame.seq;
+                self.stored_seq = seq;
                 if let Some(time) = self.time(self.stored + self.out.faults.refused) {
                     self.out.stored.record(time.elapsed());
                 }
                 self.forget();
             }
-            "delivered" => self.delivered_seq = self.delivered_seq.max(frame.seq),
-            "error" => {
+            Heard::Delivered { seq } => self.delivered_seq = self.delivered_seq.max(seq),
+            Heard::Refused { why } => {
                 self.out.faults.refused += 1;
-                self.out.error.get_or_insert(format!("{}: {}", frame.code, frame.detail));
+                self.out.error.get_or_insert(why);
             }
-            _ => {}
+            Heard::Message { .. } => {}
         }
     }
 
-    fn heard_b(&mut self, text: &str) {
-        let Ok(frame) = Fields::parse(text) else { return self.wrong(text) };
-        if frame.kind != "message" {
+    fn heard_b(&mut self, heard: Heard) {
+        let Heard::Message { seq, text } = heard else { return };
+        let number = flow::number(&text).filter(|number| *number <= self.sent);
+        let Some(number) = number.filter(|_| text.len() >= self.plan.bytes) else {
+            self.out.faults.foreign += 1;
+            self.out.error.get_or_insert_with(|| format!("nobody sent this: {text}"));
             return;
-        }
-        let number = flow::number(&frame.message).filter(|number| *number <= self.sent);
-        let Some(number) = number.filter(|_| frame.message.len() >= self.plan.bytes) else {
-            return self.wrong(text);
         };
-        if !self.flow.received(frame.seq, number) {
+        if !self.flow.received(seq, number) {
             return;
         }
         let now = Instant::now();
@@ -211,11 +215,6 @@ impl Pair {
             self.out.latency.record(now.saturating_duration_since(time));
         }
         self.forget();
-    }
-
-    fn wrong(&mut self, text: &str) {
-        self.out.faults.foreign += 1;
-        self.out.error.get_or_insert_with(|| format!("nobody sent this: {text}"));
     }
 
     fn time(&self, number: u64) -> Option<Instant> {
@@ -231,33 +230,30 @@ impl Pair {
         }
     }
 
-    fn close(mut self) -> (Outcome, Client, Client) {
+    fn close(mut self) -> (Outcome, Wire, Wire) {
         let refused = self.out.faults.refused;
         self.out.faults.add(self.flow.close(self.stored));
         // A send without an answer promised nothing, but on a healthy server it is a fault.
         self.out.faults.refused += self.sent - (self.stored + refused).min(self.sent);
         self.out.received = self.flow.count();
         self.out.repeats = self.flow.repeats;
-        self.out.all_delivered = self.delivered_seq >= self.stored_seq;
+        self.out.all_delivered = self.is_delivered();
         (self.out, self.a, self.b)
     }
-}
-
-fn frame(to: &str, number: u64, bytes: usize) -> String {
-    let text = flow::text(number, bytes);
-    let reference: u128 = rand::random();
-    format!(r#"{{"type":"message","to":"{to}","message":"{text}","ref":"{reference:032x}"}}"#)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::ClientOptions;
+    use crate::bench::dialect::Dialect;
     use crate::client::fake::Fake;
+    use crate::client::{Client, ClientOptions};
 
     async fn run(fake: &Fake, pace: Pace, run_ms: u64) -> Outcome {
-        let open =
-            async |name: &str| Client::open(&ClientOptions::new(fake.url(), name)).await.unwrap().0;
+        let open = async |name: &str| {
+            let client = Client::open(&ClientOptions::new(fake.url(), name)).await.unwrap().0;
+            Wire::new(client, Dialect::Parlor)
+        };
         let (a, b) = (open("userA").await, open("userB").await);
         let from = Instant::now();
         let until = from + Duration::from_millis(run_ms);

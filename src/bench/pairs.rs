@@ -3,16 +3,15 @@
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Common;
-use super::crowd::{Crowd, close, fresh_names};
-use super::flow::Faults;
-use super::pair::{Outcome, Pace, Plan, drive};
+use super::driven::{Driven, Driving, Rhythm};
 use super::process::{Sample, Watch};
-use super::report::{Latency, Report, progress};
+use super::report::{Report, progress};
+use super::share::since_epoch;
+use super::shares::{Shares, processes_for};
 use super::target::Target;
 
 /// How long the rest may take to arrive after the last send.
@@ -66,8 +65,8 @@ pub struct RateOptions {
 pub(super) async fn run_pairs(target: &Target, options: &PairsOptions) -> anyhow::Result<Report> {
     let mut report = Report::new("pairs");
     report.figure("window", options.window);
-    let pace = |_, _| Pace::Closed(options.window);
-    run(report, target, (options.pairs, options.bytes, options.seconds), pace).await
+    let rhythm = Rhythm::Window(options.window);
+    run(report, target, (options.pairs, options.bytes, options.seconds), rhythm).await
 }
 
 /// Runs `rate`.
@@ -75,92 +74,78 @@ pub(super) async fn run_rate(target: &Target, options: &RateOptions) -> anyhow::
     let mut report = Report::new("rate");
     report.figure("rate_per_second", options.rate);
     let step = Duration::from_secs(1).div_f64(f64::from(options.rate));
-    let every = step.mul_f64(options.pairs as f64);
-    let pace = |index: usize, from: Instant| Pace::Open(from + step.mul_f64(index as f64), every);
-    run(report, target, (options.pairs, options.bytes, options.seconds), pace).await
+    let rhythm = Rhythm::Every { pause: step.mul_f64(options.pairs as f64), step };
+    run(report, target, (options.pairs, options.bytes, options.seconds), rhythm).await
 }
 
 async fn run(
     mut report: Report,
     target: &Target,
     (pairs, bytes, seconds): (usize, usize, u64),
-    pace: impl Fn(usize, Instant) -> Pace,
+    rhythm: Rhythm,
 ) -> anyhow::Result<Report> {
     let mut watch = Watch::new(&target.processes);
-    let names = fresh_names("pair", pairs * 2);
-    let crowd = Crowd::open(target, &names).await?;
-    report.decimal("open_seconds", crowd.took.as_secs_f64());
-    let mut clients = crowd.clients.into_iter();
-    let bar = progress("seconds", seconds);
-    let from = Instant::now() + COUNTDOWN;
-    let until = from + Duration::from_secs(seconds);
-    let own_before = Sample::of(std::process::id()).unwrap_or_default();
+    let users = pairs * 2;
+    let count = processes_for(users, target.common.processes)?;
+    let mut shares = Shares::of(&target.door, "pair", users, count).await?;
+    let begun = Instant::now();
+    let opened = shares.open(users, false).await?;
+    let error = || opened.error.clone().unwrap_or_default();
+    anyhow::ensure!(opened.users == users, "{} of {users} got in: {}", opened.users, error());
+    report.decimal("open_seconds", begun.elapsed().as_secs_f64());
+    let load = shares.pids();
+    let load_cpu = || load.iter().filter_map(|pid| Sample::of(*pid)).map(|s| s.cpu_seconds);
+    let load_before: f64 = load_cpu().sum();
     watch.mark("open");
     let units = target.write_units().await?;
-    let mut tasks = JoinSet::new();
-    let mut crossing = 0_u64;
-    for (index, to) in names.iter().skip(1).step_by(2).enumerate() {
-        let (Some(a), Some(b)) = (clients.next(), clients.next()) else { break };
-        crossing += u64::from(a.server() != b.server());
-        let (to, pace) = (to.clone(), pace(index, from));
-        tasks.spawn(drive(a, b, Plan { to, pace, from, until, patience: PATIENCE, bytes }));
+    let begin_us = u64::try_from((since_epoch() + COUNTDOWN).as_micros())?;
+    let (run, patience) = (Duration::from_secs(seconds), PATIENCE);
+    let driving = Driving { begin_us, run, patience, bytes, rhythm };
+    let driven = {
+        let _ticking = AbortOnDropHandle::new(tokio::spawn(tick(seconds)));
+        shares.drive(&driving).await?
+    };
+    watch.mark("after");
+    let load_after: f64 = load_cpu().sum();
+    report.table("processes", watch.rows());
+    report.figure("pairs", driven.pairs);
+    report.figure("pairs_on_two_servers", driven.crossing);
+    report.figure("load_processes", count);
+    tell(&mut report, &driven, seconds);
+    if !watch.is_empty() && driven.received > 0 {
+        let micros = watch.cpu_seconds("open", "after") * 1e6 / driven.received as f64;
+        report.decimal("cpu_us_per_message", micros);
     }
+    if let (Some(before), Some(after)) = (units, target.write_units().await?) {
+        let messages = driven.received.max(1) as f64;
+        report.decimal("write_units_per_message", (after - before) / messages);
+    }
+    report.decimal("bench_cpu_seconds", load_after - load_before);
+    shares.close().await?;
+    Ok(report)
+}
+
+async fn tick(seconds: u64) {
+    let bar = progress("seconds", seconds);
     for _ in 0..seconds {
         tokio::time::sleep(Duration::from_secs(1)).await;
         bar.inc(1);
     }
-    let (mut outcomes, mut open) = (Vec::new(), Vec::new());
-    while let Some(done) = tasks.join_next().await {
-        let (outcome, a, b) = done?;
-        outcomes.push(outcome);
-        open.extend([a, b]);
-    }
     bar.finish_and_clear();
-    watch.mark("after");
-    let own = Sample::of(std::process::id()).unwrap_or_default();
-    report.table("processes", watch.rows());
-    report.figure("pairs", pairs);
-    report.figure("pairs_on_two_servers", crossing);
-    tell(&mut report, &outcomes, seconds);
-    cpu(&mut report, &watch, &outcomes);
-    if let (Some(before), Some(after)) = (units, target.write_units().await?) {
-        let messages = outcomes.iter().map(|outcome| outcome.received).sum::<u64>();
-        report.decimal("write_units_per_message", (after - before) / messages.max(1) as f64);
-    }
-    report.decimal("bench_cpu_seconds", own.cpu_seconds - own_before.cpu_seconds);
-    close(open).await;
-    Ok(report)
 }
 
-fn tell(report: &mut Report, outcomes: &[Outcome], seconds: u64) {
-    let (mut latency, mut stored) = (Latency::new(), Latency::new());
-    let mut faults = Faults::default();
-    for outcome in outcomes {
-        latency.add(&outcome.latency);
-        stored.add(&outcome.stored);
-        faults.add(outcome.faults);
+fn tell(report: &mut Report, driven: &Driven, seconds: u64) {
+    report.figure("messages", driven.received);
+    report.decimal("messages_per_second", driven.in_time as f64 / seconds.max(1) as f64);
+    report.latency("send_to_received", &driven.latency);
+    report.latency("send_to_sent", &driven.stored);
+    report.figure("repeats_on_the_wire", driven.repeats);
+    report.faults(driven.faults);
+    if driven.undelivered > 0 {
+        let pairs = driven.undelivered;
+        report.fail(format!("{pairs} pairs were not told that all was delivered"));
     }
-    let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(of).sum::<u64>();
-    report.figure("messages", sum(|outcome| outcome.received));
-    report.decimal("messages_per_second", sum(|o| o.in_time) as f64 / seconds.max(1) as f64);
-    report.latency("send_to_received", &latency);
-    report.latency("send_to_sent", &stored);
-    report.figure("repeats_on_the_wire", sum(|outcome| outcome.repeats));
-    report.faults(faults);
-    let undelivered = outcomes.iter().filter(|outcome| !outcome.all_delivered).count();
-    if undelivered > 0 {
-        report.fail(format!("{undelivered} pairs were not told that all was delivered"));
-    }
-    if let Some(error) = outcomes.iter().find_map(|outcome| outcome.error.as_ref()) {
+    if let Some(error) = &driven.error {
         report.fail(format!("a pair said: {error}"));
     }
-}
-
-fn cpu(report: &mut Report, watch: &Watch, outcomes: &[Outcome]) {
-    let messages: u64 = outcomes.iter().map(|outcome| outcome.received).sum();
-    if watch.is_empty() || messages == 0 {
-        return;
-    }
-    let micros = watch.cpu_seconds("open", "after") * 1e6 / messages as f64;
-    report.figure("cpu_us_per_message", json!((micros * 10.0).round() / 10.0));
 }

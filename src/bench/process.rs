@@ -1,7 +1,8 @@
-//! What a process uses, as Linux counts it.
+//! What processes use, as Linux counts it.
 
 use serde_json::json;
 
+use super::kernel::Kernel;
 use super::report::Row;
 
 /// `USER_HZ`, which is 100 on every Linux.
@@ -14,6 +15,8 @@ pub(super) struct Sample {
     pub rss_kib: u64,
     /// The part of it that no file backs.
     pub anon_kib: u64,
+    /// What this process alone has, and could not read again from a file.
+    pub private_kib: u64,
     /// User and system time so far.
     pub cpu_seconds: f64,
 }
@@ -21,29 +24,41 @@ pub(super) struct Sample {
 impl Sample {
     /// Reads /proc; `None` if there is no such process.
     pub fn of(pid: u32) -> Option<Self> {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        Self::parse(&status, &stat)
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
+        // Of another user's process this is not told, and what no file backs comes close.
+        let rollup = read("smaps_rollup").unwrap_or_default();
+        Self::parse(&read("status").ok()?, &read("stat").ok()?, &rollup)
     }
 
-    fn parse(status: &str, stat: &str) -> Option<Self> {
-        let kib = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-            line.trim_start_matches(':').split_whitespace().next()?.parse().ok()
+    fn parse(status: &str, stat: &str, rollup: &str) -> Option<Self> {
+        let kib = |text: &str, name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim_start_matches(':').split_whitespace().next()?.parse::<u64>().ok()
         };
         // The command's name stands in parentheses and may itself hold spaces and parentheses.
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
         let mut ticks = || fields.next()?.parse::<u64>().ok();
         let cpu_seconds = (ticks()? + ticks()?) as f64 / TICKS_PER_SECOND;
-        Some(Self { rss_kib: kib("VmRSS")?, anon_kib: kib("RssAnon")?, cpu_seconds })
+        let anon_kib = kib(status, "RssAnon")?;
+        // Clean pages are the program, which is private until another process runs it too.
+        let private_kib = kib(rollup, "Private_Dirty").unwrap_or(anon_kib);
+        Some(Self { rss_kib: kib(status, "VmRSS")?, anon_kib, private_kib, cpu_seconds })
     }
+}
+
+/// All of them and the kernel at one moment.
+#[derive(Debug, Clone)]
+struct Moment {
+    name: &'static str,
+    samples: Vec<Sample>,
+    kernel: Kernel,
 }
 
 /// The same processes at several moments.
 #[derive(Debug)]
 pub(super) struct Watch {
     processes: Vec<(String, u32)>,
-    moments: Vec<(&'static str, Vec<Sample>)>,
+    moments: Vec<Moment>,
 }
 
 impl Watch {
@@ -58,7 +73,12 @@ impl Watch {
     pub fn mark(&mut self, name: &'static str) {
         let sample = |(_, pid): &(String, u32)| Sample::of(*pid).unwrap_or_default();
         let samples = self.processes.iter().map(sample).collect();
-        self.moments.push((name, samples));
+        self.moments.push(Moment { name, samples, kernel: Kernel::now() });
+    }
+
+    /// The last moment's name.
+    pub fn last(&self) -> &'static str {
+        self.moments.last().map_or("", |moment| moment.name)
     }
 
     /// Whether there is anything to watch.
@@ -66,37 +86,48 @@ impl Watch {
         self.processes.is_empty()
     }
 
-    fn total(&self, name: &str) -> Sample {
-        let mut total = Sample::default();
-        let moment = self.moments.iter().find(|(moment, _)| *moment == name);
-        for sample in moment.into_iter().flat_map(|(_, samples)| samples) {
-            total.rss_kib += sample.rss_kib;
-            total.anon_kib += sample.anon_kib;
-            total.cpu_seconds += sample.cpu_seconds;
-        }
-        total
+    fn sum(&self, name: &str, of: impl Fn(&Sample) -> f64) -> f64 {
+        let moment = self.moments.iter().rfind(|moment| moment.name == name);
+        moment.map_or(0.0, |moment| moment.samples.iter().map(of).sum())
     }
 
     /// CPU of all between two moments.
     pub fn cpu_seconds(&self, from: &str, to: &str) -> f64 {
-        self.total(to).cpu_seconds - self.total(from).cpu_seconds
+        self.sum(to, |sample| sample.cpu_seconds) - self.sum(from, |sample| sample.cpu_seconds)
     }
 
-    /// How much the resident memory of all grew between two moments, in bytes.
+    /// The memory of all that nobody else shares, in bytes.
+    pub fn private_bytes(&self, name: &str) -> f64 {
+        self.sum(name, |sample| sample.private_kib as f64) * 1_024.0
+    }
+
+    /// The memory of all that no file backs, in bytes.
+    pub fn anonymous_bytes(&self, name: &str) -> f64 {
+        self.sum(name, |sample| sample.anon_kib as f64) * 1_024.0
+    }
+
+    /// The kernel at that moment.
+    pub fn kernel(&self, name: &str) -> Kernel {
+        let moment = self.moments.iter().rfind(|moment| moment.name == name);
+        moment.map(|moment| moment.kernel).unwrap_or_default()
+    }
+
+    /// How much the memory of all grew between two moments, in bytes.
     pub fn grown_bytes(&self, from: &str, to: &str) -> f64 {
-        (self.total(to).rss_kib as f64 - self.total(from).rss_kib as f64) * 1_024.0
+        self.private_bytes(to) - self.private_bytes(from)
     }
 
     /// A row for each process and moment.
     pub fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         for (index, (process, _)) in self.processes.iter().enumerate() {
-            for (name, samples) in &self.moments {
-                let sample = samples.get(index).copied().unwrap_or_default();
+            for moment in &self.moments {
+                let sample = moment.samples.get(index).copied().unwrap_or_default();
                 rows.push(vec![
                     ("process", json!(process)),
-                    ("moment", json!(name)),
+                    ("moment", json!(moment.name)),
                     ("rss MiB", json!(tenths(sample.rss_kib as f64 / 1_024.0))),
+                    ("private MiB", json!(tenths(sample.private_kib as f64 / 1_024.0))),
                     ("anonymous MiB", json!(tenths(sample.anon_kib as f64 / 1_024.0))),
                     ("CPU s", json!(sample.cpu_seconds)),
                 ]);
@@ -106,7 +137,7 @@ impl Watch {
     }
 }
 
-fn tenths(value: f64) -> f64 {
+pub(super) fn tenths(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
@@ -118,8 +149,13 @@ mod tests {
     fn a_process_is_read_whatever_its_name() {
         let status = "Name:\tx\nVmRSS:\t  2048 kB\nRssAnon:\t 1024 kB\n";
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 4 0 1 2 3";
-        let sample = Sample::parse(status, stat).unwrap();
-        assert_eq!(sample, Sample { rss_kib: 2_048, anon_kib: 1_024, cpu_seconds: 2.0 });
+        let rollup = "Private_Clean:        36 kB\nPrivate_Dirty:      1012 kB\n";
+        let sample = Sample::parse(status, stat, rollup).unwrap();
+        let (rss_kib, anon_kib, cpu_seconds) = (2_048, 1_024, 2.0);
+        let told = Sample { rss_kib, anon_kib, private_kib: 1_012, cpu_seconds };
+        assert_eq!(sample, told);
+        let hidden = Sample::parse(status, stat, "").unwrap();
+        assert_eq!(hidden, Sample { private_kib: 1_024, ..told });
         assert!(Sample::of(std::process::id()).unwrap().rss_kib > 0);
         assert_eq!(Sample::of(u32::MAX), None);
     }

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Common;
-use super::crowd::{Crowd, close, fresh_names, options as dial};
+use super::crowd::{Crowd, close, fresh_names};
 use super::flow::{self, Faults, Flow};
 use super::process::Watch;
 use super::report::{Latency, Report, progress};
@@ -118,7 +118,7 @@ async fn all_users(target: &Target, options: &Options) -> anyhow::Result<Report>
     // All at once is the point of it.
     let mut tasks = JoinSet::new();
     for (index, name) in names.iter().enumerate() {
-        let (dialled, messages) = (dial(target, index, name), options.messages);
+        let (dialled, messages) = (target.door.options(index, name), options.messages);
         tasks.spawn(come_back(dialled, messages, begun));
     }
     let mut back = Vec::with_capacity(names.len());

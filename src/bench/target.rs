@@ -3,20 +3,16 @@
 use anyhow::Context;
 
 use super::Common;
+use super::door::{Door, http_of};
 use super::own::Own;
 use crate::client::Api;
-use crate::protocol::Token;
 
 /// Where to connect, and which processes to watch.
 pub(super) struct Target {
-    /// The WebSocket URL.
-    pub url: String,
+    /// How users get in.
+    pub door: Door,
     /// The Message API.
     pub api: Api,
-    /// The balancer's own HTTP.
-    pub balancer: Api,
-    /// What the load itself carries.
-    carried: Option<Token>,
     /// The processes of the servers, by name.
     pub processes: Vec<(String, u32)>,
     /// What was asked for.
@@ -25,12 +21,18 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Starts what is to be started.
-    pub async fn new(common: &Common) -> anyhow::Result<Self> {
+    /// Starts what is to be started: of `islands` so many server processes, which all users dial
+    /// themselves.
+    pub async fn new(common: &Common, islands: Option<usize>) -> anyhow::Result<Self> {
+        let servers = islands.unwrap_or(common.servers.into());
         let own = match (&common.redis, &common.dynamodb) {
             _ if !common.start => None,
             (Some(redis), Some(dynamodb)) => {
-                Some(Own::fleet(redis, dynamodb, common.servers, common.tokens).await?)
+                Some(Own::fleet(redis, dynamodb, servers, common.tokens).await?)
+            }
+            (None, _) if islands.is_some() => Some(Own::islands(servers, common.tokens).await?),
+            (Some(_), _) if islands.is_some() => {
+                anyhow::bail!("servers that share a Redis share a store too: add --dynamodb")
             }
             (redis, _) => {
                 let own = Own::up(redis.as_deref(), common.memory, common.tokens);
@@ -40,37 +42,33 @@ impl Target {
         let named = |pid: &u32| (pid.to_string(), *pid);
         let mut processes: Vec<_> = common.pids.iter().map(named).collect();
         processes.extend(own.iter().flat_map(Own::pids));
-        let (url, api) = match &own {
-            Some(own) => (own.url.clone(), own.api.clone()),
-            None => (common.url.clone(), common.api.clone()),
+        if islands.is_some() {
+            // Of what else is there no user is a part.
+            processes.retain(|(name, _)| name.starts_with("ws") || name.starts_with("up"));
+        }
+        let (urls, api) = match &own {
+            Some(own) if islands.is_some() => (own.urls.clone(), own.api.clone()),
+            Some(own) => (vec![own.url.clone()], own.api.clone()),
+            None => (common.urls.clone(), common.api.clone()),
         };
         let carried = match &own {
             Some(own) => own.token("bench", "service")?,
             None => common.carried.read()?,
         };
-        let balancer = Api::new(http_of(&url)).token(carried.clone());
         let api = Api::new(api).token(carried.clone());
-        Ok(Self { url, api, balancer, carried, processes, common: common.clone(), own })
-    }
-
-    /// What a user carries: a token of his own at processes of the run's own.
-    pub fn token_of(&self, user: &str) -> Option<Token> {
-        match &self.own {
-            // Without one the servers refuse the user, and the run fails.
-            Some(own) => own.token(user, "user").ok().flatten(),
-            None => self.carried.clone(),
-        }
+        let secret = own.as_ref().and_then(|own| own.secret.clone());
+        // In a fleet a spliced socket would cost the balancer two files, and ten thousand of them
+        // more than a process may have.
+        let fleet = own.is_some() && common.dynamodb.is_some();
+        let connect = islands.is_none() && (common.connect || fleet);
+        let (dialect, concurrency) = (common.dialect, common.concurrency);
+        let door = Door { urls, connect, secret, carried, dialect, concurrency, ..Door::default() };
+        Ok(Self { door, api, processes, common: common.clone(), own })
     }
 
     /// Whether the servers are the run's own: fresh, and with nobody else on them.
     pub fn is_own(&self) -> bool {
         self.own.is_some()
-    }
-
-    /// Whether each user asks the balancer for a server and dials it. In a fleet a spliced socket
-    /// would cost the balancer two files, and ten thousand of them more than a process may have.
-    pub fn dials_servers(&self) -> bool {
-        self.common.connect || (self.is_own() && self.common.dynamodb.is_some())
     }
 
     /// The write units used so far, where a fleet of the run's own keeps its store in DynamoDB.
@@ -83,7 +81,7 @@ impl Target {
 
     /// Where the balancer answers HTTP.
     pub fn balancer_url(&self) -> String {
-        http_of(&self.url)
+        http_of(self.door.urls.first().map_or("", String::as_str))
     }
 
     /// The processes of the run's own.
@@ -100,33 +98,13 @@ impl Target {
     }
 }
 
-/// `ws://HOST:PORT/ws` is `http://HOST:PORT`.
-fn http_of(url: &str) -> String {
-    let place = url.strip_prefix("ws://").unwrap_or(url);
-    format!("http://{}", place.split('/').next().unwrap_or(place))
-}
-
 #[cfg(test)]
 impl Target {
     /// A server of the tests, which has no Message API.
     pub fn of_test(url: String) -> Self {
-        let common = Common {
-            url: url.clone(),
-            api: String::new(),
-            start: false,
-            redis: None,
-            dynamodb: None,
-            connect: false,
-            memory: false,
-            pids: Vec::new(),
-            json: true,
-            tokens: false,
-            carried: Default::default(),
-            servers: 3,
-            concurrency: 8,
-        };
+        let common = Common { urls: vec![url.clone()], concurrency: 8, ..Common::default() };
         let processes = vec![("test".to_owned(), std::process::id())];
-        let balancer = Api::new(http_of(&url));
-        Self { url, api: Api::new(""), balancer, carried: None, processes, common, own: None }
+        let door = Door { urls: vec![url], concurrency: 8, ..Door::default() };
+        Self { door, api: Api::new(""), processes, common, own: None }
     }
 }

@@ -1,12 +1,14 @@
 // A chat server as Socket.IO's documentation builds it: a room for each user, emitted to by any
 // server through the adapter, and an ack to the sender once the message is emitted.
 //
-//   node server.mjs PORT REDIS_PORT redis|sharded|streams
+//   node server.mjs PORT REDIS_PORT redis|sharded|streams [lean]
+//
+// `lean` does what its page on memory asks for: the request of a connection is not kept.
 import { createServer } from "node:http";
 
 import { load } from "./libraries.mjs";
 
-const [port, redisPort, kind] = process.argv.slice(2);
+const [port, redisPort, kind, lean] = process.argv.slice(2);
 const { Server } = load("socket.io");
 // The documentation recommends ioredis, which restores subscriptions after a reconnection.
 const { Redis } = load("ioredis");
@@ -39,6 +41,10 @@ const io = new Server(http, {
   connectionStateRecovery: { maxDisconnectionDuration: 2 * 60 * 1000, skipMiddlewares: true },
 });
 
+if (lean) {
+  io.engine.on("connection", (socket) => { socket.request = null; });
+}
+
 io.use((socket, next) => {
   socket.data.user = socket.handshake.auth.user;
   next();
@@ -47,9 +53,14 @@ io.use((socket, next) => {
 io.on("connection", (socket) => {
   const { user } = socket.data;
   socket.join(`user:${user}`);
+  socket.on("join", (room, ack) => {
+    socket.join(`room:${room}`);
+    ack({ ok: true });
+  });
   socket.on("message", (message, ack) => {
     // To the recipient's devices, and to the sender's other ones.
-    io.to([`user:${message.to}`, `user:${user}`])
+    const people = [`user:${message.to}`, `user:${user}`];
+    io.to(message.room ? `room:${message.room}` : people)
       .except(socket.id)
       .emit("message", { ...message, from: user });
     ack({ ok: true });

@@ -7,6 +7,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::super::crowd::{Crowd, fresh_names};
+use super::super::dialect::{Dialect, Wire};
 use super::super::pair::{self, Outcome, Pace, Plan};
 use super::super::target::Target;
 use super::PATIENCE;
@@ -59,8 +60,9 @@ impl Calm {
             let until = begin + long;
             let plan = Plan { to: to.clone(), pace, from, until, patience: PATIENCE, bytes: 64 };
             tasks.spawn(async move {
+                let [a, b] = [a, b].map(|client| Wire::new(client, Dialect::Parlor));
                 let (outcome, a, b) = pair::drive(a, b, plan).await;
-                (outcome, (a, b, to))
+                (outcome, (a.into_client(), b.into_client(), to))
             });
         }
         let (mut outcomes, mut pairs) = (Vec::new(), Vec::new());

@@ -208,7 +208,7 @@ fn lost_and_back(
     patience: Duration,
     spread: Duration,
 ) -> JoinSet<Victim> {
-    let connect = target.dials_servers().then(|| target.balancer_url());
+    let connect = target.door.connect.then(|| target.balancer_url());
     each(victims, |victim| {
         let connect = connect.clone();
         async move { victim.lost(patience).await.returned(PATIENCE, connect, spread).await }

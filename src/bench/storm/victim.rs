@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::super::crowd;
 use super::super::flow::{self, Flow};
 use super::super::target::Target;
 use crate::client::{Backoff, Client, ClientError, ClientOptions, Fields, Rules};
@@ -31,7 +30,7 @@ pub(super) struct Victim {
 impl Victim {
     /// User number `index`, connected and caught up.
     pub fn new(target: &Target, index: usize, name: &str, client: Client) -> Self {
-        let options = crowd::options(target, index, name);
+        let options = target.door.options(index, name);
         Self {
             name: name.to_owned(),
             options,
