@@ -109,7 +109,7 @@ impl Chat {
         via: &ProcessId,
         members: &[Member],
     ) {
-        let texts = Texts::new(room, entry);
+        let texts = Texts::default();
         for member in members.iter().filter(|member| member.may_see(entry.seq)) {
             for outbox in self.hub.of(&member.user) {
                 self.push_entry(&outbox, room, entry, &texts, via, false);

@@ -125,6 +125,9 @@ impl Pending {
     /// Notes where it went. A server that was located before and is not now stays: it may still
     /// answer, and the next try judges it.
     pub fn located(&self, key: &Key, servers: &[ProcessId], sender_at: &[ProcessId]) {
+        if servers.is_empty() && sender_at.is_empty() {
+            return;
+        }
         let mut records = self.lock();
         let Some(record) = records.get_mut(key) else { return };
         for server in servers {

@@ -28,14 +28,14 @@ pub struct Publishers {
 }
 
 /// What is to be done after a push.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Pushed {
     /// A publish is under way and will take it along.
     Queued,
-    /// None is: run [`Publishers::drain`] for this destination.
-    Drain,
-    /// There is no room.
-    Full,
+    /// None is: run [`Publishers::drain`] for this destination, which these go out with first.
+    Drain(Vec<Arc<Envelope>>),
+    /// There is no room: they are given back.
+    Full(Vec<Arc<Envelope>>),
 }
 
 impl Publishers {
@@ -44,17 +44,20 @@ impl Publishers {
     }
 
     /// Queues envelopes, all of them or none.
-    pub fn push(&self, to: &ProcessId, envelopes: &[Arc<Envelope>]) -> Pushed {
+    pub fn push(&self, to: &ProcessId, envelopes: Vec<Arc<Envelope>>) -> Pushed {
         let mut queues = self.lock();
         let queue = match queues.get_mut(to) {
             Some(queue) => queue,
             None => queues.entry(to.clone()).or_default(),
         };
         if queue.waiting.len() + envelopes.len() > QUEUE_MAX {
-            return Pushed::Full;
+            return Pushed::Full(envelopes);
         }
-        queue.waiting.extend(envelopes.iter().cloned());
-        if std::mem::replace(&mut queue.under_way, true) { Pushed::Queued } else { Pushed::Drain }
+        if !std::mem::replace(&mut queue.under_way, true) {
+            return Pushed::Drain(envelopes);
+        }
+        queue.waiting.extend(envelopes);
+        Pushed::Queued
     }
 
     fn next(&self, to: &ProcessId) -> Vec<Arc<Envelope>> {
@@ -69,22 +72,24 @@ impl Publishers {
         batch
     }
 
-    /// Publishes until the queue is empty. Each batch that the bus did not take goes to `failed`.
+    /// Publishes `first`, and then until the queue is empty. Each batch that the bus did not take
+    /// goes to `failed`.
     pub async fn drain(
         &self,
         bus: &dyn Bus,
         to: &ProcessId,
-        mut failed: impl FnMut(Vec<Arc<Envelope>>),
+        first: Vec<Arc<Envelope>>,
+        mut failed: impl FnMut(&[Arc<Envelope>]),
     ) {
-        loop {
-            let batch = self.next(to);
-            if batch.is_empty() {
-                return;
+        let mut waiting = first;
+        while !waiting.is_empty() {
+            for batch in waiting.chunks(BATCH_MAX) {
+                if let Err(error) = bus.publish(to, batch).await {
+                    tracing::debug!(%to, %error, "publish failed");
+                    failed(batch);
+                }
             }
-            if let Err(error) = bus.publish(to, &batch).await {
-                tracing::debug!(%to, %error, "publish failed");
-                failed(batch);
-            }
+            waiting = self.next(to);
         }
     }
 }
@@ -97,23 +102,25 @@ mod tests {
     fn what_comes_during_a_publish_leaves_together() {
         let publishers = Publishers::default();
         let to = ProcessId::parse("ws3").unwrap();
-        let probe = |number| [Arc::new(Envelope::Probe { number })];
-        assert_eq!(publishers.push(&to, &probe(1)), Pushed::Drain);
-        assert_eq!(publishers.next(&to).len(), 1);
-        assert_eq!(publishers.push(&to, &probe(2)), Pushed::Queued);
-        assert_eq!(publishers.push(&to, &probe(3)), Pushed::Queued);
+        let probe = |number| vec![Arc::new(Envelope::Probe { number })];
+        let push = |number| publishers.push(&to, probe(number));
+        assert!(matches!(push(1), Pushed::Drain(first) if first.len() == 1));
+        assert!(matches!(push(2), Pushed::Queued));
+        assert!(matches!(push(3), Pushed::Queued));
         assert_eq!(publishers.next(&to).len(), 2);
         assert!(publishers.next(&to).is_empty());
-        assert_eq!(publishers.push(&to, &probe(4)), Pushed::Drain, "idle again");
+        assert!(matches!(push(4), Pushed::Drain(_)), "idle again");
     }
 
     #[test]
     fn a_queue_is_bounded() {
         let publishers = Publishers::default();
         let to = ProcessId::parse("ws3").unwrap();
+        let push = |number| publishers.push(&to, vec![Arc::new(Envelope::Probe { number })]);
+        assert!(matches!(push(0), Pushed::Drain(_)));
         for number in 0..QUEUE_MAX as u64 {
-            publishers.push(&to, &[Arc::new(Envelope::Probe { number })]);
+            assert!(matches!(push(number), Pushed::Queued));
         }
-        assert_eq!(publishers.push(&to, &[Arc::new(Envelope::Probe { number: 0 })]), Pushed::Full);
+        assert!(matches!(push(0), Pushed::Full(back) if back.len() == 1));
     }
 }

@@ -65,7 +65,7 @@ impl Chat {
         via: &ProcessId,
         again: bool,
     ) {
-        let texts = Texts::new(conversation, entry);
+        let texts = Texts::default();
         for user in users {
             let outboxes = self.hub.of(user);
             if outboxes.is_empty() {
@@ -94,7 +94,7 @@ impl Chat {
             conversation: conversation.clone(),
             seq: entry.seq,
             n: entry.n,
-            text: texts.of(outbox.who.user == entry.from),
+            text: texts.of(conversation, entry, outbox.who.user == entry.from),
             via: via.clone(),
             again,
         });
@@ -219,12 +219,16 @@ impl Chat {
         if let (true, Some(device)) = (delivered, device) {
             self.lanes.note_received(&key.conversation, user, device, seq);
         }
-        let sender = key.conversation.other(user).filter(|sender| sender != user);
-        if let (true, true, Some(sender)) = (delivered, confirmed.forgotten, &sender) {
-            let (sender, conversation) = (sender.clone(), &key.conversation);
-            return self.tell_status(vec![sender], conversation, seq, user, false);
+        let late = delivered && confirmed.forgotten;
+        if !late && confirmed.tell.is_none() {
+            return;
         }
-        if let (Some(servers), Some(sender)) = (confirmed.tell, sender) {
+        let sender = key.conversation.other(user).filter(|sender| sender != user);
+        let Some(sender) = sender else { return };
+        if late {
+            return self.tell_status(vec![sender], &key.conversation, seq, user, false);
+        }
+        if let Some(servers) = confirmed.tell {
             self.push_status(std::slice::from_ref(&sender), &key.conversation, seq, user, false);
             for server in servers {
                 self.publish_status(&server, vec![sender.clone()], &key.conversation, seq, user);

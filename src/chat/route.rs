@@ -5,6 +5,7 @@
 //! there. A hint stays pending (`pending`) until the servers have answered; what can't be handed on
 //! goes to the board (`slow`).
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,20 +76,20 @@ impl Default for Router {
     }
 }
 
-/// An entry's frame, encoded once; the sender's own other sockets see the ref as well.
+/// An entry's frame, encoded once, when first somebody needs it; the sender's own other sockets
+/// see the ref as well.
+#[derive(Default)]
 pub(super) struct Texts {
-    plain: Text,
-    own: Option<Text>,
+    plain: OnceCell<Text>,
+    own: OnceCell<Text>,
 }
 
 impl Texts {
-    pub(super) fn new(conversation: &ConversationId, entry: &Entry) -> Self {
-        let own = entry.shown_ref().map(|_| answer::entry(conversation, entry, true));
-        Self { plain: answer::entry(conversation, entry, false), own }
-    }
-
-    pub(super) fn of(&self, own: bool) -> Text {
-        self.own.as_ref().filter(|_| own).unwrap_or(&self.plain).clone()
+    /// The frame of this entry, which is the same in all calls.
+    pub(super) fn of(&self, conversation: &ConversationId, entry: &Entry, own: bool) -> Text {
+        let own = own && entry.shown_ref().is_some();
+        let text = if own { &self.own } else { &self.plain };
+        text.get_or_init(|| answer::entry(conversation, entry, own)).clone()
     }
 }
 
@@ -144,7 +145,8 @@ impl Chat {
             return self.slow_hint(handed);
         }
         let mut texts = Vec::new();
-        if self.push_local(&to, handed, &mut texts) {
+        let here = self.push_local(&to, handed, &mut texts);
+        if here {
             self.router.pending.located(&theirs, std::slice::from_ref(&self.me.id), &[]);
             Metrics::count(&self.metrics.hints, "local");
         }
@@ -170,7 +172,8 @@ impl Chat {
         if !own_servers.is_empty() && self.open_or_slow(&own, seq, true) {
             self.router.pending.located(&own, &own_servers, &[]);
         }
-        if self.router.pending.close_if_nowhere(&theirs, seq) {
+        let nowhere = !here && their_servers.is_empty();
+        if nowhere && self.router.pending.close_if_nowhere(&theirs, seq) {
             Metrics::count(&self.metrics.hints, "offline");
         }
         let mut by_server: BTreeMap<ProcessId, Vec<UserId>> = BTreeMap::new();
@@ -250,7 +253,7 @@ impl Chat {
     }
 
     /// Puts entries into the outboxes of a person on this server, but for those of the socket's own
-    /// sending. `texts` are encoded when first somebody needs them.
+    /// sending.
     fn push_local(&self, user: &UserId, handed: &HandedOn, texts: &mut Vec<Texts>) -> bool {
         let conversation = &handed.conversation;
         let mut any = false;
@@ -259,9 +262,7 @@ impl Chat {
             if !handed.entries.iter().any(sends_none) {
                 continue;
             }
-            if texts.is_empty() {
-                texts.extend(handed.entries.iter().map(|h| Texts::new(conversation, &h.entry)));
-            }
+            texts.resize_with(handed.entries.len(), Texts::default);
             any = true;
             for (handed, texts) in handed.entries.iter().zip(&*texts) {
                 if sends_none(handed) {
@@ -316,27 +317,27 @@ impl Chat {
             })
         };
         let envelopes: Vec<_> = handed.entries.iter().map(envelope).collect();
-        self.publish_all(server, &envelopes);
+        self.publish_all(server, envelopes);
     }
 
     /// Queues an envelope for a server; what can't be handed over goes the slow way.
     pub(super) fn publish(&self, to: &ProcessId, envelope: Envelope) {
-        self.publish_all(to, &[Arc::new(envelope)]);
+        self.publish_all(to, vec![Arc::new(envelope)]);
     }
 
-    fn publish_all(&self, to: &ProcessId, envelopes: &[Arc<Envelope>]) {
+    fn publish_all(&self, to: &ProcessId, envelopes: Vec<Arc<Envelope>>) {
         match self.router.publishers.push(to, envelopes) {
             Pushed::Queued => {}
-            Pushed::Full => envelopes.iter().for_each(|envelope| self.undelivered(envelope)),
-            Pushed::Drain => {
+            Pushed::Full(back) => back.iter().for_each(|envelope| self.undelivered(envelope)),
+            Pushed::Drain(first) => {
                 let (chat, to) = (self.this.clone(), to.clone());
                 let mut draining = Box::pin(async move {
                     let Some(chat) = chat.upgrade() else { return };
-                    let failed = |batch: Vec<Arc<Envelope>>| {
+                    let failed = |batch: &[Arc<Envelope>]| {
                         chat.redis_failed();
                         batch.iter().for_each(|envelope| chat.undelivered(envelope));
                     };
-                    chat.router.publishers.drain(&*chat.bus, &to, failed).await;
+                    chat.router.publishers.drain(&*chat.bus, &to, first, failed).await;
                 });
                 if (&mut draining).now_or_never().is_none() {
                     tokio::spawn(draining);

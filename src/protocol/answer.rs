@@ -44,8 +44,31 @@ impl Writer {
         writer
     }
 
+    /// A name of ours, whose alphabet holds nothing that needs an escape.
+    fn name(self, key: &str, value: &str) -> Self {
+        let mut writer = self.key(key);
+        writer.0.push(b'"');
+        writer.0.extend_from_slice(value.as_bytes());
+        writer.0.push(b'"');
+        writer
+    }
+
+    /// See [`message_id`].
+    fn id(self, conversation: &ConversationId, seq: Seq) -> Self {
+        let mut writer = self.key("id");
+        writer.0.push(b'"');
+        writer.0.extend_from_slice(conversation.as_str().as_bytes());
+        writer.0.push(b'/');
+        let _ = serde_json::to_writer(&mut writer.0, &seq);
+        writer.0.push(b'"');
+        writer
+    }
+
     fn number(self, key: &str, value: u64) -> Self {
-        self.raw(key, &value.to_string())
+        let mut writer = self.key(key);
+        // As above, it can't fail.
+        let _ = serde_json::to_writer(&mut writer.0, &value);
+        writer
     }
 
     fn raw(self, key: &str, json: &str) -> Self {
@@ -56,7 +79,7 @@ impl Writer {
 
     fn reference(self, reference: Option<&Ref>) -> Self {
         match reference {
-            Some(reference) => self.text("ref", reference.as_str()),
+            Some(reference) => self.name("ref", reference.as_str()),
             None => self,
         }
     }
@@ -77,10 +100,10 @@ pub fn welcome(
     sockets_per_user: u16,
 ) -> Text {
     Writer::new("welcome")
-        .text("userId", user.as_str())
+        .name("userId", user.as_str())
         .text("socketId", &socket.to_string())
-        .text("server", server.as_str())
-        .text("device", device.as_str())
+        .name("server", server.as_str())
+        .name("device", device.as_str())
         .number("protocol", u64::from(PROTOCOL_VERSION))
         .number("timestamp", now)
         .number("pingMs", PING_INTERVAL_MS)
@@ -97,8 +120,8 @@ pub fn sent(
 ) -> Text {
     Writer::new("sent")
         .reference(reference)
-        .text("id", &message_id(conversation, seq))
-        .text("conversation", conversation.as_str())
+        .id(conversation, seq)
+        .name("conversation", conversation.as_str())
         .number("seq", seq)
         .number("timestamp", at)
         .end()
@@ -107,12 +130,12 @@ pub fn sent(
 /// An entry of the log. `with_ref` for the sender's own other sockets.
 pub fn entry(conversation: &ConversationId, entry: &Entry, with_ref: bool) -> Text {
     let mut writer = Writer::new(entry.kind.as_str())
-        .text("id", &message_id(conversation, entry.seq))
-        .text("conversation", conversation.as_str())
+        .id(conversation, entry.seq)
+        .name("conversation", conversation.as_str())
         .number("seq", entry.seq)
-        .text("from", entry.from.as_str());
+        .name("from", entry.from.as_str());
     if let Some(to) = &entry.to {
-        writer = writer.text("to", to.as_str());
+        writer = writer.name("to", to.as_str());
     }
     if let Some(message) = &entry.message {
         writer = writer.text("message", message);
@@ -138,17 +161,17 @@ pub fn read(conversation: &ConversationId, seq: Seq, user: &UserId) -> Text {
 
 fn status(kind: &str, conversation: &ConversationId, seq: Seq, user: &UserId) -> Text {
     Writer::new(kind)
-        .text("conversation", conversation.as_str())
+        .name("conversation", conversation.as_str())
         .number("seq", seq)
-        .text("userId", user.as_str())
+        .name("userId", user.as_str())
         .end()
 }
 
 /// Something that was never stored.
 pub fn signal(conversation: &ConversationId, from: &UserId, data: &RawValue) -> Text {
     Writer::new("signal")
-        .text("conversation", conversation.as_str())
-        .text("from", from.as_str())
+        .name("conversation", conversation.as_str())
+        .name("from", from.as_str())
         .raw("data", data.get())
         .end()
 }
@@ -156,7 +179,7 @@ pub fn signal(conversation: &ConversationId, from: &UserId, data: &RawValue) -> 
 /// What `catchup=N` left out, for paging: the entries `from` to `to`, both included.
 pub fn missed(conversation: &ConversationId, from: Seq, to: Seq) -> Text {
     Writer::new("missed")
-        .text("conversation", conversation.as_str())
+        .name("conversation", conversation.as_str())
         .number("from", from)
         .number("to", to)
         .end()

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Shared;
 use super::batch::{Batch, Fate, Stored};
 use super::log::{Log, Place};
 use super::patience::{Patience, persist};
 use super::queue::Lane;
 use super::refs::Seen;
+use super::{Origin, Shared};
 use crate::chat::ChatError;
 use crate::planted::{Bug, planted};
 use crate::protocol::{Entry, ErrorCode, Kind};
@@ -167,6 +167,18 @@ impl Round<'_> {
         self.batch.items[at].answer.origin.may_append()
     }
 
+    /// The same for one item after the other: those of one process have one answer.
+    fn permits(&self) -> impl FnMut(usize) -> bool {
+        let mut known: Option<(&Arc<dyn Origin>, bool)> = None;
+        move |at| {
+            let origin = &self.batch.items[at].answer.origin;
+            match known {
+                Some((of, may)) if Arc::ptr_eq(of, origin) => may,
+                _ => known.insert((origin, origin.may_append())).1,
+            }
+        }
+    }
+
     /// Waits until it is permitted; at most a second.
     async fn await_permit(&self, permitted: impl Fn(&Self) -> bool) {
         let until = Instant::now() + PERMIT_WAIT;
@@ -193,14 +205,18 @@ impl Round<'_> {
     fn unvouched(&self) -> impl Iterator<Item = usize> {
         let decided = self.batch.items.iter().take_while(|item| !item.is_new()).enumerate();
         let stands = decided.filter(|(_, item)| !matches!(item.fate, Fate::Refused(_)));
-        stands.map(|(at, _)| at).filter(|at| !self.may_append(*at))
+        let mut may_append = self.permits();
+        stands.map(|(at, _)| at).filter(move |at| !may_append(*at))
     }
 
     /// How many of the run, from the first on, may be put: their process counts as alive. Those
     /// that may not after a second are refused.
     async fn permitted(&mut self, run: &[usize]) -> Result<usize, ChatError> {
         self.await_permit(|round| round.may_append(run[0])).await;
-        let count = run.iter().take_while(|at| self.may_append(**at)).count();
+        let count = {
+            let mut may_append = self.permits();
+            run.iter().take_while(|at| may_append(**at)).count()
+        };
         if count > 0 {
             return Ok(count);
         }

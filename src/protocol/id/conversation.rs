@@ -23,8 +23,9 @@ pub struct ConversationId(Arc<str>);
 impl ConversationId {
     /// The direct conversation of two people, whoever writes first.
     pub fn direct(a: &UserId, b: &UserId) -> Self {
-        let (first, second) = if a.as_str() <= b.as_str() { (a, b) } else { (b, a) };
-        Self(format!("dm:{first}:{second}").into())
+        let (a, b) = (a.as_str(), b.as_str());
+        let (first, second) = if a <= b { (a, b) } else { (b, a) };
+        Self(["dm:", first, ":", second].concat().into())
     }
 
     /// The conversation of a room.
@@ -59,25 +60,29 @@ impl ConversationId {
         if let Some(room) = self.0.strip_prefix("room:") {
             return ConversationKind::Room(RoomId(room.into()));
         }
-        let pair = self.0.strip_prefix("dm:").and_then(|pair| pair.split_once(':'));
-        let (a, b) = pair.unwrap_or_default();
+        let (a, b) = self.pair().unwrap_or_default();
         ConversationKind::Direct(UserId(a.into()), UserId(b.into()))
+    }
+
+    /// The two names of a direct conversation.
+    fn pair(&self) -> Option<(&str, &str)> {
+        self.0.strip_prefix("dm:")?.split_once(':')
     }
 
     /// Whether this is a direct conversation of this person.
     pub fn is_between(&self, user: &UserId) -> bool {
-        let pair = self.0.strip_prefix("dm:").and_then(|pair| pair.split_once(':'));
-        pair.is_some_and(|(a, b)| a == user.as_str() || b == user.as_str())
+        self.pair().is_some_and(|(a, b)| a == user.as_str() || b == user.as_str())
     }
 
     /// The other one of a direct conversation (oneself in a note to oneself); `None` for a room or
     /// a stranger.
     pub fn other(&self, user: &UserId) -> Option<UserId> {
-        match self.kind() {
-            ConversationKind::Direct(a, b) if a == *user => Some(b),
-            ConversationKind::Direct(a, b) if b == *user => Some(a),
-            _ => None,
-        }
+        let other = match self.pair()? {
+            (a, b) if a == user.as_str() => b,
+            (a, b) if b == user.as_str() => a,
+            _ => return None,
+        };
+        Some(UserId(other.into()))
     }
 }
 
