@@ -92,12 +92,17 @@ impl Jwks {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Fetches again for a key that is not known, unless that was done a moment ago: the keys may
-    /// be others then.
-    pub async fn ask_again(self: &Arc<Self>) -> Result<(), Refusal> {
-        let lately = |asked: &Option<Instant>| asked.is_some_and(|at| at.elapsed() < ASK_INTERVAL);
-        if self.asked.try_lock().is_ok_and(|asked| lately(&asked)) {
-            return Ok(());
+    /// Fetches again for a key that is not known, unless that was done a moment ago: then it gives
+    /// how long they are not asked for again, and the keys may be others by now.
+    pub async fn ask_again(self: &Arc<Self>) -> Result<Option<Duration>, Refusal> {
+        let lately = |asked: &Option<Instant>| {
+            let since = asked.as_ref().map(Instant::elapsed);
+            since.and_then(|since| ASK_INTERVAL.checked_sub(since)).filter(|left| !left.is_zero())
+        };
+        if let Ok(asked) = self.asked.try_lock()
+            && let Some(left) = lately(&asked)
+        {
+            return Ok(Some(left));
         }
         let Ok(permit) = self.askers.clone().try_acquire_owned() else {
             return Err(Refusal::NoKeys);
@@ -108,10 +113,12 @@ impl Jwks {
             let _permit = permit;
             let mut asked = jwks.asked.lock().await;
             // One that ended while this waited has the answer.
-            if !lately(&asked) {
+            if lately(&asked).is_none() {
                 jwks.fetch().await;
                 *asked = Some(Instant::now());
             }
+            // One that failed says nothing of what there is.
+            jwks.trouble().is_some().then_some(ASK_INTERVAL)
         });
         asking.await.map_err(|_| Refusal::NoKeys)
     }
