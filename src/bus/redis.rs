@@ -19,6 +19,7 @@ use super::payload::{decode, encode};
 use super::signing::{Guard, Keys, Refusal, Signer};
 use super::{Bus, BusError, Subscription};
 use crate::directory::link::{Link, Target};
+use crate::directory::trouble::is_forbidden;
 use crate::protocol::{Envelope, ProcessId};
 use crate::telemetry::{Call, Metrics};
 
@@ -100,7 +101,14 @@ impl Bus for RedisBus {
         let ear =
             Arc::new(Ear { inbox, guard, metrics: self.metrics.clone(), told: Mutex::default() });
         let channel = Channel { target: self.link.target().clone(), name, ear };
-        let first = channel.listen().await.map_err(|error| BusError(error.to_string()))?;
+        let first = channel.listen().await.map_err(|error| match is_forbidden(&error) {
+            false => BusError(error.to_string()),
+            true => BusError(format!(
+                "Redis refuses the channel {:?} ({error}): see deploy/redis-acl.conf; with \
+                 --redis-prefix both patterns need the prefix",
+                channel.name
+            )),
+        })?;
         // Ends with the subscription: it waits for nothing without waiting for that too.
         tokio::spawn(channel.keep(first));
         Ok(subscription)
