@@ -55,6 +55,12 @@ impl Verifier {
             None => None,
         };
         if let Some(provider) = &provider {
+            if !options.jwks_users_only {
+                tracing::warn!(
+                    "tokens of the identity provider may say that they are of scope admin or \
+                     service: give --jwks-users-only unless nobody but you decides on their scopes"
+                );
+            }
             provider.refresh().await;
         }
         let only_users = options.jwks_users_only;
