@@ -157,12 +157,12 @@ impl Jwks {
     }
 
     async fn try_fetch(&self) -> Result<Vec<Key>, String> {
-        let answer = self.client.get(self.url.clone()).await.map_err(|error| error.to_string())?;
+        let answer = self.client.get(self.url.clone()).await.map_err(|error| in_words(&error))?;
         if answer.status() != 200 {
             return Err(format!("it answered {}", answer.status().as_u16()));
         }
         let body = Limited::new(answer.into_body(), FETCH_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| error.to_string())?.to_bytes();
+        let body = body.map_err(|error| in_words(&*error))?.to_bytes();
         let set: Set = serde_json::from_slice(&body).map_err(|_| "that is no set of keys")?;
         let mut keys = Vec::new();
         for json in set.keys.iter().take(KEYS_MAX) {
@@ -174,6 +174,16 @@ impl Jwks {
         }
         if keys.is_empty() { Err("it holds no key that can be used".to_owned()) } else { Ok(keys) }
     }
+}
+
+/// What an error says, and what is at the bottom of it: a refused connection, a certificate.
+fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    let (kind, cause) = (error.to_string(), last.to_string());
+    if kind == cause { kind } else { format!("{kind}: {cause}") }
 }
 
 /// By the root certificates of the system, which loopback does without.

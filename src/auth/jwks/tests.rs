@@ -244,6 +244,15 @@ async fn a_fetch_ends_in_time() {
     assert!(verifier.trouble().unwrap().contains("in time"));
 }
 
+#[tokio::test]
+async fn a_fetch_that_fails_says_what_was_at_the_bottom_of_it() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let url = Some(format!("http://{closed}/keys"));
+    let verifier = Verifier::start(&Options { jwks_url: url, ..options() }).await.unwrap().unwrap();
+    let trouble = verifier.trouble().unwrap();
+    assert!(trouble.contains("Connection refused"), "{trouble}");
+}
+
 #[test]
 fn only_loopback_goes_without_tls() {
     for (url, good) in [
