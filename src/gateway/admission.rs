@@ -70,7 +70,9 @@ impl Gateway {
         match &hello.user {
             Some(named) if *named != identity.user => {
                 if !identity.scopes.service {
-                    return Err(Refusal::new(403, "userId is not the token's user: leave it out"));
+                    let own = &identity.user;
+                    let detail = format!("userId is not the token's user, {own}: leave it out");
+                    return Err(Refusal::new(403, detail));
                 }
                 let issued = service(&self.chat, &identity).await?;
                 let acting = Some(acting(identity));
@@ -160,8 +162,6 @@ pub(super) fn renew(
     }
 }
 
-async fn try_renew(
-    guard: &Guard,
 /// Why a token renews nothing, and whether that counts for its client's address.
 struct Unrenewed {
     error: ChatError,
@@ -182,6 +182,8 @@ impl From<ChatError> for Unrenewed {
     }
 }
 
+async fn try_renew(
+    guard: &Guard,
     chat: &Chat,
     outbox: &Outbox,
     token: &Token,
