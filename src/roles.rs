@@ -86,6 +86,7 @@ async fn stop(mut node: Node, end: End) -> ExitCode {
         }
     }
     node.stop().await;
+    tracing::info!("stopped");
     match end {
         End::Signal => ExitCode::SUCCESS,
         End::Taken => ExitCode::FAILURE,

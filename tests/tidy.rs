@@ -42,7 +42,15 @@ const ANYWHERE: [&str; 3] = ["planted", "chance", "slab"];
 
 /// Libraries that only some files may name.
 const LIBRARIES: [(&str, &[&str]); 6] = [
-    ("redis", &["src/directory/redis.rs", "src/directory/link.rs", "src/bus/redis.rs"]),
+    (
+        "redis",
+        &[
+            "src/directory/redis.rs",
+            "src/directory/link.rs",
+            "src/directory/trouble.rs",
+            "src/bus/redis.rs",
+        ],
+    ),
     ("aws_sdk_dynamodb", &["src/store/dynamodb/", "src/board/dynamodb.rs"]),
     ("aws_config", &["src/store/dynamodb/"]),
     ("aws_credential_types", &["src/store/dynamodb/"]),

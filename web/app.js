@@ -9,6 +9,7 @@ import { Log } from "./log.js";
 
 const ID = /^[A-Za-z0-9_.@|+=~-]{1,128}$/;
 const TARGET = /^(room:)?[A-Za-z0-9_.@|+=~-]{1,128}$/;
+const TOKEN = /^[\w.-]+$/;
 const PAGE = 50;
 const UNAUTHORIZED = 4401;
 const TYPING_EVERY_MS = 2_000;
@@ -23,6 +24,7 @@ class Pane {
   #typingTimer = 0;
   #countdown = 0;
   #readUpTo = 0;
+  #noted = false;
   #token;
   #onRename;
 
@@ -91,10 +93,9 @@ class Pane {
     this.#part(".token").addEventListener("submit", (event) => {
       event.preventDefault();
       const field = this.#part(".token input");
-      this.#token = field.value.trim() || undefined;
+      this.#signIn(field.value.trim().replace(/^bearer(\s+|$)/i, ""));
       // Nothing keeps it but this pane.
       field.value = "";
-      this.open();
     });
     for (const [name, form] of [[".as", ID], [".to", TARGET]]) {
       const input = this.#part(name);
@@ -106,6 +107,21 @@ class Pane {
     }
     this.#root.addEventListener("focusin", () => this.#markRead());
     addEventListener("focus", () => this.#markRead());
+  }
+
+  #signIn(token) {
+    if (token && !TOKEN.test(token)) {
+      this.#problem("That is no token: one has letters, digits and _ . - alone. Paste it whole.");
+      return;
+    }
+    this.#token = token || undefined;
+    if (token) {
+      // What waits there leaves where the token is the same person's.
+      this.#problem("");
+      this.#parlor.renew(token);
+    } else {
+      this.open();
+    }
   }
 
   #renamed() {
@@ -139,6 +155,7 @@ class Pane {
       return;
     }
     this.#typingSent = 0;
+    this.#problem("");
     this.#log.pending(ref, text);
     this.#markRead();
   }
@@ -171,9 +188,15 @@ class Pane {
     this.#part(".token").hidden = !(state === "stopped" && code === UNAUTHORIZED);
     if (state === "open" && userId !== this.me) {
       // The token says who this is, whatever stood in the field.
+      const [before, lost] = [this.me, this.#parlor.waiting];
       this.open(userId, this.target);
       this.#onRename(this);
+      if (lost > 0) this.#note(`Not sent: ${lost} written as ${before}, who has not signed in.`);
       return;
+    }
+    if (state === "stopped" && code === UNAUTHORIZED && !this.#token) {
+      const mint = `parlor token --sub ${this.me} --jwt-secret-file FILE`;
+      this.#problem(`Paste a token above; \`${mint}\` prints one.`);
     }
     const box = this.#part(".state");
     const words = this.#part(".words");
@@ -210,10 +233,12 @@ class Pane {
       // What is known of the end of the log goes with the next send (`after`).
       if (where.before === undefined) parlor.learn(conversation, page.messages.at(-1)?.seq ?? 0);
       show(page);
-      this.#problem("");
+      if (!this.#noted) this.#problem("");
     } catch (error) {
       if (parlor !== this.#parlor) return;
-      const unknown = `${this.me} is not in ${this.target}.`;
+      const room = this.target.startsWith("room:");
+      const make = room ? " If it is not there yet, make it by POST /v1/rooms." : "";
+      const unknown = `${this.me} is not in ${this.target}.${make}`;
       this.#problem(error.status === 404 ? unknown : `No history: ${error.message}`);
     }
   }
@@ -237,7 +262,14 @@ class Pane {
     if (words) this.#typingTimer = setTimeout(() => this.#typing(""), TYPING_SHOWN_MS);
   }
 
+  /** Stays until the next message, whatever goes well meanwhile. */
+  #note(words) {
+    this.#problem(words);
+    this.#noted = true;
+  }
+
   #problem(words) {
+    this.#noted = false;
     const box = this.#part(".problem");
     box.textContent = words;
     box.hidden = words === "";

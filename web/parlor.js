@@ -18,6 +18,7 @@ const UNACKED_MAX = 1_000;
 // Under the 64 KiB at which a server closes the socket, with room for the `after` to come.
 const FRAME_BYTES_MAX = 65_000;
 const SEEN_MAX = 2_000;
+const UNAUTHORIZED = 4401;
 
 /** `dm:{a}:{b}`, sorted as the server sorts: ids are ASCII, so by code unit. */
 export function direct(a, b) {
@@ -137,6 +138,9 @@ export class Parlor extends EventTarget {
   #attempt = 0;
   #comeBackAt = 0;
   #closed = false;
+  #stopped = false;
+  /** The socket is open and this user's: what waits may leave. */
+  #ours = false;
   #unacked = new Unanswered();
   #paused = new Map();
   #seen = new Map();
@@ -167,6 +171,12 @@ export class Parlor extends EventTarget {
     clearInterval(this.#pulse);
     this.#socket?.close(1000);
     this.#socket = null;
+    this.#ours = false;
+  }
+
+  /** How many sends have no answer yet. */
+  get waiting() {
+    return this.#unacked.size;
   }
 
   /** Sends a message, online or not, in order; returns its ref, or null if too many wait. */
@@ -186,10 +196,15 @@ export class Parlor extends EventTarget {
     return ref;
   }
 
-  /** Goes on with a fresh token, here and on every socket to come: before the old one ends. */
+  /**
+   * Goes on with a fresh token, here and on every socket to come: before the old one ends. Where it
+   * has stopped it dials again; its sends without an answer leave if the token is the same user's.
+   */
   renew(token) {
     this.#options.token = token;
-    this.#write({ type: "auth", token });
+    if (!this.#stopped) return void this.#write({ type: "auth", token });
+    [this.#stopped, this.#attempt, this.#comeBackAt] = [false, 0, 0];
+    this.#now();
   }
 
   /** Says that everything up to `seq` has been seen by the person; false where offline. */
@@ -242,37 +257,50 @@ export class Parlor extends EventTarget {
     url.searchParams.set("device", device);
     url.searchParams.set("catchup", String(catchup));
     this.#emit("state", { state: "connecting" });
-    const socket = new WebSocket(url, token ? ["parlor", `bearer.${token}`] : []);
+    let socket;
+    try {
+      socket = new WebSocket(url, token ? ["parlor", `bearer.${token}`] : []);
+    } catch ({ name }) {
+      // Not with its message, which shows the token.
+      const bad = token && name === "SyntaxError";
+      const reason = bad ? "the token has characters that none has" : `no socket here (${name})`;
+      return this.#stop(bad ? UNAUTHORIZED : 0, reason);
+    }
     this.#socket = socket;
     socket.onmessage = (event) => socket === this.#socket && this.#take(JSON.parse(event.data));
     socket.onclose = (event) => socket === this.#socket && this.#lost(event.code, event.reason);
+    return undefined;
   }
 
   #now() {
-    if (this.#closed || this.#socket) return;
+    if (this.#closed || this.#stopped || this.#socket) return;
     clearTimeout(this.#timer);
     this.#dial();
   }
 
+  /** Until `renew()`. */
+  #stop(code, reason) {
+    this.#stopped = true;
+    this.#emit("state", { state: "stopped", code, reason });
+  }
+
   #lost(code, reason) {
     this.#socket = null;
+    this.#ours = false;
     this.#unacked.allAgain();
     this.#paused.forEach((timer) => clearTimeout(timer));
     this.#paused.clear();
     clearInterval(this.#pulse);
     clearTimeout(this.#timer);
     if (this.#closed) return;
-    if (code >= 4000 && code < 4500) {
-      this.#closed = true;
-      this.#emit("state", { state: "stopped", code, reason: reason || `code ${code}` });
-      return;
-    }
+    if (code >= 4000 && code < 4500) return this.#stop(code, reason || `code ${code}`);
     const most = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#attempt++);
     const told = this.#comeBackAt - Date.now();
     const retryMs = this.#comeBackAt ? Math.max(0, told) : Math.random() * most;
     this.#comeBackAt = 0;
     this.#emit("state", { state: "waiting", retryMs, reason });
     this.#timer = setTimeout(() => this.#now(), retryMs);
+    return undefined;
   }
 
   get #online() {
@@ -286,7 +314,7 @@ export class Parlor extends EventTarget {
   }
 
   #flush(conversation) {
-    if (!this.#online || this.#paused.has(conversation)) return;
+    if (!this.#online || !this.#ours || this.#paused.has(conversation)) return;
     this.#unacked.take(conversation).forEach((frame) => this.#write(frame));
   }
 
@@ -304,6 +332,8 @@ export class Parlor extends EventTarget {
         this.#write({ type: "ping" });
       }
     }, 5_000);
+    // What was written as one person is not said as another.
+    this.#ours = (welcome.userId ?? this.user) === this.user;
     this.#unacked.conversations.forEach((conversation) => this.#flush(conversation));
     this.#emit("state", { state: "open", server: welcome.server, userId: welcome.userId });
   }

@@ -38,6 +38,9 @@ pub struct Problem {
     /// The `WWW-Authenticate` beside it.
     #[serde(skip)]
     challenge: Option<Box<str>>,
+    /// It counts for the client's address: no good token came with the request.
+    #[serde(skip)]
+    counts: bool,
 }
 
 /// The code of a refused request, for whoever counts: an extension of the response.
@@ -50,9 +53,9 @@ impl Problem {
         Self::from(ChatError::new(code, detail))
     }
 
-    /// Its code.
-    pub(super) fn code(&self) -> &'static str {
-        self.code
+    /// Whether it counts as a bad token of the client's address.
+    pub(super) fn counts(&self) -> bool {
+        self.counts
     }
 
     /// The input is not what the API takes.
@@ -76,8 +79,10 @@ impl Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let problem = Self::new(refusal.code(), refusal.to_string());
+        let retry_after_ms = problem.retry_after_ms.map(|_| refusal.retry_ms());
+        let problem = Self { retry_after_ms, counts: refusal.counts(), ..problem };
         match refusal.code() {
-            ErrorCode::Unauthorized => problem.challenging(challenge(refusal)),
+            ErrorCode::Unauthorized => problem.challenging(challenge(&refusal)),
             _ => problem,
         }
     }
@@ -96,6 +101,7 @@ impl From<ChatError> for Problem {
             retryable: code.retryable(),
             retry_after_ms: retry_after_ms.filter(|_| code.retryable()),
             challenge: None,
+            counts: false,
         }
     }
 }

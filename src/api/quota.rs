@@ -61,7 +61,7 @@ impl Quota {
 
     /// What is answered where a token did not hold: one too many is told so.
     pub(super) fn failed(&self, client: IpAddr, problem: Problem) -> Problem {
-        if problem.code() != ErrorCode::Unauthorized.as_str() {
+        if !problem.counts() {
             return problem;
         }
         match self.limits.failed(self.address(client)) {

@@ -34,7 +34,7 @@ pub fn bearer(headers: &[&[u8]], protocols: &[&[u8]]) -> Result<Option<Token>, R
 }
 
 /// The `WWW-Authenticate` of a 401 (RFC 6750 §3).
-pub fn challenge(refusal: Refusal) -> String {
+pub fn challenge(refusal: &Refusal) -> String {
     match refusal {
         Refusal::Missing => "Bearer realm=\"parlor\"".to_owned(),
         // The sentences hold no quotes.
@@ -82,9 +82,9 @@ mod tests {
     #[test]
     fn a_challenge_is_a_header() {
         for refusal in [Refusal::Missing, Refusal::User, Refusal::Ended, Refusal::Signature] {
-            let text = challenge(refusal);
+            let text = challenge(&refusal);
             assert!(text.is_ascii() && text.matches('"').count().is_multiple_of(2), "{text}");
         }
-        assert!(challenge(Refusal::Ended).contains("error=\"invalid_token\""));
+        assert!(challenge(&Refusal::Ended).contains("error=\"invalid_token\""));
     }
 }

@@ -92,12 +92,17 @@ impl Jwks {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Fetches again for a key that is not known, unless that was done a moment ago: the keys may
-    /// be others then.
-    pub async fn ask_again(self: &Arc<Self>) -> Result<(), Refusal> {
-        let lately = |asked: &Option<Instant>| asked.is_some_and(|at| at.elapsed() < ASK_INTERVAL);
-        if self.asked.try_lock().is_ok_and(|asked| lately(&asked)) {
-            return Ok(());
+    /// Fetches again for a key that is not known, unless that was done a moment ago: then it gives
+    /// how long they are not asked for again, and the keys may be others by now.
+    pub async fn ask_again(self: &Arc<Self>) -> Result<Option<Duration>, Refusal> {
+        let lately = |asked: &Option<Instant>| {
+            let since = asked.as_ref().map(Instant::elapsed);
+            since.and_then(|since| ASK_INTERVAL.checked_sub(since)).filter(|left| !left.is_zero())
+        };
+        if let Ok(asked) = self.asked.try_lock()
+            && let Some(left) = lately(&asked)
+        {
+            return Ok(Some(left));
         }
         let Ok(permit) = self.askers.clone().try_acquire_owned() else {
             return Err(Refusal::NoKeys);
@@ -108,10 +113,12 @@ impl Jwks {
             let _permit = permit;
             let mut asked = jwks.asked.lock().await;
             // One that ended while this waited has the answer.
-            if !lately(&asked) {
+            if lately(&asked).is_none() {
                 jwks.fetch().await;
                 *asked = Some(Instant::now());
             }
+            // One that failed says nothing of what there is.
+            jwks.trouble().is_some().then_some(ASK_INTERVAL)
         });
         asking.await.map_err(|_| Refusal::NoKeys)
     }
@@ -150,12 +157,12 @@ impl Jwks {
     }
 
     async fn try_fetch(&self) -> Result<Vec<Key>, String> {
-        let answer = self.client.get(self.url.clone()).await.map_err(|error| error.to_string())?;
+        let answer = self.client.get(self.url.clone()).await.map_err(|error| in_words(&error))?;
         if answer.status() != 200 {
             return Err(format!("it answered {}", answer.status().as_u16()));
         }
         let body = Limited::new(answer.into_body(), FETCH_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| error.to_string())?.to_bytes();
+        let body = body.map_err(|error| in_words(&*error))?.to_bytes();
         let set: Set = serde_json::from_slice(&body).map_err(|_| "that is no set of keys")?;
         let mut keys = Vec::new();
         for json in set.keys.iter().take(KEYS_MAX) {
@@ -167,6 +174,16 @@ impl Jwks {
         }
         if keys.is_empty() { Err("it holds no key that can be used".to_owned()) } else { Ok(keys) }
     }
+}
+
+/// What an error says, and what is at the bottom of it: a refused connection, a certificate.
+fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    let (kind, cause) = (error.to_string(), last.to_string());
+    if kind == cause { kind } else { format!("{kind}: {cause}") }
 }
 
 /// By the root certificates of the system, which loopback does without.

@@ -3,6 +3,7 @@
 //! A secret is for HS256 and nothing else, a public key never for HS256: a token that was signed
 //! with the text of a public key as if it were a secret meets no key that would take it.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
@@ -179,6 +180,9 @@ impl Key {
 pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, BadKeys> {
     let name = path.display();
     let bad = |what: String| BadKeys(format!("--jwt-secret-file {name}: {what}"));
+    if std::fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        return Err(bad(format!("it is not there; make one: parlor token --new-secret {name}")));
+    }
     let bytes = read(path).map_err(bad)?;
     let line = bytes.strip_suffix(b"\r\n").or_else(|| bytes.strip_suffix(b"\n"));
     let secret = line.unwrap_or(&bytes);

@@ -69,7 +69,8 @@ pub struct Mint {
 pub fn run(options: &Mint) -> Result<ExitCode, BadKeys> {
     if let Some(path) = &options.new_secret {
         new_secret(path)?;
-        eprintln!("{} holds a new secret; keep it: who has it is anybody", path.display());
+        let name = path.display();
+        eprintln!("{name} holds a new secret; keep it safe: whoever has it can pose as anybody");
     }
     if let Some(sub) = &options.sub {
         let signing = options.new_secret.as_ref().or(options.jwt_secret_file.first());

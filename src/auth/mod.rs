@@ -26,13 +26,16 @@ pub use options::{Carried, Options, is_on_command_line};
 pub use verifier::Verifier;
 
 pub use crate::protocol::LEEWAY_SECONDS;
+use crate::protocol::answer::RETRY_MS;
 use crate::protocol::{ErrorCode, TOKEN_REVOKED};
 
 /// A token that ends later than this from now is refused: nothing but a revocation would end it.
 pub const LIFE_SECONDS_MAX: u64 = 366 * 24 * 3_600;
+/// How much of a key's name is shown.
+const KEY_NAME_CHARS_MAX: usize = 64;
 
 /// Why a token is refused, in words that tell its owner what to do and a stranger nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// There is none.
     #[error("a token is required: Authorization: Bearer …")]
@@ -76,16 +79,62 @@ pub enum Refusal {
     /// The keys could not be had yet.
     #[error("the keys of the identity provider can't be had now, try again")]
     NoKeys,
+    /// The key that it names is not among them, and they are as new as they get.
+    #[error("no key named {0} is known, and the identity provider was asked just now")]
+    UnknownKey(KeyName),
+    /// The same, and they may be others by now.
+    #[error(
+        "no key named {name} is known yet; keys are asked for at most once a minute, try again \
+         in {} s",
+        .after_ms.div_ceil(1_000)
+    )]
+    KeyToCome {
+        /// What the token calls it.
+        name: KeyName,
+        /// When they are asked for again, at the earliest.
+        after_ms: u64,
+    },
 }
 
 impl Refusal {
     /// The code to answer with.
-    pub fn code(self) -> ErrorCode {
+    pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NoKeys => ErrorCode::Unavailable,
+            Self::NoKeys | Self::KeyToCome { .. } => ErrorCode::Unavailable,
             Self::Ambiguous => ErrorCode::BadRequest,
             _ => ErrorCode::Unauthorized,
         }
+    }
+
+    /// When to come back, where that may help.
+    pub fn retry_ms(&self) -> u64 {
+        match self {
+            Self::KeyToCome { after_ms, .. } => *after_ms,
+            _ => RETRY_MS,
+        }
+    }
+
+    /// Whether it counts as a try of whoever has no good token: names of keys are made up as easily
+    /// as signatures.
+    pub fn counts(&self) -> bool {
+        self.code() == ErrorCode::Unauthorized || matches!(self, Self::KeyToCome { .. })
+    }
+}
+
+/// What a token calls its key, fit to be shown: whoever sends one chooses it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyName(Box<str>);
+
+impl KeyName {
+    fn new(kid: &str) -> Self {
+        let harmless = |c: &char| c.is_ascii_graphic() && !matches!(c, '"' | '\\');
+        Self(kid.chars().filter(harmless).take(KEY_NAME_CHARS_MAX).collect())
+    }
+}
+
+impl std::fmt::Display for KeyName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

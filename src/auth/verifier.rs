@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::jwks::Jwks;
 use super::key::{Key, Rules};
-use super::{BadKeys, Identity, Options, Refusal, Scopes};
+use super::{BadKeys, Identity, KeyName, Options, Refusal, Scopes};
 use crate::protocol::{TOKEN_BYTES_MAX, Token};
 
 /// The most keys that a token is tried with: each try costs a signature check.
@@ -55,6 +55,12 @@ impl Verifier {
             None => None,
         };
         if let Some(provider) = &provider {
+            if !options.jwks_users_only {
+                tracing::warn!(
+                    "tokens of the identity provider may say that they are of scope admin or \
+                     service: give --jwks-users-only unless nobody but you decides on their scopes"
+                );
+            }
             provider.refresh().await;
         }
         let only_users = options.jwks_users_only;
@@ -103,18 +109,39 @@ impl Verifier {
         let by_secret = header.alg.family() == AlgorithmFamily::Hmac;
         let provider = self.0.provider.as_ref().filter(|_| !by_secret);
         let Some(provider) = provider else { return Err(Refusal::Signature) };
-        let mut keys = provider.keys();
-        let named = |keys: &[Key]| keys.iter().any(|key| key.is_named(&header));
-        let known = keys.as_ref().is_some_and(|keys| header.kid.is_none() || named(keys));
-        if !known {
-            provider.ask_again().await?;
-            keys = provider.keys();
-        }
-        let keys = keys.ok_or(Refusal::NoKeys)?;
-        let identity = self.try_keys(text, keys.iter().filter(|key| key.fits(&header)))?;
+        let identity = self.by_provider(provider, text, &header).await?;
         match self.0.only_users {
             true => Ok(Identity { scopes: Scopes::USER, ..identity }),
             false => Ok(identity),
+        }
+    }
+
+    /// By the keys of the provider; one that is not among them is asked for.
+    async fn by_provider(
+        &self,
+        provider: &Arc<Jwks>,
+        text: &str,
+        header: &Header,
+    ) -> Result<Identity, Refusal> {
+        let mut keys = provider.keys();
+        let named = |keys: &[Key]| keys.iter().any(|key| key.is_named(header));
+        let known = keys.as_ref().is_some_and(|keys| header.kid.is_none() || named(keys));
+        let mut asked_again_in = None;
+        if !known {
+            asked_again_in = provider.ask_again().await?;
+            keys = provider.keys();
+        }
+        let keys = keys.ok_or(Refusal::NoKeys)?;
+        let tried = self.try_keys(text, keys.iter().filter(|key| key.fits(header)));
+        match (&tried, &header.kid) {
+            (Err(Refusal::Signature), Some(kid)) if !named(&keys) && !named(&self.0.keys) => {
+                let name = KeyName::new(kid);
+                Err(match asked_again_in.and_then(|left| u64::try_from(left.as_millis()).ok()) {
+                    Some(after_ms) => Refusal::KeyToCome { name, after_ms },
+                    None => Refusal::UnknownKey(name),
+                })
+            }
+            _ => tried,
         }
     }
 

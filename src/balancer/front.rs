@@ -184,8 +184,9 @@ async fn bearer_of(auth: &Verifier, request: &Request<Incoming>) -> Result<Ident
 fn refused(refusal: Refusal) -> Answer {
     let status = StatusCode::from_u16(refusal.code().http_status());
     let status = status.unwrap_or(StatusCode::UNAUTHORIZED);
-    let mut response = problem(status, refusal.code(), &refusal.to_string());
-    if let (StatusCode::UNAUTHORIZED, Ok(value)) = (status, challenge(refusal).parse()) {
+    let after_ms = refusal.retry_ms();
+    let mut response = problem_after(status, refusal.code(), &refusal.to_string(), after_ms);
+    if let (StatusCode::UNAUTHORIZED, Ok(value)) = (status, challenge(&refusal).parse()) {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
     }
     response

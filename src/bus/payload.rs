@@ -51,6 +51,17 @@ pub(super) fn encode(
     Ok(payloads)
 }
 
+/// The process that a batch names as its own, where one of its envelopes does.
+pub(super) fn sender(batch: &[u8]) -> Option<String> {
+    let named = |envelope: &Arc<Envelope>| match &**envelope {
+        Envelope::Entry { via, .. } => Some(via.to_string()),
+        Envelope::Hint { via, .. } => via.as_ref().map(ToString::to_string),
+        Envelope::Receipt { server, .. } => Some(server.to_string()),
+        _ => None,
+    };
+    decode(batch).0.iter().find_map(named)
+}
+
 /// What was published, and how many envelopes in it can't be read.
 pub(crate) fn decode(payload: &[u8]) -> (Vec<Arc<Envelope>>, usize) {
     if payload.first() != Some(&b'[') {

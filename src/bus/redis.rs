@@ -15,10 +15,11 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::inbox::{Inbox, Pushed};
-use super::payload::{decode, encode};
-use super::signing::{Guard, Keys, Refusal, Signer};
+use super::payload::{decode, encode, sender};
+use super::signing::{Guard, Keys, Refusal, Signer, claimed};
 use super::{Bus, BusError, Subscription};
 use crate::directory::link::{Link, Target};
+use crate::directory::trouble::is_forbidden;
 use crate::protocol::{Envelope, ProcessId};
 use crate::telemetry::{Call, Metrics};
 
@@ -100,7 +101,14 @@ impl Bus for RedisBus {
         let ear =
             Arc::new(Ear { inbox, guard, metrics: self.metrics.clone(), told: Mutex::default() });
         let channel = Channel { target: self.link.target().clone(), name, ear };
-        let first = channel.listen().await.map_err(|error| BusError(error.to_string()))?;
+        let first = channel.listen().await.map_err(|error| match is_forbidden(&error) {
+            false => BusError(error.to_string()),
+            true => BusError(format!(
+                "Redis refuses the channel {:?} ({error}): see deploy/redis-acl.conf; with \
+                 --redis-prefix both patterns need the prefix",
+                channel.name
+            )),
+        })?;
         // Ends with the subscription: it waits for nothing without waiting for that too.
         tokio::spawn(channel.keep(first));
         Ok(subscription)
@@ -130,13 +138,21 @@ impl Ear {
     }
 
     /// Drops what may not be believed; said once in a while, or a stranger could fill the logs.
-    fn refuse(&self, refusal: Refusal) {
+    fn refuse(&self, refusal: Refusal, payload: &[u8]) {
         self.count(refusal.name(), 1);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told: Instant| told.elapsed() > TELL_INTERVAL) {
             *told = Some(Instant::now());
             let why = refusal.name();
-            tracing::warn!(why, "a bus message is dropped: see --bus-key, and the clocks");
+            let (key, batch) = claimed(payload).unzip();
+            // It says so itself, and may lie: where to look first.
+            let from = batch.and_then(sender);
+            tracing::warn!(
+                why,
+                key,
+                from,
+                "a bus message is dropped: see --bus-key, and the clocks"
+            );
         }
     }
 
@@ -157,7 +173,7 @@ impl Ear {
         }
         let batch = match self.guard.open(payload) {
             Ok(batch) => batch,
-            Err(refusal) => return self.refuse(refusal),
+            Err(refusal) => return self.refuse(refusal, payload),
         };
         let (batch, bad) = decode(batch);
         if bad > 0 {

@@ -204,6 +204,15 @@ impl Guard {
     }
 }
 
+/// Which key a publish claims to be signed with, and the batch in it: of what is not believed, for
+/// whoever looks for its sender.
+pub(super) fn claimed(payload: &[u8]) -> Option<(&str, &[u8])> {
+    let signed = payload.strip_prefix(OPENING)?.get(MAC_HEX..)?.strip_prefix(KEY_FIELD)?;
+    let key = str::from_utf8(signed.get(..KEY_ID_HEX)?).ok()?;
+    let batch = part(payload).ok()?.1;
+    key.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some((key, batch))
+}
+
 /// Takes a publish apart without reading the batch, which is read once, later. The batch comes
 /// last, and nothing before it can hold its name.
 fn part(payload: &[u8]) -> Result<(Head, &[u8]), Refusal> {
@@ -298,6 +307,19 @@ mod tests {
             assert!(guard.open(&payload[..at]).is_err(), "cut at {at}");
         }
         assert_eq!(guard.open(&payload), Ok(&br#"{"message":"Hi"}"#[..]));
+    }
+
+    #[test]
+    fn what_is_not_believed_says_where_to_look() {
+        let batch = r#"{"type":"hint","v":1,"conversation":"dm:a:b","seq":1,"via":"ws2"}"#;
+        let said = publish(&Signer::new(keys(&[OLD])), "messages:ws3", batch);
+        let (key, shown) = claimed(&said).unwrap();
+        assert_eq!((key, shown), (keys(&[OLD]).0[0].id.as_str(), batch.as_bytes()));
+        assert_eq!(super::super::payload::sender(shown).as_deref(), Some("ws2"));
+        for nothing in [&said[..60], batch.as_bytes(), b"", b"{\"mac\":\""] {
+            assert_eq!(claimed(nothing), None);
+        }
+        assert_eq!(super::super::payload::sender(b"[{}]"), None);
     }
 
     #[test]

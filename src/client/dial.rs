@@ -16,8 +16,8 @@ use super::{ClientError, ClientOptions};
 const READ_BUFFER_BYTES: usize = 1_024;
 /// What is fed is written in one go up to here; the buffer grows only when it is used.
 const WRITE_BUFFER_BYTES: usize = 16 * 1_024;
-/// How much of a refusal's body is shown.
-const BODY_CHARS_MAX: usize = 300;
+/// How much of a refusal's body is kept.
+const BODY_CHARS_MAX: usize = 1_000;
 
 type Dialled = (WebSocketStream<TcpStream>, Option<String>);
 

@@ -107,7 +107,7 @@ pub enum ClientError {
         source: std::io::Error,
     },
     /// The server answered with something else than 101.
-    #[error("the server answered {status}: {body}")]
+    #[error("the server answered {status}: {}", sentence(.body))]
     Refused {
         /// The HTTP status.
         status: u16,
@@ -128,6 +128,17 @@ pub enum ClientError {
     /// What came is not what the protocol allows.
     #[error("not a frame of the protocol: {0}")]
     Protocol(String),
+}
+
+/// What a refusal says to a person: the detail of a problem, and how a token gets to where one is
+/// missing.
+fn sentence(body: &str) -> String {
+    let problem: Option<serde_json::Value> = serde_json::from_str(body).ok();
+    let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str()).unwrap_or(body);
+    match detail.strip_suffix(": Authorization: Bearer …") {
+        Some(missing) => format!("{missing}; give --token-file FILE or PARLOR_TOKEN"),
+        None => detail.to_owned(),
+    }
 }
 
 impl From<WsError> for ClientError {

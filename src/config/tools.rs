@@ -79,9 +79,9 @@ pub enum StoreCommand {
 /// `parlor chat`
 #[derive(Debug, Clone, Args)]
 pub struct Chat {
-    /// Who you are
+    /// Who you are; beside a token it may be left out
     #[arg(long = "as", value_name = "USER", env = "PARLOR_AS")]
-    pub user: UserId,
+    pub user: Option<UserId>,
     /// Whom to write to; /to USER changes it
     #[arg(long, value_name = "USER", env = "PARLOR_TO")]
     pub to: Option<UserId>,

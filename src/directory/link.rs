@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::CALL_MS_MAX;
 use super::breaker::Breaker;
-use super::trouble::Trouble;
+use super::trouble::{Trouble, said};
 use crate::telemetry::{Call, Metrics};
 
 /// How long the first connection may take.
@@ -146,6 +146,12 @@ impl Target {
         Client::open(node)?.get_multiplexed_async_connection_with_config(&config).await
     }
 
+    /// Why no connection can be made, as a first node says.
+    async fn trouble(&self) -> Option<RedisError> {
+        let node = self.nodes.first()?.clone();
+        self.dial(node, |_| Ok::<_, ()>(())).await.err()
+    }
+
     fn open(&self) -> RedisResult<Connection> {
         if self.cluster {
             let mut builder = ClusterClientBuilder::new(self.nodes.clone());
@@ -248,12 +254,17 @@ impl Link {
     /// Connects, and sees that somebody answers.
     pub(crate) async fn connect(target: Target, metrics: Arc<Metrics>) -> Result<Self, String> {
         let mut connection = target.open().map_err(|error| error.to_string())?;
-        let place: Vec<_> = target.nodes.iter().map(|node| node.addr().to_string()).collect();
         let ping = async { redis::cmd("PING").query_async::<()>(&mut connection).await };
-        match timeout(CONNECT_TIMEOUT, ping).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(format!("Redis at {}: {error}", place.join(","))),
-            Err(_) => return Err(format!("Redis at {} does not answer", place.join(","))),
+        let error = match timeout(CONNECT_TIMEOUT, ping).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(Some(error)),
+            // It has dialled again and again, and does not say why.
+            Err(_) => Some(target.trouble().await),
+        };
+        if let Some(error) = error {
+            let place: Vec<_> = target.nodes.iter().map(|node| node.addr().to_string()).collect();
+            let said = error.map_or_else(|| "does not answer".to_owned(), |error| said(&error));
+            return Err(format!("Redis at {} {said}", place.join(",")));
         }
         let state = Mutex::new(State::new(connection));
         Ok(Self { target, metrics, state })
@@ -291,7 +302,7 @@ impl Link {
         let answer = timeout_at(deadline, call(connection)).await;
         let (result, trouble) = match answer {
             Ok(Ok(value)) => (Ok(value), None),
-            Ok(Err(error)) => (Err(error.to_string()), Some(trouble(&error))),
+            Ok(Err(error)) => (Err(error.to_string()), Some(Trouble::of(&error))),
             Err(_) => (Err(format!("no answer within {CALL_MS_MAX} ms")), Some(Trouble::Timeout)),
         };
         self.count(operation, trouble.map_or("ok", Trouble::name));
@@ -357,22 +368,6 @@ impl Link {
             state.replaced = Some(now);
         }
     }
-}
-
-/// What an error says, by its first word where the server said it.
-fn trouble(error: &RedisError) -> Trouble {
-    if error.is_timeout() {
-        return Trouble::Timeout;
-    }
-    if error.kind() == redis::ErrorKind::AuthenticationFailed {
-        return Trouble::Denied;
-    }
-    if error.is_io_error() {
-        return Trouble::Lost;
-    }
-    let said = error.clone().into_server_errors();
-    let first = said.as_ref().and_then(|errors| errors.first());
-    first.map_or(Trouble::Refused, |(_, error)| Trouble::of_code(error.code()))
 }
 
 #[cfg(test)]

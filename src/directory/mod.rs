@@ -14,7 +14,7 @@ pub mod contract;
 pub mod embedded;
 pub(crate) mod link;
 mod breaker;
-mod trouble;
+pub(crate) mod trouble;
 pub mod redis;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo};
-use redis::{ErrorKind, InfoDict, RedisResult, Script, ServerErrorKind, Value};
+use redis::{InfoDict, RedisResult, Script, Value};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::timeout_at;
 
 use super::link::{Connection, Link, Target};
+use super::trouble::is_forbidden;
 use super::{Directory, DirectoryError, ENTRY_TTL_SECONDS, SOCKETS_KEPT_MAX, SocketEntry};
 use crate::planted::{Bug, planted};
 use crate::protocol::{SocketId, UserId};
@@ -80,7 +81,29 @@ impl RedisDirectory {
             turns: (0..TURNS).map(|_| Mutex::default()).collect(),
         };
         directory.check_policy().await?;
+        directory.check_rights().await?;
         Ok(directory)
+    }
+
+    /// Whether the user may read entries: else every single call would fail, later.
+    async fn check_rights(&self) -> Result<(), DirectoryError> {
+        let key = format!("{}user:", self.prefix);
+        let mut get = redis::cmd("GET");
+        get.arg(&key);
+        let call = |mut connection: Connection| async move {
+            match get.query_async::<Value>(&mut connection).await {
+                Err(error) if is_forbidden(&error) => Ok(Some(error.to_string())),
+                other => other.map(|_| None),
+            }
+        };
+        let forbidden = self.link.run("rights", Link::deadline(), call).await;
+        match forbidden.map_err(DirectoryError)? {
+            None => Ok(()),
+            Some(error) => Err(DirectoryError(format!(
+                "Redis refuses to read the key {key:?} ({error}): see deploy/redis-acl.conf; with \
+                 --redis-prefix both patterns need the prefix"
+            ))),
+        }
     }
 
     async fn check_policy(&self) -> Result<(), DirectoryError> {
@@ -147,11 +170,9 @@ impl RedisDirectory {
                 }
             }
         };
-        let refused =
-            |e: &redis::RedisError| e.kind() == ErrorKind::Server(ServerErrorKind::NoPerm);
         let call = |connection| async move {
             match ask(connection).await {
-                Err(error) if refused(&error) => Ok(None),
+                Err(error) if is_forbidden(&error) => Ok(None),
                 other => other,
             }
         };

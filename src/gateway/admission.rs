@@ -59,7 +59,7 @@ impl Gateway {
             let missing = || Refusal::new(400, "userId is missing: /ws?userId=userA");
             return Ok(Admitted::by(hello.user.clone().ok_or_else(missing)?, None));
         };
-        let token = hello.token.as_ref().map_err(|refusal| Refusal::from(*refusal))?;
+        let token = hello.token.as_ref().map_err(|refusal| Refusal::from(refusal.clone()))?;
         let token = token.as_ref().ok_or(auth::Refusal::Missing)?;
         let identity = guard.verifier.verify(token).await?;
         // So that one who tries again and again pushes no socket of the person's out.
@@ -70,7 +70,9 @@ impl Gateway {
         match &hello.user {
             Some(named) if *named != identity.user => {
                 if !identity.scopes.service {
-                    return Err(Refusal::new(403, "userId is not the token's user: leave it out"));
+                    let own = &identity.user;
+                    let detail = format!("userId is not the token's user, {own}: leave it out");
+                    return Err(Refusal::new(403, detail));
                 }
                 let issued = service(&self.chat, &identity).await?;
                 let acting = Some(acting(identity));
@@ -148,15 +150,35 @@ pub(super) fn renew(
         let _permit = permit;
         match try_renew(&guard, &chat, &outbox, &token).await {
             Ok(expires_at) => outbox.answer(answer::authed(expires_at)),
-            Err(error) if error.code == ErrorCode::Unauthorized => {
+            Err(Unrenewed { error, counts: true }) => {
                 let told = chat.limits.failed(address).map_err(|over| chat.over(over));
                 refuse(told.as_ref().err().unwrap_or(&error));
             }
-            Err(error) => refuse(&error),
+            Err(Unrenewed { error, counts: false }) => refuse(&error),
         }
     });
     if (&mut renewing).now_or_never().is_none() {
         tokio::spawn(renewing);
+    }
+}
+
+/// Why a token renews nothing, and whether that counts for its client's address.
+struct Unrenewed {
+    error: ChatError,
+    counts: bool,
+}
+
+impl From<auth::Refusal> for Unrenewed {
+    fn from(refusal: auth::Refusal) -> Self {
+        let error = ChatError::new(refusal.code(), refusal.to_string());
+        let retry_after_ms = error.retry_after_ms.map(|_| refusal.retry_ms());
+        Self { error: ChatError { retry_after_ms, ..error }, counts: refusal.counts() }
+    }
+}
+
+impl From<ChatError> for Unrenewed {
+    fn from(error: ChatError) -> Self {
+        Self { error, counts: false }
     }
 }
 
@@ -165,15 +187,14 @@ async fn try_renew(
     chat: &Chat,
     outbox: &Outbox,
     token: &Token,
-) -> Result<u64, ChatError> {
-    let refused = |refusal: auth::Refusal| ChatError::new(refusal.code(), refusal.to_string());
-    let identity = guard.verifier.verify(token).await.map_err(refused)?;
+) -> Result<u64, Unrenewed> {
+    let identity = guard.verifier.verify(token).await?;
     let own = identity.user == outbox.who.user;
     if !(own && identity.scopes.user || identity.scopes.service) {
-        return Err(refused(auth::Refusal::OtherUser));
+        return Err(auth::Refusal::OtherUser.into());
     }
     if chat.is_revoked(&identity.user, identity.issued).await? {
-        return Err(refused(auth::Refusal::Revoked));
+        return Err(auth::Refusal::Revoked.into());
     }
     let (user, issued) = (identity.user.clone(), identity.issued);
     let (ends, expires_at) = (identity.ends(), identity.expires_at());
@@ -185,7 +206,7 @@ async fn try_renew(
     }
     if chat.is_known_dead(&user, issued) {
         chat.turn_away(outbox, TOKEN_REVOKED);
-        return Err(refused(auth::Refusal::Revoked));
+        return Err(auth::Refusal::Revoked.into());
     }
     Ok(expires_at)
 }

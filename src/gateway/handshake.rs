@@ -94,7 +94,7 @@ impl Refusal {
     pub fn over(over: Over) -> Self {
         let full = matches!(over.limit, Limit::Sockets | Limit::HalfOpen | Limit::Plain);
         let retry_after_ms = over.retry_after_ms();
-        let header = format!("Retry-After: {}\r\n", retry_after_ms.div_ceil(1_000)).into();
+        let header = retry_after(retry_after_ms);
         let status = if full { 503 } else { 429 };
         let refusal = Self { header, retry_after_ms, ..Self::new(status, over.to_string()) };
         if full { refusal.elsewhere() } else { refusal }
@@ -143,12 +143,18 @@ impl From<Turned> for Refusal {
 impl From<auth::Refusal> for Refusal {
     fn from(refusal: auth::Refusal) -> Self {
         let plain = Self::new(refusal.code().http_status(), refusal.to_string());
-        if plain.status != 401 {
-            return plain;
-        }
-        let header = format!("WWW-Authenticate: {}\r\n", challenge(refusal));
-        Self { header: header.into(), ..plain }
+        let retry_after_ms = refusal.retry_ms();
+        let header = match plain.status {
+            401 => format!("WWW-Authenticate: {}\r\n", challenge(&refusal)).into(),
+            503 => retry_after(retry_after_ms),
+            _ => plain.header,
+        };
+        Self { header, retry_after_ms, ..plain }
     }
+}
+
+fn retry_after(ms: u64) -> Cow<'static, str> {
+    format!("Retry-After: {}\r\n", ms.div_ceil(1_000)).into()
 }
 
 fn refused(status: u16, detail: impl Into<String>) -> Request {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use serde_json::json;
 
 use super::entrance::Entrance;
+use crate::auth;
 use crate::config::{Dm, Up};
 use crate::node::{Node, Part};
 use crate::protocol::ProcessId;
@@ -60,17 +61,10 @@ impl Addresses {
             8080 => String::new(),
             _ => format!(" --url ws://{front}/ws"),
         };
+        let Caller { first, name, query, header, paste } = Caller::of(&options.common.tokens, &me);
         let chat = match secure {
-            false => format!("{me} chat --as userA --to userB{url}   (and the other way round)"),
+            false => format!("{me} chat{name} --to userB{url}   (and the other way round)"),
             true => "(not `parlor chat`, which speaks no TLS)".to_owned(),
-        };
-        let (who, how, paste) = match options.common.tokens.jwt_secret_file.first() {
-            Some(secret) => {
-                let mint = format!("{me} token --sub userA --jwt-secret-file {}", secret.display());
-                let first = format!("A token first:  export PARLOR_TOKEN=$({mint})\n\n  ");
-                (first, " -H \"Authorization: Bearer $PARLOR_TOKEN\"", ", a token for each")
-            }
-            None => (String::new(), "", ""),
         };
         let opened = match options.dm {
             Dm::Open => String::new(),
@@ -80,14 +74,51 @@ impl Addresses {
             "\n  Parlor is up.{warning}\n\n    page       http{s}://{front}/\n    \
              WebSocket  ws{s}://{front}/ws\n    servers    {}\n    \
              API        http{s}://{api}/openapi.json\n    kept in    {kept}\n\n  \
-             {who}{opened}Three things to try:\n\n    \
+             {first}{opened}Three things to try:\n\n    \
              1. open http{s}://{front}/ : two people, side by side{paste}\n    \
              2. {chat}\n    \
-             3. npx --yes wscat -c 'ws{s}://{front}/ws?userId=userA'{how}\n       \
+             3. npx --yes wscat -c 'ws{s}://{front}/ws{query}'{header}\n       \
              then type  {{\"type\":\"message\",\"to\":\"userB\",\"message\":\"Hi\"}}\n\n  \
              ctrl-C stops it cleanly.\n",
             servers.join("  ")
         )
+    }
+}
+
+/// How whoever tries it says who it is.
+struct Caller {
+    /// What comes first.
+    first: String,
+    /// For the terminal chat.
+    name: &'static str,
+    /// For a URL.
+    query: &'static str,
+    header: &'static str,
+    /// For the page.
+    paste: &'static str,
+}
+
+impl Caller {
+    fn of(tokens: &auth::Options, me: &str) -> Self {
+        let named = (" --as userA", "?userId=userA");
+        let (first, (name, query)) = match tokens.jwt_secret_file.first() {
+            None if !tokens.has_keys() => {
+                let (first, (name, query)) = (String::new(), named);
+                return Self { first, name, query, header: "", paste: "" };
+            }
+            Some(secret) => {
+                let mint = format!("{me} token --sub userA --jwt-secret-file {}", secret.display());
+                (format!("A token first:  export PARLOR_TOKEN=$({mint})"), named)
+            }
+            // Whom the others' tokens name is not known here.
+            None => {
+                let first = "Tokens are required. One of yours first:  export PARLOR_TOKEN=…";
+                (first.to_owned(), ("", ""))
+            }
+        };
+        let header = " -H \"Authorization: Bearer $PARLOR_TOKEN\"";
+        let (first, paste) = (format!("{first}\n\n  "), ", a token for each");
+        Self { first, name, query, header, paste }
     }
 }
 

@@ -69,6 +69,7 @@ pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
     // Servers end the sockets that go through here; a balancer only stops dealing new ones, and
     // waits for those as long as a drain may take.
     let _ = timeout(Duration::from_secs(common.drain_seconds), balancer.finished()).await;
+    tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::marks::Marks;
-use super::{line, printable};
+use super::{line, printable, words};
 use crate::client::{ClientOptions, EntryFrame, Event, Reconnecting, Rules, ServerFrame, To};
 use crate::config;
 use crate::protocol::{RoomId, UserId};
@@ -204,7 +204,7 @@ impl Screen {
             }
             Event::Stopped(error) => {
                 self.failed = true;
-                self.print(format!("! stopped: {}; press Enter", printable(&error.to_string())));
+                self.print(format!("! stopped: {}; press Enter", words(error)));
             }
         }
     }

@@ -10,20 +10,49 @@ mod pipe;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use crate::client::{ClientOptions, EntryFrame};
+use crate::client::{Client, ClientError, ClientOptions, EntryFrame};
 use crate::config;
 
 /// Runs until the input ends.
 pub async fn run(options: config::Chat) -> anyhow::Result<ExitCode> {
-    let client = ClientOptions::new(options.url.as_str(), options.user.as_str())
+    let user = options.user.as_ref().map_or("", |user| user.as_str());
+    let mut client = ClientOptions::new(options.url.as_str(), user)
         .device(options.device.as_str())
         .token(options.carried.read()?);
+    if user.is_empty() {
+        if client.token.is_none() {
+            eprintln!(
+                "parlor chat: who are you? Say --as USER, or give a token: --token-file FILE"
+            );
+            return Ok(ExitCode::from(2));
+        }
+        match named(&client).await {
+            Ok(user) => client.user = user,
+            Err(error) => {
+                eprintln!("parlor chat: {}", words(&error));
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+    }
     if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
         return interactive::run(options, client).await;
     }
     let to = options.to.map(|user| user.as_str().to_owned());
     let lines = pipe::stdin_lines();
     pipe::run(client, to, lines, &mut std::io::stdout(), pipe::PATIENCE).await
+}
+
+/// Whom the token names, as a server says.
+async fn named(client: &ClientOptions) -> Result<String, ClientError> {
+    // What it offers is not received by this socket, which ends at once.
+    let (socket, welcome) = Client::open(&client.clone().acks_app()).await?;
+    socket.close(1000).await;
+    Ok(welcome.user)
+}
+
+/// An error for whoever wrote the command line.
+fn words(error: &ClientError) -> String {
+    printable(&error.to_string().replace("userId", "--as"))
 }
 
 /// The text without anything that a terminal would obey: control characters are escaped, and so

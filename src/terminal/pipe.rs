@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{line, printable};
+use super::{line, printable, words};
 use crate::client::{ClientOptions, Event, Reconnecting, Rules, ServerFrame, To};
 
 /// How long answers are waited for once the input has ended.
@@ -61,7 +61,7 @@ impl Pipe<'_> {
                 eprintln!("parlor chat: {} (again in {retry_in:.1?})", printable(&why));
             }
             Event::Stopped(error) => {
-                eprintln!("parlor chat: {}", printable(&error.to_string()));
+                eprintln!("parlor chat: {}", words(&error));
                 self.failed = true;
                 return Ok(false);
             }

@@ -12,7 +12,10 @@ class Socket {
   readyState = 1;
   sends = [];
 
-  constructor() {
+  constructor(_, protocols = []) {
+    // As a browser does, whose message shows it.
+    const bad = protocols.find((name) => !/^[\w!#$%&'*+.^`|~-]+$/.test(name));
+    if (bad) throw new DOMException(`The subprotocol '${bad}' is invalid.`, "SyntaxError");
     Socket.last = this;
   }
 
@@ -27,8 +30,13 @@ class Socket {
     this.onmessage({ data: JSON.stringify(frame) });
   }
 
-  welcome() {
-    this.hear({ type: "welcome", server: "ws1", pingMs: 25_000 });
+  welcome(userId = "userA") {
+    this.hear({ type: "welcome", server: "ws1", userId, pingMs: 25_000 });
+  }
+
+  end(code) {
+    this.readyState = 3;
+    this.onclose({ code, reason: "" });
   }
 
   sent({ ref }, seq) {
@@ -71,11 +79,12 @@ async function another(before) {
 async function check(name, run) {
   const events = [];
   const parlor = new Parlor({ user: "userA" });
-  for (const kind of ["sent", "failed", "entry"]) {
+  for (const kind of ["sent", "failed", "entry", "state"]) {
     parlor.addEventListener(kind, ({ detail }) => events.push([kind, detail]));
   }
   parlor.connect();
   Socket.last.welcome();
+  events.length = 0;
   await run({ parlor, socket: Socket.last, events });
   parlor.close();
   console.log(`ok: ${name}`);
@@ -174,4 +183,47 @@ await check("what no frame can hold fails at once", async ({ parlor, socket, eve
   await wait(0);
   assert.deepEqual(socket.take(), []);
   assert.deepEqual(events.map(([kind, { code }]) => [kind, code]), [["failed", "too_large"]]);
+});
+
+const states = (events) =>
+  events.filter(([kind]) => kind === "state").map(([, { state, code }]) => [state, code]);
+
+await check("a fresh token brings what waits", async ({ parlor, socket, events }) => {
+  parlor.learn(DM, 7);
+  parlor.send("userB", "one");
+  socket.end(4401);
+  parlor.send("userB", "two");
+  parlor.renew("to.ken-A");
+  assert.notEqual(Socket.last, socket);
+  parlor.send("userB", "three");
+  assert.deepEqual(Socket.last.take(), [], "not before it is known whose it is");
+  Socket.last.welcome();
+  assert.deepEqual(Socket.last.take(), [["one", 7], ["two", 7], ["three", 7]]);
+  assert.deepEqual(states(events).map(([state]) => state), ["stopped", "connecting", "open"]);
+});
+
+await check("a token of somebody else says nothing for this one", async ({ parlor, socket }) => {
+  socket.end(4401);
+  parlor.send("userB", "one");
+  parlor.renew("to.ken-C");
+  Socket.last.welcome("userC");
+  parlor.send("userB", "two");
+  assert.deepEqual(Socket.last.take(), []);
+  assert.equal(parlor.waiting, 2);
+});
+
+await check("what no header can carry stops it", async ({ parlor, socket, events }) => {
+  socket.end(4401);
+  parlor.renew("Bearer to.ken");
+  assert.deepEqual(states(events).slice(-1), [["stopped", 4401]]);
+  assert.doesNotMatch(JSON.stringify(events), /to\.ken/);
+  parlor.renew("to.ken");
+  Socket.last.welcome();
+  assert.deepEqual(states(events).slice(-1), [["open", undefined]]);
+});
+
+await check("who has closed it stays away", async ({ parlor, socket }) => {
+  parlor.close();
+  parlor.renew("to.ken");
+  assert.equal(Socket.last, socket);
 });

@@ -204,10 +204,10 @@ async function walk(page, address) {
 async function walkWithTokens(page) {
   const [left, right] = [new Half(page, 0), new Half(page, 1)];
   const secret = join(work, "secret");
-  const token = (sub) =>
-    execFileSync(binary, ["token", "--sub", sub, "--jwt-secret-file", secret], { env: quietly() })
-      .toString()
-      .trim();
+  const token = (sub, ...more) => {
+    const args = ["token", "--sub", sub, "--jwt-secret-file", secret, ...more];
+    return execFileSync(binary, args, { env: quietly() }).toString().trim();
+  };
   const field = (half) => half.root.locator(".token input");
   const asked = [];
 
@@ -221,10 +221,20 @@ async function walkWithTokens(page) {
     await field(left).waitFor();
     await field(right).waitFor();
     await left.root.getByText("stopped: not authorized").waitFor();
+    await left.root.getByText("`parlor token --sub userA --jwt-secret-file FILE`").waitFor();
+  });
+  await step("what can be no token is not tried", async () => {
+    const tried = asked.length;
+    await field(left).fill("one two");
+    await field(left).press("Enter");
+    await left.root.getByText("That is no token").waitFor();
+    await field(left).waitFor();
+    assert.equal(asked.length, tried);
   });
   await step("a token in the field names the person", async () => {
-    for (const [half, name] of [[left, "tokenA"], [right, "tokenB"]]) {
-      await field(half).fill(token(name));
+    // As it stands in a header, too.
+    for (const [half, name, before] of [[left, "tokenA", "Bearer "], [right, "tokenB", ""]]) {
+      await field(half).fill(before + token(name));
       await field(half).press("Enter");
       await half.connected();
       await page.waitForFunction(
@@ -237,6 +247,29 @@ async function walkWithTokens(page) {
     await left.say("by token");
     await right.sees("by token");
     await left.mark("delivered");
+  });
+  await step("what was written between two tokens is sent", async () => {
+    const admin = token("root", "--scope", "admin");
+    const revoked = await fetch(`${new URL(page.url()).origin}/v1/users/tokenA/revoke`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${admin}` },
+    });
+    assert.equal(revoked.status, 200);
+    await field(left).waitFor();
+    await left.say("signed out");
+    await left.root.locator(".mark.pending").waitFor();
+    // One from the second of the revocation is dead as well.
+    await page.waitForTimeout(1_100);
+    await field(left).fill(token("tokenA"));
+    await field(left).press("Enter");
+    await right.sees("signed out");
+    await left.mark("delivered");
+    assert.deepEqual(await left.texts(), ["by token", "signed out"]);
+  });
+  await step("a room that is not there says how to make it", async () => {
+    await left.root.locator(".to").fill("room:nowhere");
+    await left.root.locator(".to").press("Enter");
+    await left.root.getByText("make it by POST /v1/rooms").waitFor();
   });
   await step("no URL carries a token, and a link with one signs nobody in", async () => {
     assert.deepEqual(asked.filter((url) => url.includes("eyJ")), []);

@@ -149,6 +149,44 @@ async fn the_rights_on_redis_are_enough_and_no_more() {
     }
 }
 
+/// Whoever has mistyped something learns what, and not that nobody is there.
+#[tokio::test]
+async fn a_redis_that_refuses_says_what_to_look_at() {
+    if dynamodb().is_none() {
+        return;
+    }
+    let redis = Guarded::start();
+    let (good, wrong) = (redis.folder.path().join("password"), redis.folder.path().join("wrong"));
+    fs::write(&wrong, "another password").unwrap();
+    let (good, wrong) = (good.to_str().unwrap(), wrong.to_str().unwrap());
+    let [ours, nobody, plain] =
+        ["parlor@", "nobody@", ""].map(|user| format!("redis://{user}127.0.0.1:{}", redis.port));
+    let refused = |url: &str, more: &[&str], words: &[&str]| {
+        let mut up = crate::harness::command();
+        up.args(["up", "--memory", "--balancer-port", "0", "--server-port", "0"]);
+        let output = up.args(["--api-port", "0", "--redis", url]).args(more).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for word in words {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    };
+    let check = "check the user in --redis and --redis-password-file";
+    let file = "--redis-password-file";
+    refused(&ours, &[file, wrong], &["refuses (WRONGPASS)", check]);
+    refused(&nobody, &[file, good], &["refuses (WRONGPASS)", check]);
+    refused(&plain, &[], &["refuses (NOAUTH)", check]);
+    let rights = ["deploy/redis-acl.conf", "both patterns need the prefix"];
+    let prefixed = [file, good, "--redis-prefix", "chat:"];
+    refused(&ours, &prefixed, &[&["\"chat:user:\""], &rights[..]].concat());
+    assert_eq!(redis.cli(&["ACL", "SETUSER", "parlor", "~chat:user:*"]), "OK");
+    refused(&ours, &prefixed, &[&["\"chat:messages:"], &rights[..]].concat());
+    assert_eq!(redis.cli(&["ACL", "SETUSER", "parlor", "-ping"]), "OK");
+    refused(&ours, &[file, good], &["refuses (NOPERM)", "deploy/redis-acl.conf"]);
+    let closed = format!("redis://127.0.0.1:{}", free_port());
+    refused(&closed, &[], &["does not answer", "Connection refused"]);
+}
+
 /// `rediss://` with an authority of one's own, and with another one.
 #[tokio::test]
 async fn redis_is_reached_by_tls_where_it_shows_whom_we_trust() {

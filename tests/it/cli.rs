@@ -181,13 +181,18 @@ async fn a_table_is_made_and_checked() {
         (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
     };
     let (code, faults) = table("check").await;
-    assert!(code == 1 && faults.lines().count() > 0, "{code}: {faults}");
+    let create = format!("`parlor table create --dynamodb {url} --table {name}`");
+    assert!(code == 1 && faults.contains(&create), "{code}: {faults}");
     let expected = |text: &str| (0, format!("the table {name:?} {text}\n"));
     assert_eq!(table("create").await, expected("is made"));
     assert_eq!(table("create").await, expected("is there already"));
     assert_eq!(table("check").await, expected("is as Parlor needs it"));
     let nobody = ["table", "check", "--dynamodb", "http://127.0.0.1:1", "--table", &name];
-    assert_eq!(run(&nobody).await.status.code(), Some(1));
+    let output = run(&nobody).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let words = "no connection to http://127.0.0.1:1: Connection refused (os error 111); check";
+    assert!(said.contains(words), "{said}");
 }
 
 /// On the data of a running Parlor: a DM with its statuses, a room, nothing at all.

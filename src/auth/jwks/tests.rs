@@ -8,7 +8,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::auth::testing::*;
-use crate::auth::{Options, Refusal, Verifier};
+use crate::auth::{KeyName, Options, Refusal, Verifier};
+use crate::protocol::ErrorCode;
 
 struct Provider {
     url: String,
@@ -89,12 +90,15 @@ async fn a_key_that_comes_later_is_asked_for_once_a_minute() {
     provider.hold(&[old.jwk("old"), new.jwk("new")]);
     // The start was a moment ago.
     for kid in ["new", "x", "../../dev/null"] {
-        assert_eq!(verdict(&verifier, &new, Some(kid)).await, Err(Refusal::Signature));
+        let refusal = verdict(&verifier, &new, Some(kid)).await.unwrap_err();
+        let Refusal::KeyToCome { after_ms, .. } = &refusal else { panic!("{refusal:?}") };
+        let minute = u64::try_from(ASK_INTERVAL.as_millis()).unwrap();
+        assert!((minute - 30_000..=minute).contains(after_ms), "{refusal}");
+        assert!(refusal.to_string().starts_with(&format!("no key named {kid} is ")), "{refusal}");
+        assert_eq!((refusal.code(), refusal.counts()), (ErrorCode::Unavailable, true));
     }
     assert_eq!(provider.asked(), 1);
-    tokio::time::pause();
-    tokio::time::advance(ASK_INTERVAL).await;
-    tokio::time::resume();
+    a_minute_later().await;
     let many = (0..20).map(|_| verdict(&verifier, &new, Some("new")));
     let many = futures_util::future::join_all(many).await;
     assert!(
@@ -103,12 +107,36 @@ async fn a_key_that_comes_later_is_asked_for_once_a_minute() {
     );
     assert_eq!(provider.asked(), 2);
     for _ in 0..20 {
-        assert_eq!(verdict(&verifier, &foreign, Some("made-up")).await, Err(Refusal::Signature));
+        let refusal = verdict(&verifier, &foreign, Some("made-up")).await;
+        assert!(matches!(refusal, Err(Refusal::KeyToCome { .. })), "{refusal:?}");
     }
     assert_eq!(provider.asked(), 2, "made-up names cost the provider nothing");
     // A token of HS256 is no matter of a provider's.
     let confused = hs256(SECRET, json!({}));
     assert_eq!(verifier.verify(&confused).await, Err(Refusal::Signature));
+}
+
+async fn a_minute_later() {
+    tokio::time::pause();
+    tokio::time::advance(ASK_INTERVAL).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_name_that_the_provider_does_not_know_is_a_verdict() {
+    let (old, foreign) = (Pair::p256(), Pair::p256());
+    let provider = Provider::start(&[old.jwk("old")]).await;
+    let verifier = provider.verifier().await;
+    a_minute_later().await;
+    let refusal = verdict(&verifier, &foreign, Some("made-up\r\n\"x")).await.unwrap_err();
+    assert_eq!(refusal, Refusal::UnknownKey(KeyName::new("made-upx")));
+    assert_eq!(refusal.code(), ErrorCode::Unauthorized);
+    // Whether a provider that fails has it nobody can say.
+    provider.say("500 Down", b"");
+    a_minute_later().await;
+    let refusal = verdict(&verifier, &foreign, Some("made-up")).await.unwrap_err();
+    assert_eq!(refusal.code(), ErrorCode::Unavailable);
+    assert_eq!(provider.asked(), 3);
 }
 
 /// A provider that takes a moment, and holds a key that is new.
@@ -117,9 +145,7 @@ async fn changed(old: &Pair, new: &Pair) -> (Provider, Verifier) {
     let verifier = provider.verifier().await;
     provider.hold(&[old.jwk("old"), new.jwk("new")]);
     provider.slow.store(true, Ordering::SeqCst);
-    tokio::time::pause();
-    tokio::time::advance(ASK_INTERVAL).await;
-    tokio::time::resume();
+    a_minute_later().await;
     (provider, verifier)
 }
 
@@ -192,7 +218,8 @@ async fn what_was_fetched_stays_while_the_provider_fails() {
     jwks.refresh().await;
     assert_eq!(verifier.trouble(), None);
     assert_eq!(verdict(&verifier, &next, Some("two")).await, Ok(()));
-    assert_eq!(verdict(&verifier, &pair, Some("one")).await, Err(Refusal::Signature), "withdrawn");
+    let withdrawn = verdict(&verifier, &pair, Some("one")).await;
+    assert!(matches!(withdrawn, Err(Refusal::KeyToCome { .. })), "{withdrawn:?}");
 }
 
 #[tokio::test]
@@ -201,7 +228,7 @@ async fn a_provider_that_never_answered_is_no_verdict() {
     let provider = Provider::start(&[]).await;
     let verifier = provider.verifier().await;
     assert_eq!(verdict(&verifier, &pair, Some("one")).await, Err(Refusal::NoKeys));
-    assert_eq!(Refusal::NoKeys.code(), crate::protocol::ErrorCode::Unavailable);
+    assert_eq!(Refusal::NoKeys.code(), ErrorCode::Unavailable);
     provider.hold(&[pair.jwk("one")]);
     verifier.provider().unwrap().refresh().await;
     assert_eq!(verdict(&verifier, &pair, Some("one")).await, Ok(()));
@@ -215,6 +242,15 @@ async fn a_fetch_ends_in_time() {
     let verifier = provider.verifier().await;
     assert!(begun.elapsed() < FETCH_PATIENCE * 2, "{:?}", begun.elapsed());
     assert!(verifier.trouble().unwrap().contains("in time"));
+}
+
+#[tokio::test]
+async fn a_fetch_that_fails_says_what_was_at_the_bottom_of_it() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let url = Some(format!("http://{closed}/keys"));
+    let verifier = Verifier::start(&Options { jwks_url: url, ..options() }).await.unwrap().unwrap();
+    let trouble = verifier.trouble().unwrap();
+    assert!(trouble.contains("Connection refused"), "{trouble}");
 }
 
 #[test]

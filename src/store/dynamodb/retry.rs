@@ -203,6 +203,14 @@ pub struct Place {
     pub table: String,
 }
 
+impl Place {
+    /// What makes the table, to be copied.
+    pub fn create(&self) -> String {
+        let Self { target, table } = self;
+        format!("`parlor table create --dynamodb {target} --table {table}`")
+    }
+}
+
 /// Says what an error means, in a class and in words that name what to do.
 pub fn classify<E>(error: &SdkError<E>, place: &Place) -> (Class, String)
 where
@@ -212,7 +220,7 @@ where
         SdkError::ServiceError(answer) => {
             let meta = answer.err().meta();
             let (code, message) = (meta.code().unwrap_or(""), meta.message().unwrap_or(""));
-            classify_code(code, message, answer.raw().status().as_u16(), &place.table)
+            classify_code(code, message, answer.raw().status().as_u16(), place)
         }
         SdkError::ConstructionFailure(_) => (Class::Refused, in_words(error)),
         SdkError::DispatchFailure(_) => match find::<CredentialsError>(error) {
@@ -222,27 +230,37 @@ where
                  profile or a role"
                     .to_owned(),
             ),
-            Some(_) => (Class::NotSent, in_words(error)),
+            Some(_) => (
+                Class::NotSent,
+                format!(
+                    "the AWS credentials can't be had: {}; check the profile or the role",
+                    last_cause(error)
+                ),
+            ),
             None if never_connected(error) => {
-                let (target, why) = (&place.target, in_words(error));
-                (Class::NotSent, format!("no connection to {target}: {why}"))
+                let (target, why) = (&place.target, last_cause(error));
+                let check = "check --dynamodb, and that something listens there";
+                (Class::NotSent, format!("no connection to {target}: {why}; {check}"))
             }
-            None => (Class::MaybeApplied, in_words(error)),
+            None => {
+                let why = last_cause(error);
+                (Class::MaybeApplied, format!("the connection to {} broke: {why}", place.target))
+            }
         },
         _ => (Class::MaybeApplied, in_words(error)),
     }
 }
 
-fn classify_code(code: &str, message: &str, status: u16, table: &str) -> (Class, String) {
+fn classify_code(code: &str, message: &str, status: u16, place: &Place) -> (Class, String) {
+    let table = &place.table;
     match code {
         "ProvisionedThroughputExceededException"
         | "ThrottlingException"
         | "Throttling"
         | "RequestLimitExceeded" => (Class::Throttled, format!("throttled: {message}")),
-        "ResourceNotFoundException" => (
-            Class::Refused,
-            format!("there is no table {table:?} here: run `parlor table create --table {table}`"),
-        ),
+        "ResourceNotFoundException" => {
+            (Class::Refused, format!("there is no table {table:?} here: run {}", place.create()))
+        }
         "AccessDeniedException" => (
             Class::Refused,
             format!(
@@ -263,7 +281,11 @@ fn classify_code(code: &str, message: &str, status: u16, table: &str) -> (Class,
         ),
         "ValidationException" | "SerializationException" => (
             Class::Refused,
-            format!("{message}; `parlor table check --table {table}` says whether it fits"),
+            format!(
+                "{message}; `parlor table check --dynamodb {} --table {table}` says whether it \
+                 fits",
+                place.target
+            ),
         ),
         _ => (Class::MaybeApplied, format!("HTTP {status} {code} {message}")),
     }
@@ -278,6 +300,15 @@ fn in_words<E: Error + 'static>(error: &SdkError<E>) -> String {
         cause = error.source();
     }
     words
+}
+
+/// What is at the bottom of an error, which the SDK wraps several times.
+fn last_cause(error: &(dyn Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
 }
 
 /// Whether the connection was never made, so that nothing can have been sent.
@@ -308,7 +339,8 @@ mod tests {
 
     #[test]
     fn only_what_says_so_was_not_done() {
-        let class = |code| classify_code(code, "", 400, "parlor").0;
+        let place = Place { target: "aws".to_owned(), table: "parlor".to_owned() };
+        let class = |code| classify_code(code, "", 400, &place).0;
         assert_eq!(class("ThrottlingException"), Class::Throttled);
         assert_eq!(class("RequestLimitExceeded"), Class::Throttled);
         assert_eq!(class("ValidationException"), Class::Refused);

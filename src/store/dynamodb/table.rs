@@ -53,9 +53,7 @@ pub async fn create(link: &Link) -> Result<Made, StoreError> {
 pub async fn check(link: &Link) -> Result<Vec<String>, StoreError> {
     let name = &link.place.table;
     let Some(table) = describe(link).await? else {
-        return Ok(vec![format!(
-            "there is no table {name:?}: run `parlor table create --table {name}`"
-        )]);
+        return Ok(vec![format!("there is no table {name:?}: run {}", link.place.create())]);
     };
     let mut faults = Vec::new();
     if !usable(&table) {
@@ -74,7 +72,7 @@ pub(super) async fn ready(link: &Link) -> Result<(), StoreError> {
         None if link.local => create(link).await.map(|_| ()),
         None => {
             let name = &link.place.table;
-            let text = format!("there is no table {name:?}: run `parlor table create`");
+            let text = format!("there is no table {name:?}: run {}", link.place.create());
             Err(StoreError::Refused(text))
         }
     }
@@ -195,11 +193,12 @@ async fn ttl_fault(link: &Link) -> Result<Option<String>, StoreError> {
         (true, TTL_ATTRIBUTE) => None,
         (true, other) => Some(format!(
             "TTL is on for the attribute {other:?}, it must be {TTL_ATTRIBUTE:?}: switch it off, \
-             then run `parlor table create`"
+             then run {}",
+            link.place.create()
         )),
         (false, _) => Some(format!(
-            "TTL is off, it must be on for the attribute {TTL_ATTRIBUTE:?}: run `parlor table \
-             create`"
+            "TTL is off, it must be on for the attribute {TTL_ATTRIBUTE:?}: run {}",
+            link.place.create()
         )),
     })
 }

@@ -89,6 +89,26 @@ async fn what_is_proposed_is_not_refused() {
     }
 }
 
+/// Where keys of any kind are named `?userId=` is not believed, so nobody is told to try it.
+#[tokio::test]
+async fn with_others_keys_tokens_are_said_to_be_required() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key.pem");
+    let pair = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(&key, pair.public_key_pem()).unwrap();
+    // Nobody answers there, and tokens are asked for all the same.
+    let provider = "http://127.0.0.1:1/keys";
+    for options in [["--jwt-key-file", key.to_str().unwrap()], ["--jwks-url", provider]] {
+        let told = Told::by(&options).await;
+        let banner = &told.banner;
+        assert!(banner.contains("Tokens are required"), "{banner}");
+        assert!(banner.contains("Authorization: Bearer $PARLOR_TOKEN"), "{banner}");
+        assert!(!banner.contains("userId") && !banner.contains("--as"), "{banner}");
+        let log = told.log();
+        assert_eq!(log.contains("--jwks-users-only"), options[0] == "--jwks-url", "{log}");
+    }
+}
+
 #[tokio::test]
 async fn where_anybody_can_be_anybody_it_is_said_twice() {
     let warning = "can be anybody here";

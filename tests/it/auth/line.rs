@@ -63,7 +63,9 @@ async fn a_token_is_made_for_trying_things() {
     refused(&["token", "--new-secret", &path("no/such/folder")], &["no/such/folder"]).await;
     assert_eq!(std::fs::read(&secret).unwrap(), first, "an old secret is not overwritten");
     std::fs::write(path("short"), "password").unwrap();
-    let short = path("short");
+    let (short, missing) = (path("short"), path("missing"));
+    let make = format!("make one: parlor token --new-secret {missing}");
+    refused(&["token", "--sub", "a", "--jwt-secret-file", &missing], &[&make]).await;
     refused(&["token", "--sub", "a", "--jwt-secret-file", &short], &["32 bytes"]).await;
     std::fs::write(&ours, super::SECRET).unwrap();
     let mint = async |more: &[&str]| {
@@ -88,7 +90,10 @@ async fn the_terminal_chat_carries_a_token() {
     let url = guarded.stack.ws();
     let chat = async |user: &str, token: Option<Token>| {
         let mut command = command();
-        command.args(["chat", "--as", user, "--to", "userB", "--url", &url]);
+        command.args(["chat", "--to", "userB", "--url", &url]);
+        if !user.is_empty() {
+            command.args(["--as", user]);
+        }
         if let Some(token) = token {
             command.env("PARLOR_TOKEN", token.reveal());
         }
@@ -100,15 +105,26 @@ async fn the_terminal_chat_carries_a_token() {
     let good = token("userA", json!({}));
     let output = chat("userA", Some(good.clone())).await;
     assert!(output.status.success(), "{output:?}");
-    for (user, token) in [("userA", None), ("userC", Some(good.clone()))] {
+    // Whom a token names is the server's to say.
+    let output = chat("", Some(good.clone())).await;
+    assert!(output.status.success(), "{output:?}");
+    let bad = Token::new("a.b.c");
+    for (user, token, code, words) in [
+        ("userA", None, 1, "401: a token is required; give --token-file FILE or PARLOR_TOKEN"),
+        ("userA", Some(bad.clone()), 1, "401: this is no token that is taken here"),
+        ("", Some(bad), 1, "401: this is no token that is taken here"),
+        ("userC", Some(good.clone()), 1, "403: --as is not the token's user, userA: leave it out"),
+        ("", None, 2, "--as USER"),
+    ] {
         let output = chat(user, token).await;
-        assert_eq!(output.status.code(), Some(1), "{output:?}");
         let said = String::from_utf8(output.stderr).unwrap();
-        assert!(said.contains("40") && !said.contains(good.reveal()), "{said}");
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(words) && !said.contains(good.reveal()), "{said}");
+        assert!(!said.contains('{'), "no JSON: {said}");
     }
     let history = guarded.stack.http().token(Some(token("userB", json!({}))));
     let page = history.history("userB", "dm:userA:userB", None, 50).await.unwrap();
-    assert_eq!(page["messages"].as_array().unwrap().len(), 1);
+    assert_eq!(page["messages"].as_array().unwrap().len(), 2);
     // Others on the machine see a command line: whoever puts a token there is told.
     let path = std::env::temp_dir().join(format!("parlor-token-{:x}", rand::random::<u64>()));
     std::fs::write(&path, good.reveal()).unwrap();
