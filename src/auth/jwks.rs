@@ -31,7 +31,7 @@ const FETCH_BYTES_MAX: usize = 256 * 1024;
 /// The most keys that are kept.
 const KEYS_MAX: usize = 64;
 /// A key that is not known is asked for so often.
-const ASK_INTERVAL: Duration = Duration::from_secs(60);
+pub(super) const ASK_INTERVAL: Duration = Duration::from_secs(60);
 /// How many tokens wait for a fetch at a time; others are told to come again.
 const ASKERS_MAX: usize = 64;
 /// Keys are fetched again so often: how long a key that the provider has withdrawn may go on.

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{AlgorithmFamily, Header, decode, decode_header, get_current_timestamp};
+use jsonwebtoken::{
+    AlgorithmFamily, Header, dangerous, decode, decode_header, get_current_timestamp,
+};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::jwks::Jwks;
+use super::jwks::{ASK_INTERVAL, Jwks};
 use super::key::{Key, Rules};
-use super::{BadKeys, Identity, KeyName, Options, Refusal, Scopes};
+use super::{BadKeys, Identity, KeyName, LEEWAY_SECONDS, Options, Refusal, Scopes};
 use crate::protocol::{TOKEN_BYTES_MAX, Token};
 
 /// The most keys that a token is tried with: each try costs a signature check.
@@ -136,7 +138,8 @@ impl Verifier {
         match (&tried, &header.kid) {
             (Err(Refusal::Signature), Some(kid)) if !named(&keys) && !named(&self.0.keys) => {
                 let name = KeyName::new(kid);
-                Err(match asked_again_in.and_then(|left| u64::try_from(left.as_millis()).ok()) {
+                let left = asked_again_in.and_then(|left| u64::try_from(left.as_millis()).ok());
+                Err(match left.filter(|_| is_new(text)) {
                     Some(after_ms) => Refusal::KeyToCome { name, after_ms },
                     None => Refusal::UnknownKey(name),
                 })
@@ -163,6 +166,16 @@ impl Verifier {
         }
         Err(Refusal::Signature)
     }
+}
+
+/// Whether a token says that it was made so lately that its key may be newer than those that were
+/// fetched. Nothing proves it: who lies waits for nothing. One of a key that was withdrawn is not,
+/// and its client is to be told that it needs another one.
+fn is_new(token: &str) -> bool {
+    let claims = dangerous::insecure_decode_claims::<Map<String, Value>>(token);
+    let issued = claims.ok().and_then(|claims| claims.get("iat")?.as_f64());
+    let since = get_current_timestamp().saturating_sub(ASK_INTERVAL.as_secs() + LEEWAY_SECONDS);
+    issued.is_some_and(|issued| issued >= since as f64)
 }
 
 impl std::fmt::Debug for Verifier {

@@ -91,7 +91,10 @@ impl Gateway {
             401 => ErrorCode::Unauthorized,
             403 => ErrorCode::Forbidden,
             // No place for a socket, not even one to be told on.
-            _ => return handshake::refuse(stream, refusal).await,
+            _ => {
+                Metrics::count(&self.chat.metrics.refused, refusal.code().as_str());
+                return handshake::refuse(stream, refusal).await;
+            }
         };
         Metrics::count(&self.chat.metrics.refused, code.as_str());
         if hello.browser {

@@ -11,6 +11,20 @@ use tokio_rustls::TlsStream;
 
 use crate::edge::Stream;
 
+/// How often a connection is read in a turn: records may come without end that hold nothing.
+const READS_A_TURN: usize = 4;
+
+/// What a read has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// So many bytes, and there may be more.
+    Some(usize),
+    /// So many bytes, and there is nothing more now.
+    All(usize),
+    /// The client has ended its side.
+    Ended,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Carrier {
@@ -39,38 +53,53 @@ impl Carrier {
         &mut self.stream
     }
 
-    /// Reads what is there; 0: the client has ended its side. The second value says that nothing
-    /// more is there: a read of a stream that fills its buffer but in part has emptied it
-    /// (epoll(7)), and whatever comes later is told anew.
-    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
-        let Some(tls) = &mut self.tls else {
-            let count = retry(|| self.stream.read(buffer))?;
-            return Ok((count, count < buffer.len()));
+    /// Whether bytes may be here that epoll knows nothing of.
+    pub fn may_hold(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Reads some of what is there.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Reading> {
+        let stream = &mut self.stream;
+        let read = match &mut self.tls {
+            None => retry(|| stream.read(buffer)).map(|count| match count {
+                0 => Reading::Ended,
+                // Whatever comes later is told anew (epoll(7)).
+                _ if count < buffer.len() => Reading::All(count),
+                _ => Reading::Some(count),
+            }),
+            Some(tls) => read_tls(tls, stream, buffer),
         };
-        loop {
-            match tls.reader().read(buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                // A client that hangs up without the alert has hung up all the same.
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok((0, true)),
-                other => return other.map(|count| (count, false)),
-            }
-            if retry(|| tls.read_tls(&mut self.stream))? == 0 {
-                return Ok((0, true));
-            }
-            let processed = tls.process_new_packets();
-            // An alert, a key update: what the library has to say by itself.
-            let _ = flush(tls, &mut self.stream);
-            processed.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        match read {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Reading::All(0)),
+            other => other,
         }
     }
 
     /// Writes what the client takes now; returns how many of the bytes are no longer the caller's
-    /// to keep. `WouldBlock`: none.
+    /// to keep. Where that is not all of them, or not [`Self::is_clear`], epoll tells when to go
+    /// on.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(tls) = &mut self.tls else { return retry(|| self.stream.write(bytes)) };
-        flush(tls, &mut self.stream)?;
+        let mut written = 0;
+        loop {
+            match self.write_some(&bytes[written..]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(written),
+                Err(error) => return Err(error),
+            }
+            if written == bytes.len() {
+                return Ok(written);
+            }
+        }
+    }
+
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let stream = &mut self.stream;
+        let Some(tls) = &mut self.tls else { return retry(|| stream.write(bytes)) };
+        flush(tls, stream)?;
+        // The library takes 64 KiB at a time.
         let count = tls.writer().write(bytes)?;
-        match flush(tls, &mut self.stream) {
+        match flush(tls, stream) {
             Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
             _ => Ok(count),
         }
@@ -89,6 +118,31 @@ impl Carrier {
         }
         let _ = self.stream.shutdown(Shutdown::Write);
     }
+}
+
+fn read_tls(
+    tls: &mut ServerConnection,
+    stream: &mut TcpStream,
+    buffer: &mut [u8],
+) -> io::Result<Reading> {
+    for _ in 0..READS_A_TURN {
+        match tls.reader().read(buffer) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // A client that hangs up without the alert has hung up all the same.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Reading::Ended),
+            Ok(0) => return Ok(Reading::Ended),
+            other => return other.map(Reading::Some),
+        }
+        if retry(|| tls.read_tls(stream))? == 0 {
+            return Ok(Reading::Ended);
+        }
+        let processed = tls.process_new_packets();
+        // An alert, a key update: what the library has to say by itself. What does not leave now
+        // leaves with the next write.
+        let _ = flush(tls, stream);
+        processed.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+    }
+    Ok(Reading::Some(0))
 }
 
 fn flush(tls: &mut ServerConnection, stream: &mut TcpStream) -> io::Result<()> {

@@ -26,7 +26,7 @@ impl Gateway {
     /// over `limit`: sockets ÷ limit a second. Returns once all have ended, or with force 2 s
     /// after the last was told.
     pub async fn drain(&self, limit: Duration) {
-        self.open.store(false, std::sync::atomic::Ordering::Relaxed);
+        self.close();
         let outboxes = self.chat.hub.all();
         let rate = (outboxes.len() as f64 / limit.as_secs_f64().max(0.05)).max(RATE_MIN);
         let begun = Instant::now();

@@ -12,6 +12,7 @@ mod lines;
 mod slot;
 mod timers;
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +21,7 @@ use futures_util::future::{AbortHandle, Abortable, Aborted, BoxFuture};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use mio::Registry;
-use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::lines::Ready;
@@ -48,6 +48,8 @@ const SLOTS_A_CHUNK: usize = 256;
 const WRITE_BYTES_KEPT: usize = 256 * 1_024;
 /// Sockets are ticked in parts, so that pings do not leave in a wave.
 const TICK_MS: u64 = 100;
+/// So many ticks that are late are made good for: two and a half seconds.
+const TICKS_AT_ONCE: usize = 25;
 const TICKS: usize = (PING_INTERVAL_MS / TICK_MS) as usize;
 
 type Working = BoxFuture<'static, (Place, Result<Option<Done>, Aborted>)>;
@@ -100,26 +102,30 @@ struct Loop {
     again: Vec<u32>,
     generation: u32,
     tick: usize,
-    /// A tick is due.
-    ticks: bool,
+    /// When the next tick is due.
+    tick_at: Instant,
     /// Held while there are sockets: who waits for their end waits for this.
     held: Option<TaskTrackerToken>,
 }
 
-/// Runs a loop until `gateway.over`.
+/// Runs a loop until `gateway.over`. If it ends before, its sockets end with it, and this server
+/// takes no more: others do.
 pub(super) async fn run(gateway: Arc<Gateway>, ready: Ready) {
-    let Ready { poll, bell, mut arrivals } = ready;
-    let Ok(registry) = poll.registry().try_clone() else { return };
-    // The descriptor is the same for as long as the instance lives, and it lives in here.
-    #[expect(deprecated, reason = "its successor is unsafe, for types whose descriptor may change")]
-    let Ok(mut poll) = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE) else { return };
+    let ended = AssertUnwindSafe(turn_for_ever(&gateway, ready)).catch_unwind().await;
+    if !gateway.over.is_cancelled() {
+        let why = ended.map_or_else(|_| "it panicked".to_owned(), |error| error.to_string());
+        tracing::error!(why, "a loop of sockets has ended: this server must be started again");
+        gateway.close();
+    }
+}
+
+async fn turn_for_ever(gateway: &Arc<Gateway>, ready: Ready) -> io::Error {
+    let Ready { mut poll, registry, bell, mut arrivals } = ready;
     let mut events = mio::Events::with_capacity(EVENTS_MAX);
     let mut this = Loop::new(gateway.clone(), registry);
-    let mut ticks = interval(Duration::from_millis(TICK_MS));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut came = Vec::new();
     loop {
-        let next = this.lent.timers.next();
+        let next = this.next_time();
         let due = async {
             match next {
                 Some(at) => sleep_until(at).await,
@@ -127,23 +133,24 @@ pub(super) async fn run(gateway: Arc<Gateway>, ready: Ready) {
             }
         };
         tokio::select! {
-            () = gateway.over.cancelled() => return,
+            () = gateway.over.cancelled() => return io::ErrorKind::Interrupted.into(),
             () = gateway.abort.cancelled(), if !this.has_none() => this.end_all(),
-            told = poll.readable_mut() => {
-                let Ok(mut told) = told else { return };
-                let polled = told.get_inner_mut().poll(&mut events, Some(Duration::ZERO));
-                if polled.is_ok() && events.iter().count() < EVENTS_MAX {
-                    told.clear_ready();
+            told = poll.readable_mut() => match told {
+                Ok(mut told) => {
+                    let polled = told.get_inner_mut().poll(&mut events, Some(Duration::ZERO));
+                    if polled.is_ok() && events.iter().count() < EVENTS_MAX {
+                        told.clear_ready();
+                    }
                 }
-            }
+                Err(error) => return error,
+            },
             () = bell.rings() => {}
             count = arrivals.recv_many(&mut came, TAKEN_MAX) => {
                 if count == 0 {
-                    return;
+                    return io::ErrorKind::BrokenPipe.into();
                 }
             }
             Some(done) = this.lent.works.next(), if !this.lent.works.is_empty() => this.done(done),
-            _ = ticks.tick(), if !this.has_none() => this.ticks = true,
             () = due => {}
             () = std::future::ready(()), if !this.again.is_empty() => {}
         }
@@ -177,7 +184,7 @@ impl Loop {
             again: Vec::new(),
             generation: 0,
             tick: 0,
-            ticks: false,
+            tick_at: Instant::now(),
             held: None,
         }
     }
@@ -214,9 +221,7 @@ impl Loop {
 
     /// All have their turns who have something to do.
     fn turns(&mut self) {
-        if std::mem::take(&mut self.ticks) {
-            self.tick();
-        }
+        self.ticks();
         while let Some((place, why)) = self.lent.timers.due(self.lent.now) {
             self.at(place, |slot, lent| slot.timer(why, lent, place));
         }
@@ -250,24 +255,34 @@ impl Loop {
         let turned = catch_unwind(AssertUnwindSafe(|| what(slot, &mut self.lent)));
         // However it ended: nothing that was for this socket may be there in another's turn.
         self.lent.write.clear();
-        if turned.is_err() {
+        if !self.lent.out.is_empty() {
+            debug_assert!(turned.is_err(), "a turn gives out all that it says");
             self.lent.out = Outputs::default();
         }
-        debug_assert!(self.lent.out.is_empty(), "a turn gives out all that it says");
         match turned {
             Ok(Turned::Stays) => {}
             Ok(Turned::Again) => self.again.push(place.index),
             Ok(Turned::Ended(end)) => self.end(index, end.name()),
-            Err(_) => {
-                drop(self.slots.remove(index));
-                self.let_go();
-            }
+            Err(_) => self.drop_slot(index, drop),
+        }
+    }
+
+    /// Takes a socket out, whatever comes of it.
+    fn drop_slot(&mut self, index: u32, what: impl FnOnce(Slot)) {
+        let Some(slot) = self.slots.remove(index) else { return };
+        // Unwinding drops it, and that ends it as well.
+        let _ = catch_unwind(AssertUnwindSafe(|| what(slot)));
+        if self.has_none() {
+            (self.held, self.slots) = (None, Slots::default());
         }
     }
 
     fn seat(&mut self, arrival: Arrival) -> Place {
-        let Arrival { carrier, entered, connection, behind } = arrival;
-        self.held.get_or_insert_with(|| self.lent.gateway.sockets.token());
+        let Arrival { carrier, entered, connection, behind, held } = arrival;
+        if self.has_none() {
+            self.tick_at = self.lent.now;
+        }
+        self.held.get_or_insert(held);
         self.generation = self.generation.wrapping_add(1);
         let slot = Slot::new(carrier, entered, connection, self.generation);
         let place = Place { index: self.slots.insert(slot), generation: self.generation };
@@ -278,6 +293,8 @@ impl Loop {
             self.end(place.index, "unwatched");
         }
         self.at(place, |slot, lent| slot.start(&mut behind.to_vec(), lent, place));
+        // What was pushed before it had a place rang no bell.
+        self.touch(place.index);
         place
     }
 
@@ -293,6 +310,25 @@ impl Loop {
             Ok(None) => self.end(index, "failed"),
             Err(Aborted) => {}
         }
+    }
+
+    /// When something is due, whatever else happens.
+    fn next_time(&self) -> Option<Instant> {
+        let tick = (!self.has_none()).then_some(self.tick_at);
+        tick.into_iter().chain(self.lent.timers.next()).min()
+    }
+
+    /// All ticks that are due, each by its own time: a busy loop must not stretch the round, or
+    /// sessions would take it for a process that stood still. One that did begins anew.
+    fn ticks(&mut self) {
+        for _ in 0..TICKS_AT_ONCE {
+            if self.tick_at > self.lent.now {
+                return;
+            }
+            self.tick_at += Duration::from_millis(TICK_MS);
+            self.tick();
+        }
+        self.tick_at = self.lent.now + Duration::from_millis(TICK_MS);
     }
 
     /// Each tick another part of the sockets.
@@ -312,21 +348,16 @@ impl Loop {
     }
 
     fn end(&mut self, index: u32, name: &'static str) {
-        let Some(slot) = self.slots.remove(index) else { return };
-        let (entered, unstored) = slot.finish();
-        self.lent.gateway.sockets.spawn(entered.leave(name, unstored));
-        self.let_go();
+        let sockets = self.lent.gateway.sockets.clone();
+        self.drop_slot(index, |slot| {
+            let (entered, unstored) = slot.finish();
+            sockets.spawn(entered.leave(name, unstored));
+        });
     }
 
     /// All at once, without a goodbye.
     fn end_all(&mut self) {
         (0..self.slots.slots() as u32).for_each(|index| self.end(index, "aborted"));
-    }
-
-    fn let_go(&mut self) {
-        if self.has_none() {
-            (self.held, self.slots) = (None, Slots::default());
-        }
     }
 }
 

@@ -140,6 +140,11 @@ impl Gateway {
         self.open.store(true, Ordering::Relaxed);
     }
 
+    /// No sockets are taken any more.
+    fn close(&self) {
+        self.open.store(false, Ordering::Relaxed);
+    }
+
     fn is_open(&self) -> bool {
         self.open.load(Ordering::Relaxed)
     }
@@ -277,7 +282,8 @@ impl Gateway {
         }
         let connection = Connection::new(self, hello);
         let entered = Entered::new(seat, outbox);
-        Some(Arrival { carrier, entered, connection, behind })
+        let held = self.sockets.token();
+        Some(Arrival { carrier, entered, connection, behind, held })
     }
 
     /// From here on its loop runs the socket.

@@ -296,7 +296,8 @@ impl Outbox {
         })
     }
 
-    /// Waits until something is there and takes all of it. For one reader only. Cancel-safe.
+    /// Waits until something is there and takes all of it: how simulation and tests read. For one
+    /// reader only. Cancel-safe.
     pub async fn take(&self) -> VecDeque<Event> {
         poll_fn(|context| {
             let mut inside = self.lock();

@@ -271,7 +271,7 @@ async fn boot(link: Arc<Link>, row: BoardRow, clock: Clock, running: Arc<Running
     tick(&chat).await;
 }
 
-/// As `gateway/mod.rs` ticks.
+/// As `gateway/engine.rs` ticks.
 async fn tick(chat: &Chat) {
     let rounds = u128::from(PING_INTERVAL_MS / 1_000);
     for round in (0..rounds).cycle() {

@@ -146,6 +146,30 @@ async fn every_listener_speaks_tls_and_people_talk_over_it() {
     }
 }
 
+/// More leaves in one turn than the library takes at once, for a client that only reads.
+#[tokio::test]
+async fn a_long_catch_up_is_not_kept_waiting() {
+    let files = Files::new();
+    let up = files.up(&[]).await;
+    let root = files.at("cert.pem");
+    let mut a = Someone::open(dial(up.server(), &root).await.unwrap(), "userA").await;
+    let text = "long ".repeat(3_000);
+    for _ in 0..30 {
+        a.say("userB", &text).await;
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    let begun = Instant::now();
+    let url = "ws://localhost/ws?userId=userB&acks=app";
+    let stream = dial(up.server(), &root).await.unwrap();
+    let (socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+    let mut b = Someone(socket);
+    // As many as may be there without an ack, which this client does not give.
+    for seq in 1..=17 {
+        assert_eq!(b.wait("message").await["seq"], seq);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn a_certificate_is_renewed_under_open_sockets() {
     let files = Files::new();

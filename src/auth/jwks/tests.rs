@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use jsonwebtoken::get_current_timestamp;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -97,6 +98,11 @@ async fn a_key_that_comes_later_is_asked_for_once_a_minute() {
         assert!(refusal.to_string().starts_with(&format!("no key named {kid} is ")), "{refusal}");
         assert_eq!((refusal.code(), refusal.counts()), (ErrorCode::Unavailable, true));
     }
+    // One that was made before they were fetched is of a key that is gone, or of nobody's.
+    let old_one = claims(json!({"iat": get_current_timestamp() - 200}));
+    let old_one = new.sign(&old_one, |header| header.kid = Some("new".to_owned()));
+    let refusal = verifier.verify(&old_one).await.unwrap_err();
+    assert_eq!(refusal, Refusal::UnknownKey(KeyName::new("new")));
     assert_eq!(provider.asked(), 1);
     a_minute_later().await;
     let many = (0..20).map(|_| verdict(&verifier, &new, Some("new")));

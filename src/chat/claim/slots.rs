@@ -11,6 +11,8 @@ use crate::slab::Slab;
 
 /// How many slots are made at once.
 const CHUNK: usize = 1_024;
+/// The most free slots that a step looks at in search of claims, where few are left of many.
+const PASSED_MAX: usize = 1_024;
 /// No slot.
 const NONE: u32 = u32::MAX;
 
@@ -59,12 +61,12 @@ impl Slots {
         self.claims.iter().map(|(outbox, _)| outbox)
     }
 
-    /// One step of the sweep: the `1 / steps` of all slots that come next, and more until `least`
-    /// claims are met, or all.
+    /// One step of the sweep: the `1 / steps` of all slots that come next, and some more until
+    /// `least` claims are met.
     pub fn sweep(&mut self, steps: usize, least: usize) -> Vec<u32> {
         let (slots, mut met) = (self.claims.slots(), Vec::new());
         let (due, least) = (slots.div_ceil(steps), least.min(self.claims.len()));
-        for passed in 0..slots {
+        for passed in 0..slots.min(due.max(PASSED_MAX)) {
             if passed >= due && met.len() >= least {
                 break;
             }

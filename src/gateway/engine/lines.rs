@@ -5,7 +5,10 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use mio::Registry;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::chance::Hashing;
 use crate::gateway::Entered;
@@ -24,6 +27,8 @@ pub(in crate::gateway) struct Arrival {
     pub connection: Connection,
     /// What came with the request.
     pub behind: Bytes,
+    /// Until its loop has one of its own, so that who waits for all sockets waits for this one.
+    pub held: TaskTrackerToken,
 }
 
 /// The way into a loop.
@@ -59,7 +64,8 @@ impl Lines {
 
 /// A loop that does not run yet.
 pub(in crate::gateway) struct Ready {
-    pub(super) poll: mio::Poll,
+    pub(super) poll: AsyncFd<mio::Poll>,
+    pub(super) registry: Registry,
     pub(super) bell: Arc<Bell>,
     pub(super) arrivals: mpsc::Receiver<Arrival>,
 }
@@ -69,7 +75,7 @@ pub(in crate::gateway) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// So many loops, at least one, and the ways into them.
+/// So many loops, at least one, and the ways into them. Within a runtime.
 ///
 /// # Errors
 /// The system gives no epoll instance.
@@ -79,7 +85,12 @@ pub(in crate::gateway) fn prepare(loops: usize) -> io::Result<(Lines, Vec<Ready>
         let (sender, arrivals) = mpsc::channel(ARRIVALS_MAX);
         let bell = Arc::new(Bell::default());
         lines.push(Line { bell: bell.clone(), arrivals: sender });
-        ready.push(Ready { poll: mio::Poll::new()?, bell, arrivals });
+        let poll = mio::Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        // The descriptor is the same for as long as the instance lives, and it lives in here.
+        #[expect(deprecated, reason = "its successor is unsafe, for descriptors that may change")]
+        let poll = AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)?;
+        ready.push(Ready { poll, registry, bell, arrivals });
     }
     Ok((Lines { hashing: Hashing::default(), lines }, ready))
 }

@@ -6,9 +6,10 @@
 
 mod closing;
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use futures_util::future::AbortHandle;
 use mio::{Interest, Registry, Token};
 use tokio::time::Instant;
@@ -20,7 +21,7 @@ use crate::auth::Refusal;
 use crate::chat::catchup::Done;
 use crate::chat::session::{Input, Unstored};
 use crate::gateway::Entered;
-use crate::gateway::carrier::Carrier;
+use crate::gateway::carrier::{Carrier, Reading};
 use crate::gateway::connection::{Connection, End};
 use crate::hub::Event;
 use crate::protocol::{CloseCode, PING_INTERVAL_MS};
@@ -50,24 +51,33 @@ pub(super) struct Slot {
     readable: bool,
     /// The client has ended its side: no read that brings something is the last one.
     ended: bool,
-    /// A timer waits for the end of its token.
-    watched: bool,
+    /// A timer waits for its token to end then; 0 for none.
+    watched: u64,
 }
 
 /// What a socket has beside itself while something is under way.
 #[derive(Default)]
 struct Busy {
     /// Bytes that the client did not take yet.
-    unwritten: Vec<u8>,
+    unwritten: Bytes,
     /// Since when there are any.
     stuck: Option<Instant>,
     /// A timer looks at `stuck`.
     timed: bool,
     /// The socket is not read until a timer says so.
     rests: bool,
-    work: Option<AbortHandle>,
+    work: Option<Working>,
     done: Option<Done>,
     closing: Option<Closing>,
+}
+
+/// Work that is under way, and ends with this.
+struct Working(AbortHandle);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What became of a socket in a turn.
@@ -96,15 +106,15 @@ impl Slot {
         generation: u32,
     ) -> Self {
         Self {
+            readable: carrier.may_hold(),
             carrier,
             entered,
             connection,
             busy: None,
             generation,
             touched: false,
-            readable: false,
             ended: false,
-            watched: false,
+            watched: 0,
         }
     }
 
@@ -174,7 +184,7 @@ impl Slot {
     pub fn timer(&mut self, why: Why, lent: &mut Lent, place: Place) -> Turned {
         match (why, self.busy.as_deref_mut()) {
             (Why::Token, _) => {
-                self.watched = false;
+                self.watched = 0;
                 let outbox = self.entered.outbox();
                 if outbox.pass.take_ended(lent.clock / 1_000) {
                     lent.gateway.chat.turn_away(outbox, &Refusal::Ended.to_string());
@@ -191,13 +201,15 @@ impl Slot {
                 busy.timed = false;
                 let until = busy.stuck.map(|since| since + WRITE_PATIENCE);
                 match until {
-                    Some(until) if until <= lent.now && busy.closing.is_none() => {
+                    // Its end has a timer of its own.
+                    Some(_) if busy.closing.is_some() => Turned::Stays,
+                    Some(until) if until <= lent.now => {
                         let end = End::Close { code: CloseCode::Slow, broken: true };
                         self.close(end, lent, place)
                     }
                     Some(until) => {
                         busy.timed = true;
-                        lent.timers.set(until.max(lent.now), place, why);
+                        lent.timers.set(until, place, why);
                         Turned::Stays
                     }
                     None => self.stays(),
@@ -229,10 +241,7 @@ impl Slot {
     /// Its place at the store is for others from here on.
     fn drop_work(&mut self) {
         if let Some(busy) = &mut self.busy {
-            busy.done = None;
-            if let Some(work) = busy.work.take() {
-                work.abort();
-            }
+            (busy.work, busy.done) = (None, None);
         }
     }
 
@@ -256,15 +265,13 @@ impl Slot {
         }
         let reads = self.readable && desk.rest.is_none() && !self.connection.paused();
         if reads {
-            match self.carrier.read(buffer) {
-                Ok((0, _)) => return Err(End::Gone),
-                Ok((count, all)) => {
-                    self.readable = !all || self.ended;
-                    self.connection.read(&mut buffer[..count], &mut desk)?;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
-                Err(_) => return Err(End::Gone),
-            }
+            let (count, more) = match self.carrier.read(buffer) {
+                Ok(Reading::Some(count)) => (count, true),
+                Ok(Reading::All(count)) => (count, self.ended && count > 0),
+                Ok(Reading::Ended) | Err(_) => return Err(End::Gone),
+            };
+            self.readable = more;
+            self.connection.read(&mut buffer[..count], &mut desk)?;
         }
         Ok(desk.rest)
     }
@@ -286,7 +293,7 @@ impl Slot {
         }
         if let Some(work) = work {
             let handle = lent.begin(work, outbox.clone(), place);
-            self.busy.get_or_insert_default().work = Some(handle);
+            self.busy.get_or_insert_default().work = Some(Working(handle));
         }
         if let Ok(Some(until)) = heard {
             self.busy.get_or_insert_default().rests = true;
@@ -309,17 +316,13 @@ impl Slot {
     }
 
     fn write(&mut self, lent: &mut Lent, place: Place) -> Result<(), End> {
-        if lent.write.is_empty() {
+        if lent.write.is_empty() && self.carrier.is_clear() {
             return Ok(());
         }
-        let written = match self.carrier.write(&lent.write) {
-            Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            Err(_) => return Err(End::Gone),
-        };
+        let written = self.carrier.write(&lent.write).map_err(|_| End::Gone)?;
         if written < lent.write.len() || !self.carrier.is_clear() {
             let busy = self.busy.get_or_insert_default();
-            busy.unwritten.extend_from_slice(&lent.write[written..]);
+            busy.unwritten = Bytes::copy_from_slice(&lent.write[written..]);
             busy.stuck = Some(lent.now);
             if !std::mem::replace(&mut busy.timed, true) {
                 lent.timers.set(lent.now + WRITE_PATIENCE, place, Why::Patience);
@@ -332,27 +335,25 @@ impl Slot {
     /// Writes what the client did not take before.
     fn write_on(&mut self) -> Result<(), End> {
         let Some(busy) = &mut self.busy else { return Ok(()) };
-        while !busy.unwritten.is_empty() || !self.carrier.is_clear() {
-            match self.carrier.write(&busy.unwritten) {
-                Ok(count) => drop(busy.unwritten.drain(..count)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(_) => return Err(End::Gone),
-            }
+        let written = self.carrier.write(&busy.unwritten).map_err(|_| End::Gone)?;
+        busy.unwritten.advance(written);
+        if busy.unwritten.is_empty() && self.carrier.is_clear() {
+            (busy.unwritten, busy.stuck) = (Bytes::new(), None);
         }
-        (busy.unwritten, busy.stuck) = (Vec::new(), None);
         Ok(())
     }
 
     /// Sets a timer for a token that ends before the next tick.
     fn watch_token(&mut self, lent: &mut Lent, place: Place) {
-        if self.watched {
+        let Some(ends) = self.entered.outbox().pass.ends() else { return };
+        // A new one may end before the one that it follows.
+        if self.watched != 0 && self.watched <= ends {
             return;
         }
-        let Some(ends) = self.entered.outbox().pass.ends() else { return };
         let left = (ends + 1) * 1_000;
         let left = Duration::from_millis(left.saturating_sub(lent.clock));
         if left <= Duration::from_secs(TOKEN_SECONDS) {
-            self.watched = true;
+            self.watched = ends;
             lent.timers.set(lent.now + left, place, Why::Token);
         }
     }

@@ -1,9 +1,9 @@
 //! The end of a socket: the close handshake (RFC 6455 §7.1), within a second.
 
-use std::io::ErrorKind;
 use std::time::Duration;
 
 use super::{Place, Slot, Turned};
+use crate::gateway::carrier::Reading;
 use crate::gateway::connection::End;
 use crate::gateway::engine::Lent;
 use crate::gateway::engine::timers::Why;
@@ -37,45 +37,50 @@ impl Slot {
             End::Left(code) => framing::put_goodbye(&mut lent.write, code),
             End::Close { code, .. } => framing::put_close(&mut lent.write, code),
         }
-        let stuck = self.is_stuck();
-        if !stuck && self.write(lent, place).is_err() || end == End::Gone {
-            lent.write.clear();
+        if !self.is_stuck() && self.write(lent, place).is_err() {
             return Turned::Ended(end);
         }
-        let busy = self.busy.get_or_insert_default();
-        busy.unwritten.append(&mut lent.write);
+        // Its goodbye may be among what was read before and not looked at.
         let awaits = matches!(end, End::Close { broken: false, .. });
+        let awaits = awaits && !self.connection.hears_goodbye(&mut []);
+        let busy = self.busy.get_or_insert_default();
+        if !lent.write.is_empty() {
+            busy.unwritten = [&busy.unwritten[..], &lent.write].concat().into();
+        }
         busy.closing = Some(Closing { end, awaits, shut: false });
         lent.timers.set(lent.now + CLOSE_PATIENCE, place, Why::Close);
         self.close_on(lent)
     }
 
-    /// What the client has sent meanwhile is read away: unread, it would turn the end into a reset.
+    /// Goes on until all is written and the client has ended its side.
     pub(super) fn close_on(&mut self, lent: &mut Lent) -> Turned {
         let written = self.write_on();
-        let Some(busy) = &mut self.busy else { return Turned::Stays };
-        let stuck = busy.stuck.is_some();
-        let Some(closing) = &mut busy.closing else { return Turned::Stays };
+        let stuck = self.is_stuck();
+        let Some(closing) = self.busy.as_mut().and_then(|busy| busy.closing.as_mut()) else {
+            return Turned::Stays;
+        };
+        let ended = Turned::Ended(closing.end);
         if written.is_err() {
-            return Turned::Ended(closing.end);
+            return ended;
         }
-        let mut more = false;
-        if self.readable {
-            match self.carrier.read(&mut lent.buffer) {
-                Ok((0, _)) => return Turned::Ended(closing.end),
-                Ok((count, all)) => {
-                    self.readable = !all || self.ended;
-                    more = self.readable;
-                    let bytes = &mut lent.buffer[..count];
-                    closing.awaits = closing.awaits && !self.connection.hears_goodbye(bytes);
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
-                Err(_) => return Turned::Ended(closing.end),
-            }
+        // What the client has sent meanwhile is read away: unread, it would turn the end into a
+        // reset.
+        if self.readable && closing.end != End::Gone {
+            let (count, more) = match self.carrier.read(&mut lent.buffer) {
+                Ok(Reading::Some(count)) => (count, true),
+                Ok(Reading::All(count)) => (count, self.ended && count > 0),
+                Ok(Reading::Ended) | Err(_) => return ended,
+            };
+            self.readable = more;
+            let bytes = &mut lent.buffer[..count];
+            closing.awaits = closing.awaits && !self.connection.hears_goodbye(bytes);
         }
         if !stuck && !closing.awaits && !std::mem::replace(&mut closing.shut, true) {
             self.carrier.shutdown();
+            if closing.end == End::Gone {
+                return ended;
+            }
         }
-        if more { Turned::Again } else { Turned::Stays }
+        if self.readable && closing.end != End::Gone { Turned::Again } else { Turned::Stays }
     }
 }
