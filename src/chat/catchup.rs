@@ -136,6 +136,8 @@ pub async fn perform(chat: &Arc<Chat>, outbox: &Arc<Outbox>, work: Work) -> Done
         match chat.try_work(outbox, &work).await {
             Ok(done) => {
                 if enters && planted(Bug::ReadBeforeClaim) {
+                    // Its window is a moment: a busy server's is longer.
+                    sleep(Duration::from_millis(crate::chance::within(1_000..3_000))).await;
                     chat.enter(outbox).await;
                 }
                 return done;
