@@ -137,11 +137,14 @@ impl Chat {
         if stranger && !conversation.is_room() {
             return Err(ChatError::not_found("conversation"));
         }
-        let mut walk = Walk::new(query);
+        let (mut walk, mut own) = (Walk::new(query), Vec::new());
         loop {
             let page = self.store.log(conversation, walk.range()).await?;
+            own.extend(
+                page.entries.iter().filter(|entry| entry.to.as_ref() == Some(caller)).cloned(),
+            );
             // After the entries, never before them: see the invariant of this module.
-            let sight = self.sight(caller, conversation).await?;
+            let sight = self.sight(caller, conversation, &mut own).await?;
             if !walk.take(page, &sight) {
                 let (entries, more) = walk.end();
                 return Ok((entries, more, sight));
@@ -149,10 +152,13 @@ impl Chat {
         }
     }
 
+    /// `own`: entries that tell of the caller's coming and going. An item follows its entry, and
+    /// whoever was to write it may have died: what was read of the log may tell more.
     async fn sight(
         &self,
         caller: &UserId,
         conversation: &ConversationId,
+        own: &mut [Entry],
     ) -> Result<Sight, ChatError> {
         if !conversation.is_room() {
             let head = roster::head(&*self.store, conversation).await?;
@@ -161,8 +167,14 @@ impl Chat {
         let part = RecordPart::Member(conversation.clone(), caller.clone());
         let (head, records) =
             tokio::try_join!(roster::head(&*self.store, conversation), self.store.records(part))?;
-        let spans = records.into_iter().find_map(Record::into_member).map(|member| member.spans);
-        let spans = spans.filter(|spans| !spans.is_empty());
+        let mut members: Vec<_> =
+            records.into_iter().find_map(Record::into_member).into_iter().collect();
+        own.sort_unstable_by_key(|entry| entry.seq);
+        for entry in own.iter() {
+            let changed = roster::applied(&members, None, entry);
+            changed.into_iter().for_each(|member| roster::set(&mut members, member));
+        }
+        let spans = members.pop().map(|member| member.spans).filter(|spans| !spans.is_empty());
         Ok(Sight { head, spans: spans.ok_or_else(|| ChatError::not_found("conversation"))? })
     }
 

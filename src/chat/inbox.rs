@@ -191,6 +191,9 @@ impl Inbox {
         if let Some(via) = via {
             let received = position.loaded && seq <= position.received;
             let receipt = if received { Receipt::Delivered } else { Receipt::Have };
+            // All that it has, and not this one alone: the lane stores what it is told as this
+            // device's cursor, and one below where a new device began offers what lies between.
+            let seq = if received { position.received } else { seq };
             if received || again {
                 let (conversation, via) = (conversation.clone(), Some(via.clone()));
                 out.effects.push(Effect::Received { conversation, seq, via, receipt });
