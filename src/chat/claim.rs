@@ -6,6 +6,7 @@
 
 mod slots;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -186,7 +187,9 @@ impl Chat {
     async fn see_to_others(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         let user = &outbox.who.user;
         let Ok(located) = self.directory.locate(std::slice::from_ref(user)).await else { return };
-        let entries: Vec<SocketEntry> = located.into_iter().flatten().collect();
+        let mut entries: Vec<SocketEntry> = located.into_iter().flatten().collect();
+        // By age: in the map stands first what was claimed last, and an old one may claim again.
+        entries.sort_unstable_by_key(|entry| Reverse(entry.socket_id));
         let view = self.liveness.view();
         let lives = |entry: &&SocketEntry| view.is_alive(&entry.server, entry.epoch);
         if !entries.iter().all(|entry| lives(&entry)) {
@@ -363,8 +366,12 @@ impl Chat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::board::Board;
+    use crate::bus::{Bus, Heard};
+    use crate::chat::testing::{Part, board_row, user};
+    use crate::directory::Directory;
     use crate::hub::Who;
-    use crate::protocol::{DeviceId, UserId};
+    use crate::protocol::{DeviceId, Epoch, ProcessId};
 
     fn outbox(socket: u128) -> Arc<Outbox> {
         let user = UserId::parse("a").unwrap();
@@ -398,6 +405,33 @@ mod tests {
         assert_eq!(claims.end(&socket), Some(third));
         let unreleased: Vec<_> = claims.unreleased().into_iter().map(|(.., n)| n).collect();
         assert_eq!(unreleased, [first, second], "nobody knows whether the others came to the map");
+    }
+
+    /// An outage has all sockets claimed again, in any order.
+    #[tokio::test]
+    async fn the_oldest_ends_whoever_claimed_first() {
+        let part = Part::new().await;
+        part.board.beat(&board_row("ws3", 1), None).await.unwrap();
+        part.chat.liveness.view_after(Instant::now(), VIEW_PATIENCE).await.unwrap();
+        let mut ws3 = part.ports.subscribe(&ProcessId::parse("ws3").unwrap()).await.unwrap();
+        let most = u128::from(part.chat.hub.sockets_per_user());
+        for socket in (1..most).chain([0]) {
+            let entry = SocketEntry {
+                socket_id: SocketId(socket),
+                server: ProcessId::parse("ws3").unwrap(),
+                epoch: Epoch(1),
+                device: DeviceId::plain(),
+                claim: 1,
+            };
+            part.ports.claim(&user("a"), &entry, &[]).await.unwrap();
+        }
+        part.chat.enter(&part.enter("a", "default")).await;
+        let Some(Heard::Batch(batch)) = ws3.recv().await else { panic!("it is told") };
+        let ended = |envelope: &Envelope| match envelope {
+            Envelope::End { socket, .. } => Some(*socket),
+            _ => None,
+        };
+        assert_eq!(batch.iter().filter_map(|e| ended(e)).collect::<Vec<_>>(), [SocketId(0)]);
     }
 
     #[test]

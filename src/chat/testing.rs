@@ -83,8 +83,8 @@ pub struct Ports {
     pub instance: AtomicU64,
     /// How long a call of the map takes.
     pub map_takes_ms: AtomicU64,
-    /// How long a read of a mailbox takes.
-    pub mailbox_takes_ms: AtomicU64,
+    /// How long a read of a mailbox or of a roster takes.
+    pub reads_take_ms: AtomicU64,
     /// A record is stored, and the store says that it does not answer.
     pub unsure: AtomicBool,
     /// Calls let others go first at random.
@@ -114,6 +114,13 @@ impl Ports {
             for _ in 0..rand::random_range(0..4) {
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    async fn read_takes(&self) {
+        let takes = self.reads_take_ms.load(Ordering::Relaxed);
+        if takes > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(takes)).await;
         }
     }
 
@@ -160,7 +167,7 @@ impl Part {
             bus_loses: AtomicBool::new(false),
             instance: AtomicU64::new(1),
             map_takes_ms: AtomicU64::new(0),
-            mailbox_takes_ms: AtomicU64::new(0),
+            reads_take_ms: AtomicU64::new(0),
             unsure: AtomicBool::new(false),
             dawdles: AtomicBool::new(false),
             failing: Mutex::default(),
@@ -288,10 +295,7 @@ impl Store for Ports {
             self.note("mailbox");
         }
         self.dawdle().await;
-        let takes = self.mailbox_takes_ms.load(Ordering::Relaxed);
-        if takes > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(takes)).await;
-        }
+        self.read_takes().await;
         if let MailboxPart::Row(log) = &part {
             self.meet("row", log)?;
         }
@@ -311,6 +315,7 @@ impl Store for Ports {
         self.dawdle().await;
         if let RecordPart::Roster(log) = &part {
             self.note("roster");
+            self.read_takes().await;
             self.meet("roster", log)?;
         }
         if let RecordPart::Revoked(_) = &part {

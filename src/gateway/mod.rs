@@ -264,7 +264,7 @@ impl Gateway {
         let who = Who {
             user: admitted.user,
             device: hello.device.clone(),
-            socket: SocketId(rand::random()),
+            socket: SocketId::new((self.chat.clock)(), rand::random()),
         };
         let bell = self.lines.of(&who.user).bell.clone();
         let outbox = Arc::new(Outbox::on(bell, who));

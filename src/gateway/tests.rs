@@ -183,7 +183,7 @@ async fn clients_that_do_not_read_keep_nobody_from_catching_up() {
         client.write_all(request(user).as_bytes()).await.unwrap();
         client
     };
-    part.ports.mailbox_takes_ms.store(1_500, Ordering::Relaxed);
+    part.ports.reads_take_ms.store(1_500, Ordering::Relaxed);
     let mut deaf = Vec::new();
     for number in 0..CATCHING_UP_MAX {
         deaf.push(connect(&format!("user-{number}")).await);
@@ -195,7 +195,7 @@ async fn clients_that_do_not_read_keep_nobody_from_catching_up() {
     }
     let long = Text::from(vec![b' '; 512 * 1_024]);
     part.chat.hub.all().iter().for_each(|outbox| outbox.push(Event::Frame(long.clone())));
-    part.ports.mailbox_takes_ms.store(0, Ordering::Relaxed);
+    part.ports.reads_take_ms.store(0, Ordering::Relaxed);
 
     let mut client = connect("user-x").await;
     let mut heard = Vec::new();

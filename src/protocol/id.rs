@@ -11,6 +11,8 @@ use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::Timestamp;
+
 pub use conversation::{ConversationId, ConversationKind};
 
 /// Longest user or room id, in bytes.
@@ -145,9 +147,18 @@ impl Ref {
     }
 }
 
-/// A socket's name: 128 random bits, so that no two processes ever give the same one.
+/// A socket's name: the moment when it opened, in milliseconds, and 80 random bits, so that no two
+/// processes ever give the same one, and those of a person are in the order of their age.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketId(pub u128);
+
+impl SocketId {
+    /// The name of a socket that opens now.
+    pub fn new(now: Timestamp, chance: u128) -> Self {
+        const RANDOM_BITS: u32 = 80;
+        Self(u128::from(now) << RANDOM_BITS | chance >> (u128::BITS - RANDOM_BITS))
+    }
+}
 
 /// One life of a process: random, so that a restart under the same name is another one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -208,6 +219,15 @@ mod tests {
         assert!(Arc::ptr_eq(&DeviceId::plain().0, &DeviceId::plain().0));
         assert_eq!(DeviceId::parse("default"), Ok(DeviceId::plain()));
         assert_eq!(DeviceId::parse("api"), Ok(DeviceId::api()));
+    }
+
+    #[test]
+    fn sockets_are_in_the_order_of_their_age() {
+        let (older, newer) =
+            (SocketId::new(1_790_000_000_000, u128::MAX), SocketId::new(1_790_000_000_001, 0));
+        assert!(older < newer);
+        assert_eq!(newer.to_string(), "01a0c4506c0100000000000000000000");
+        assert_ne!(SocketId::new(1, 1 << 48), SocketId::new(1, 2 << 48));
     }
 
     #[test]

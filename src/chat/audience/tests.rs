@@ -1,5 +1,7 @@
 //! Hints for rooms: they reach whom they are for, whatever the store does. Entries of large rooms.
 
+use std::sync::atomic::Ordering;
+
 use futures_util::FutureExt;
 
 use super::*;
@@ -71,10 +73,12 @@ fn reads(part: &Part) -> usize {
     part.ports.trace().iter().filter(|call| *call == "roster").count()
 }
 
-#[tokio::test]
+/// Time is paused: it goes on once all have asked.
+#[tokio::test(start_paused = true)]
 async fn a_roster_is_read_once_for_all_who_ask_together() {
     let part = Part::new().await;
     let member = join(&part, "b", None).await;
+    part.ports.reads_take_ms.store(10, Ordering::Relaxed);
     (2..102).for_each(|seq| hear(&part, seq, 1));
     (102..202).for_each(|seq| part.chat.hint_local_members(room(), seq));
     let mut seqs = Vec::new();

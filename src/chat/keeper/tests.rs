@@ -102,7 +102,7 @@ async fn no_more_mailboxes_are_asked_for_than_the_store_reads() {
     let outboxes: Vec<_> =
         (0..200).map(|i| kept.part.enter(&format!("user-{i}"), "default")).collect();
     let asked = || outboxes.iter().map(|outbox| rereads(outbox)).sum::<usize>();
-    kept.part.ports.mailbox_takes_ms.store(5_000, Ordering::Relaxed);
+    kept.part.ports.reads_take_ms.store(5_000, Ordering::Relaxed);
     let (ports, reads) = (kept.part.ports.clone(), kept.part.chat.reads.clone());
     for _ in 0..100 {
         let (ports, reads) = (ports.clone(), reads.clone());
