@@ -114,6 +114,7 @@ class Pane {
       this.#problem("That is no token: one has letters, digits and _ . - alone. Paste it whole.");
       return;
     }
+    if (!token && this.#parlor.waiting > 0) return;
     this.#token = token || undefined;
     if (token) {
       // What waits there leaves where the token is the same person's.
@@ -191,7 +192,7 @@ class Pane {
       const [before, lost] = [this.me, this.#parlor.waiting];
       this.open(userId, this.target);
       this.#onRename(this);
-      if (lost > 0) this.#note(`Not sent: ${lost} written as ${before}, who has not signed in.`);
+      if (lost > 0) this.#note(`Without an answer: ${lost} written as ${before}, who has not signed in.`);
       return;
     }
     if (state === "stopped" && code === UNAUTHORIZED && !this.#token) {

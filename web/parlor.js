@@ -139,6 +139,9 @@ export class Parlor extends EventTarget {
   #comeBackAt = 0;
   #closed = false;
   #stopped = false;
+  /** The token that this socket has, or was given, and by which frame. */
+  #carried;
+  #renewal;
   /** The socket is open and this user's: what waits may leave. */
   #ours = false;
   #unacked = new Unanswered();
@@ -202,7 +205,7 @@ export class Parlor extends EventTarget {
    */
   renew(token) {
     this.#options.token = token;
-    if (!this.#stopped) return void this.#write({ type: "auth", token });
+    if (!this.#stopped) return void this.#carry();
     [this.#stopped, this.#attempt, this.#comeBackAt] = [false, 0, 0];
     this.#now();
   }
@@ -257,6 +260,7 @@ export class Parlor extends EventTarget {
     url.searchParams.set("device", device);
     url.searchParams.set("catchup", String(catchup));
     this.#emit("state", { state: "connecting" });
+    this.#carried = token;
     let socket;
     try {
       socket = new WebSocket(url, token ? ["parlor", `bearer.${token}`] : []);
@@ -278,6 +282,14 @@ export class Parlor extends EventTarget {
     this.#dial();
   }
 
+  /** Gives the server the newest token, unless this socket has it. */
+  #carry() {
+    const { token } = this.#options;
+    if (!token || token === this.#carried) return;
+    const ref = randomRef();
+    if (this.#write({ type: "auth", token, ref })) [this.#carried, this.#renewal] = [token, ref];
+  }
+
   /** Until `renew()`. */
   #stop(code, reason) {
     this.#stopped = true;
@@ -293,7 +305,11 @@ export class Parlor extends EventTarget {
     clearInterval(this.#pulse);
     clearTimeout(this.#timer);
     if (this.#closed) return;
-    if (code >= 4000 && code < 4500) return this.#stop(code, reason || `code ${code}`);
+    // A token that came while this socket was on its way, or about to end, is tried once.
+    const fresher = code === UNAUTHORIZED && this.#options.token !== this.#carried;
+    if (code >= 4000 && code < 4500 && !fresher) {
+      return this.#stop(code, reason || `code ${code}`);
+    }
     const most = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#attempt++);
     const told = this.#comeBackAt - Date.now();
     const retryMs = this.#comeBackAt ? Math.max(0, told) : Math.random() * most;
@@ -334,6 +350,7 @@ export class Parlor extends EventTarget {
     }, 5_000);
     // What was written as one person is not said as another.
     this.#ours = (welcome.userId ?? this.user) === this.user;
+    this.#carry();
     this.#unacked.conversations.forEach((conversation) => this.#flush(conversation));
     this.#emit("state", { state: "open", server: welcome.server, userId: welcome.userId });
   }
@@ -381,6 +398,11 @@ export class Parlor extends EventTarget {
 
   #refused({ ref, code, detail, retryable, retryAfterMs }) {
     const conversation = this.#unacked.conversationOf(ref);
+    if (ref && ref === this.#renewal && retryable) {
+      this.#carried = undefined;
+      setTimeout(() => this.#carry(), retryAfterMs ?? RETRY_MS);
+      return undefined;
+    }
     if (!conversation) return this.#emit("problem", { code, detail });
     if (retryable) {
       this.#unacked.again(ref);

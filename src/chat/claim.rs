@@ -331,7 +331,12 @@ impl Chat {
 
     /// Claims for a socket that is still open; whether the map took it.
     async fn claim_anew(self: &Arc<Self>, outbox: &Arc<Outbox>, reread: bool) -> bool {
-        let holds = self.is_open(outbox) && self.claim(outbox).await.is_some();
+        let claimed = if self.is_open(outbox) { self.claim(outbox).await } else { None };
+        // Those that came while the map took no claims were not counted together.
+        if claimed.is_some_and(|count| count > usize::from(self.hub.sockets_per_user())) {
+            self.see_to_others(outbox).await;
+        }
+        let holds = claimed.is_some();
         if holds && reread {
             outbox.push(Event::Reread);
         }
