@@ -52,7 +52,10 @@ async fn named(client: &ClientOptions) -> Result<String, ClientError> {
 
 /// An error for whoever wrote the command line.
 fn words(error: &ClientError) -> String {
-    printable(&error.to_string().replace("userId", "--as"))
+    let text = error.to_string();
+    // What a URL calls so, this command line calls otherwise; an id may hold the word.
+    let said = text.strip_prefix("userId is ").map(|rest| format!("--as is {rest}"));
+    printable(&said.unwrap_or(text))
 }
 
 /// The text without anything that a terminal would obey: control characters are escaped, and so
