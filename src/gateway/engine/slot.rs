@@ -230,7 +230,7 @@ impl Slot {
         self.busy.as_ref().is_some_and(|busy| busy.closing.is_some())
     }
 
-    fn is_stuck(&self) -> bool {
+    pub fn is_stuck(&self) -> bool {
         self.busy.as_ref().is_some_and(|busy| busy.stuck.is_some())
     }
 

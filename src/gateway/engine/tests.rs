@@ -7,7 +7,7 @@ use super::*;
 use crate::chat::testing::Part;
 use crate::edge::{Edge, Peer, Stream};
 use crate::gateway::handshake::{self, Request};
-use crate::protocol::UserId;
+use crate::protocol::{Text, UserId};
 
 struct World {
     part: Part,
@@ -61,6 +61,10 @@ impl World {
 
     fn is_busy(&self, place: Place) -> bool {
         self.this.slots.get(place.index).unwrap().is_busy()
+    }
+
+    fn is_stuck(&self, place: Place) -> bool {
+        self.this.slots.get(place.index).unwrap().is_stuck()
     }
 
     fn sockets_of(&self, user: &str) -> usize {
@@ -124,4 +128,37 @@ async fn a_socket_at_rest_has_no_box() {
     }
     assert!(!world.is_busy(place));
     assert_eq!((world.this.lent.write.len(), world.this.again.len()), (0, 0));
+}
+
+/// What a client does not take is kept, and goes on when it takes some; one that takes nothing for
+/// long is closed.
+#[tokio::test]
+async fn what_is_not_taken_waits_for_the_client_and_not_for_ever() {
+    let mut world = World::new().await;
+    let (mut client, place) = world.seat("userA").await;
+    let outbox = world.part.chat.hub.of(&UserId::parse("userA").unwrap()).remove(0);
+    // More than a connection of this machine holds under way.
+    let much = Text::from(vec![b' '; 8 << 20]);
+    outbox.answer(much.clone());
+    world.this.at(place, |slot, lent| slot.turn(lent, place));
+    assert!(world.is_stuck(place));
+    outbox.answer(Text::from_static(b"{}"));
+    world.turn();
+    assert!(world.is_stuck(place), "and nothing else is taken meanwhile");
+    let mut heard = Vec::new();
+    while !heard.ends_with(&[0x81, 2, b'{', b'}']) {
+        tokio::task::yield_now().await;
+        while let Ok(count) = client.try_read_buf(&mut heard) {
+            assert_ne!(count, 0, "it stays open");
+        }
+        world.turn();
+    }
+    assert!(heard.len() > much.len() && !world.is_stuck(place));
+    outbox.answer(much);
+    world.this.at(place, |slot, lent| slot.turn(lent, place));
+    world.this.lent.now += Duration::from_secs(11);
+    world.this.at(place, |slot, lent| slot.timer(timers::Why::Patience, lent, place));
+    assert!(!world.this.has_none(), "it is told so, if it listens");
+    world.this.at(place, |slot, lent| slot.timer(timers::Why::Close, lent, place));
+    assert!(world.this.has_none());
 }
