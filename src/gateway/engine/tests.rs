@@ -135,7 +135,7 @@ async fn a_socket_at_rest_has_no_box() {
 #[tokio::test]
 async fn what_is_not_taken_waits_for_the_client_and_not_for_ever() {
     let mut world = World::new().await;
-    let (mut client, place) = world.seat("userA").await;
+    let (client, place) = world.seat("userA").await;
     let outbox = world.part.chat.hub.of(&UserId::parse("userA").unwrap()).remove(0);
     // More than a connection of this machine holds under way.
     let much = Text::from(vec![b' '; 8 << 20]);
