@@ -19,6 +19,8 @@ const UNACKED_MAX = 1_000;
 const FRAME_BYTES_MAX = 65_000;
 const SEEN_MAX = 2_000;
 const UNAUTHORIZED = 4401;
+/** Frames that tell of the socket, whoever it is for. */
+const OF_THE_SOCKET = new Set(["welcome", "error", "reconnect", "authed"]);
 
 /** `dm:{a}:{b}`, sorted as the server sorts: ids are ASCII, so by code unit. */
 export function direct(a, b) {
@@ -212,12 +214,12 @@ export class Parlor extends EventTarget {
 
   /** Says that everything up to `seq` has been seen by the person; false where offline. */
   read(conversation, seq) {
-    return this.#write({ type: "read", conversation, seq });
+    return this.#ours && this.#write({ type: "read", conversation, seq });
   }
 
   /** Sends something that is never stored, like `{typing: true}`. */
   signal(target, data) {
-    this.#write({ type: "signal", ...this.#address(target), data });
+    if (this.#ours) this.#write({ type: "signal", ...this.#address(target), data });
   }
 
   /** Says how far a conversation goes: the `after` of later sends. */
@@ -357,6 +359,8 @@ export class Parlor extends EventTarget {
 
   #take(frame) {
     this.#heard = Date.now();
+    // With another person's token: what that one is told is not for who listens here.
+    if (!this.#ours && !OF_THE_SOCKET.has(frame.type)) return undefined;
     switch (frame.type) {
       case "welcome":
         return this.#opened(frame);

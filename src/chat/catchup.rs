@@ -22,7 +22,7 @@ use super::{Chat, roster};
 use crate::hub::Outbox;
 use crate::planted::{Bug, planted};
 use crate::protocol::{ConversationId, Entry, Seq};
-use crate::store::{LogRange, MailboxPart, Raise, Record, RecordPart, StoreError};
+use crate::store::{LogRange, MailboxPart, Member, Raise, Record, RecordPart, StoreError};
 
 /// How long a read of a store that does not answer waits before it is tried again.
 const RETRY_MS: std::ops::Range<u64> = 200..1_500;
@@ -262,11 +262,15 @@ async fn read_log(
     let mut members = Vec::new();
     if conversation.is_room() {
         members.extend(member(store, outbox, conversation).await?);
+        let as_of = members.first().map(|member| member.as_of);
         // An item follows its entry; what was just read may tell more than the item.
         let own = |entry: &&Entry| entry.to.as_ref() == Some(&outbox.who.user);
         for entry in page.entries.iter().filter(own) {
             let changed = roster::applied(&members, None, entry);
             changed.into_iter().for_each(|member| roster::set(&mut members, member));
+        }
+        if let Some(member) = members.first().filter(|member| as_of != Some(member.as_of)) {
+            write_behind(store, conversation, member.clone(), as_of.is_none()).await;
         }
         let last = page.entries.last().map_or(after, |entry| entry.seq);
         match members.first().and_then(|member| roster::onwards(member, last)) {
@@ -281,6 +285,22 @@ async fn read_log(
     let entries = page.entries.into_iter().map(shown).collect();
     let conversation = conversation.clone();
     Ok(Done::Page { conversation, start, entries, skip, more })
+}
+
+/// Writes an item that was found behind its entry: whoever was to write it may have died, and until
+/// the room is written to again nobody else would. The store keeps the newer one.
+async fn write_behind(store: &InTurn<'_>, room: &ConversationId, mut member: Member, is_new: bool) {
+    let writing = async {
+        let head = store.records(RecordPart::Head(room.clone())).await?;
+        let creator = head.into_iter().find_map(Record::into_head).and_then(|head| head.creator);
+        if is_new && creator.as_ref() == Some(&member.user) {
+            roster::OWNER.clone_into(&mut member.role);
+        }
+        store.write(Record::Member(room.clone(), member)).await
+    };
+    if let Err(error) = writing.await {
+        tracing::debug!(%error, %room, "a member's item stays behind its entry");
+    }
 }
 
 /// A log has no holes, so what is missing before `first` must lie below its floor. Gives up to

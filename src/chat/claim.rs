@@ -177,19 +177,20 @@ impl Chat {
     /// Claims the map entry of a new socket, and sees to the person's others if there are any.
     pub async fn enter(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         if self.claim(outbox).await.is_some_and(|count| count > 1) {
-            self.see_to_others(outbox).await;
+            self.see_to_others(outbox, true).await;
         }
     }
 
     /// Ends the sockets of a person beyond the newest that one may have, wherever they are (the hub
     /// does the same for one server, and while the map does not answer); drops those of dead
-    /// servers.
-    async fn see_to_others(self: &Arc<Self>, outbox: &Arc<Outbox>) {
+    /// servers. One that `enters` is the newest, whatever the servers' clocks say.
+    async fn see_to_others(self: &Arc<Self>, outbox: &Arc<Outbox>, enters: bool) {
         let user = &outbox.who.user;
         let Ok(located) = self.directory.locate(std::slice::from_ref(user)).await else { return };
         let mut entries: Vec<SocketEntry> = located.into_iter().flatten().collect();
         // By age: in the map stands first what was claimed last, and an old one may claim again.
-        entries.sort_unstable_by_key(|entry| Reverse(entry.socket_id));
+        let first = Some(outbox.who.socket).filter(|_| enters);
+        entries.sort_unstable_by_key(|e| Reverse((first == Some(e.socket_id), e.socket_id)));
         let view = self.liveness.view();
         let lives = |entry: &&SocketEntry| view.is_alive(&entry.server, entry.epoch);
         if !entries.iter().all(|entry| lives(&entry)) {
@@ -334,7 +335,7 @@ impl Chat {
         let claimed = if self.is_open(outbox) { self.claim(outbox).await } else { None };
         // Those that came while the map took no claims were not counted together.
         if claimed.is_some_and(|count| count > usize::from(self.hub.sockets_per_user())) {
-            self.see_to_others(outbox).await;
+            self.see_to_others(outbox, false).await;
         }
         let holds = claimed.is_some();
         if holds && reread {
@@ -412,9 +413,10 @@ mod tests {
         assert_eq!(unreleased, [first, second], "nobody knows whether the others came to the map");
     }
 
-    /// An outage has all sockets claimed again, in any order.
+    /// An outage has all sockets claimed again, in any order; and the others' clock may be ahead.
     #[tokio::test]
     async fn the_oldest_ends_whoever_claimed_first() {
+        const AHEAD: u128 = u128::MAX / 2;
         let part = Part::new().await;
         part.board.beat(&board_row("ws3", 1), None).await.unwrap();
         part.chat.liveness.view_after(Instant::now(), VIEW_PATIENCE).await.unwrap();
@@ -422,7 +424,7 @@ mod tests {
         let most = u128::from(part.chat.hub.sockets_per_user());
         for socket in (1..most).chain([0]) {
             let entry = SocketEntry {
-                socket_id: SocketId(socket),
+                socket_id: SocketId(AHEAD + socket),
                 server: ProcessId::parse("ws3").unwrap(),
                 epoch: Epoch(1),
                 device: DeviceId::plain(),
@@ -436,7 +438,7 @@ mod tests {
             Envelope::End { socket, .. } => Some(*socket),
             _ => None,
         };
-        assert_eq!(batch.iter().filter_map(|e| ended(e)).collect::<Vec<_>>(), [SocketId(0)]);
+        assert_eq!(batch.iter().filter_map(|e| ended(e)).collect::<Vec<_>>(), [SocketId(AHEAD)]);
     }
 
     #[test]

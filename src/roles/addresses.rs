@@ -124,15 +124,19 @@ impl Caller {
 
 /// People write only where there is a conversation: what makes the one that is proposed.
 fn by_service(options: &Up, url: &str, me: &str) -> String {
-    let token = match options.common.tokens.jwt_secret_file.first() {
-        Some(secret) => format!(
-            "$({me} token --sub shop --scope service --jwt-secret-file {})",
-            secret.display()
+    let (token, whose) = match options.common.tokens.jwt_secret_file.first() {
+        Some(secret) => {
+            let token = "token --sub shop --scope service --jwt-secret-file";
+            (format!("$({me} {token} {})", secret.display()), "")
+        }
+        // Whom the others' tokens name is not known here.
+        None => (
+            "$TOKEN_OF_SCOPE_SERVICE".to_owned(),
+            ",\n  with two of your users for userA and userB, here and below",
         ),
-        None => "$TOKEN_OF_SCOPE_SERVICE".to_owned(),
     };
     format!(
-        "Services alone open conversations here (--dm existing). One for what follows:\n\n    \
+        "Services alone open conversations here (--dm existing). One for what follows{whose}:\n\n    \
          curl {url} -H \"Authorization: Bearer {token}\" \\\n      \
          -H 'Content-Type: application/json' \\\n      \
          -d '{OPENING}'\n\n  "

@@ -221,6 +221,8 @@ pub struct Core {
     pub deaths: Vec<(u64, usize)>,
     /// Until when Redis refuses writes to some.
     pub refuses_until: u64,
+    /// When the last of what is late will have been done.
+    pub late_until: u64,
     /// When a process was told of a gap of the bus while nothing else was wrong with it.
     pub gaps: Vec<(u64, usize)>,
     /// Rules broken that only the store sees.
@@ -254,6 +256,7 @@ impl Sea {
             orphans: Vec::new(),
             deaths: Vec::new(),
             refuses_until: 0,
+            late_until: 0,
             gaps: Vec::new(),
             broken: Vec::new(),
         })))
@@ -442,6 +445,7 @@ impl Core {
                     arrives = self.now + self.any(9_000..12_000);
                 }
                 self.at(given_up, move |_| drop(sender));
+                self.late_until = self.late_until.max(arrives);
                 self.push(
                     arrives,
                     None,

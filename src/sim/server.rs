@@ -229,7 +229,8 @@ impl Server {
     pub fn accept(&self, wire: Arc<Wire>, hello: Hello) {
         let Some(life) = self.life.as_ref() else { return };
         let Some(chat) = life.running.chat.get().cloned() else { return };
-        drop(life.runtime.spawn(serve(self.sea.clone(), chat, wire, hello)));
+        let (sea, running) = (self.sea.clone(), life.running.clone());
+        drop(life.runtime.spawn(serve(sea, running, chat, wire, hello)));
     }
 }
 
@@ -317,13 +318,16 @@ enum Turn {
 }
 
 /// One socket, as a loop of `gateway/engine.rs` drives it.
-async fn serve(sea: Sea, chat: Arc<Chat>, wire: Arc<Wire>, hello: Hello) {
+async fn serve(sea: Sea, running: Arc<Running>, chat: Arc<Chat>, wire: Arc<Wire>, hello: Hello) {
     let SocketId(socket) = SocketId::new((chat.clock)(), chance::bits());
     let socket = SocketId(socket - socket % BELT_PARTS + BELT_PARTS - 1);
     let who = Who { user: hello.user, device: hello.device, socket };
     let outbox = Arc::new(Outbox::new(who));
     if let Some(oldest) = chat.hub.enter(outbox.clone()) {
         oldest.push(Event::Close(CloseCode::TooManySockets));
+    }
+    if !running.is_open() {
+        outbox.push(Event::Close(CloseCode::Restart));
     }
     chat.metrics.sockets.inc();
     let mut session = Session::new(hello.wish);

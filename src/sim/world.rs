@@ -157,7 +157,7 @@ impl World {
         let until = self.sea.lock().now + left;
         let settled = |world: &Self| {
             let core = world.sea.lock();
-            core.now > core.refuses_until + SETTLES_MS
+            core.now > core.late_until.max(core.refuses_until + SETTLES_MS)
         };
         while self.sea.lock().now < until
             && !(settled(self) && super::judge::unfinished(self).is_empty())

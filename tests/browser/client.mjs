@@ -11,6 +11,7 @@ class Socket {
   static last = null;
   readyState = 1;
   sends = [];
+  kinds = new Set();
 
   constructor(_, protocols = []) {
     // As a browser does, whose message shows it.
@@ -21,6 +22,7 @@ class Socket {
 
   send(text) {
     const frame = JSON.parse(text);
+    this.kinds.add(frame.type);
     if (frame.type === "message") this.sends.push(frame);
   }
 
@@ -202,14 +204,19 @@ await check("a fresh token brings what waits", async ({ parlor, socket, events }
   assert.deepEqual(states(events).map(([state]) => state), ["stopped", "connecting", "open"]);
 });
 
-await check("a token of somebody else says nothing for this one", async ({ parlor, socket }) => {
+await check("a token of somebody else is not this one's", async ({ parlor, socket, events }) => {
   socket.end(4401);
   parlor.send("userB", "one");
   parlor.renew("to.ken-C");
   Socket.last.welcome("userC");
   parlor.send("userB", "two");
-  assert.deepEqual(Socket.last.take(), []);
+  parlor.signal("userB", { typing: true });
+  assert.equal(parlor.read(DM, 1), false);
+  assert.deepEqual([...Socket.last.kinds], [], "nothing is said for the other");
   assert.equal(parlor.waiting, 2);
+  const theirs = { type: "message", id: "dm:userC:userD/3", conversation: "dm:userC:userD", seq: 3 };
+  Socket.last.hear({ ...theirs, from: "userD" });
+  assert.deepEqual(events.filter(([kind]) => kind !== "state"), [], "nor heard");
 });
 
 await check("what no header can carry stops it", async ({ parlor, socket, events }) => {
@@ -223,6 +230,13 @@ await check("what no header can carry stops it", async ({ parlor, socket, events
 });
 
 await check("who has closed it stays away", async ({ parlor, socket }) => {
+  parlor.close();
+  parlor.renew("to.ken");
+  assert.equal(Socket.last, socket);
+});
+
+await check("who has closed it once it was ended stays away", async ({ parlor, socket }) => {
+  socket.end(4401);
   parlor.close();
   parlor.renew("to.ken");
   assert.equal(Socket.last, socket);

@@ -260,7 +260,15 @@ async fn a_former_member_does_not_walk_what_came_later() {
 
 #[tokio::test]
 async fn who_has_just_joined_sees_it_before_the_item_tells() {
+    joins_before_the_item_tells("c", roster::MEMBER).await;
+    joins_before_the_item_tells("a", roster::OWNER).await;
+}
+
+async fn joins_before_the_item_tells(creator: &str, role: &str) {
     let part = Part::new().await;
+    let (creator, floor, title) = (Some(user(creator)), 0, None);
+    let head = Head { floor, title, creator, public: false, created: 1 };
+    part.ports.write(Record::Head(room(), head)).await.unwrap();
     let outbox = part.enter("a", "default");
     let (kind, to) = (Kind::Joined, Some(user("a")));
     let (from, device, message) = (user("b"), DeviceId::plain(), None);
@@ -272,6 +280,15 @@ async fn who_has_just_joined_sees_it_before_the_item_tells() {
     let read = perform(&part.chat, &outbox, read).await;
     let Done::Page { entries, .. } = read else { panic!("{read:?}") };
     assert!(matches!(&entries[..], [(1, Some(_))]), "{entries:?}");
+    let items = part.ports.records(RecordPart::Member(room(), user("a"))).await.unwrap();
+    let item = items.into_iter().find_map(Record::into_member);
+    let item = item.map(|item| (item.role, item.spans, item.as_of));
+    let since = Span { after: 0, until: None };
+    assert_eq!(
+        item,
+        Some((role.to_owned(), vec![since], 1)),
+        "whoever was to write it may be dead"
+    );
 }
 
 #[tokio::test]

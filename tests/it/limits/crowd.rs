@@ -235,6 +235,7 @@ async fn a_user_has_as_many_sockets_as_are_set() {
 
 #[tokio::test]
 async fn on_real_parts_a_user_has_as_many_sockets_as_are_set() {
+    a_user_has_so_many_sockets(Parts::Real, 1).await;
     a_user_has_so_many_sockets(Parts::Real, 40).await;
 }
 
