@@ -7,10 +7,20 @@ use std::ops::Range;
 
 use rand::RngExt;
 
-/// The hashing of maps whose order has effects. In tests a map of the same history always has the
-/// same order.
+/// The hashing of maps whose order has effects, or that are looked into for each message. Keyed by
+/// chance, so that nobody can choose names that fall together. In tests a map of the same history
+/// always has the same order.
 #[cfg(not(test))]
-pub type Hashing = std::hash::RandomState;
+#[derive(Debug, Clone, Default)]
+pub struct Hashing(ahash::RandomState);
+#[cfg(not(test))]
+impl std::hash::BuildHasher for Hashing {
+    type Hasher = ahash::AHasher;
+
+    fn build_hasher(&self) -> Self::Hasher {
+        self.0.build_hasher()
+    }
+}
 #[cfg(test)]
 pub type Hashing = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
 

@@ -124,17 +124,18 @@ async fn turn_for_ever(gateway: &Arc<Gateway>, ready: Ready) -> io::Error {
     let mut events = mio::Events::with_capacity(EVENTS_MAX);
     let mut this = Loop::new(gateway.clone(), registry);
     let mut came = Vec::new();
+    // Made once: to wait anew each turn costs more than all else that a turn does for itself.
+    let (over, abort) = (gateway.over.cancelled(), gateway.abort.cancelled());
+    let due = sleep_until(Instant::now());
+    tokio::pin!(over, abort, due);
     loop {
         let next = this.next_time();
-        let due = async {
-            match next {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        if let Some(at) = next.filter(|at| *at != due.deadline()) {
+            due.as_mut().reset(at);
+        }
         tokio::select! {
-            () = gateway.over.cancelled() => return io::ErrorKind::Interrupted.into(),
-            () = gateway.abort.cancelled(), if !this.has_none() => this.end_all(),
+            () = &mut over => return io::ErrorKind::Interrupted.into(),
+            () = &mut abort, if !this.has_none() => this.end_all(),
             told = poll.readable_mut() => match told {
                 Ok(mut told) => {
                     let polled = told.get_inner_mut().poll(&mut events, Some(Duration::ZERO));
@@ -151,7 +152,7 @@ async fn turn_for_ever(gateway: &Arc<Gateway>, ready: Ready) -> io::Error {
                 }
             }
             Some(done) = this.lent.works.next(), if !this.lent.works.is_empty() => this.done(done),
-            () = due => {}
+            () = &mut due, if next.is_some() => {}
             () = std::future::ready(()), if !this.again.is_empty() => {}
         }
         this.take_times();

@@ -136,8 +136,8 @@ fn by_service(options: &Up, url: &str, me: &str) -> String {
         ),
     };
     format!(
-        "Services alone open conversations here (--dm existing). One for what follows{whose}:\n\n    \
-         curl {url} -H \"Authorization: Bearer {token}\" \\\n      \
+        "Services alone open conversations here (--dm existing). One for what \
+         follows{whose}:\n\n    curl {url} -H \"Authorization: Bearer {token}\" \\\n      \
          -H 'Content-Type: application/json' \\\n      \
          -d '{OPENING}'\n\n  "
     )
