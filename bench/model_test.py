@@ -1,5 +1,6 @@
 """Tests of bench/model: a case computed by hand, what must hold of every case, and that the model
-speaks of the code and of the document as they are. `./test` runs them; alone: python3 bench/model_test.py
+speaks of the code and of the document as they are. `./test` runs them; alone:
+python3 bench/model_test.py
 """
 
 import importlib.machinery
