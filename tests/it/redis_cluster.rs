@@ -160,6 +160,8 @@ async fn slots_that_move_lose_nothing() {
     }
     assert!(talk.rounds > before + 5, "{before} before, {} meanwhile", talk.rounds - before);
     moving.ended();
+    // Before anything later is said, from which a gap would show.
+    talk.all_is_heard(&stack).await;
     talk.rounds(10).await;
     talk.all_is_heard(&stack).await;
     assert_eq!(cluster(&stack).owner(&channel("ws1")), to);
@@ -177,6 +179,8 @@ async fn a_master_that_dies_loses_nothing() {
     talk.rounds(10).await;
     let dead = stack.cluster.as_mut().unwrap().kill_owner(&channel("ws1"));
     talk.rounds(40).await;
+    // Before anything later is said, from which a gap would show.
+    talk.all_is_heard(&stack).await;
     let heir = cluster(&stack).owned_anew(&channel("ws1"), &dead);
     talk.rounds(10).await;
     talk.all_is_heard(&stack).await;
