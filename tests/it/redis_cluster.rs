@@ -4,9 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::harness::{
-    Cluster, Lasting, MASTERS, Parts, Person, Stack, eventually, live_again, within,
-};
+use crate::harness::{Cluster, Lasting, MASTERS, Person, Stack, eventually, live_again, within};
 
 const SERVERS: [&str; 3] = ["ws1", "ws2", "ws3"];
 /// Their entries lie on all masters, but for one in 100,000 of random names; these are fixed.
@@ -32,7 +30,7 @@ fn channels_owners(stack: &Stack) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn servers_on_different_masters_chat() {
-    let Some(stack) = Stack::start(Parts::FleetOnCluster).await else { return };
+    let Some(stack) = Stack::start_on_cluster().await else { return };
     assert_eq!(channels_owners(&stack).len(), MASTERS, "each server's channel on another master");
     let mut people = Vec::new();
     for number in 0..USERS {
@@ -146,7 +144,7 @@ async fn all_are_live(stack: &Stack) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_that_move_lose_nothing() {
-    let Some(stack) = Stack::start(Parts::FleetOnCluster).await else { return };
+    let Some(stack) = Stack::start_on_cluster().await else { return };
     assert_eq!(channels_owners(&stack).len(), MASTERS);
     let mut talk = Talk::start(&stack).await;
     talk.rounds(10).await;
@@ -173,7 +171,7 @@ async fn slots_that_move_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_dies_loses_nothing() {
-    let Some(mut stack) = Stack::start(Parts::FleetOnCluster).await else { return };
+    let Some(mut stack) = Stack::start_on_cluster().await else { return };
     assert_eq!(channels_owners(&stack).len(), MASTERS);
     let mut talk = Talk::start(&stack).await;
     talk.rounds(10).await;

@@ -35,8 +35,6 @@ pub enum Parts {
     Real,
     /// Balancer, servers and API as processes of their own, on Redis and DynamoDB Local.
     Fleet,
-    /// The same on a Redis cluster and DynamoDB Local.
-    FleetOnCluster,
 }
 
 /// A running Parlor.
@@ -75,11 +73,26 @@ impl Stack {
 
     /// The same with options of all processes of a fleet.
     pub async fn start_sharing(parts: Parts, options: &[&str], shared: &[&str]) -> Option<Self> {
-        let (redis, cluster) = match parts {
-            Parts::Embedded => (None, None),
-            Parts::Real | Parts::Fleet => (Some(Redis::start(dynamodb()?)), None),
-            Parts::FleetOnCluster => (None, Some(Cluster::start(&dynamodb()?))),
+        let redis = match parts {
+            Parts::Embedded => None,
+            Parts::Real | Parts::Fleet => Some(Redis::start(dynamodb()?)),
         };
+        let fleet = matches!(parts, Parts::Fleet);
+        Some(Self::start_on((redis, None), fleet, options, shared).await)
+    }
+
+    /// Starts a fleet on a Redis cluster; `None` as above.
+    pub async fn start_on_cluster() -> Option<Self> {
+        let cluster = Cluster::start(&dynamodb()?);
+        Some(Self::start_on((None, Some(cluster)), true, &[], &[]).await)
+    }
+
+    async fn start_on(
+        (redis, cluster): (Option<Redis>, Option<Cluster>),
+        fleet: bool,
+        options: &[&str],
+        shared: &[&str],
+    ) -> Self {
         let mut stack = Self {
             redis,
             cluster,
@@ -92,14 +105,14 @@ impl Stack {
             table: format!("parlor-it-{:016x}", rand::random::<u64>()),
             options: strings(options),
             shared: strings(shared),
-            fleet: matches!(parts, Parts::Fleet | Parts::FleetOnCluster),
+            fleet,
         };
         if stack.fleet {
             stack.start_fleet().await;
         } else {
             stack.start_up().await;
         }
-        Some(stack)
+        stack
     }
 
     /// Starts `parlor up`, again after a kill: on the same ports (but for those of the servers
