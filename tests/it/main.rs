@@ -21,6 +21,7 @@ mod limits;
 mod origins;
 mod protocol;
 mod proxies;
+mod redis_cluster;
 mod redis_full;
 mod redis_hung;
 mod tls;

@@ -3,12 +3,14 @@
 //! A [`Stack`] is what a user would have started: `parlor up` on embedded parts, `parlor up` with
 //! Redis and DynamoDB Local, or a fleet of processes. Everything ends when it is dropped.
 
+mod cluster;
 mod lasting;
 mod people;
 mod process;
 mod proxy;
 mod real;
 
+pub use cluster::{Cluster, MASTERS};
 pub use lasting::Lasting;
 pub use people::{Person, texts};
 pub use process::{Process, command};
@@ -39,6 +41,8 @@ pub enum Parts {
 pub struct Stack {
     /// The Redis behind it, of this stack alone.
     pub redis: Option<Redis>,
+    /// The Redis cluster behind it in its place, of this stack alone.
+    pub cluster: Option<Cluster>,
     /// `HOST:PORT` of the balancer.
     pub balancer: String,
     /// `HOST:PORT` of each server.
@@ -73,8 +77,25 @@ impl Stack {
             Parts::Embedded => None,
             Parts::Real | Parts::Fleet => Some(Redis::start(dynamodb()?)),
         };
+        let fleet = matches!(parts, Parts::Fleet);
+        Some(Self::start_on((redis, None), fleet, options, shared).await)
+    }
+
+    /// Starts a fleet on a Redis cluster; `None` as above.
+    pub async fn start_on_cluster() -> Option<Self> {
+        let cluster = Cluster::start(&dynamodb()?);
+        Some(Self::start_on((None, Some(cluster)), true, &[], &[]).await)
+    }
+
+    async fn start_on(
+        (redis, cluster): (Option<Redis>, Option<Cluster>),
+        fleet: bool,
+        options: &[&str],
+        shared: &[&str],
+    ) -> Self {
         let mut stack = Self {
             redis,
+            cluster,
             balancer: String::new(),
             servers: BTreeMap::new(),
             api: String::new(),
@@ -84,14 +105,14 @@ impl Stack {
             table: format!("parlor-it-{:016x}", rand::random::<u64>()),
             options: strings(options),
             shared: strings(shared),
-            fleet: matches!(parts, Parts::Fleet),
+            fleet,
         };
         if stack.fleet {
             stack.start_fleet().await;
         } else {
             stack.start_up().await;
         }
-        Some(stack)
+        stack
     }
 
     /// Starts `parlor up`, again after a kill: on the same ports (but for those of the servers
@@ -161,17 +182,24 @@ impl Stack {
         self.processes.insert(id.to_owned(), server);
     }
 
+    /// The DynamoDB Local behind it; `None` where all is embedded.
+    fn dynamodb(&self) -> Option<&str> {
+        let node = self.redis.as_ref().or(self.cluster.as_ref().map(Cluster::any));
+        node.map(Redis::dynamodb)
+    }
+
     fn store_options(&self) -> Vec<String> {
-        match &self.redis {
-            Some(redis) => strings(&["--dynamodb", redis.dynamodb(), "--table", &self.table]),
+        match self.dynamodb() {
+            Some(url) => strings(&["--dynamodb", url, "--table", &self.table]),
             None => Vec::new(),
         }
     }
 
     /// The options that name the real parts.
     pub fn real_parts(&self) -> Vec<String> {
-        match &self.redis {
-            Some(redis) => [strings(&["--redis", &redis.url()]), self.store_options()].concat(),
+        let redis = self.redis.as_ref().map(Redis::url);
+        match redis.or(self.cluster.as_ref().map(Cluster::url)) {
+            Some(url) => [strings(&["--redis", &url]), self.store_options()].concat(),
             None => Vec::new(),
         }
     }
@@ -228,7 +256,7 @@ impl Stack {
 
     /// The options that name this stack's DynamoDB and table, or its data folder.
     pub fn where_it_is(&self) -> Vec<String> {
-        match &self.redis {
+        match self.dynamodb() {
             Some(_) => self.store_options(),
             None => strings(&["--data", &self.data()]),
         }
@@ -245,14 +273,14 @@ impl Stack {
 
     /// The items of a partition, read from DynamoDB by its own client; `None` where it is embedded.
     pub async fn items(&self, partition: &str) -> Option<Vec<real::Item>> {
-        let redis = self.redis.as_ref()?;
-        Some(real::items(redis.dynamodb(), &self.table, partition).await)
+        let url = self.dynamodb()?;
+        Some(real::items(url, &self.table, partition).await)
     }
 
     /// The same for the whole table.
     pub async fn all_items(&self) -> Option<Vec<real::Item>> {
-        let redis = self.redis.as_ref()?;
-        Some(real::all_items(redis.dynamodb(), &self.table).await)
+        let url = self.dynamodb()?;
+        Some(real::all_items(url, &self.table).await)
     }
 
     /// Runs a tool of the binary on this stack's data: `table show …`.
@@ -280,7 +308,7 @@ impl Stack {
             let status = process.stop().await;
             assert!(status.success(), "{name} ended with {status}");
         }
-        if self.redis.is_none() {
+        if self.dynamodb().is_none() {
             // Whatever a flow did: the rules of the data hold.
             let checked = self.parlor(&["store", "check"]).await;
             assert!(checked.status.success(), "{checked:?}");

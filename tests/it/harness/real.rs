@@ -1,4 +1,5 @@
-//! The real parts: a Redis of the stack's own, and the DynamoDB Local that `./test` started.
+//! The real parts: a Redis of the stack's own, or a cluster of them (`cluster`), and the DynamoDB
+//! Local that `./test` started.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -53,6 +54,8 @@ pub struct Redis {
     child: Child,
     port: u16,
     dynamodb: String,
+    /// What the server is told beside its port.
+    arguments: Vec<String>,
 }
 
 impl Redis {
@@ -60,15 +63,21 @@ impl Redis {
     pub fn start(dynamodb: String) -> Self {
         // Free now, and taken at once: a collision shows as a Redis that does not start.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let redis = Self { child: Self::spawn(port), port, dynamodb };
+        Self::start_at(port, Vec::new(), dynamodb)
+    }
+
+    /// Starts one on this port.
+    pub(super) fn start_at(port: u16, arguments: Vec<String>, dynamodb: String) -> Self {
+        let redis = Self { child: Self::spawn(port, &arguments), port, dynamodb, arguments };
         redis.wait();
         redis
     }
 
-    fn spawn(port: u16) -> Child {
+    fn spawn(port: u16, arguments: &[String]) -> Child {
         Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(["--appendonly", "no"])
+            .args(arguments)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -86,6 +95,11 @@ impl Redis {
     /// `redis://…`
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// `HOST:PORT`
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// The DynamoDB Local that goes with it.
@@ -144,7 +158,7 @@ impl Redis {
 
     /// Starts it again, empty, on its old port.
     pub fn start_again(&mut self) {
-        self.child = Self::spawn(self.port);
+        self.child = Self::spawn(self.port, &self.arguments);
         self.wait();
     }
 }
