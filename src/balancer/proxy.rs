@@ -18,6 +18,9 @@ const DIAL_PATIENCE: Duration = Duration::from_secs(1);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the other side may take to end after one has.
 const FOLLOW_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take after one has broken: what a server says before it closes is on its way
+/// when the client's next bytes are refused.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
 /// Buffer each way; frames are small, and an idle connection holds both.
 const BUFFER_BYTES: usize = 1_024;
 
@@ -152,16 +155,13 @@ pub async fn splice(mut client: Stream, server: Stream, answer: Bytes) {
 
 async fn both_ways(up: impl Future<Output = Result<()>>, down: impl Future<Output = Result<()>>) {
     tokio::pin!(up, down);
-    // Whoever broke has nothing to follow.
+    let patience = |ended: Result<()>| match ended {
+        Ok(()) => FOLLOW_PATIENCE,
+        Err(_) => LAST_WORDS_PATIENCE,
+    };
     let _ = tokio::select! {
-        ended = &mut up => match ended {
-            Ok(()) => timeout(FOLLOW_PATIENCE, down).await,
-            broke => Ok(broke),
-        },
-        ended = &mut down => match ended {
-            Ok(()) => timeout(FOLLOW_PATIENCE, up).await,
-            broke => Ok(broke),
-        },
+        ended = &mut up => timeout(patience(ended), down).await,
+        ended = &mut down => timeout(patience(ended), up).await,
     };
 }
 
@@ -213,6 +213,36 @@ mod tests {
         timeout(FOLLOW_PATIENCE * 3, splicing).await.unwrap().unwrap();
         assert!(begun.elapsed() <= FOLLOW_PATIENCE + Duration::from_secs(1));
         drop(client);
+    }
+
+    /// A server that refuses what comes has said why; its reset must not overtake that.
+    #[tokio::test]
+    async fn the_last_words_of_a_server_that_resets_arrive() {
+        for _ in 0..20 {
+            let ((mut client, outer), (inner, mut server)) = (pair().await, pair().await);
+            let splicing = tokio::spawn(async move {
+                let mut inner = Stream::from(inner);
+                let answer = ask(&mut inner, b"early").await.unwrap();
+                splice(outer.into(), inner, answer).await;
+            });
+            server.write_all(b"HTTP/1.1 101 answer").await.unwrap();
+            client.read_exact(&mut [0; 19]).await.unwrap();
+            // Unread bytes make the close a reset.
+            let (mut from_client, mut to_server) = client.split();
+            let writing = async { while to_server.write_all(&[b'['; 4096]).await.is_ok() {} };
+            let refusing = async {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                server.write_all(b"too large").await.unwrap();
+                drop(server);
+            };
+            let mut heard = Vec::new();
+            let reading = async {
+                let _ = from_client.read_to_end(&mut heard).await;
+            };
+            tokio::join!(writing, refusing, reading);
+            assert_eq!(heard, b"too large");
+            splicing.await.unwrap();
+        }
     }
 
     /// What is made of an answer that comes in these pieces.

@@ -33,6 +33,8 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 const SILENT_MAX: Duration = Duration::from_secs(2);
 /// The pause between two dials, at most: Redis may be back at any moment.
 const REDIAL_MAX: Duration = Duration::from_millis(500);
+/// How long the same trouble is not told again.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// Where Redis is, as the URL says.
 #[derive(Clone)]
@@ -240,7 +242,7 @@ struct State {
     /// When the connection was made anew for a trouble that another one may not have.
     replaced: Option<Instant>,
     /// The last trouble that was said, until a call succeeds.
-    told: Option<Trouble>,
+    told: Option<(Trouble, Instant)>,
 }
 
 impl State {
@@ -344,17 +346,17 @@ impl Link {
                 state.silent_since = None;
             }
         }
-        let Some(trouble) = trouble else {
-            state.told = None;
-            return;
-        };
+        let Some(trouble) = trouble else { return };
         let lately = state.replaced.is_some_and(|then| now - then < REDIAL_MAX);
         if trouble.wants_another_connection() && !lately {
             self.replace_connection(&mut state, now);
         }
-        if state.told.replace(trouble) != Some(trouble)
-            && let Some(advice) = trouble.advice()
+        // Of a cluster the other parts answer meanwhile.
+        let known = |(told, then)| told == trouble && now - then < TELL_AGAIN;
+        if !state.told.is_some_and(known)
+            && let Some(advice) = trouble.advice(self.target.is_cluster())
         {
+            state.told = Some((trouble, now));
             let trouble = trouble.name();
             tracing::warn!(trouble, "Redis refuses calls, and {advice}");
         }

@@ -23,7 +23,7 @@ pub(crate) enum Trouble {
     Denied,
     /// A script of somebody's keeps it busy.
     Busy,
-    /// A cluster answered, and this address was given as that of a single server.
+    /// A cluster answered where a single server was expected, or a cluster of which a part is away.
     Moved,
     /// Anything else that it said.
     Refused,
@@ -75,7 +75,7 @@ impl Trouble {
     }
 
     /// What an operator should know, where waiting is not enough.
-    pub(crate) fn advice(self) -> Option<&'static str> {
+    pub(crate) fn advice(self, of_a_cluster: bool) -> Option<&'static str> {
         match self {
             Self::ReadOnly => Some("it takes no writes: is this address still the primary's?"),
             Self::Full => Some("its memory is full: give it more (maxmemory)"),
@@ -83,6 +83,9 @@ impl Trouble {
                 Some("it refuses these rights: check the password and deploy/redis-acl.conf")
             }
             Self::Busy => Some("a script keeps it busy: see SCRIPT KILL"),
+            Self::Moved if of_a_cluster => {
+                Some("a part of the cluster has no master: see redis-cli --cluster check")
+            }
             Self::Moved => Some("it is a cluster: give its address as redis+cluster://"),
             Self::Timeout | Self::Lost | Self::Loading | Self::Refused => None,
         }

@@ -52,10 +52,8 @@ async fn named(client: &ClientOptions) -> Result<String, ClientError> {
 
 /// An error for whoever wrote the command line.
 fn words(error: &ClientError) -> String {
-    let text = error.to_string();
-    // What a URL calls so, this command line calls otherwise; an id may hold the word.
-    let said = text.strip_prefix("userId is ").map(|rest| format!("--as is {rest}"));
-    printable(&said.unwrap_or(text))
+    // What a URL calls so, this command line calls otherwise; an id may hold the word, and no space.
+    printable(&error.to_string().replace(": userId is ", ": --as is "))
 }
 
 /// The text without anything that a terminal would obey: control characters are escaped, and so
