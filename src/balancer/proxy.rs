@@ -18,8 +18,8 @@ const DIAL_PATIENCE: Duration = Duration::from_secs(1);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the other side may take to end after one has.
 const FOLLOW_PATIENCE: Duration = Duration::from_secs(10);
-/// How long it may take after one has broken: what a server says before it closes is on its way
-/// when the client's next bytes are refused.
+/// How long the server may take after the client's way to it has broken: what it says before it
+/// closes is on its way when the client's next bytes are refused.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
 /// Buffer each way; frames are small, and an idle connection holds both.
 const BUFFER_BYTES: usize = 1_024;
@@ -155,13 +155,16 @@ pub async fn splice(mut client: Stream, server: Stream, answer: Bytes) {
 
 async fn both_ways(up: impl Future<Output = Result<()>>, down: impl Future<Output = Result<()>>) {
     tokio::pin!(up, down);
-    let patience = |ended: Result<()>| match ended {
-        Ok(()) => FOLLOW_PATIENCE,
-        Err(_) => LAST_WORDS_PATIENCE,
-    };
     let _ = tokio::select! {
-        ended = &mut up => timeout(patience(ended), down).await,
-        ended = &mut down => timeout(patience(ended), up).await,
+        ended = &mut up => {
+            let patience = if ended.is_ok() { FOLLOW_PATIENCE } else { LAST_WORDS_PATIENCE };
+            timeout(patience, down).await
+        }
+        ended = &mut down => match ended {
+            Ok(()) => timeout(FOLLOW_PATIENCE, up).await,
+            // All that the server said has left before this, and it hears nothing any more.
+            broke => Ok(broke),
+        },
     };
 }
 

@@ -188,9 +188,15 @@ impl Chat {
         let user = &outbox.who.user;
         let Ok(located) = self.directory.locate(std::slice::from_ref(user)).await else { return };
         let mut entries: Vec<SocketEntry> = located.into_iter().flatten().collect();
+        let own = entries.iter().position(|entry| entry.socket_id == outbox.who.socket);
+        let Some(own) = own.filter(|_| self.is_open(outbox)) else { return };
+        if enters {
+            // Who has claimed later sees to this one: of two that come together one stays.
+            entries.drain(..own);
+        }
         // By age: in the map stands first what was claimed last, and an old one may claim again.
-        let first = Some(outbox.who.socket).filter(|_| enters);
-        entries.sort_unstable_by_key(|e| Reverse((first == Some(e.socket_id), e.socket_id)));
+        let older = &mut entries[usize::from(enters)..];
+        older.sort_unstable_by_key(|entry| Reverse(entry.socket_id));
         let view = self.liveness.view();
         let lives = |entry: &&SocketEntry| view.is_alive(&entry.server, entry.epoch);
         if !entries.iter().all(|entry| lives(&entry)) {
@@ -373,10 +379,11 @@ impl Chat {
 mod tests {
     use super::*;
     use crate::board::Board;
-    use crate::bus::{Bus, Heard};
+    use crate::bus::{Bus, Heard, Subscription};
     use crate::chat::testing::{Part, board_row, user};
     use crate::directory::Directory;
     use crate::hub::Who;
+    use crate::limits::{Limits, Settings};
     use crate::protocol::{DeviceId, Epoch, ProcessId};
 
     fn outbox(socket: u128) -> Arc<Outbox> {
@@ -413,32 +420,65 @@ mod tests {
         assert_eq!(unreleased, [first, second], "nobody knows whether the others came to the map");
     }
 
+    const AHEAD: u128 = u128::MAX / 2;
+
+    /// A part, and ws3, which lives, with what it is told.
+    async fn beside_ws3(limits: Arc<Limits>) -> (Part, Subscription) {
+        let part = Part::limited(limits).await;
+        part.board.beat(&board_row("ws3", 1), None).await.unwrap();
+        part.chat.liveness.view_after(Instant::now(), VIEW_PATIENCE).await.unwrap();
+        let ws3 = part.ports.subscribe(&ProcessId::parse("ws3").unwrap()).await.unwrap();
+        (part, ws3)
+    }
+
+    async fn claims_at_ws3(part: &Part, socket: u128) {
+        let entry = SocketEntry {
+            socket_id: SocketId(socket),
+            server: ProcessId::parse("ws3").unwrap(),
+            epoch: Epoch(1),
+            device: DeviceId::plain(),
+            claim: 1,
+        };
+        part.ports.claim(&user("a"), &entry, &[]).await.unwrap();
+    }
+
+    /// The sockets that ws3 is told to end.
+    async fn ended(ws3: &mut Subscription) -> Vec<u128> {
+        let heard = tokio::time::timeout(Duration::from_millis(200), ws3.recv()).await;
+        let Ok(Some(Heard::Batch(batch))) = heard else { return Vec::new() };
+        let ended = |envelope: &Arc<Envelope>| match &**envelope {
+            Envelope::End { socket, .. } => Some(socket.0),
+            _ => None,
+        };
+        batch.iter().filter_map(ended).collect()
+    }
+
     /// An outage has all sockets claimed again, in any order; and the others' clock may be ahead.
     #[tokio::test]
     async fn the_oldest_ends_whoever_claimed_first() {
-        const AHEAD: u128 = u128::MAX / 2;
-        let part = Part::new().await;
-        part.board.beat(&board_row("ws3", 1), None).await.unwrap();
-        part.chat.liveness.view_after(Instant::now(), VIEW_PATIENCE).await.unwrap();
-        let mut ws3 = part.ports.subscribe(&ProcessId::parse("ws3").unwrap()).await.unwrap();
+        let (part, mut ws3) = beside_ws3(Limits::none()).await;
         let most = u128::from(part.chat.hub.sockets_per_user());
         for socket in (1..most).chain([0]) {
-            let entry = SocketEntry {
-                socket_id: SocketId(AHEAD + socket),
-                server: ProcessId::parse("ws3").unwrap(),
-                epoch: Epoch(1),
-                device: DeviceId::plain(),
-                claim: 1,
-            };
-            part.ports.claim(&user("a"), &entry, &[]).await.unwrap();
+            claims_at_ws3(&part, AHEAD + socket).await;
         }
         part.chat.enter(&part.enter("a", "default")).await;
-        let Some(Heard::Batch(batch)) = ws3.recv().await else { panic!("it is told") };
-        let ended = |envelope: &Envelope| match envelope {
-            Envelope::End { socket, .. } => Some(*socket),
-            _ => None,
-        };
-        assert_eq!(batch.iter().filter_map(|e| ended(e)).collect::<Vec<_>>(), [SocketId(AHEAD)]);
+        assert_eq!(ended(&mut ws3).await, [AHEAD]);
+    }
+
+    /// Both have claimed before either looks: the one that claimed later sees to the other.
+    #[tokio::test]
+    async fn of_two_that_come_together_one_stays() {
+        let one = Settings { sockets_per_user: Some(1), ..Settings::USUAL };
+        let (part, mut ws3) = beside_ws3(Limits::new(one)).await;
+        let own = part.enter("a", "default");
+        part.chat.claim(&own).await;
+        claims_at_ws3(&part, 1).await;
+        part.chat.see_to_others(&own, true).await;
+        assert_eq!(ended(&mut ws3).await, [] as [u128; 0]);
+        part.chat.claim(&own).await;
+        part.chat.see_to_others(&own, true).await;
+        assert_eq!(ended(&mut ws3).await, [1]);
+        assert_eq!(part.chat.hub.of(&user("a")).len(), 1);
     }
 
     #[test]

@@ -242,13 +242,13 @@ struct State {
     /// When the connection was made anew for a trouble that another one may not have.
     replaced: Option<Instant>,
     /// The last trouble that was said, until a call succeeds.
-    told: Option<(Trouble, Instant)>,
+    told: Vec<(Trouble, Instant)>,
 }
 
 impl State {
     fn new(connection: Connection) -> Self {
         let breaker = Breaker::default();
-        Self { connection, silent_since: None, breaker, replaced: None, told: None }
+        Self { connection, silent_since: None, breaker, replaced: None, told: Vec::new() }
     }
 }
 
@@ -352,11 +352,11 @@ impl Link {
             self.replace_connection(&mut state, now);
         }
         // Of a cluster the other parts answer meanwhile.
-        let known = |(told, then)| told == trouble && now - then < TELL_AGAIN;
-        if !state.told.is_some_and(known)
+        state.told.retain(|(_, then)| now - *then < TELL_AGAIN);
+        if !state.told.iter().any(|(told, _)| *told == trouble)
             && let Some(advice) = trouble.advice(self.target.is_cluster())
         {
-            state.told = Some((trouble, now));
+            state.told.push((trouble, now));
             let trouble = trouble.name();
             tracing::warn!(trouble, "Redis refuses calls, and {advice}");
         }

@@ -84,7 +84,7 @@ impl Trouble {
             }
             Self::Busy => Some("a script keeps it busy: see SCRIPT KILL"),
             Self::Moved if of_a_cluster => {
-                Some("a part of the cluster has no master: see redis-cli --cluster check")
+                Some("a part of it moves or has no master: see redis-cli --cluster check")
             }
             Self::Moved => Some("it is a cluster: give its address as redis+cluster://"),
             Self::Timeout | Self::Lost | Self::Loading | Self::Refused => None,

@@ -138,7 +138,7 @@ async fn what_is_not_taken_waits_for_the_client_and_not_for_ever() {
     let (client, place) = world.seat("userA").await;
     let outbox = world.part.chat.hub.of(&UserId::parse("userA").unwrap()).remove(0);
     // More than a connection of this machine holds under way.
-    let much = Text::from(vec![b' '; 8 << 20]);
+    let much = Text::from(vec![b' '; 64 << 20]);
     outbox.answer(much.clone());
     world.this.at(place, |slot, lent| slot.turn(lent, place));
     assert!(world.is_stuck(place));
@@ -148,6 +148,7 @@ async fn what_is_not_taken_waits_for_the_client_and_not_for_ever() {
     // On a thread of its own: by turns with the writer, congestion control takes the way for slow.
     let mut client = client.into_std().unwrap();
     client.set_nonblocking(false).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let reading = std::thread::spawn(move || {
         let (mut heard, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
         // What the session says may come behind it.
@@ -168,6 +169,7 @@ async fn what_is_not_taken_waits_for_the_client_and_not_for_ever() {
     assert!(heard > much.len() && !world.is_stuck(place));
     outbox.answer(much);
     world.this.at(place, |slot, lent| slot.turn(lent, place));
+    assert!(world.is_stuck(place));
     world.this.lent.now += Duration::from_secs(11);
     world.this.at(place, |slot, lent| slot.timer(timers::Why::Patience, lent, place));
     assert!(!world.this.has_none(), "it is told so, if it listens");
