@@ -114,7 +114,11 @@ class Pane {
       this.#problem("That is no token: one has letters, digits and _ . - alone. Paste it whole.");
       return;
     }
-    if (!token && this.#parlor.waiting > 0) return;
+    // Without a token they would be said as somebody whom only the page names.
+    if (!token && this.#parlor.waiting > 0) {
+      this.#problem("What was written still waits. Paste a token, and it leaves.");
+      return;
+    }
     this.#token = token || undefined;
     if (token) {
       // What waits there leaves where the token is the same person's.

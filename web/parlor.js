@@ -402,10 +402,13 @@ export class Parlor extends EventTarget {
 
   #refused({ ref, code, detail, retryable, retryAfterMs }) {
     const conversation = this.#unacked.conversationOf(ref);
-    if (ref && ref === this.#renewal && retryable) {
+    if (ref && ref === this.#renewal) {
+      // This socket does not have it: where it ends for that, the next one is dialled with it.
       this.#carried = undefined;
-      setTimeout(() => this.#carry(), retryAfterMs ?? RETRY_MS);
-      return undefined;
+      if (retryable) {
+        setTimeout(() => this.#carry(), retryAfterMs ?? RETRY_MS);
+        return undefined;
+      }
     }
     if (!conversation) return this.#emit("problem", { code, detail });
     if (retryable) {

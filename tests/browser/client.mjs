@@ -11,7 +11,7 @@ class Socket {
   static last = null;
   readyState = 1;
   sends = [];
-  kinds = new Set();
+  frames = [];
 
   constructor(_, protocols = []) {
     // As a browser does, whose message shows it.
@@ -22,7 +22,7 @@ class Socket {
 
   send(text) {
     const frame = JSON.parse(text);
-    this.kinds.add(frame.type);
+    this.frames.push(frame);
     if (frame.type === "message") this.sends.push(frame);
   }
 
@@ -212,11 +212,22 @@ await check("a token of somebody else is not this one's", async ({ parlor, socke
   parlor.send("userB", "two");
   parlor.signal("userB", { typing: true });
   assert.equal(parlor.read(DM, 1), false);
-  assert.deepEqual([...Socket.last.kinds], [], "nothing is said for the other");
+  assert.deepEqual(Socket.last.frames, [], "nothing is said for the other");
   assert.equal(parlor.waiting, 2);
   const theirs = { type: "message", id: "dm:userC:userD/3", conversation: "dm:userC:userD", seq: 3 };
   Socket.last.hear({ ...theirs, from: "userD" });
   assert.deepEqual(events.filter(([kind]) => kind !== "state"), [], "nor heard");
+});
+
+await check("a token that a socket refuses is dialled with", async ({ parlor, socket, events }) => {
+  parlor.renew("to.ken-B");
+  const renewal = socket.frames.find(({ type }) => type === "auth");
+  socket.refuse(renewal, { code: "unauthorized", retryable: false });
+  socket.end(4401);
+  const next = await another(socket);
+  assert.equal(states(events).at(-1)[0], "open");
+  next.end(4401);
+  assert.deepEqual(states(events).at(-1), ["stopped", 4401], "and once only");
 });
 
 await check("what no header can carry stops it", async ({ parlor, socket, events }) => {
