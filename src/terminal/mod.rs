@@ -52,7 +52,8 @@ async fn named(client: &ClientOptions) -> Result<String, ClientError> {
 
 /// An error for whoever wrote the command line.
 fn words(error: &ClientError) -> String {
-    // What a URL calls so, this command line calls otherwise; an id may hold the word, and no space.
+    // What a URL calls so, this command line calls otherwise. An id may hold the word, and no
+    // space.
     printable(&error.to_string().replace(": userId is ", ": --as is "))
 }
 
