@@ -5,6 +5,7 @@
 //!                                                → store link → DynamoDB Local
 //! ```
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Options;
 use super::http::Http;
-use super::process::Process;
+use super::process::{Process, log_file};
 use super::tcp::Tcp;
 use crate::bench::resp;
 
@@ -78,9 +79,17 @@ impl Slot {
                 Ok(_) => return Ok(process),
                 // As a supervisor does.
                 Err(_) if Instant::now() < limit => sleep(Duration::from_millis(500)).await,
-                Err(error) => return Err(error.context(format!("starting {}", self.name))),
+                Err(error) => return Err(error.context(self.last_words())),
             }
         }
+    }
+
+    /// Why it did not start: what its log ends with.
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(log_file(&self.folder, &self.name)).unwrap_or_default();
+        let last: Vec<&str> = log.lines().rev().take(3).collect();
+        let said: String = last.iter().rev().map(|line| format!("\n    {line}")).collect();
+        format!("starting {}, whose log ends with:{said}", self.name)
     }
 
     async fn begin(&self) -> anyhow::Result<()> {
@@ -137,7 +146,8 @@ impl Fleet {
     /// `parlor up` on a folder of its own.
     pub async fn up(folder: &Path, seed: u64) -> anyhow::Result<Self> {
         let (data, log) = (folder.join("data"), folder.to_owned());
-        let (balancer, api, server) = (free()?, free()?, free_row()?);
+        let mut ports = Ports::default();
+        let (balancer, api, server) = (ports.one()?, ports.one()?, ports.row(3)?);
         let arguments = data.clone();
         let starts: Starts = Box::new(move |_| {
             let mut up = parlor(&["up", "--drain-seconds", DRAIN_SECONDS])?;
@@ -148,7 +158,7 @@ impl Fleet {
         });
         let slot = Slot::new("up", &log, true, starts);
         slot.begin().await?;
-        let front = Tcp::start(free()?, balancer, seed).await?;
+        let front = Tcp::start(ports.one()?, balancer, seed).await?;
         Ok(Self {
             slots: vec![slot],
             links: Vec::new(),
@@ -164,7 +174,9 @@ impl Fleet {
 
     /// Redis, DynamoDB Local, three servers, API and balancer.
     pub async fn start(folder: &Path, options: &Options, seed: u64) -> anyhow::Result<Self> {
-        let (redis, dynamodb, api, balancer) = (free()?, free()?, free()?, free()?);
+        let mut ports = Ports::default();
+        let (redis, dynamodb) = (ports.one()?, ports.one()?);
+        let (api, balancer) = (ports.one()?, ports.one()?);
         let mut slots = vec![
             redis_slot(folder, &options.redis_server, redis),
             dynamodb_slot(folder, &options.dynamodb_local, dynamodb)?,
@@ -181,14 +193,14 @@ impl Fleet {
             let seed = seed.wrapping_add(number << 32);
             let redis = match name {
                 "balancer" => None,
-                _ => Some(Tcp::start(free()?, redis, seed).await?),
+                _ => Some(Tcp::start(ports.one()?, redis, seed).await?),
             };
-            let store = Http::start(free()?, dynamodb, seed).await?;
+            let store = Http::start(ports.one()?, dynamodb, seed).await?;
             links.push(Links { name: name.to_owned(), redis, store, signs });
         }
         let (mut doors, mut admins) = (Vec::new(), Vec::new());
         for links in &links[..SERVERS.len()] {
-            let (listen, door, admin) = (free()?, free()?, free()?);
+            let (listen, door, admin) = (ports.one()?, ports.one()?, ports.one()?);
             doors.push(Tcp::start(door, listen, seed ^ u64::from(listen.port())).await?);
             slots.push(server_slot(folder, links, (listen, admin), door));
             admins.push(admin);
@@ -197,7 +209,7 @@ impl Fleet {
         slots.push(balancer_slot(folder, &links[SERVERS.len() + 1], balancer, api));
         let started = slots[2..].iter().map(Slot::begin);
         futures_util::future::try_join_all(started).await?;
-        let front = Tcp::start(free()?, balancer, seed ^ 1).await?;
+        let front = Tcp::start(ports.one()?, balancer, seed ^ 1).await?;
         let (redis, dynamodb) = (Some(redis), Some(dynamodb));
         let api = format!("http://{api}");
         Ok(Self { slots, links, doors, front, redis, admins, dynamodb, data: None, api })
@@ -318,22 +330,45 @@ async fn create_table(url: &str) -> anyhow::Result<()> {
     }
 }
 
-fn free() -> anyhow::Result<SocketAddr> {
-    Ok((Ipv4Addr::LOCALHOST, free_ports(1)?).into())
+/// The ports of a run: none is given out twice, for a port that was given is free until its process
+/// listens there, and again while that process is dead.
+#[derive(Default)]
+struct Ports {
+    given: HashSet<u16>,
 }
 
-/// The first of three free ports.
-fn free_row() -> anyhow::Result<u16> {
-    free_ports(3)
-}
-
-fn free_ports(count: u16) -> anyhow::Result<u16> {
-    for _ in 0..1_000 {
-        let first = rand::rng().random_range(PORTS);
-        let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-        if (first..first + count).all(is_free) {
-            return Ok(first);
-        }
+impl Ports {
+    fn one(&mut self) -> anyhow::Result<SocketAddr> {
+        Ok((Ipv4Addr::LOCALHOST, self.row(1)?).into())
     }
-    anyhow::bail!("no free ports on the loopback between {} and {}", PORTS.start, PORTS.end)
+
+    /// The first of so many ports in a row.
+    fn row(&mut self, count: u16) -> anyhow::Result<u16> {
+        for _ in 0..1_000 {
+            let first = rand::rng().random_range(PORTS);
+            let row = first..first + count;
+            let is_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+            if row.clone().all(|port| !self.given.contains(&port) && is_free(port)) {
+                self.given.extend(row);
+                return Ok(first);
+            }
+        }
+        anyhow::bail!("no free ports on the loopback between {} and {}", PORTS.start, PORTS.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_port_is_given_twice() -> anyhow::Result<()> {
+        let mut ports = Ports::default();
+        let mut given = HashSet::new();
+        for _ in 0..1_000 {
+            let first = ports.row(3)?;
+            assert!((first..first + 3).all(|port| given.insert(port)), "{first} twice");
+        }
+        Ok(())
+    }
 }
