@@ -133,7 +133,7 @@ impl Chat {
         conversation: &ConversationId,
         query: HistoryQuery,
     ) -> Result<(Vec<Entry>, bool, Sight), ChatError> {
-        let stranger = conversation.other(caller).is_none();
+        let stranger = !conversation.is_between(caller);
         if stranger && !conversation.is_room() {
             return Err(ChatError::not_found("conversation"));
         }

@@ -242,7 +242,7 @@ impl Chat {
     }
 
     /// Whatever was missed in spite of all else is found within an hour. A socket's part is that of
-    /// its random id, so each has its turn once an hour whoever comes and goes.
+    /// the chance in its id, so each has its turn once an hour whoever comes and goes.
     async fn belt_for_ever(&self) {
         let mut ticks = interval(BELT / BELT_PARTS);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -80,7 +80,7 @@ impl Chat {
     pub fn resolve(from: &UserId, target: &Target) -> Result<ConversationId, ChatError> {
         match target {
             Target::User(user) => Ok(ConversationId::direct(from, user)),
-            Target::Conversation(id) if id.is_room() || id.other(from).is_some() => Ok(id.clone()),
+            Target::Conversation(id) if id.is_room() || id.is_between(from) => Ok(id.clone()),
             Target::Conversation(_) => Err(ChatError::not_found("conversation")),
         }
     }

@@ -214,7 +214,7 @@ impl Session {
     /// Whether it is a receipt that was due.
     fn frame(&mut self, frame: ClientFrame, here: &Here<'_>, out: &mut Outputs) -> bool {
         let mine = |conversation: &ConversationId| {
-            conversation.is_room() || conversation.other(&here.who.user).is_some()
+            conversation.is_room() || conversation.is_between(&here.who.user)
         };
         match frame {
             ClientFrame::Message(send) => {

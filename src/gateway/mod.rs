@@ -38,7 +38,7 @@ use crate::chat::session::Unstored;
 use crate::edge::{Arrived, Came, Edge, HEAD_PATIENCE, Incoming, Peer, Stream};
 use crate::hub::{Event, Outbox, Who};
 use crate::limits::{Address, Limit, Seats};
-use crate::protocol::{CloseCode, SocketId};
+use crate::protocol::CloseCode;
 use crate::telemetry::Metrics;
 use admission::Admitted;
 pub use admission::Guard;
@@ -264,7 +264,7 @@ impl Gateway {
         let who = Who {
             user: admitted.user,
             device: hello.device.clone(),
-            socket: SocketId::new((self.chat.clock)(), rand::random()),
+            socket: self.chat.hub.next_socket((self.chat.clock)()),
         };
         let bell = self.lines.of(&who.user).bell.clone();
         let outbox = Arc::new(Outbox::on(bell, who));

@@ -112,7 +112,7 @@ fn an_idle_socket_is_small() {
 fn outboxes(chat: &Chat, count: u128) -> Vec<Arc<Outbox>> {
     let outbox = |socket| {
         let user = UserId::parse(&format!("user-{socket}")).unwrap();
-        let (device, socket) = (DeviceId::plain(), SocketId(socket));
+        let (device, socket) = (DeviceId::plain(), crate::protocol::SocketId(socket));
         Arc::new(Outbox::new(Who { user, device, socket }))
     };
     let outboxes: Vec<_> = (0..count).map(outbox).collect();

@@ -11,13 +11,15 @@ pub use bell::Bell;
 pub use outbox::{Acting, Event, Outbox, Pass, Who};
 
 use std::hash::BuildHasher;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+use smallvec::SmallVec;
 
-use crate::chance::Hashing;
-use crate::protocol::{SocketId, UserId};
+use crate::chance::{self, Hashing};
+use crate::protocol::{SocketId, Timestamp, UserId};
 
 const SHARDS: usize = 64;
 
@@ -63,24 +65,34 @@ impl Person {
     }
 }
 
+/// A person's outboxes; no memory of its own for up to two.
+pub type Outboxes = SmallVec<[Arc<Outbox>; 2]>;
+
 /// The sockets of one server, by person.
 #[derive(Debug)]
 pub struct Hub {
     hashing: Hashing,
     shards: Vec<Mutex<HashTable<Person>>>,
     sockets_per_user: u16,
+    /// What the newest socket has of its name.
+    opened: AtomicU64,
 }
 
 impl Hub {
     /// An empty one, where a person may have so many sockets.
     pub fn new(sockets_per_user: u16) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { hashing: Hashing::default(), shards, sockets_per_user }
+        Self { hashing: Hashing::default(), shards, sockets_per_user, opened: AtomicU64::new(0) }
     }
 
     /// How many sockets a person may have: here, and on all servers together.
     pub fn sockets_per_user(&self) -> u16 {
         self.sockets_per_user
+    }
+
+    /// The name of a socket that opens now, after all that opened here before.
+    pub fn next_socket(&self, now: Timestamp) -> SocketId {
+        SocketId::next(&self.opened, now, chance::bits() as u64)
     }
 
     fn shard(&self, user: &UserId) -> (u64, MutexGuard<'_, HashTable<Person>>) {
@@ -118,10 +130,10 @@ impl Hub {
     }
 
     /// The outboxes of a person, oldest first.
-    pub fn of(&self, user: &UserId) -> Vec<Arc<Outbox>> {
+    pub fn of(&self, user: &UserId) -> Outboxes {
         let (hash, shard) = self.shard(user);
         let person = shard.find(hash, |person| person.is(user));
-        person.map_or_else(Vec::new, |person| person.outboxes().to_vec())
+        person.map_or_else(Outboxes::new, |person| person.outboxes().iter().cloned().collect())
     }
 
     /// Every outbox, shard by shard; what enters meanwhile may be left out.

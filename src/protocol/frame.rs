@@ -13,6 +13,7 @@ use super::code::ErrorCode;
 use super::id::{ConversationId, Ref, UserId};
 use super::message::Seq;
 use super::token::Token;
+use super::word::Word;
 use super::{DATA_BYTES_MAX, DATA_DEPTH_MAX, MESSAGE_BYTES_MAX, SIGNAL_BYTES_MAX};
 #[cfg(debug_assertions)]
 use crate::planted::{Bug, planted};
@@ -181,8 +182,8 @@ fn sentence(error: &serde_json::Error) -> String {
 
 impl Fields<'_> {
     fn into_frame(self, reference: Option<Ref>) -> Result<ClientFrame, Refusal> {
-        let kind: String = required(self.kind, "type")?;
-        match kind.as_str() {
+        let Word(kind) = required(self.kind, "type")?;
+        match &*kind {
             "message" => self.into_send(reference).map(ClientFrame::Message),
             "ack" => Ok(ClientFrame::Ack {
                 conversation: required(self.conversation, "conversation")?,
@@ -221,7 +222,7 @@ impl Fields<'_> {
 
     fn into_send(self, reference: Option<Ref>) -> Result<SendFrame, Refusal> {
         let target = self.target()?;
-        let message: String = required(self.message, "message")?;
+        let Word(message) = required(self.message, "message")?;
         if message.len() > MESSAGE_BYTES_MAX {
             let detail =
                 format!("\"message\" has {} bytes, {MESSAGE_BYTES_MAX} are allowed", message.len());

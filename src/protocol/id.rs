@@ -7,11 +7,13 @@
 mod conversation;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Timestamp;
+use super::word::Word;
 
 pub use conversation::{ConversationId, ConversationKind};
 
@@ -33,7 +35,8 @@ pub struct BadId {
 }
 
 fn is_user_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"_.@|+=~-".contains(&b)
+    matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9')
+        || matches!(b, b'_' | b'.' | b'@' | b'|' | b'+' | b'=' | b'~' | b'-')
 }
 
 fn is_device_byte(b: u8) -> bool {
@@ -41,7 +44,8 @@ fn is_device_byte(b: u8) -> bool {
 }
 
 fn is_ref_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"_.:+=/~-".contains(&b)
+    matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9')
+        || matches!(b, b'_' | b'.' | b':' | b'+' | b'=' | b'/' | b'~' | b'-')
 }
 
 macro_rules! text_id {
@@ -53,9 +57,13 @@ macro_rules! text_id {
         impl $name {
             /// Checks the alphabet and the length.
             pub fn parse(text: &str) -> Result<Self, BadId> {
-                let good = !text.is_empty() && text.len() <= $max && text.bytes().all($byte);
                 let bad = BadId { what: $what, pattern: $pattern };
-                if good { Ok(Self(text.into())) } else { Err(bad) }
+                if Self::fits(text) { Ok(Self(text.into())) } else { Err(bad) }
+            }
+
+            /// Whether this is one, of its alphabet and length.
+            fn fits(text: &str) -> bool {
+                !text.is_empty() && text.len() <= $max && text.bytes().all($byte)
             }
 
             /// The id as it stands on the wire.
@@ -84,7 +92,7 @@ macro_rules! text_id {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+                let Word(text) = Word::deserialize(d)?;
                 Self::parse(&text).map_err(serde::de::Error::custom)
             }
         }
@@ -147,16 +155,22 @@ impl Ref {
     }
 }
 
-/// A socket's name: the moment when it opened, in milliseconds, and 80 random bits, so that no two
-/// processes ever give the same one, and those of a person are in the order of their age.
+/// A socket's name: when it opened, and 64 random bits, so that no two processes ever give the same
+/// one, and those of a person are in the order of their age.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SocketId(pub u128);
 
 impl SocketId {
-    /// The name of a socket that opens now.
-    pub fn new(now: Timestamp, chance: u128) -> Self {
-        const RANDOM_BITS: u32 = 80;
-        Self(u128::from(now) << RANDOM_BITS | chance >> (u128::BITS - RANDOM_BITS))
+    /// The name of a socket that opens now. `last` is of its server: a clock that steps back, and
+    /// more than one socket in a millisecond, keep the order there.
+    pub fn next(last: &AtomicU64, now: Timestamp, chance: u64) -> Self {
+        // Milliseconds take 48 bits until the year 10889.
+        const WITHIN_A_MS_BITS: u32 = 16;
+        let after = |last: u64| (now << WITHIN_A_MS_BITS).max(last + 1);
+        let before =
+            last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(after(last)));
+        let opened = after(before.unwrap_or_else(|last| last));
+        Self(u128::from(opened) << u64::BITS | u128::from(chance))
     }
 }
 
@@ -186,7 +200,7 @@ macro_rules! hex_id {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+                let Word(text) = Word::deserialize(d)?;
                 <$int>::from_str_radix(&text, 16).map(Self).map_err(serde::de::Error::custom)
             }
         }
@@ -223,11 +237,17 @@ mod tests {
 
     #[test]
     fn sockets_are_in_the_order_of_their_age() {
-        let (older, newer) =
-            (SocketId::new(1_790_000_000_000, u128::MAX), SocketId::new(1_790_000_000_001, 0));
-        assert!(older < newer);
-        assert_eq!(newer.to_string(), "01a0c4506c0100000000000000000000");
-        assert_ne!(SocketId::new(1, 1 << 48), SocketId::new(1, 2 << 48));
+        let (last, now) = (AtomicU64::new(0), 1_790_000_000_001);
+        let mut before = SocketId::next(&last, now - 1, u64::MAX);
+        // In one millisecond, in the next one, and on a clock that steps back.
+        for (now, chance) in [(now - 1, 9), (now, 8), (now - 3_600_000, 7), (now, 6)] {
+            let next = SocketId::next(&last, now, chance);
+            assert!(next > before, "{next} after {before}");
+            before = next;
+        }
+        let (_, first) = (last.swap(0, Ordering::Relaxed), SocketId::next(&last, now, 0xa));
+        assert_eq!(first.to_string(), "01a0c4506c010000000000000000000a");
+        assert_ne!(first, SocketId::next(&AtomicU64::new(0), now, 0xb), "on another server");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::id::{DeviceId, Ref, UserId};
+use super::word::Word;
 
 /// A position in a conversation: dense from 1 (P4). 0 is "before the first".
 pub type Seq = u64;
@@ -58,7 +59,7 @@ impl Serialize for Kind {
 
 impl<'de> Deserialize<'de> for Kind {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let name = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        let Word(name) = Word::deserialize(d)?;
         Ok(Self::from_name(&name))
     }
 }

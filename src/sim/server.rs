@@ -319,7 +319,7 @@ enum Turn {
 
 /// One socket, as a loop of `gateway/engine.rs` drives it.
 async fn serve(sea: Sea, running: Arc<Running>, chat: Arc<Chat>, wire: Arc<Wire>, hello: Hello) {
-    let SocketId(socket) = SocketId::new((chat.clock)(), chance::bits());
+    let SocketId(socket) = chat.hub.next_socket((chat.clock)());
     let socket = SocketId(socket - socket % BELT_PARTS + BELT_PARTS - 1);
     let who = Who { user: hello.user, device: hello.device, socket };
     let outbox = Arc::new(Outbox::new(who));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{BadId, RoomId, UserId};
+use crate::protocol::word::Word;
 
 /// What a conversation is, with the ids that its name is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,11 +38,11 @@ impl ConversationId {
     pub fn parse(text: &str) -> Result<Self, BadId> {
         let bad = BadId { what: "a conversation", pattern: "dm:{a}:{b} (sorted) or room:{id}" };
         if let Some(room) = text.strip_prefix("room:") {
-            return RoomId::parse(room).map(|_| Self(text.into())).map_err(|_| bad);
+            return if RoomId::fits(room) { Ok(Self(text.into())) } else { Err(bad) };
         }
         let (a, b) =
             text.strip_prefix("dm:").and_then(|pair| pair.split_once(':')).ok_or(bad.clone())?;
-        let users = UserId::parse(a).is_ok() && UserId::parse(b).is_ok();
+        let users = UserId::fits(a) && UserId::fits(b);
         if users && a <= b { Ok(Self(text.into())) } else { Err(bad) }
     }
 
@@ -113,7 +114,7 @@ impl Serialize for ConversationId {
 
 impl<'de> Deserialize<'de> for ConversationId {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
+        let Word(text) = Word::deserialize(d)?;
         Self::parse(&text).map_err(serde::de::Error::custom)
     }
 }

@@ -36,7 +36,9 @@ impl Log {
             _ => self.blocks.partition_point(|block| block.number < number),
         };
         if self.blocks.get(at).is_none_or(|block| block.number != number) {
-            self.blocks.insert(at, Block { number, entries: Vec::new() });
+            // A log that has filled a block is likely to fill the next one.
+            let grown = if self.blocks.is_empty() { 0 } else { BLOCK as usize };
+            self.blocks.insert(at, Block { number, entries: Vec::with_capacity(grown) });
         }
         let entries = &mut self.blocks[at].entries;
         if entries.last().is_none_or(|last| last.seq < entry.seq) {
