@@ -9,6 +9,7 @@
 //! **Invariant.** What happens in one socket's turn, a panic included, ends that socket alone.
 
 mod lines;
+mod moderation;
 mod slot;
 mod timers;
 
@@ -26,6 +27,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::lines::Ready;
 pub(super) use self::lines::{Arrival, Lines, cores, prepare};
+use self::moderation::Moderation;
 use self::slot::{Place, Slot, Turned};
 use self::timers::Timers;
 use super::connection::Desk;
@@ -128,6 +130,8 @@ async fn turn_for_ever(gateway: &Arc<Gateway>, ready: Ready) -> io::Error {
     let (over, abort) = (gateway.over.cancelled(), gateway.abort.cancelled());
     let due = sleep_until(Instant::now());
     tokio::pin!(over, abort, due);
+    let mut moderation = Moderation::new(Instant::now());
+    let mut rested = false;
     loop {
         let next = this.next_time();
         if let Some(at) = next.filter(|at| *at != due.deadline()) {
@@ -153,15 +157,21 @@ async fn turn_for_ever(gateway: &Arc<Gateway>, ready: Ready) -> io::Error {
             }
             Some(done) = this.lent.works.next(), if !this.lent.works.is_empty() => this.done(done),
             () = &mut due, if next.is_some() => {}
-            () = std::future::ready(()), if !this.again.is_empty() => {}
+            () = std::future::ready(()), if rested || !this.again.is_empty() => {}
+        }
+        if rested && events.is_empty() {
+            // Nobody was there to be told what came meanwhile.
+            let _ = poll.get_mut().poll(&mut events, Some(Duration::ZERO));
         }
         this.take_times();
         this.hear_of(&events, &bell);
         this.seat_all(&mut came);
+        let sockets = this.touched.len();
         this.turns();
         events.clear();
         // Others have their turn: what they answer now leaves in one write.
         tokio::task::yield_now().await;
+        rested = moderation.rest(sockets, this.lent.now);
     }
 }
 
