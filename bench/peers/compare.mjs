@@ -1,7 +1,7 @@
 // Puts the same load on all systems in turn, and writes what came out as a table. See `bench/run`.
 import { execFileSync, spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
-import { cpus, loadavg, release, totalmem } from "node:os";
+import { cpus, release, totalmem } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -12,8 +12,10 @@ const root = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 const LOAD_CORE = "1";
 /** Opening, and waiting for what is late. */
 const BEYOND_MS = 300_000;
-/** More than this of other people's work, and times are noise. */
-const BUSY = 1;
+/** More cores than this at somebody else's work, and times are noise. */
+const BUSY = 0.25;
+/** For how long that is looked at before each run, while nothing of it runs. */
+const LOOK_MS = 1_000;
 const [BEGIN, END] = ["<!-- compare: begin -->", "<!-- compare: end -->"];
 
 const { values: options } = parseArgs({
@@ -109,8 +111,17 @@ function load(args) {
   });
 }
 
+/** How many cores are at work while none of the systems is. */
+async function busy() {
+  const times = () => cpus().map(({ times: { idle, ...others } }) =>
+    Object.values(others).reduce((sum, ms) => sum + ms, 0)).reduce((sum, ms) => sum + ms, 0);
+  const [begun, since] = [times(), performance.now()];
+  await new Promise((done) => setTimeout(done, LOOK_MS));
+  return (times() - begun) / (performance.now() - since);
+}
+
 async function one(name, scenario) {
-  const before = loadavg()[0];
+  const before = await busy();
   const system = await systems[name].make();
   const all = [...system.parts, ...system.servers];
   running = [...all];
@@ -193,8 +204,8 @@ function page(runs) {
   const told = ["rounds", "users", "hold", "pairs", "window", "rate", "seconds", "members"];
   const command = `bench/run ${told.map((name) => `--${name} ${options[name]}`).join(" ")}`;
   const warning = options.try || busiest > BUSY
-    ? ["**Only a try**: it shows that the command works. The machine had other work to do (load "
-      + `average up to ${busiest.toFixed(1)} before a run), so no figure here means anything.`, ""]
+    ? ["**Only a try**: it shows that the command works. The machine had other work to do (up to "
+      + `${busiest.toFixed(1)} cores of it before a run), so no figure here means anything.`, ""]
     : [];
   return [
     ...warning,
