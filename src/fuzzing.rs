@@ -216,6 +216,8 @@ pub fn proxy(bytes: &[u8]) -> bool {
 pub fn command(bytes: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(bytes) else { return false };
     let parsed = ClientFrame::parse(text);
+    let at_length = ClientFrame::parse_at_length(text);
+    assert_eq!(format!("{parsed:?}"), format!("{at_length:?}"), "read in one go, and at length");
     let taken = parsed.is_ok();
     match parsed {
         Ok(ClientFrame::Message(send)) => {

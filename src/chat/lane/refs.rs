@@ -91,6 +91,8 @@ impl Seen {
 #[derive(Debug, Default)]
 pub(super) struct Window {
     seen: VecDeque<Seen>,
+    /// The key of each, side by side: nearly every send is new, and looks through all of them.
+    keys: VecDeque<u64>,
 }
 
 impl Window {
@@ -98,14 +100,17 @@ impl Window {
     pub(super) fn push(&mut self, seen: Seen) {
         if self.seen.len() == KEPT {
             self.seen.pop_front();
+            self.keys.pop_front();
         }
+        self.keys.push_back(seen.key);
         self.seen.push_back(seen);
     }
 
     /// The newest entry above `after` of the same send.
     pub(super) fn find(&self, item: &Item, after: Seq) -> Option<&Seen> {
-        let newest = self.seen.iter().rev().take_while(|seen| seen.seq > after);
-        newest.into_iter().find(|seen| seen.is(item))
+        let alike = self.keys.iter().enumerate().rev().filter(|(_, key)| **key == item.key);
+        let newest = alike.filter_map(|(at, _)| self.seen.get(at));
+        newest.take_while(|seen| seen.seq > after).find(|seen| seen.is(item))
     }
 
     /// The lowest seq that is remembered; all above it are too.
