@@ -103,6 +103,17 @@ export const systems = {
       return peer([], servers, "relay", "/ws");
     },
   },
+  bare: {
+    title: "bare `send`, one process",
+    setting: "`src/bench/bare.rs`: a message is encoded once and given to the system once for each "
+      + "recipient, and nothing else is done; what others cost is to be read beside it",
+    version: () => said(PARLOR, "--version"),
+    make: async () => {
+      const servers = await several(1, (_, port) =>
+        pinned("bare", port, PARLOR, ["bench", "bare", String(port)], "ready"));
+      return peer([], servers, "relay", "/ws");
+    },
+  },
   centrifugo: {
     title: "Centrifugo, three nodes, Redis engine",
     setting: "`bench/peers/centrifugo/config.json`, a channel for each user, clients publish; no "

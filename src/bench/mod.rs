@@ -3,6 +3,7 @@
 //! It knows the servers only from outside: sockets, the Message API, /proc. Invariant: a run in
 //! which one message is missing, doubled or out of order is a failed run, whatever its speed.
 
+mod bare;
 mod crowd;
 mod dialect;
 mod door;
@@ -68,6 +69,9 @@ pub enum Scenario {
     /// A process of the load, which the bench starts itself: orders from stdin, answers on stdout
     #[command(hide = true)]
     Share,
+    /// What fan-out is compared with: a relay that is nothing but one `send` for each recipient
+    #[command(hide = true)]
+    Bare(bare::Options),
 }
 
 /// What all scenarios take.
@@ -139,7 +143,10 @@ pub struct Common {
 /// Runs a scenario: prints its report, 0 if nothing was lost.
 pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
     let Some(common) = bench.scenario.common() else {
-        share::run().await?;
+        match &bench.scenario {
+            Scenario::Bare(options) => bare::run(options).await?,
+            _ => share::run().await?,
+        }
         return Ok(ExitCode::SUCCESS);
     };
     let mut common = common.clone();
@@ -194,7 +201,7 @@ async fn measure(
         Scenario::Fanout(options) => fanout::run(target, options).await,
         Scenario::Million(options) => million::run(target, options).await,
         Scenario::Storm(options) => storm::run(target, options, redis).await,
-        Scenario::Share => anyhow::bail!("a share has no report"),
+        Scenario::Share | Scenario::Bare(_) => anyhow::bail!("a helper has no report"),
     }
 }
 
@@ -219,7 +226,7 @@ impl Scenario {
             Self::Fanout(options) => &options.common,
             Self::Million(options) => &options.common,
             Self::Storm(options) => &options.common,
-            Self::Share => return None,
+            Self::Share | Self::Bare(_) => return None,
         })
     }
 

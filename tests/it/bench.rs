@@ -5,16 +5,23 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
+
+use crate::proxies::free_port;
 
 /// How long a small run may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The report of a run on servers of its own.
 async fn bench(arguments: &[&str]) -> Value {
+    load(&[arguments, &["--start"]].concat()).await
+}
+
+async fn load(arguments: &[&str]) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parlor"));
-    command.arg("bench").args(arguments).args(["--start", "--json"]).kill_on_drop(true);
+    command.arg("bench").args(arguments).arg("--json").kill_on_drop(true);
     let output = command.stdin(Stdio::null()).output();
     let output = timeout(PATIENCE, output).await.unwrap().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -66,4 +73,22 @@ async fn rooms_of_several_sizes_are_one_run() {
     let rooms = report["rooms"].as_array().unwrap();
     let members: Vec<_> = rooms.iter().map(|room| room["members"].as_u64().unwrap()).collect();
     assert_eq!((members, &report["deliveries"]), (vec![2, 5], &(20 * (1 + 4)).into()));
+}
+
+/// What fan-out is compared with must do the same work.
+#[tokio::test]
+async fn the_bare_relay_reaches_a_whole_room() {
+    let port = free_port().to_string();
+    let mut relay = Command::new(env!("CARGO_BIN_EXE_parlor"));
+    relay.args(["bench", "bare", &port]).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut relay = relay.spawn().unwrap();
+    let mut said = BufReader::new(relay.stdout.take().unwrap()).lines();
+    let ready = timeout(PATIENCE, said.next_line()).await.unwrap().unwrap();
+    assert_eq!(ready.as_deref(), Some("ready"));
+    let url = format!("ws://127.0.0.1:{port}/ws");
+    let to_it = ["--dialect", "relay", "--url", &url];
+    let room = [&["fanout", "--members", "5", "--messages", "20"], &to_it[..]].concat();
+    assert_eq!(load(&room).await["deliveries"], 20 * 4);
+    let report = load(&[&["pairs", "--pairs", "3", "--seconds", "1"], &to_it[..]].concat()).await;
+    assert_eq!((&report["pairs"], &report["missing"]), (&3.into(), &0.into()));
 }
