@@ -11,6 +11,7 @@
 //! [`CALL_MS_MAX`], and never retries by itself.
 
 pub mod contract;
+pub(crate) mod convoy;
 pub mod embedded;
 pub(crate) mod link;
 mod breaker;
