@@ -26,6 +26,11 @@ use crate::telemetry::{Call, Metrics};
 
 /// The longest payload that is read; what is larger is no bus message of ours.
 const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+/// How long texts for a busy server gather. Each hop of a message waits half of it on average, so it
+/// must be short beside what people notice and what a store takes; at 20,000 messages a second over
+/// three servers it already gathers three to seven of them. 3 ms gathered twice as many, and doubled
+/// the median and the slowest hundredth of the time to arrive at 10,000 a second.
+const PACE: Duration = Duration::from_millis(1);
 /// How often a silent subscription is asked whether it still stands.
 const CHECK_INTERVAL: Duration = Duration::from_secs(3);
 /// How long a dial, a SUBSCRIBE or a check may take.
@@ -93,6 +98,10 @@ impl Bus for RedisBus {
             None => self.link.run("publish", Link::deadline(), |c| to_one_node(c, commands)).await,
         };
         published.map_err(BusError)
+    }
+
+    fn pace(&self) -> Duration {
+        PACE
     }
 
     async fn subscribe(&self, me: &ProcessId) -> Result<Subscription, BusError> {
