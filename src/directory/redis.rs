@@ -17,9 +17,11 @@ use tokio::time::timeout_at;
 use super::convoy::Convoy;
 use super::link::{Connection, Link, Target};
 use super::trouble::is_forbidden;
-use super::{Directory, DirectoryError, ENTRY_TTL_SECONDS, SOCKETS_KEPT_MAX, SocketEntry};
+use super::{
+    Directory, DirectoryError, ENTRY_TTL_SECONDS, SOCKETS_KEPT_MAX, SocketEntry, claim_text,
+};
 use crate::planted::{Bug, planted};
-use crate::protocol::{SocketId, UserId};
+use crate::protocol::{DeviceId, Epoch, ProcessId, SocketId, UserId};
 use crate::telemetry::Metrics;
 
 /// So many sockets have calls under way at once, at least.
@@ -38,19 +40,27 @@ struct Written<'a> {
     v: u32,
 }
 
-/// What stands under a key beside the newest socket.
+/// What stands under a key: the newest socket, and the others. Its fields are those of
+/// [`SocketEntry`] once more, since for a flattened struct serde keeps every field before it knows
+/// where each belongs.
 #[derive(Deserialize)]
-struct Others {
+#[serde(rename_all = "camelCase")]
+struct Read {
+    socket_id: SocketId,
+    server: ProcessId,
+    epoch: Epoch,
+    device: DeviceId,
+    #[serde(with = "claim_text")]
+    claim: u64,
     #[serde(default)]
     others: Vec<SocketEntry>,
 }
 
-/// All sockets of a key, the newest first. Read twice, since a flattened struct is slower: for it
-/// serde keeps every field before it knows where each belongs.
+/// All sockets of a key, the newest first.
 fn sockets(bytes: &[u8]) -> serde_json::Result<Vec<SocketEntry>> {
-    let newest: SocketEntry = serde_json::from_slice(bytes)?;
-    let Others { mut others } = serde_json::from_slice(bytes)?;
-    others.insert(0, newest);
+    let Read { socket_id, server, epoch, device, claim, mut others } =
+        serde_json::from_slice(bytes)?;
+    others.insert(0, SocketEntry { socket_id, server, epoch, device, claim });
     Ok(others)
 }
 
