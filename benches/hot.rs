@@ -10,7 +10,7 @@
 use divan::{Bencher, black_box};
 use parlor::gateway::framing::{Decoder, Incoming, put_text};
 use parlor::limits::{Limits, Rate, Settings};
-use parlor::protocol::{ClientFrame, ConversationId, Entry, UserId, answer};
+use parlor::protocol::{ClientFrame, ConversationId, Entry, Envelope, ProcessId, UserId, answer};
 use tokio::time::Instant;
 
 fn main() {
@@ -80,6 +80,34 @@ fn write_a_message_out(bencher: Bencher) {
     let conversation = ConversationId::parse("dm:userA:userB").unwrap();
     let entry: Entry = serde_json::from_str(ENTRY).unwrap();
     bencher.bench(|| answer::entry(black_box(&conversation), black_box(&entry), false));
+}
+
+fn envelope() -> Envelope {
+    Envelope::Entry {
+        conversation: ConversationId::parse("dm:userA:userB").unwrap(),
+        entry: serde_json::from_str::<Entry>(ENTRY).unwrap().into(),
+        users: vec![UserId::parse("userB").unwrap()],
+        roster: None,
+        via: ProcessId::parse("ws1").unwrap(),
+        again: false,
+    }
+}
+
+#[divan::bench(sample_size = 1000)]
+fn write_an_envelope(bencher: Bencher) {
+    let (envelope, mut out) = (envelope(), Vec::new());
+    bencher.bench_local(|| {
+        out.clear();
+        black_box(&envelope).write(&mut out);
+    });
+}
+
+#[divan::bench(sample_size = 1000)]
+fn read_an_envelope(bencher: Bencher) {
+    let mut out = Vec::new();
+    envelope().write(&mut out);
+    let text = String::from_utf8(out).unwrap();
+    bencher.bench(|| serde_json::from_str::<Envelope>(black_box(&text)).unwrap());
 }
 
 /// Both checks of a frame, by count and by bytes, of so many users in turn: their slots are in the

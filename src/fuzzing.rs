@@ -22,7 +22,8 @@ use crate::gateway::framing;
 use crate::gateway::handshake::{self, Request};
 use crate::protocol::frame::{ClientFrame, SendFrame, parse_send};
 use crate::protocol::{
-    ConversationId, DATA_BYTES_MAX, ErrorCode, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Target, answer,
+    ConversationId, DATA_BYTES_MAX, Envelope, ErrorCode, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX,
+    Target, answer,
 };
 
 /// A target: a name, and what is done with the bytes.
@@ -274,9 +275,14 @@ pub fn envelope(bytes: &[u8]) -> bool {
     // Each takes a byte at least, but that nothing at all is one that can't be read.
     assert!(batch.len() + bad <= bytes.len().max(1));
     for read in &batch {
-        let said = serde_json::to_vec(read).unwrap_or_default();
+        let written = |envelope: &Envelope| {
+            let mut out = Vec::new();
+            envelope.write(&mut out);
+            out
+        };
+        let said = written(read);
         let (again, bad) = decode(&said);
-        let same = again.first().and_then(|again| serde_json::to_vec(again).ok());
+        let same = again.first().map(|again| written(again));
         assert_eq!((same, bad), (Some(said), 0), "{read:?}");
     }
     let Ok(Some(keys)) = Keys::new([KEY]) else { return false };

@@ -46,6 +46,7 @@ const LIBRARIES: [(&str, &[&str]); 6] = [
         "redis",
         &[
             "src/directory/redis.rs",
+            "src/directory/convoy.rs",
             "src/directory/link.rs",
             "src/directory/trouble.rs",
             "src/bus/redis.rs",

@@ -18,6 +18,7 @@ pub mod signing;
 mod replay;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -52,6 +53,12 @@ pub type Subscription = mpsc::Receiver<Heard>;
 pub trait Bus: Send + Sync + 'static {
     /// Hands a batch to one process: one PUBLISH, a JSON array where there are several.
     async fn publish(&self, to: &ProcessId, batch: &[Arc<Envelope>]) -> Result<(), BusError>;
+
+    /// For how long what comes for a busy process gathers before the next publish to it; nothing
+    /// where a publish costs nothing.
+    fn pace(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Listens on the channel of `me`. Keeps reconnecting and subscribing again until dropped;
     /// returns once the first subscription stands, or fails.

@@ -14,7 +14,7 @@ pub(super) fn encode(
     batch: &[Arc<Envelope>],
     channel: &str,
     signer: Option<&Signer>,
-) -> serde_json::Result<Vec<Vec<u8>>> {
+) -> Vec<Vec<u8>> {
     let begin = || signer.map_or_else(Vec::new, Signer::begin);
     let mut payloads = Vec::new();
     let mut end = |mut payload: Vec<u8>| {
@@ -36,7 +36,7 @@ pub(super) fn encode(
                 payload
             }
         };
-        serde_json::to_writer(&mut payload, envelope)?;
+        envelope.write(&mut payload);
         if payload.len() < PUBLISH_BYTES && batch.len() > 1 {
             open = Some(payload);
             continue;
@@ -48,7 +48,7 @@ pub(super) fn encode(
         payload.push(b']');
         end(payload);
     }
-    Ok(payloads)
+    payloads
 }
 
 /// The process that a batch names as its own, where one of its envelopes does.
@@ -64,18 +64,20 @@ pub(super) fn sender(batch: &[u8]) -> Option<String> {
 
 /// What was published, and how many envelopes in it can't be read.
 pub(crate) fn decode(payload: &[u8]) -> (Vec<Arc<Envelope>>, usize) {
-    if payload.first() != Some(&b'[') {
-        return match serde_json::from_slice(payload) {
+    // Looked at once here, and not again for each text in it.
+    let Ok(payload) = str::from_utf8(payload) else { return (Vec::new(), 1) };
+    if !payload.starts_with('[') {
+        return match serde_json::from_str(payload) {
             Ok(one) => (vec![Arc::new(one)], 0),
             Err(_) => (Vec::new(), 1),
         };
     }
-    if let Ok(batch) = serde_json::from_slice(payload) {
-        return (batch, 0);
+    if let Ok(batch) = serde_json::from_str::<Vec<Envelope>>(payload) {
+        return (batch.into_iter().map(Arc::new).collect(), 0);
     }
     // One of a later version must not take the others with it.
     let parts: Vec<&serde_json::value::RawValue> =
-        serde_json::from_slice(payload).unwrap_or_default();
+        serde_json::from_str(payload).unwrap_or_default();
     let read = |part: &&serde_json::value::RawValue| serde_json::from_str(part.get()).ok();
     let batch: Vec<_> = parts.iter().filter_map(read).map(Arc::new).collect();
     let bad = parts.len().max(1) - batch.len();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use rand::RngExt;
 use redis::aio::MultiplexedConnection;
-use redis::{PushInfo, PushKind, RedisResult, Value};
+use redis::{Cmd, PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
@@ -18,13 +18,19 @@ use super::inbox::{Inbox, Pushed};
 use super::payload::{decode, encode, sender};
 use super::signing::{Guard, Keys, Refusal, Signer, claimed};
 use super::{Bus, BusError, Subscription};
-use crate::directory::link::{Link, Target};
+use crate::directory::convoy::Convoy;
+use crate::directory::link::{Connection, Link, Target};
 use crate::directory::trouble::is_forbidden;
 use crate::protocol::{Envelope, ProcessId};
 use crate::telemetry::{Call, Metrics};
 
 /// The longest payload that is read; what is larger is no bus message of ours.
 const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+/// How long texts for a busy server gather. Each hop of a message waits half of it on average, so
+/// it must be short beside what people notice and what a store takes; at 20,000 messages a second
+/// over three servers it already gathers three to seven of them. 3 ms gathered twice as many, and
+/// doubled the median and the slowest hundredth of the time to arrive at 10,000 a second.
+const PACE: Duration = Duration::from_millis(1);
 /// How often a silent subscription is asked whether it still stands.
 const CHECK_INTERVAL: Duration = Duration::from_secs(3);
 /// How long a dial, a SUBSCRIBE or a check may take.
@@ -39,7 +45,9 @@ const REDIRECTS_MAX: usize = 5;
 
 /// The bus of a fleet.
 pub struct RedisBus {
-    link: Link,
+    link: Arc<Link>,
+    /// Publishes of the same moment; `None` on a cluster.
+    publishes: Option<Arc<Convoy>>,
     prefix: String,
     metrics: Arc<Metrics>,
     keys: Option<Keys>,
@@ -53,8 +61,9 @@ impl RedisBus {
         prefix: &str,
         metrics: Arc<Metrics>,
     ) -> Result<Self, BusError> {
-        let link = Link::connect(target, metrics.clone()).await.map_err(BusError)?;
-        Ok(Self { link, prefix: prefix.to_owned(), metrics, keys: None, signer: None })
+        let link = Arc::new(Link::connect(target, metrics.clone()).await.map_err(BusError)?);
+        let (publishes, prefix) = (Convoy::on(&link, "publish"), prefix.to_owned());
+        Ok(Self { link, publishes, prefix, metrics, keys: None, signer: None })
     }
 
     /// Signs what is published, and hears only what is signed. Without keys nothing changes.
@@ -73,25 +82,25 @@ impl Bus for RedisBus {
     async fn publish(&self, to: &ProcessId, batch: &[Arc<Envelope>]) -> Result<(), BusError> {
         let channel = self.channel(to);
         let payloads = encode(batch, &channel, self.signer.as_ref());
-        let payloads = payloads.map_err(|error| BusError(error.to_string()))?;
-        let verb = if self.link.target().is_cluster() { "SPUBLISH" } else { "PUBLISH" };
-        let call = |mut connection| async move {
-            match &payloads[..] {
-                [] => Ok(()),
-                [one] => {
-                    let mut command = redis::cmd(verb);
-                    command.arg(channel).arg(one).query_async(&mut connection).await
-                }
-                several => {
-                    let mut pipe = redis::pipe();
-                    for payload in several {
-                        pipe.cmd(verb).arg(&channel).arg(payload).ignore();
-                    }
-                    pipe.query_async(&mut connection).await
-                }
-            }
+        if payloads.is_empty() {
+            return Ok(());
+        }
+        let verb = if self.publishes.is_some() { "PUBLISH" } else { "SPUBLISH" };
+        let command = |payload: Vec<u8>| {
+            let mut command = Cmd::with_capacity(3, payload.len() + channel.len() + verb.len());
+            command.arg(verb).arg(&channel).arg(payload);
+            command
         };
-        self.link.run("publish", Link::deadline(), call).await.map_err(BusError)
+        let commands = payloads.into_iter().map(command).collect();
+        let published = match &self.publishes {
+            Some(publishes) => publishes.call(commands).await.map(drop),
+            None => self.link.run("publish", Link::deadline(), |c| to_one_node(c, commands)).await,
+        };
+        published.map_err(BusError)
+    }
+
+    fn pace(&self) -> Duration {
+        PACE
     }
 
     async fn subscribe(&self, me: &ProcessId) -> Result<Subscription, BusError> {
@@ -113,6 +122,18 @@ impl Bus for RedisBus {
         tokio::spawn(channel.keep(first));
         Ok(subscription)
     }
+}
+
+/// Commands for one channel, which one node of a cluster owns.
+async fn to_one_node(mut connection: Connection, mut commands: Vec<Cmd>) -> RedisResult<()> {
+    if let [one] = &mut commands[..] {
+        return one.query_async(&mut connection).await;
+    }
+    let mut pipe = redis::pipe();
+    for command in commands {
+        pipe.add_command(command).ignore();
+    }
+    pipe.query_async(&mut connection).await
 }
 
 /// Hears what a connection of the subscription receives; called by that connection's own task.

@@ -1,24 +1,86 @@
 //! One queue per destination server: what comes up while a publish is under way leaves together in
-//! the next one.
+//! the next one, and for a busy destination a little later, so that more goes along.
 //!
-//! Bounded by count; what does not fit, and what the bus did not take, is given back, and its hints
-//! go the slow way.
+//! What comes for a quiet destination leaves at once; no ack ever waits here. Bounded by count;
+//! what does not fit, and what the bus did not take, is given back, and its hints go the slow way.
+//! **Invariant:** one publish for a destination is under way at a time, and what was pushed first
+//! leaves first.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 
 use crate::bus::Bus;
 use crate::protocol::{Envelope, ProcessId};
 
 /// The most envelopes that wait for one destination.
 pub const QUEUE_MAX: usize = 8_192;
-/// The most envelopes in one publish.
+/// The most envelopes in one publish; so many that wait leave at once.
 pub const BATCH_MAX: usize = 128;
+/// So many bytes of texts that wait leave at once too.
+const BATCH_BYTES: usize = 64 * 1024;
+/// A destination for which something came [`BUSY_PUSHES`] times in a window is busy: from there on
+/// a publish for each costs more than a wait of one pace. Below, nobody waits.
+const WINDOW: Duration = Duration::from_millis(8);
+const BUSY_PUSHES: u32 = 6;
+/// What was quiet for so long is forgotten when another destination comes.
+const FORGET_AFTER: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Default)]
+/// How often something comes for a destination.
+#[derive(Debug)]
+struct Traffic {
+    begun: Instant,
+    pushes: u32,
+    busy: bool,
+}
+
+impl Traffic {
+    fn note(&mut self, now: Instant) {
+        let took = now - self.begun;
+        if took >= WINDOW {
+            // A window that nothing has ended for so long was followed by quiet.
+            self.busy = self.pushes >= BUSY_PUSHES && took < 2 * WINDOW;
+            (self.begun, self.pushes) = (now, 0);
+        }
+        self.pushes += 1;
+    }
+}
+
+#[derive(Debug)]
 struct Queue {
     waiting: VecDeque<Arc<Envelope>>,
+    bytes: usize,
     under_way: bool,
+    traffic: Traffic,
+    /// So much waits that it leaves now.
+    filled: Arc<Notify>,
+}
+
+impl Queue {
+    fn new(now: Instant) -> Self {
+        let traffic = Traffic { begun: now, pushes: 0, busy: false };
+        let (waiting, filled) = (VecDeque::new(), Arc::default());
+        Self { waiting, bytes: 0, under_way: false, traffic, filled }
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting.len() >= BATCH_MAX || self.bytes >= BATCH_BYTES
+    }
+}
+
+/// Bytes of what people wrote.
+fn weight(envelope: &Envelope) -> usize {
+    match envelope {
+        Envelope::Entry { entry, .. } => {
+            let data = entry.data.as_ref().map_or(0, |data| data.get().len());
+            entry.message.as_ref().map_or(0, |text| text.len()) + data
+        }
+        Envelope::Signal { data, .. } => data.get().len(),
+        _ => 0,
+    }
 }
 
 /// The queues of one process part.
@@ -43,20 +105,34 @@ impl Publishers {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Nothing waits, and nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        self.lock().values().all(|queue| !queue.under_way)
+    }
+
     /// Queues envelopes, all of them or none.
     pub fn push(&self, to: &ProcessId, envelopes: Vec<Arc<Envelope>>) -> Pushed {
-        let mut queues = self.lock();
+        let (mut queues, now) = (self.lock(), Instant::now());
+        if !queues.contains_key(to) {
+            queues.retain(|_, queue| queue.under_way || now - queue.traffic.begun < FORGET_AFTER);
+        }
         let queue = match queues.get_mut(to) {
             Some(queue) => queue,
-            None => queues.entry(to.clone()).or_default(),
+            None => queues.entry(to.clone()).or_insert_with(|| Queue::new(now)),
         };
         if queue.waiting.len() + envelopes.len() > QUEUE_MAX {
             return Pushed::Full(envelopes);
         }
+        queue.traffic.note(now);
         if !std::mem::replace(&mut queue.under_way, true) {
             return Pushed::Drain(envelopes);
         }
+        let was_full = queue.is_full();
+        queue.bytes += envelopes.iter().map(|envelope| weight(envelope)).sum::<usize>();
         queue.waiting.extend(envelopes);
+        if queue.is_full() && !was_full {
+            queue.filled.notify_one();
+        }
         Pushed::Queued
     }
 
@@ -65,15 +141,24 @@ impl Publishers {
         let Some(queue) = queues.get_mut(to) else { return Vec::new() };
         let count = queue.waiting.len().min(BATCH_MAX);
         let batch: Vec<_> = queue.waiting.drain(..count).collect();
-        if batch.is_empty() {
-            // An idle destination holds nothing; a dead one is so forgotten.
-            queues.remove(to);
-        }
+        queue.bytes -= batch.iter().map(|envelope| weight(envelope)).sum::<usize>();
+        queue.under_way = !batch.is_empty();
         batch
     }
 
-    /// Publishes `first`, and then until the queue is empty. Each batch that the bus did not take
-    /// goes to `failed`.
+    /// Lets more come for a busy destination.
+    async fn pause(&self, pace: Duration, to: &ProcessId) {
+        let busy = |queue: &&Queue| !pace.is_zero() && queue.traffic.busy && !queue.is_full();
+        let Some(filled) = self.lock().get(to).filter(busy).map(|queue| queue.filled.clone())
+        else {
+            return;
+        };
+        // Filled or not, it leaves then.
+        let _ = timeout(pace, filled.notified()).await;
+    }
+
+    /// Publishes `first`, and then until the queue is empty, at the pace of the bus. Each batch
+    /// that the bus did not take goes to `failed`.
     pub async fn drain(
         &self,
         bus: &dyn Bus,
@@ -89,38 +174,11 @@ impl Publishers {
                     failed(batch);
                 }
             }
+            self.pause(bus.pace(), to).await;
             waiting = self.next(to);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_comes_during_a_publish_leaves_together() {
-        let publishers = Publishers::default();
-        let to = ProcessId::parse("ws3").unwrap();
-        let probe = |number| vec![Arc::new(Envelope::Probe { number })];
-        let push = |number| publishers.push(&to, probe(number));
-        assert!(matches!(push(1), Pushed::Drain(first) if first.len() == 1));
-        assert!(matches!(push(2), Pushed::Queued));
-        assert!(matches!(push(3), Pushed::Queued));
-        assert_eq!(publishers.next(&to).len(), 2);
-        assert!(publishers.next(&to).is_empty());
-        assert!(matches!(push(4), Pushed::Drain(_)), "idle again");
-    }
-
-    #[test]
-    fn a_queue_is_bounded() {
-        let publishers = Publishers::default();
-        let to = ProcessId::parse("ws3").unwrap();
-        let push = |number| publishers.push(&to, vec![Arc::new(Envelope::Probe { number })]);
-        assert!(matches!(push(0), Pushed::Drain(_)));
-        for number in 0..QUEUE_MAX as u64 {
-            assert!(matches!(push(number), Pushed::Queued));
-        }
-        assert!(matches!(push(0), Pushed::Full(back) if back.len() == 1));
-    }
-}
+mod tests;

@@ -61,7 +61,8 @@ impl Router {
     /// Nothing is being handed on, waits for receipts or for the board.
     pub fn is_idle(&self) -> bool {
         let handing = self.handing.available_permits() < HANDING_MAX;
-        !handing && self.pending.is_empty() && self.slow.is_empty()
+        let here = handing || !self.pending.is_empty() || !self.slow.is_empty();
+        !here && self.publishers.is_idle()
     }
 }
 

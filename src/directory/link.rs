@@ -297,13 +297,30 @@ impl Link {
     where
         F: Future<Output = RedisResult<T>>,
     {
+        self.run_judged(operation, deadline, call, |_| None).await
+    }
+
+    /// The same for a call in whose answer there may be a trouble.
+    pub(crate) async fn run_judged<T, F>(
+        &self,
+        operation: &'static str,
+        deadline: Instant,
+        call: impl FnOnce(Connection) -> F,
+        trouble_in: impl FnOnce(&T) -> Option<Trouble>,
+    ) -> Result<T, String>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
         let Some(connection) = self.connection() else {
             self.count(operation, "not_asked");
             return Err("Redis does not answer, and was not asked again".to_owned());
         };
         let answer = timeout_at(deadline, call(connection)).await;
         let (result, trouble) = match answer {
-            Ok(Ok(value)) => (Ok(value), None),
+            Ok(Ok(value)) => {
+                let trouble = trouble_in(&value);
+                (Ok(value), trouble)
+            }
             Ok(Err(error)) => (Err(error.to_string()), Some(Trouble::of(&error))),
             Err(_) => (Err(format!("no answer within {CALL_MS_MAX} ms")), Some(Trouble::Timeout)),
         };

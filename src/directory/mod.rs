@@ -11,6 +11,7 @@
 //! [`CALL_MS_MAX`], and never retries by itself.
 
 pub mod contract;
+pub(crate) mod convoy;
 pub mod embedded;
 pub(crate) mod link;
 mod breaker;
@@ -55,15 +56,14 @@ pub struct SocketEntry {
 }
 
 mod claim_text {
-    use serde::{Deserialize, Deserializer, Serializer};
+    use serde::{Deserializer, Serializer};
 
     pub fn serialize<S: Serializer>(claim: &u64, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(claim)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        text.parse().map_err(serde::de::Error::custom)
+        crate::protocol::id::read_text(d, str::parse)
     }
 }
 

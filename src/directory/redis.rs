@@ -9,16 +9,19 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, ResponsePolicy, RoutingInfo};
-use redis::{InfoDict, RedisResult, Script, Value};
+use redis::{Cmd, InfoDict, RedisResult, Script, Value};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::timeout_at;
 
+use super::convoy::Convoy;
 use super::link::{Connection, Link, Target};
 use super::trouble::is_forbidden;
-use super::{Directory, DirectoryError, ENTRY_TTL_SECONDS, SOCKETS_KEPT_MAX, SocketEntry};
+use super::{
+    Directory, DirectoryError, ENTRY_TTL_SECONDS, SOCKETS_KEPT_MAX, SocketEntry, claim_text,
+};
 use crate::planted::{Bug, planted};
-use crate::protocol::{SocketId, UserId};
+use crate::protocol::{DeviceId, Epoch, ProcessId, SocketId, UserId};
 use crate::telemetry::Metrics;
 
 /// So many sockets have calls under way at once, at least.
@@ -37,25 +40,35 @@ struct Written<'a> {
     v: u32,
 }
 
-/// What stands under a key beside the newest socket.
+/// What stands under a key: the newest socket, and the others. Its fields are those of
+/// [`SocketEntry`] once more, since for a flattened struct serde keeps every field before it knows
+/// where each belongs.
 #[derive(Deserialize)]
-struct Others {
+#[serde(rename_all = "camelCase")]
+struct Read {
+    socket_id: SocketId,
+    server: ProcessId,
+    epoch: Epoch,
+    device: DeviceId,
+    #[serde(with = "claim_text")]
+    claim: u64,
     #[serde(default)]
     others: Vec<SocketEntry>,
 }
 
-/// All sockets of a key, the newest first. Read twice, since a flattened struct is slower: for it
-/// serde keeps every field before it knows where each belongs.
+/// All sockets of a key, the newest first.
 fn sockets(bytes: &[u8]) -> serde_json::Result<Vec<SocketEntry>> {
-    let newest: SocketEntry = serde_json::from_slice(bytes)?;
-    let Others { mut others } = serde_json::from_slice(bytes)?;
-    others.insert(0, newest);
+    let Read { socket_id, server, epoch, device, claim, mut others } =
+        serde_json::from_slice(bytes)?;
+    others.insert(0, SocketEntry { socket_id, server, epoch, device, claim });
     Ok(others)
 }
 
 /// The socket map of a fleet.
 pub struct RedisDirectory {
-    link: Link,
+    link: Arc<Link>,
+    /// Lookups of the same moment; `None` on a cluster.
+    lookups: Option<Arc<Convoy>>,
     prefix: String,
     claim: Script,
     release: Script,
@@ -71,8 +84,9 @@ impl RedisDirectory {
         prefix: &str,
         metrics: Arc<Metrics>,
     ) -> Result<Self, DirectoryError> {
-        let link = Link::connect(target, metrics).await.map_err(DirectoryError)?;
+        let link = Arc::new(Link::connect(target, metrics).await.map_err(DirectoryError)?);
         let directory = Self {
+            lookups: Convoy::on(&link, "locate"),
             link,
             prefix: prefix.to_owned(),
             claim: Script::new(include_str!("claim.lua")),
@@ -195,24 +209,13 @@ fn each_master(value: Value) -> RedisResult<Vec<InfoDict>> {
     Ok(by_node.into_values().collect())
 }
 
-async fn get(connections: Connection, keys: Vec<String>) -> RedisResult<Vec<Value>> {
-    match connections {
-        Connection::Single(mut connection) => {
-            let mut pipe = redis::pipe();
-            for key in keys {
-                pipe.get(key);
-            }
-            pipe.query_async(&mut connection).await
-        }
-        // Each key may live on another node; those of one node share its pipeline.
-        Connection::Cluster(connection) => {
-            let one = |key: String| {
-                let mut connection = connection.clone();
-                async move { redis::cmd("GET").arg(key).query_async(&mut connection).await }
-            };
-            try_join_all(keys.into_iter().map(one)).await
-        }
-    }
+/// Each key may live on another node of a cluster; those of one node share its pipeline.
+async fn get_each(connection: Connection, gets: Vec<Cmd>) -> RedisResult<Vec<Value>> {
+    let one = |get: Cmd| {
+        let mut connection = connection.clone();
+        async move { get.query_async(&mut connection).await }
+    };
+    try_join_all(gets.into_iter().map(one)).await
 }
 
 #[async_trait]
@@ -260,8 +263,11 @@ impl Directory for RedisDirectory {
         if users.is_empty() {
             return Ok(Vec::new());
         }
-        let keys = users.iter().map(|user| self.key(user)).collect();
-        let found = self.link.run("locate", Link::deadline(), |c| get(c, keys)).await;
+        let gets = users.iter().map(|user| Cmd::get(self.key(user))).collect();
+        let found = match &self.lookups {
+            Some(lookups) => lookups.call(gets).await,
+            None => self.link.run("locate", Link::deadline(), |c| get_each(c, gets)).await,
+        };
         let found = found.map_err(DirectoryError)?;
         Ok(users.iter().zip(&found).map(|(user, raw)| self.read(user, raw)).collect())
     }

@@ -3,17 +3,22 @@
 //! An envelope is a hint (P10): it may be lost, repeated or late. Whatever it says about the log is
 //! checked against positions, and the store decides.
 
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+mod writer;
+
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::sync::Arc;
 
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
 use super::PROTOCOL_VERSION;
-use super::id::{ConversationId, DeviceId, ProcessId, Ref, SocketId, UserId};
+use super::id::{ConversationId, DeviceId, ProcessId, Ref, SocketId, UserId, read_text};
 use super::message::{Entry, Kind, Seq, Timestamp};
 
 /// How far one person has an entry, as a server tells the server that handed it on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
 #[serde(rename_all = "lowercase")]
 pub enum Receipt {
     /// A device of the person has received everything up to seq.
@@ -116,19 +121,20 @@ pub enum Envelope {
     },
 }
 
-/// The one shape of all envelopes in JSON. `data` is raw JSON, which serde can't carry through
-/// tagged or flattened types; so the fields of all kinds stand here side by side, those that a
-/// person looks for first.
-#[derive(Default, Serialize, Deserialize)]
-struct Wire {
+/// The one shape of all envelopes in JSON, as it is read; `writer` writes it. `data` is raw JSON,
+/// which serde can't carry through tagged or flattened types; so the fields of all kinds stand here
+/// side by side, those that a person looks for first.
+#[derive(Default, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+struct Wire<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     to: Option<UserId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "shared_text")]
     message: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     from: Option<UserId>,
-    #[serde(rename = "type")]
-    kind_of: Cow<'static, str>,
+    #[serde(rename = "type", borrow)]
+    kind_of: Cow<'a, str>,
     #[serde(default)]
     v: u8,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -171,75 +177,18 @@ struct Wire {
     socket: Option<SocketId>,
 }
 
-impl From<&Envelope> for Wire {
-    fn from(envelope: &Envelope) -> Self {
-        let wire = |kind_of: &'static str| Self {
-            kind_of: Cow::Borrowed(kind_of),
-            v: PROTOCOL_VERSION,
-            ..Self::default()
-        };
-        match envelope.clone() {
-            Envelope::Entry { conversation, entry, users, roster, via, again } => Self {
-                conversation: Some(conversation),
-                seq: Some(entry.seq),
-                kind: Some(entry.kind.clone()),
-                from: Some(entry.from.clone()),
-                to: entry.to.clone(),
-                message: entry.message.clone(),
-                data: entry.data.clone(),
-                reference: entry.reference.clone(),
-                device: Some(entry.device.clone()),
-                timestamp: Some(entry.timestamp),
-                n: Some(entry.n),
-                users,
-                roster,
-                via: Some(via),
-                again,
-                ..wire("entry")
-            },
-            Envelope::Hint { conversation, seq, users, via } => Self {
-                conversation: Some(conversation),
-                seq: Some(seq),
-                users,
-                via,
-                ..wire("hint")
-            },
-            Envelope::Receipt { conversation, seq, user, device, receipt, server } => Self {
-                conversation: Some(conversation),
-                seq: Some(seq),
-                user,
-                device,
-                receipt: Some(receipt),
-                server: Some(server),
-                ..wire("receipt")
-            },
-            Envelope::Status { conversation, seq, by, read, users } => Self {
-                conversation: Some(conversation),
-                seq: Some(seq),
-                by: Some(by),
-                read,
-                users,
-                ..wire("status")
-            },
-            Envelope::Signal { conversation, from, data, users } => Self {
-                conversation: Some(conversation),
-                from: Some(from),
-                data: Some(data),
-                users,
-                ..wire("signal")
-            },
-            Envelope::End { user, socket } => {
-                Self { user: Some(user), socket: Some(socket), ..wire("end") }
-            }
-            Envelope::Revoked { user, until } => {
-                Self { user: Some(user), timestamp: Some(until), ..wire("revoked") }
-            }
-            Envelope::Probe { number } => Self { number: Some(number), ..wire("probe") },
+/// A text that is copied once, to where it stays.
+fn shared_text<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Arc<str>>, D::Error> {
+    struct Shared(Arc<str>);
+    impl<'de> Deserialize<'de> for Shared {
+        fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+            read_text(d, |text| Ok::<_, Infallible>(Self(text.into())))
         }
     }
+    Ok(Option::<Shared>::deserialize(d)?.map(|shared| shared.0))
 }
 
-impl Wire {
+impl Wire<'_> {
     fn into_envelope(self) -> Option<Envelope> {
         Some(match &*self.kind_of {
             "entry" => Envelope::Entry {
@@ -296,14 +245,8 @@ impl Wire {
     }
 }
 
-impl Serialize for Envelope {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        Wire::from(self).serialize(s)
-    }
-}
-
 impl<'de> Deserialize<'de> for Envelope {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let wire = Wire::deserialize(d)?;
         if wire.v != PROTOCOL_VERSION {
             return Err(serde::de::Error::custom("an envelope of another version"));
@@ -314,87 +257,4 @@ impl<'de> Deserialize<'de> for Envelope {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_person_can_read_an_entry_on_the_channel() {
-        let user = |name| UserId::parse(name).unwrap();
-        let data: Arc<RawValue> = Arc::from(RawValue::from_string("{\"b\": 1.50}".into()).unwrap());
-        let envelope = Envelope::Entry {
-            conversation: ConversationId::direct(&user("userA"), &user("userB")),
-            entry: Arc::new(Entry {
-                seq: 7,
-                kind: Kind::Message,
-                from: user("userA"),
-                to: Some(user("userB")),
-                message: Some("Hi".into()),
-                data: Some(data),
-                reference: Ref::parse("r1").ok(),
-                device: DeviceId::plain(),
-                timestamp: 5,
-                n: 7,
-            }),
-            users: vec![user("userB")],
-            roster: None,
-            via: ProcessId::parse("ws1").unwrap(),
-            again: false,
-        };
-        let text = serde_json::to_string(&envelope).unwrap();
-        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(value["to"], json!("userB"));
-        assert_eq!(value["message"], json!("Hi"));
-        assert_eq!(value["from"], json!("userA"));
-        assert!(text.contains("{\"b\": 1.50}"), "data stays byte for byte");
-        let back: Envelope = serde_json::from_str(&text).unwrap();
-        assert_eq!(serde_json::to_string(&back).unwrap(), text);
-    }
-
-    #[test]
-    fn every_kind_comes_back_and_strangers_are_refused() {
-        let conversation = ConversationId::parse("room:x").unwrap();
-        let user = UserId::parse("a").unwrap();
-        let server = ProcessId::parse("ws1").unwrap();
-        let all = [
-            Envelope::Hint {
-                conversation: conversation.clone(),
-                seq: 1,
-                users: vec![],
-                via: Some(server.clone()),
-            },
-            Envelope::Receipt {
-                conversation: conversation.clone(),
-                seq: 1,
-                user: Some(user.clone()),
-                device: Some(DeviceId::plain()),
-                receipt: Receipt::Have,
-                server,
-            },
-            Envelope::Status {
-                conversation,
-                seq: 1,
-                by: user.clone(),
-                read: true,
-                users: vec![user.clone()],
-            },
-            Envelope::End { user: user.clone(), socket: SocketId(7) },
-            Envelope::Revoked { user, until: 5 },
-            Envelope::Probe { number: 3 },
-        ];
-        for envelope in all {
-            let text = serde_json::to_string(&envelope).unwrap();
-            let back: Envelope = serde_json::from_str(&text).unwrap();
-            assert_eq!(serde_json::to_string(&back).unwrap(), text);
-        }
-        for stranger in [
-            r#"{"type":"new","v":1}"#,
-            r#"{"type":"probe","number":1,"v":2}"#,
-            r#"{"type":"entry","v":1,"seq":1}"#,
-            "{}",
-            "[]",
-        ] {
-            assert!(serde_json::from_str::<Envelope>(stranger).is_err(), "{stranger}");
-        }
-    }
-}
+mod tests;

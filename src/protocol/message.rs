@@ -1,12 +1,12 @@
 //! An entry of a conversation's log: a message, or another change of the conversation.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::id::{DeviceId, Ref, UserId};
-use super::word::Word;
+use super::id::{DeviceId, Ref, UserId, read_text};
 
 /// A position in a conversation: dense from 1 (P4). 0 is "before the first".
 pub type Seq = u64;
@@ -59,8 +59,7 @@ impl Serialize for Kind {
 
 impl<'de> Deserialize<'de> for Kind {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let Word(name) = Word::deserialize(d)?;
-        Ok(Self::from_name(&name))
+        read_text(d, |name| Ok::<_, Infallible>(Self::from_name(name)))
     }
 }
 

@@ -1,12 +1,13 @@
-//! What is paid to DynamoDB (design §3), read from `/metrics` alone, as an operator would.
+//! What is paid to DynamoDB (design §3), read from `/metrics` alone, as an operator would, and what
+//! is asked of Redis, as it counts itself.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::admin::{metrics, start, sum};
-use crate::harness::{Parts, Person, Stack, eventually};
+use crate::harness::{Parts, Person, Process, Redis, Stack, command, dynamodb, eventually};
 
 /// What a process pays whether people talk or not.
 const IDLE: [&str; 4] = ["beat", "board", "put_hints", "hints"];
@@ -119,4 +120,45 @@ async fn a_reconnect_with_nothing_waiting_is_one_query() {
     let units = moved(&before, &after, "parlor_store_write_units_total");
     assert!(units.is_empty(), "{units:?}");
     stack.stop().await;
+}
+
+/// How often Redis has carried out this command.
+fn calls(redis: &Redis, command: &str) -> f64 {
+    let stats = redis.cli(&["INFO", "commandstats"]);
+    let name = format!("cmdstat_{command}:calls=");
+    let count = stats.lines().find_map(|line| line.strip_prefix(&name)?.split(',').next());
+    count.map_or(0.0, |count| count.parse().unwrap())
+}
+
+/// Two thirds of the messages go to another server, and their receipts back: 1.3 PUBLISHes of each
+/// if each left alone. No store slows them.
+#[tokio::test]
+async fn under_load_messages_share_publishes() {
+    let Some(dynamodb) = dynamodb() else { return };
+    let redis = Redis::start(dynamodb);
+    let url = redis.url();
+    let ports = ["--balancer-port", "0", "--server-port", "0", "--api-port", "0"];
+    let arguments = [&["up", "--memory", "--redis", &url][..], &ports].concat();
+    let arguments: Vec<_> = arguments.into_iter().map(str::to_owned).collect();
+    let up = Process::start("up", &arguments);
+    let ready = up.ready().await;
+    let door = format!("ws://{}/ws", ready["balancer"].as_str().unwrap());
+    let api = format!("http://{}", ready["api"].as_str().unwrap());
+    let before = ["publish", "get"].map(|command| calls(&redis, command));
+    let mut bench = command();
+    bench.args(["bench", "pairs", "--pairs", "100", "--window", "1", "--seconds", "4"]);
+    bench.args(["--url", &door, "--api", &api, "--json"]);
+    let output = tokio::task::spawn_blocking(move || bench.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"));
+    assert_eq!((&report["good"], &report["missing"]), (&true.into(), &0.into()), "{report}");
+    let messages = report["messages"].as_f64().unwrap();
+    let after = ["publish", "get"].map(|command| calls(&redis, command));
+    let [publishes, gets] = [0, 1].map(|at| (after[at] - before[at]) / messages);
+    println!(
+        "{publishes:.3} PUBLISHes and {gets:.3} GETs a message, {:.0} a second",
+        messages / 4.0
+    );
+    assert!((0.01..0.6).contains(&publishes), "{publishes}");
+    up.stop().await;
 }

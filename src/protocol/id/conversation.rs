@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{BadId, RoomId, UserId};
-use crate::protocol::word::Word;
+use super::{BadId, RoomId, UserId, read_text};
 
 /// What a conversation is, with the ids that its name is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,8 +113,7 @@ impl Serialize for ConversationId {
 
 impl<'de> Deserialize<'de> for ConversationId {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let Word(text) = Word::deserialize(d)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
+        read_text(d, Self::parse)
     }
 }
 

@@ -87,7 +87,7 @@ async fn strangers_are_counted_and_not_heard() {
     assert_eq!(batch(&mut subscription).await.len(), 1);
 
     // Said by nobody, by a fleet with another key, in other words, once more.
-    let unsigned = serde_json::to_vec(&*entry("forged")).unwrap();
+    let unsigned = encode(&[entry("forged")], "messages:ws3", None).remove(0);
     say(&bus, "messages:ws3", &unsigned).await;
     keyed(&server.url(), "", &[OLD]).await.publish(&ws3, &[entry("foreign")]).await.unwrap();
     let altered = String::from_utf8(genuine.clone()).unwrap().replace("\"Hi\"", "\"Ho\"");
@@ -169,8 +169,8 @@ fn a_signature_adds_little_to_a_publish() {
     let guard = Guard::new(Keys::new([NEW]).unwrap(), "messages:ws3".to_owned());
     let signer = Signer::new(Keys::new([NEW]).unwrap().unwrap());
     let lines: Vec<_> = (0..16).map(|i| entry(&format!("message {i}"))).collect();
-    let plain = encode(&lines, "messages:ws3", None).unwrap().remove(0);
-    let signed = encode(&lines, "messages:ws3", Some(&signer)).unwrap().remove(0);
+    let plain = encode(&lines, "messages:ws3", None).remove(0);
+    let signed = encode(&lines, "messages:ws3", Some(&signer)).remove(0);
     assert!(signed.len() < plain.len() + 200, "{} and {}", signed.len(), plain.len());
     assert!(guard.open(&signed) == Ok(&plain[..]), "the same bytes, serialised once");
 }
