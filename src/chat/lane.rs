@@ -207,7 +207,7 @@ impl Lanes {
         device: &DeviceId,
         seq: Seq,
     ) {
-        if conversation.is_room() {
+        if conversation.is_room() || seq == 0 {
             return;
         }
         let lane = self.shared.shard(conversation).get(conversation).cloned();

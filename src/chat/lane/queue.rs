@@ -197,16 +197,19 @@ impl Lane {
         std::mem::take(&mut lock(&self.inbox).heard)
     }
 
-    /// The cursors of a person that a raise is to carry, each handed out once.
-    pub(super) fn carry(&self, user: &UserId) -> Vec<(DeviceId, Seq)> {
+    /// The cursors of a person that a raise is to carry, each handed out once. One above `tail` waits:
+    /// what is stored of it must be neither beyond the log, as this lane knows it, nor below where the
+    /// device has started.
+    pub(super) fn carry(&self, user: &UserId, tail: Seq) -> Vec<(DeviceId, Seq)> {
         let mut inbox = lock(&self.inbox);
         let mut carried = Vec::new();
         inbox.notes.retain(|note| {
             let fresh = note.at.elapsed() < NOTE_AGE_MAX;
-            if fresh && note.user == *user {
+            let rides = fresh && note.user == *user && note.seq <= tail;
+            if rides {
                 carried.push((note.device.clone(), note.seq));
             }
-            fresh && note.user != *user
+            fresh && !rides
         });
         carried
     }

@@ -109,9 +109,7 @@ impl Round<'_> {
         if row.raised >= bound {
             return Ok(());
         }
-        let carried = self.lane.carry(&row.user).into_iter();
-        let clamped = carried.map(|(device, seq)| (device, seq.min(tail)));
-        let cursors: Vec<_> = clamped.filter(|(_, seq)| *seq > 0).collect();
+        let cursors = self.lane.carry(&row.user, tail);
         let delivered = cursors.iter().map(|(_, seq)| *seq).max();
         let raise = Raise { last: Some(bound), delivered, read: None, cursors };
         let (store, conversation) = (&self.shared.store, &self.lane.conversation);

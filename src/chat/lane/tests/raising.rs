@@ -164,13 +164,29 @@ async fn a_raise_that_fails_is_repeated_before_the_put() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cursors_ride_on_the_next_raise_clamped_to_the_tail() {
+async fn a_cursor_beyond_the_tail_waits_for_the_tail() {
+    let (world, socket) = (World::new(), socket("default"));
+    let phone = DeviceId::parse("phone").unwrap();
+    world.say_by(&socket, Say::to("a", "b", "one")).await;
+    world.say_by(&socket, Say::to("a", "b", "two")).await;
+    world.lanes.note_received(&dm(), &user("b"), &phone, 3);
+    world.trace();
+    world.say_by(&socket, Say::to("a", "b", "three")).await;
+    // Another server's entry 3 may be where this device has started: 2 would be before that.
+    assert_eq!(world.trace()[0], "raise b 3");
+    world.say_by(&socket, Say::to("a", "b", "four")).await;
+    assert_eq!(world.trace()[0], "raise b 4 phone=3");
+}
+
+#[tokio::test(start_paused = true)]
+async fn cursors_ride_on_the_next_raise() {
     let (world, socket) = (World::new(), socket("default"));
     let phone = DeviceId::parse("phone").unwrap();
     let desk = DeviceId::parse("desk").unwrap();
+    let tablet = DeviceId::parse("tablet").unwrap();
     world.say_by(&socket, Say::to("a", "b", "one")).await;
     world.say_by(&socket, Say::to("a", "b", "two")).await;
-    for (device, seq) in [(&phone, 1), (&phone, 7), (&phone, 2), (&desk, 1), (&desk, 0)] {
+    for (device, seq) in [(&phone, 2), (&tablet, 7), (&phone, 1), (&desk, 1), (&desk, 0)] {
         world.lanes.note_received(&dm(), &user("b"), device, seq);
     }
     world.lanes.note_received(&dm(), &user("a"), &phone, 2);
@@ -196,6 +212,7 @@ async fn cursors_ride_on_the_next_raise_clamped_to_the_tail() {
     world.say_by(&socket, Say::to("a", "b", "seven")).await;
     let trace = world.trace();
     assert!(!trace.iter().any(|line| line.contains("phone")), "its session did it: {trace:?}");
+    assert!(!trace.iter().any(|line| line.contains("tablet")), "too old: {trace:?}");
 }
 
 #[tokio::test(start_paused = true)]
