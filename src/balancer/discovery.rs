@@ -77,14 +77,20 @@ impl Backend {
         self.open.load(Ordering::Relaxed).max(self.told.load(Ordering::Relaxed))
     }
 
+    /// A connection was dealt to it, until what is given back is dropped.
+    pub fn hold(self: &Arc<Self>) -> Dealt {
+        self.opened();
+        Dealt(self.clone())
+    }
+
     /// A connection was dealt to it.
-    pub fn opened(&self) {
+    pub(super) fn opened(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.told.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection that was dealt to it has ended.
-    pub fn closed(&self) {
+    pub(super) fn closed(&self) {
         let less = |count: u32| Some(count.saturating_sub(1));
         let _ = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         let _ = self.told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
@@ -100,6 +106,16 @@ impl Backend {
         let open = self.door.as_ref().is_none_or(|door| !door.is_closed());
         let room = self.seats.as_ref().is_none_or(|seats| !seats.are_taken());
         self.well.load(Ordering::Relaxed) && open && room
+    }
+}
+
+/// A connection that was dealt to a server.
+#[derive(Debug)]
+pub struct Dealt(Arc<Backend>);
+
+impl Drop for Dealt {
+    fn drop(&mut self) {
+        self.0.closed();
     }
 }
 

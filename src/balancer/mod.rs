@@ -2,8 +2,8 @@
 //!
 //! It takes part in the upgrade only. `head` looks at the request, `pick` chooses among the servers
 //! that `discovery` knows; one in this process gets the socket itself with the bytes already read,
-//! for another the bytes are spliced (`proxy`). A socket once handed over is never dealt again.
-//! Everything that is not `/ws` is answered by `front`.
+//! to another one the bytes pass through here (`proxy`, then `splice`). A socket once handed over is
+//! never dealt again. Everything that is not `/ws` is answered by `front`.
 
 pub mod discovery;
 pub mod forward;
@@ -14,6 +14,7 @@ pub mod page;
 pub mod pick;
 pub mod proxy;
 mod seat;
+mod splice;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,11 +32,13 @@ use crate::gateway::{Accepted, Guest, Porch};
 use crate::limits::{Limit, Limits, Seats};
 use crate::telemetry::Metrics;
 pub use discovery::Backends;
-use discovery::{Backend, List};
+use discovery::{Backend, Dealt, List};
 use forward::Forward;
 use head::{Head, Upgrade};
 use pick::Picker;
 use proxy::Says;
+use seat::Seat;
+use splice::Splice;
 
 /// How many servers that take no socket are asked, before the client is told so.
 const ASKED_MAX: usize = 3;
@@ -179,13 +182,13 @@ impl Balancer {
                     Err(over) => return refuse(stream, &Refusal::over(over)).await,
                 };
                 let user = self.dealt_by(&upgrade).await;
-                if self.passes_on {
-                    drop(guest);
-                    self.deal(stream, upgrade, &user).await;
-                } else {
-                    self.hand_over(stream, &upgrade, &user, guest).await;
+                match seat {
+                    Some(seat) => {
+                        drop(guest);
+                        self.deal(stream, &upgrade, &user, seat).await;
+                    }
+                    None => self.hand_over(stream, &upgrade, &user, guest).await,
                 }
-                drop(seat);
             }
             Some(Head::Plain(read)) => match guest.goes_on(peer.address.ip()) {
                 Ok(stay) => {
@@ -239,15 +242,14 @@ impl Balancer {
     }
 
     /// Deals to a server in another process.
-    async fn deal(&self, stream: Stream, upgrade: Upgrade, user: &str) {
+    async fn deal(&self, stream: Stream, upgrade: &Upgrade, user: &str, seat: Seat) {
         // The last server that did not take it, with its answer: the client's, if nobody does.
         let (mut asked, mut refusal) = (0, None);
         for backend in self.candidates(user) {
-            match self.offer(&backend, &upgrade).await {
+            match self.offer(&backend, upgrade).await {
                 Offered::Taken(server, answer) => {
-                    backend.opened();
-                    proxy::splice(stream, server, answer).await;
-                    return backend.closed();
+                    let dealt = Some(backend.hold());
+                    return self.pass_on(stream, server, &answer, (seat, dealt)).await;
                 }
                 Offered::Refused(server, answer) => {
                     (asked, refusal) = (asked + 1, Some((server, answer)));
@@ -260,8 +262,22 @@ impl Balancer {
             }
         }
         match refusal {
-            Some((server, answer)) => proxy::splice(stream, server, answer).await,
+            Some((server, answer)) => self.pass_on(stream, server, &answer, (seat, None)).await,
             None => refuse(stream, &nobody()).await,
+        }
+    }
+
+    /// Passes an answer on, and leaves what follows to a task of its own, which holds nothing else:
+    /// the one that has read the request is as large as the largest thing that it may do.
+    async fn pass_on(
+        &self,
+        mut client: Stream,
+        server: Stream,
+        answer: &[u8],
+        held: (Seat, Option<Dealt>),
+    ) {
+        if proxy::give(&mut client, answer).await.is_ok() {
+            self.tasks.spawn(Splice::new(client, server, held));
         }
     }
 

@@ -11,6 +11,7 @@ mod acl;
 mod admin;
 mod auth;
 mod bad;
+mod balancer;
 mod bench;
 mod bus_key;
 mod cli;
