@@ -2,12 +2,14 @@
 //!
 //! It takes part in the upgrade only. `head` looks at the request, `pick` chooses among the servers
 //! that `discovery` knows; one in this process gets the socket itself with the bytes already read,
-//! to another one the bytes pass through here (`proxy`, then `splice`). A socket once handed over is
-//! never dealt again. Everything that is not `/ws` is answered by `front`.
+//! one in another process of this host as well (`handoff`), and to any other the bytes pass
+//! through here (`proxy`, then `splice`). A socket once handed over is never dealt again.
+//! Everything that is not `/ws` is answered by `front`.
 
 pub mod discovery;
 pub mod forward;
 pub mod front;
+mod handoff;
 pub mod head;
 pub mod health;
 pub mod page;
@@ -26,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Verifier;
 use crate::config::Pick;
+use crate::edge::handoff::Folder;
 use crate::edge::{Arrived, Came, Edge, Incoming, Stream, Upstream};
 use crate::gateway::handshake::{Refusal, TOO_LONG, refuse};
 use crate::gateway::{Accepted, Guest, Porch};
@@ -34,6 +37,7 @@ use crate::telemetry::Metrics;
 pub use discovery::Backends;
 use discovery::{Backend, Dealt, List};
 use forward::Forward;
+use handoff::Handed;
 use head::{Head, Upgrade};
 use pick::Picker;
 use proxy::Says;
@@ -56,6 +60,8 @@ pub struct Options {
     pub upstream: Option<Upstream>,
     /// Checks tokens; `None` in development mode.
     pub auth: Option<Verifier>,
+    /// Where servers of this host take sockets.
+    pub handoff: Option<Folder>,
     /// How much a client may do.
     pub limits: Arc<Limits>,
     /// Counters.
@@ -70,6 +76,7 @@ pub struct Balancer {
     edge: Arc<Edge>,
     upstream: Option<Upstream>,
     auth: Option<Verifier>,
+    handoff: Option<Folder>,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     seats: Seats,
@@ -82,7 +89,7 @@ pub struct Balancer {
 impl Balancer {
     /// Starts to follow its servers, until `stop`.
     pub fn new(options: Options, backends: Backends, stop: CancellationToken) -> Arc<Self> {
-        let Options { pick, forward, edge, upstream, auth, limits, metrics } = options;
+        let Options { pick, forward, edge, upstream, auth, handoff, limits, metrics } = options;
         let passes_on = !matches!(backends, Backends::InProcess(_));
         let most = limits.settings().sockets.filter(|_| passes_on);
         metrics.sockets_max.set(most.map_or(0, i64::from));
@@ -95,6 +102,7 @@ impl Balancer {
             edge,
             upstream,
             auth,
+            handoff,
             limits,
             metrics,
             seats,
@@ -242,10 +250,21 @@ impl Balancer {
     }
 
     /// Deals to a server in another process.
-    async fn deal(&self, stream: Stream, upgrade: &Upgrade, user: &str, seat: Seat) {
+    async fn deal(&self, mut stream: Stream, upgrade: &Upgrade, user: &str, seat: Seat) {
         // The last server that did not take it, with its answer: the client's, if nobody does.
         let (mut asked, mut refusal) = (0, None);
         for backend in self.candidates(user) {
+            stream = match self.hand_on(&backend, stream, upgrade).await {
+                Handed::Over => return,
+                Handed::Not(stream) => stream,
+                Handed::Refused(back) => {
+                    (stream, asked) = (back, asked + 1);
+                    if asked == ASKED_MAX {
+                        break;
+                    }
+                    continue;
+                }
+            };
             match self.offer(&backend, upgrade).await {
                 Offered::Taken(server, answer) => {
                     let dealt = Some(backend.hold());
@@ -337,10 +356,10 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::mpsc;
 
-    const UPGRADE: &[u8] = b"GET /ws?userId=userA HTTP/1.1\r\nHost: x\r\n\r\nearly";
+    pub const UPGRADE: &[u8] = b"GET /ws?userId=userA HTTP/1.1\r\nHost: x\r\n\r\nearly";
 
     /// A server that says its name, then echoes; well while `/readyz` is asked.
-    async fn server(name: &'static str) -> (NamedServer, CancellationToken) {
+    pub async fn server(name: &'static str) -> (NamedServer, CancellationToken) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
@@ -370,13 +389,27 @@ mod tests {
     }
 
     async fn limited(backends: Backends, api: Option<String>, limits: Arc<Limits>) -> SocketAddr {
+        start(backends, api, limits, None).await
+    }
+
+    /// One that hands sockets over in this folder.
+    pub async fn handing(backends: Backends, folder: Folder) -> SocketAddr {
+        start(backends, None, Limits::none(), Some(folder)).await
+    }
+
+    async fn start(
+        backends: Backends,
+        api: Option<String>,
+        limits: Arc<Limits>,
+        handoff: Option<Folder>,
+    ) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let forward = api.as_deref().map(|url| Forward::to(url, None).unwrap());
         let (pick, edge) = (Pick::RoundRobin, Edge::open());
         let metrics = Arc::new(Metrics::new("balancer"));
         let (upstream, auth) = (None, None);
-        let options = Options { pick, forward, edge, upstream, auth, limits, metrics };
+        let options = Options { pick, forward, edge, upstream, auth, handoff, limits, metrics };
         let stop = CancellationToken::new();
         let asks = matches!(backends, Backends::Named(_));
         let balancer = Balancer::new(options, backends, stop.clone());
@@ -387,7 +420,7 @@ mod tests {
         address
     }
 
-    async fn exchange(address: SocketAddr, request: &[u8], answer: usize) -> String {
+    pub async fn exchange(address: SocketAddr, request: &[u8], answer: usize) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request).await.unwrap();
         let mut read = vec![0; answer];

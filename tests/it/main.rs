@@ -18,6 +18,7 @@ mod cli;
 mod costs;
 mod disk;
 mod flows;
+mod handoff;
 mod limits;
 mod origins;
 mod protocol;
