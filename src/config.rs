@@ -212,6 +212,10 @@ pub struct Balancer {
     /// API of https://…
     #[arg(long, value_name = "FILE", env = "PARLOR_UPSTREAM_CA")]
     pub upstream_ca: Option<PathBuf>,
+    /// Hand sockets to the servers of this host that listen in this folder, in place of passing
+    /// their bytes on (Linux; not with --tls-cert)
+    #[arg(long, value_name = "DIR", env = "PARLOR_HANDOFF")]
+    pub handoff: Option<PathBuf>,
     /// How new connections are dealt
     #[arg(long, value_enum, default_value_t = Pick::RoundRobin, env = "PARLOR_PICK")]
     pub pick: Pick,
@@ -272,6 +276,10 @@ pub struct Server {
     /// Where browsers reach this server themselves, for GET /v1/connect
     #[arg(long, value_name = "wss://…/ws", env = "PARLOR_PUBLIC_URL")]
     pub public_url: Option<String>,
+    /// Take sockets from balancers of this host, in this folder that only this user can enter; made
+    /// where it is missing (Linux)
+    #[arg(long, value_name = "DIR", env = "PARLOR_HANDOFF")]
+    pub handoff: Option<PathBuf>,
     /// Who may open a direct conversation
     #[arg(long, value_enum, default_value_t = Dm::Open, env = "PARLOR_DM")]
     pub dm: Dm,

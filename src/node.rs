@@ -118,7 +118,7 @@ pub struct Part {
     pub door: Option<Door>,
     /// The places for sockets; servers only.
     pub seats: Option<Arc<Seats>>,
-    gateway: Option<Arc<Gateway>>,
+    pub(crate) gateway: Option<Arc<Gateway>>,
     keeper: JoinHandle<bool>,
 }
 

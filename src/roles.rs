@@ -3,8 +3,10 @@
 mod addresses;
 mod dealer;
 mod entrance;
+mod hatch;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -228,7 +230,9 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     let (pick, edge, upstream) = (options.pick, entrance.at(&front), None);
     let (forward, auth) = (api_of(&node, &edge), node.auth.clone());
     let limits = node.limits.clone();
-    let dealing = balancer::Options { pick, forward, edge, upstream, auth, limits, metrics };
+    let handoff = None;
+    let dealing =
+        balancer::Options { pick, forward, edge, upstream, auth, handoff, limits, metrics };
     let balancer = balancer::Balancer::new(dealing, backends, node.background.clone());
     node.tasks.spawn(balancer.run(front, node.accepting.clone()));
     ready(common, addresses.ready_json(), admin);
@@ -279,6 +283,7 @@ pub async fn server(options: Server) -> Result<ExitCode, NodeError> {
         listen: options.listen,
         advertise: options.advertise,
         public_url: options.public_url,
+        handoff: options.handoff,
     };
     let bounds = (&options.edge, &options.limits);
     one_part(part, &options.parts, bounds, options.dm, &options.common).await
@@ -296,6 +301,7 @@ pub async fn api(options: Api) -> Result<ExitCode, NodeError> {
         listen: options.listen,
         advertise: None,
         public_url: None,
+        handoff: None,
     };
     let bounds = (&options.edge, &options.limits);
     one_part(part, &options.parts, bounds, options.dm, &options.common).await
@@ -307,6 +313,7 @@ struct PartSettings {
     listen: SocketAddr,
     advertise: Option<String>,
     public_url: Option<String>,
+    handoff: Option<PathBuf>,
 }
 
 async fn one_part(
@@ -322,6 +329,7 @@ async fn one_part(
         return Err(NodeError::Usage(text.to_owned()));
     }
     let entrance = Entrance::new(edge, common)?;
+    let folder = hatch::folder(part.handoff.as_deref(), &part.id)?;
     let listener = listen(part.listen, common.anywhere(), "--listen").await?;
     entrance.warn(&listener);
     let keys = keys(common, dm).await?;
@@ -342,6 +350,9 @@ async fn one_part(
         Ok(None) => return Ok(stop(node, End::Signal).await),
         Err(error) => return Err(given_up(node, error).await),
     };
+    if let Err(error) = hatch::serve(&node, folder) {
+        return Err(given_up(node, error).await);
+    }
     let address = node.parts.first().map(|part| part.address.to_string());
     tracing::info!(%name, address, table = parts.table, "ready");
     let fields = match role {

@@ -102,6 +102,8 @@ pub struct Metrics {
     pub refused: Family<Outcome, Counter>,
     /// What was refused or kept waiting by a limit of a client or of this process.
     pub limited: Family<Limited, Counter>,
+    /// Sockets handed over between processes of a host, by outcome: `taken`, or why not.
+    pub handoffs: Family<Outcome, Counter>,
     /// How many sockets may be open; 0 where as many as come.
     pub sockets_max: Gauge,
 }
@@ -129,6 +131,7 @@ impl Metrics {
             read_units: Family::default(),
             refused: Family::default(),
             limited: Family::default(),
+            handoffs: Family::default(),
             sockets_max: Gauge::default(),
             registry: Registry::default(),
         };
@@ -151,6 +154,7 @@ impl Metrics {
         registry.register("store_read_units", "Read units, by call", m.read_units.clone());
         registry.register("refused", "Refused frames and requests, by code", m.refused.clone());
         registry.register("limited", "Refused or kept waiting, by limit", m.limited.clone());
+        registry.register("handoffs", "Sockets handed over, by outcome", m.handoffs.clone());
         registry.register("sockets_max", "Sockets that may be open", m.sockets_max.clone());
         Self { registry, ..m }
     }

@@ -77,14 +77,25 @@ impl Backend {
         self.open.load(Ordering::Relaxed).max(self.told.load(Ordering::Relaxed))
     }
 
+    /// So many sockets it says that it has.
+    pub fn tells(&self, sockets: u32) {
+        self.told.store(sockets, Ordering::Relaxed);
+    }
+
+    /// A connection was dealt to it, until what is given back is dropped.
+    pub fn hold(self: &Arc<Self>) -> Dealt {
+        self.opened();
+        Dealt(self.clone())
+    }
+
     /// A connection was dealt to it.
-    pub fn opened(&self) {
+    pub(super) fn opened(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.told.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A connection that was dealt to it has ended.
-    pub fn closed(&self) {
+    pub(super) fn closed(&self) {
         let less = |count: u32| Some(count.saturating_sub(1));
         let _ = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         let _ = self.told.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
@@ -100,6 +111,16 @@ impl Backend {
         let open = self.door.as_ref().is_none_or(|door| !door.is_closed());
         let room = self.seats.as_ref().is_none_or(|seats| !seats.are_taken());
         self.well.load(Ordering::Relaxed) && open && room
+    }
+}
+
+/// A connection that was dealt to a server.
+#[derive(Debug)]
+pub struct Dealt(Arc<Backend>);
+
+impl Drop for Dealt {
+    fn drop(&mut self) {
+        self.0.closed();
     }
 }
 
@@ -237,6 +258,7 @@ impl Watched {
                 Some(seen) if seen.epoch == row.epoch && seen.backend.address == row.address => {
                     if seen.beat != row.beat {
                         (seen.beat, seen.moved) = (row.beat, now);
+                        seen.backend.tells(row.sockets);
                     }
                 }
                 Some(seen) => *seen = Self::first_seen(&row, now),
@@ -244,7 +266,6 @@ impl Watched {
             }
             if let Some(seen) = self.seen.iter_mut().find(|seen| seen.backend.id == row.id) {
                 let fresh = now.duration_since(seen.moved) < STALE;
-                seen.backend.told.store(row.sockets, Ordering::Relaxed);
                 seen.may = row.accepting && fresh;
                 if !seen.may {
                     seen.backend.refused();
@@ -257,6 +278,7 @@ impl Watched {
     fn first_seen(row: &BoardRow, now: Instant) -> Seen {
         let public_url = row.public_url.clone();
         let backend = Backend { public_url, ..Backend::new(row.id.clone(), row.address.clone()) };
+        backend.tells(row.sockets);
         let (epoch, beat, backend) = (row.epoch, row.beat, Arc::new(backend));
         Seen { epoch, beat, moved: now, may: false, backend }
     }
@@ -301,6 +323,20 @@ mod tests {
         assert_eq!(asked(&watched), ["ws2"], "ws2 came back, ws10 drains");
         watched.judge(vec![row("ws2", 2, 2, true)], start + STALE);
         assert_eq!(watched.seen.len(), 1, "ws10 has left");
+    }
+
+    /// What a server has said since is newer than its row.
+    #[test]
+    fn a_row_says_once_how_many_sockets_there_are() {
+        let (mut watched, start) = (Watched::default(), Instant::now());
+        let says = |beat, sockets| BoardRow { sockets, ..row("ws1", 1, beat, true) };
+        let mut load = |beat, sockets| {
+            watched.judge(vec![says(beat, sockets)], start);
+            let load = watched.seen[0].backend.load();
+            watched.seen[0].backend.tells(load + 1);
+            load
+        };
+        assert_eq!((load(1, 5), load(1, 5), load(1, 5), load(2, 6)), (5, 6, 7, 6));
     }
 
     #[tokio::test]

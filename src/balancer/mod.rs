@@ -2,18 +2,21 @@
 //!
 //! It takes part in the upgrade only. `head` looks at the request, `pick` chooses among the servers
 //! that `discovery` knows; one in this process gets the socket itself with the bytes already read,
-//! for another the bytes are spliced (`proxy`). A socket once handed over is never dealt again.
+//! one in another process of this host as well (`handoff`), and to any other the bytes pass
+//! through here (`proxy`, then `splice`). A socket once handed over is never dealt again.
 //! Everything that is not `/ws` is answered by `front`.
 
 pub mod discovery;
 pub mod forward;
 pub mod front;
+mod handoff;
 pub mod head;
 pub mod health;
 pub mod page;
 pub mod pick;
 pub mod proxy;
 mod seat;
+mod splice;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,17 +28,21 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Verifier;
 use crate::config::Pick;
+use crate::edge::handoff::Folder;
 use crate::edge::{Arrived, Came, Edge, Incoming, Stream, Upstream};
 use crate::gateway::handshake::{Refusal, TOO_LONG, refuse};
 use crate::gateway::{Accepted, Guest, Porch};
 use crate::limits::{Limit, Limits, Seats};
 use crate::telemetry::Metrics;
 pub use discovery::Backends;
-use discovery::{Backend, List};
+use discovery::{Backend, Dealt, List};
 use forward::Forward;
+use handoff::Handed;
 use head::{Head, Upgrade};
 use pick::Picker;
 use proxy::Says;
+use seat::Seat;
+use splice::Splice;
 
 /// How many servers that take no socket are asked, before the client is told so.
 const ASKED_MAX: usize = 3;
@@ -53,6 +60,8 @@ pub struct Options {
     pub upstream: Option<Upstream>,
     /// Checks tokens; `None` in development mode.
     pub auth: Option<Verifier>,
+    /// Where servers of this host take sockets.
+    pub handoff: Option<Folder>,
     /// How much a client may do.
     pub limits: Arc<Limits>,
     /// Counters.
@@ -67,6 +76,7 @@ pub struct Balancer {
     edge: Arc<Edge>,
     upstream: Option<Upstream>,
     auth: Option<Verifier>,
+    handoff: Option<Folder>,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     seats: Seats,
@@ -79,7 +89,7 @@ pub struct Balancer {
 impl Balancer {
     /// Starts to follow its servers, until `stop`.
     pub fn new(options: Options, backends: Backends, stop: CancellationToken) -> Arc<Self> {
-        let Options { pick, forward, edge, upstream, auth, limits, metrics } = options;
+        let Options { pick, forward, edge, upstream, auth, handoff, limits, metrics } = options;
         let passes_on = !matches!(backends, Backends::InProcess(_));
         let most = limits.settings().sockets.filter(|_| passes_on);
         metrics.sockets_max.set(most.map_or(0, i64::from));
@@ -92,6 +102,7 @@ impl Balancer {
             edge,
             upstream,
             auth,
+            handoff,
             limits,
             metrics,
             seats,
@@ -179,13 +190,13 @@ impl Balancer {
                     Err(over) => return refuse(stream, &Refusal::over(over)).await,
                 };
                 let user = self.dealt_by(&upgrade).await;
-                if self.passes_on {
-                    drop(guest);
-                    self.deal(stream, upgrade, &user).await;
-                } else {
-                    self.hand_over(stream, &upgrade, &user, guest).await;
+                match seat {
+                    Some(seat) => {
+                        drop(guest);
+                        self.deal(stream, &upgrade, &user, seat).await;
+                    }
+                    None => self.hand_over(stream, &upgrade, &user, guest).await,
                 }
-                drop(seat);
             }
             Some(Head::Plain(read)) => match guest.goes_on(peer.address.ip()) {
                 Ok(stay) => {
@@ -239,15 +250,25 @@ impl Balancer {
     }
 
     /// Deals to a server in another process.
-    async fn deal(&self, stream: Stream, upgrade: Upgrade, user: &str) {
+    async fn deal(&self, mut stream: Stream, upgrade: &Upgrade, user: &str, seat: Seat) {
         // The last server that did not take it, with its answer: the client's, if nobody does.
         let (mut asked, mut refusal) = (0, None);
         for backend in self.candidates(user) {
-            match self.offer(&backend, &upgrade).await {
+            stream = match self.hand_on(&backend, stream, upgrade).await {
+                Handed::Over => return,
+                Handed::Not(stream) => stream,
+                Handed::Refused(back) => {
+                    (stream, asked) = (back, asked + 1);
+                    if asked == ASKED_MAX {
+                        break;
+                    }
+                    continue;
+                }
+            };
+            match self.offer(&backend, upgrade).await {
                 Offered::Taken(server, answer) => {
-                    backend.opened();
-                    proxy::splice(stream, server, answer).await;
-                    return backend.closed();
+                    let dealt = Some(backend.hold());
+                    return self.pass_on(stream, server, &answer, (seat, dealt)).await;
                 }
                 Offered::Refused(server, answer) => {
                     (asked, refusal) = (asked + 1, Some((server, answer)));
@@ -260,8 +281,22 @@ impl Balancer {
             }
         }
         match refusal {
-            Some((server, answer)) => proxy::splice(stream, server, answer).await,
+            Some((server, answer)) => self.pass_on(stream, server, &answer, (seat, None)).await,
             None => refuse(stream, &nobody()).await,
+        }
+    }
+
+    /// Passes an answer on, and leaves what follows to a task of its own, which holds nothing else:
+    /// the one that has read the request is as large as the largest thing that it may do.
+    async fn pass_on(
+        &self,
+        mut client: Stream,
+        server: Stream,
+        answer: &[u8],
+        held: (Seat, Option<Dealt>),
+    ) {
+        if proxy::give(&mut client, answer).await.is_ok() {
+            self.tasks.spawn(Splice::new(client, server, held));
         }
     }
 
@@ -321,10 +356,10 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::mpsc;
 
-    const UPGRADE: &[u8] = b"GET /ws?userId=userA HTTP/1.1\r\nHost: x\r\n\r\nearly";
+    pub const UPGRADE: &[u8] = b"GET /ws?userId=userA HTTP/1.1\r\nHost: x\r\n\r\nearly";
 
     /// A server that says its name, then echoes; well while `/readyz` is asked.
-    async fn server(name: &'static str) -> (NamedServer, CancellationToken) {
+    pub async fn server(name: &'static str) -> (NamedServer, CancellationToken) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stop = CancellationToken::new();
@@ -354,13 +389,27 @@ mod tests {
     }
 
     async fn limited(backends: Backends, api: Option<String>, limits: Arc<Limits>) -> SocketAddr {
+        start(backends, api, limits, None).await
+    }
+
+    /// One that hands sockets over in this folder.
+    pub async fn handing(backends: Backends, folder: Folder) -> SocketAddr {
+        start(backends, None, Limits::none(), Some(folder)).await
+    }
+
+    async fn start(
+        backends: Backends,
+        api: Option<String>,
+        limits: Arc<Limits>,
+        handoff: Option<Folder>,
+    ) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let forward = api.as_deref().map(|url| Forward::to(url, None).unwrap());
         let (pick, edge) = (Pick::RoundRobin, Edge::open());
         let metrics = Arc::new(Metrics::new("balancer"));
         let (upstream, auth) = (None, None);
-        let options = Options { pick, forward, edge, upstream, auth, limits, metrics };
+        let options = Options { pick, forward, edge, upstream, auth, handoff, limits, metrics };
         let stop = CancellationToken::new();
         let asks = matches!(backends, Backends::Named(_));
         let balancer = Balancer::new(options, backends, stop.clone());
@@ -371,7 +420,7 @@ mod tests {
         address
     }
 
-    async fn exchange(address: SocketAddr, request: &[u8], answer: usize) -> String {
+    pub async fn exchange(address: SocketAddr, request: &[u8], answer: usize) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(request).await.unwrap();
         let mut read = vec![0; answer];

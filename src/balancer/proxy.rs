@@ -1,12 +1,11 @@
-//! Splices a connection to a server in another process: bytes both ways, nothing looked at.
+//! Asks a server in another process to take a socket; what follows passes through `splice`.
 
 use std::io::{Error, ErrorKind, Result};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, copy, copy_buf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::timeout;
 
 use crate::edge::{Stream, TLS_ADDRESS, Upstream};
@@ -16,13 +15,8 @@ use crate::gateway::handshake::ELSEWHERE;
 const DIAL_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a server may take to answer before the client is left to it.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
-/// How long the other side may take to end after one has.
-const FOLLOW_PATIENCE: Duration = Duration::from_secs(10);
-/// How long the server may take after the client's way to it has broken: what it says before it
-/// closes is on its way when the client's next bytes are refused.
-const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
-/// Buffer each way; frames are small, and an idle connection holds both.
-const BUFFER_BYTES: usize = 1_024;
+/// What the beginning of an answer mostly fits into.
+const ANSWER_BYTES: usize = 1_024;
 
 /// `HOST:PORT` of a server's address.
 pub fn place(address: &str) -> &str {
@@ -81,7 +75,7 @@ pub enum Says {
 pub async fn ask(server: &mut Stream, request: &[u8]) -> Result<Bytes> {
     server.write_all(request).await?;
     server.flush().await?;
-    let mut answer = BytesMut::with_capacity(BUFFER_BYTES);
+    let mut answer = BytesMut::with_capacity(ANSWER_BYTES);
     let answering = async {
         while is_open(&answer) {
             if server.read_buf(&mut answer).await? == 0 {
@@ -124,128 +118,21 @@ pub fn says(answer: &[u8]) -> Says {
     }
 }
 
-/// Passes on what the server has answered, then runs until both sides have ended, one broke, or one
-/// has ended and the other does not follow: a client that stays after its server's close must not
-/// hold this connection for ever.
-pub async fn splice(mut client: Stream, server: Stream, answer: Bytes) {
-    let given = async {
-        client.write_all(&answer).await?;
-        client.flush().await
-    };
-    if given.await.is_err() {
-        return;
-    }
-    drop(answer);
-    let _ = client.set_nodelay();
-    match (client, server) {
-        // Halves of plain sockets share nothing that would have to be locked.
-        (Stream::Plain(mut client), Stream::Plain(mut server)) => {
-            let ((from_client, to_client), (from_server, to_server)) =
-                (client.split(), server.split());
-            both_ways(pass(from_client, to_server), pass(from_server, to_client)).await;
-        }
-        (client, server) => {
-            let (from_client, to_client) = tokio::io::split(client);
-            let (from_server, to_server) = tokio::io::split(server);
-            let up = pass_sealed(from_client, to_server);
-            both_ways(up, pass_sealed(from_server, to_client)).await;
-        }
-    }
-}
-
-async fn both_ways(up: impl Future<Output = Result<()>>, down: impl Future<Output = Result<()>>) {
-    tokio::pin!(up, down);
-    let _ = tokio::select! {
-        ended = &mut up => {
-            let patience = if ended.is_ok() { FOLLOW_PATIENCE } else { LAST_WORDS_PATIENCE };
-            timeout(patience, down).await
-        }
-        ended = &mut down => match ended {
-            Ok(()) => timeout(FOLLOW_PATIENCE, up).await,
-            // All that the server said has left before this, and it hears nothing any more.
-            broke => Ok(broke),
-        },
-    };
-}
-
-/// One way, to its end, which is passed on too.
-async fn pass(from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<()> {
-    copy_buf(&mut BufReader::with_capacity(BUFFER_BYTES, from), &mut to).await?;
-    to.shutdown().await
-}
-
-/// The same where one side is encrypted: what was taken to be sealed may wait in there, and is
-/// flushed whenever nothing more is to be read.
-async fn pass_sealed(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-) -> Result<()> {
-    copy(&mut from, &mut to).await?;
-    to.shutdown().await
+/// Passes on what a server has answered.
+pub async fn give(client: &mut Stream, answer: &[u8]) -> Result<()> {
+    client.write_all(answer).await?;
+    client.flush().await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::net::TcpListener;
-    use tokio::time::Instant;
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dialled = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         (dialled, listener.accept().await.unwrap().0)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_stays_after_the_servers_close_is_let_go() {
-        let ((mut client, outer), (inner, mut server)) = (pair().await, pair().await);
-        let splicing = tokio::spawn(async move {
-            let mut inner = Stream::from(inner);
-            let answer = ask(&mut inner, b"early").await.unwrap();
-            splice(outer.into(), inner, answer).await;
-        });
-        let mut read = [0; 5];
-        server.read_exact(&mut read).await.unwrap();
-        assert_eq!(&read, b"early");
-        server.write_all(b"bye").await.unwrap();
-        drop(server);
-        let mut heard = Vec::new();
-        client.read_to_end(&mut heard).await.unwrap();
-        assert_eq!(heard, b"bye", "what was said before the close arrives, and then the close");
-        let begun = Instant::now();
-        timeout(FOLLOW_PATIENCE * 3, splicing).await.unwrap().unwrap();
-        assert!(begun.elapsed() <= FOLLOW_PATIENCE + Duration::from_secs(1));
-        drop(client);
-    }
-
-    /// A server that refuses what comes has said why; its reset must not overtake that.
-    #[tokio::test]
-    async fn the_last_words_of_a_server_that_resets_arrive() {
-        for _ in 0..20 {
-            let ((mut client, outer), (inner, mut server)) = (pair().await, pair().await);
-            let splicing = tokio::spawn(async move {
-                let mut inner = Stream::from(inner);
-                let answer = ask(&mut inner, b"early").await.unwrap();
-                splice(outer.into(), inner, answer).await;
-            });
-            server.write_all(b"HTTP/1.1 101 answer").await.unwrap();
-            client.read_exact(&mut [0; 19]).await.unwrap();
-            // Unread bytes make the close a reset.
-            let (mut from_client, mut to_server) = client.split();
-            let writing = async { while to_server.write_all(&[b'['; 4096]).await.is_ok() {} };
-            let refusing = async {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                server.write_all(b"too large").await.unwrap();
-                drop(server);
-            };
-            let mut heard = Vec::new();
-            let reading = async {
-                let _ = from_client.read_to_end(&mut heard).await;
-            };
-            tokio::join!(writing, refusing, reading);
-            assert_eq!(heard, b"too large");
-            splicing.await.unwrap();
-        }
     }
 
     /// What is made of an answer that comes in these pieces.

@@ -3,14 +3,15 @@
 //! Sockets of servers in this process don't: they are counted where they are held.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Balancer;
 use crate::gateway::counted;
 use crate::limits::{Address, Over};
 
 /// See the module. The place is free again once this is dropped.
-pub(super) struct Seat<'a> {
-    balancer: &'a Balancer,
+pub(super) struct Seat {
+    balancer: Arc<Balancer>,
     address: Option<Address>,
 }
 
@@ -26,7 +27,7 @@ impl Balancer {
     }
 
     /// A place for a client's socket; `None` where its server gives it.
-    pub(super) fn seat(&self, client: IpAddr) -> Result<Option<Seat<'_>>, Over> {
+    pub(super) fn seat(self: &Arc<Self>, client: IpAddr) -> Result<Option<Seat>, Over> {
         if !self.passes_on {
             return Ok(None);
         }
@@ -34,11 +35,11 @@ impl Balancer {
         let address = self.counted(client);
         let entered = self.limits.enter(&self.seats, address);
         entered.inspect_err(|over| self.metrics.count_limited(over.limit.as_str()))?;
-        Ok(Some(Seat { balancer: self, address }))
+        Ok(Some(Seat { balancer: self.clone(), address }))
     }
 }
 
-impl Drop for Seat<'_> {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.balancer.limits.leave(&self.balancer.seats, self.address);
     }

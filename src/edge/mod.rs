@@ -3,7 +3,7 @@
 //! `incoming` accepts connections, `arrival` takes one in (PROXY protocol, TLS), `head` refuses
 //! requests that two parsers could read in two ways, `caller` says who asks and by which name, as
 //! far as trusted proxies are to be believed, and `gate` refuses pages of other origins and, in
-//! development mode, other names.
+//! development mode, other names. `handoff` carries sockets between processes of a host.
 //! **Invariant:** what a client says of its own address, host or scheme counts only where a trusted
 //! proxy has said it.
 
@@ -12,6 +12,7 @@ mod caller;
 mod cors;
 mod framing;
 mod gate;
+pub mod handoff;
 mod head;
 mod incoming;
 mod origin;

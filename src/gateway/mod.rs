@@ -1,10 +1,11 @@
 //! Sockets of one server: handshake, the socket loop, drain.
 //!
-//! A connection comes from the server's own listener or from the balancer in the same process; both
-//! find a place on the `porch`. `handshake` judges the request, `seat` says whether there is room,
-//! `admission` who may come in. From there on `engine` runs the socket: it moves bytes over the
-//! `carrier` and lends them to the `connection`, which reads frames (`framing`) at the user's
-//! `pace` and feeds the pure session of `chat`, whose `effects` go on from here.
+//! A connection comes from the server's own listener or from a balancer: in the same process by the
+//! door, in another one by the `hatch`. Each finds a place on the `porch`. `handshake` judges the
+//! request, `seat` says whether there is room, `admission` who may come in. From there on `engine`
+//! runs the socket: it moves bytes over the `carrier` and lends them to the `connection`, which
+//! reads frames (`framing`) at the user's `pace` and feeds the pure session of `chat`, whose
+//! `effects` go on from here.
 //! `drain` sends everybody away at an even rate. Nothing above the gateway knows which engine runs.
 
 mod admission;
@@ -16,6 +17,7 @@ mod engine;
 #[doc(hidden)]
 pub mod framing;
 pub mod handshake;
+mod hatch;
 mod pace;
 mod porch;
 mod seat;
@@ -46,6 +48,7 @@ use carrier::Carrier;
 use connection::Connection;
 use engine::{Arrival, Lines};
 use handshake::Request;
+pub use hatch::Hatch;
 pub use porch::{Guest, Porch, counted};
 use seat::Seat;
 

@@ -47,13 +47,20 @@ impl Porch {
         stream: TcpStream,
         address: SocketAddr,
     ) -> Option<(TcpStream, Guest)> {
-        match self.limits.half_open.enter(self.counted(address.ip())) {
-            Ok(stay) => Some((stream, Guest { porch: self.clone(), stay })),
+        match self.place(address) {
+            Ok(guest) => Some((stream, guest)),
             Err(over) => {
-                self.tell(stream, address, self.met(over));
+                self.tell(stream, address, over);
                 None
             }
         }
+    }
+
+    /// A place for a client at this address.
+    pub(super) fn place(self: &Arc<Self>, address: SocketAddr) -> Result<Guest, Over> {
+        let stay = self.limits.half_open.enter(self.counted(address.ip()));
+        let stay = stay.map_err(|over| self.met(over))?;
+        Ok(Guest { porch: self.clone(), stay })
     }
 
     fn tell(&self, stream: TcpStream, address: SocketAddr, over: Over) {

@@ -16,6 +16,7 @@ use crate::balancer::forward::Forward;
 use crate::balancer::{self, Backends};
 use crate::config::{Balancer, Common};
 use crate::edge::Upstream;
+use crate::edge::handoff::Folder;
 use crate::node::{NodeError, listen};
 use crate::telemetry::Metrics;
 use crate::wiring;
@@ -29,6 +30,8 @@ pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
     let upstream = upstream.map_err(|error| NodeError::Usage(error.to_string()))?;
     let forward = options.api.as_deref().map(|url| Forward::to(url, upstream.as_ref()));
     let forward = forward.transpose().map_err(NodeError::Usage)?;
+    let handoff = options.handoff.as_deref().map(Folder::open).transpose();
+    let handoff = handoff.map_err(|error| NodeError::Usage(error.to_string()))?;
     let listener = listen(options.listen, common.anywhere(), "--listen").await?;
     entrance.warn(&listener);
     let auth = Verifier::start(&common.tokens).await?;
@@ -50,7 +53,8 @@ pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
     let (pick, edge) = (options.pick, entrance.at(&listener));
     // A socket that passes through is two open files.
     let limits = limits(&options.limits, common, 2);
-    let dealing = balancer::Options { pick, forward, edge, upstream, auth, limits, metrics };
+    let dealing =
+        balancer::Options { pick, forward, edge, upstream, auth, handoff, limits, metrics };
     let balancer = balancer::Balancer::new(dealing, backends, stop.clone());
     let running = tokio::spawn(balancer.clone().run(listener, stop.clone()));
     let known = balancer.servers_known();
