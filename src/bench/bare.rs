@@ -60,7 +60,12 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     let shared = Shared::default();
     loop {
         let (stream, _) = listener.accept().await?;
-        tokio::spawn(serve(stream, shared.clone()));
+        let serving = serve(stream, shared.clone());
+        tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                eprintln!("a socket has ended: {error:#}");
+            }
+        });
     }
 }
 

@@ -54,6 +54,8 @@ struct Queue {
     waiting: VecDeque<Arc<Envelope>>,
     bytes: usize,
     under_way: bool,
+    /// The publish is done, and more is waited for.
+    rests: bool,
     traffic: Traffic,
     /// So much waits that it leaves now.
     filled: Arc<Notify>,
@@ -63,7 +65,7 @@ impl Queue {
     fn new(now: Instant) -> Self {
         let traffic = Traffic { begun: now, pushes: 0, busy: false };
         let (waiting, filled) = (VecDeque::new(), Arc::default());
-        Self { waiting, bytes: 0, under_way: false, traffic, filled }
+        Self { waiting, bytes: 0, under_way: false, rests: false, traffic, filled }
     }
 
     fn is_full(&self) -> bool {
@@ -85,8 +87,23 @@ fn weight(envelope: &Envelope) -> usize {
 
 /// The queues of one process part.
 #[derive(Debug, Default)]
-pub struct Publishers {
-    queues: Mutex<HashMap<ProcessId, Queue>>,
+pub struct Publishers(Mutex<Queues>);
+
+#[derive(Debug, Default)]
+struct Queues {
+    queues: HashMap<ProcessId, Queue>,
+    /// When the quiet ones were last forgotten.
+    swept: Option<Instant>,
+}
+
+impl Queues {
+    fn sweep(&mut self, now: Instant) {
+        if self.swept.is_none_or(|swept| now - swept >= FORGET_AFTER) {
+            self.swept = Some(now);
+            let recent = |queue: &Queue| now - queue.traffic.begun < FORGET_AFTER;
+            self.queues.retain(|_, queue| queue.under_way || recent(queue));
+        }
+    }
 }
 
 /// What is to be done after a push.
@@ -101,25 +118,24 @@ pub enum Pushed {
 }
 
 impl Publishers {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ProcessId, Queue>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing waits, and nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.lock().values().all(|queue| !queue.under_way)
+        let idle = |queue: &Queue| !queue.under_way || (queue.rests && queue.waiting.is_empty());
+        self.lock().queues.values().all(idle)
     }
 
     /// Queues envelopes, all of them or none.
     pub fn push(&self, to: &ProcessId, envelopes: Vec<Arc<Envelope>>) -> Pushed {
-        let (mut queues, now) = (self.lock(), Instant::now());
-        if !queues.contains_key(to) {
-            queues.retain(|_, queue| queue.under_way || now - queue.traffic.begun < FORGET_AFTER);
+        let (mut all, now) = (self.lock(), Instant::now());
+        if !all.queues.contains_key(to) {
+            all.sweep(now);
+            all.queues.insert(to.clone(), Queue::new(now));
         }
-        let queue = match queues.get_mut(to) {
-            Some(queue) => queue,
-            None => queues.entry(to.clone()).or_insert_with(|| Queue::new(now)),
-        };
+        let Some(queue) = all.queues.get_mut(to) else { return Pushed::Full(envelopes) };
         if queue.waiting.len() + envelopes.len() > QUEUE_MAX {
             return Pushed::Full(envelopes);
         }
@@ -137,8 +153,9 @@ impl Publishers {
     }
 
     fn next(&self, to: &ProcessId) -> Vec<Arc<Envelope>> {
-        let mut queues = self.lock();
-        let Some(queue) = queues.get_mut(to) else { return Vec::new() };
+        let mut all = self.lock();
+        let Some(queue) = all.queues.get_mut(to) else { return Vec::new() };
+        queue.rests = false;
         let count = queue.waiting.len().min(BATCH_MAX);
         let batch: Vec<_> = queue.waiting.drain(..count).collect();
         queue.bytes -= batch.iter().map(|envelope| weight(envelope)).sum::<usize>();
@@ -148,11 +165,12 @@ impl Publishers {
 
     /// Lets more come for a busy destination.
     async fn pause(&self, pace: Duration, to: &ProcessId) {
-        let busy = |queue: &&Queue| !pace.is_zero() && queue.traffic.busy && !queue.is_full();
-        let Some(filled) = self.lock().get(to).filter(busy).map(|queue| queue.filled.clone())
-        else {
-            return;
+        let busy = |queue: &&mut Queue| !pace.is_zero() && queue.traffic.busy && !queue.is_full();
+        let rest = |queue: &mut Queue| {
+            queue.rests = true;
+            queue.filled.clone()
         };
+        let Some(filled) = self.lock().queues.get_mut(to).filter(busy).map(rest) else { return };
         // Filled or not, it leaves then.
         let _ = timeout(pace, filled.notified()).await;
     }

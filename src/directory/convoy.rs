@@ -15,7 +15,7 @@ use std::time::Duration;
 use redis::aio::ConnectionLike;
 use redis::{Cmd, RedisError, Value};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::link::{Connection, Link};
 use super::trouble::Trouble;
@@ -25,7 +25,10 @@ use super::trouble::Trouble;
 const PATIENCE: Duration = Duration::from_millis(5);
 /// A pipeline that has so many commands takes no further call.
 const PIPELINE_MAX: usize = 512;
-/// The most commands that wait for the next pipeline.
+/// A call of more commands, as of a signal to a room of hundreds, has a pipeline of its own: the
+/// others do not wait behind it.
+const SHARED_MAX: usize = 64;
+/// The most calls that wait for the next pipeline.
 const WAITING_MAX: usize = 16_384;
 
 /// One call's commands.
@@ -38,7 +41,6 @@ struct Passenger {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Passenger>,
-    commands: usize,
     /// A task sends what waits.
     driven: bool,
 }
@@ -60,9 +62,17 @@ impl Convoy {
     /// What Redis answers to each of these commands; the first error among them is that of the
     /// call.
     pub(crate) async fn call(self: &Arc<Self>, commands: Vec<Cmd>) -> Result<Vec<Value>, String> {
-        let (answer, answered) = oneshot::channel();
-        self.join(Passenger { commands, deadline: Link::deadline(), answer })?;
-        answered.await.unwrap_or_else(|_| Err("the call was given up".to_owned()))
+        let ((answer, answered), deadline) = (oneshot::channel(), Link::deadline());
+        let (alone, passenger) =
+            (commands.len() > SHARED_MAX, Passenger { commands, deadline, answer });
+        match alone {
+            true => self.clone().send(vec![passenger]).await,
+            false => self.join(passenger)?,
+        }
+        match timeout_at(deadline, answered).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err("the call was given up".to_owned())),
+            Err(_) => Err("its pipeline did not leave in time".to_owned()),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -71,12 +81,11 @@ impl Convoy {
 
     fn join(self: &Arc<Self>, passenger: Passenger) -> Result<(), String> {
         let mut queue = self.lock();
-        if queue.commands + passenger.commands.len() > WAITING_MAX {
+        if queue.waiting.len() >= WAITING_MAX {
             drop(queue);
-            self.link.count(self.operation, "not_asked");
-            return Err(format!("more than {WAITING_MAX} commands wait for Redis"));
+            self.link.count(self.operation, "overflow");
+            return Err(format!("more than {WAITING_MAX} calls wait for Redis"));
         }
-        queue.commands += passenger.commands.len();
         queue.waiting.push_back(passenger);
         let driven = std::mem::replace(&mut queue.driven, true);
         drop(queue);
@@ -97,7 +106,6 @@ impl Convoy {
             count += passenger.commands.len();
             some.push(passenger);
         }
-        queue.commands -= count;
         queue.driven = !some.is_empty();
         some
     }

@@ -46,7 +46,9 @@ impl Person {
     /// Adds one; gives the oldest back where there are too many now.
     fn enter(&mut self, outbox: Arc<Outbox>, most: u16) -> Option<Arc<Outbox>> {
         let mut outboxes = self.outboxes().to_vec();
-        outboxes.push(outbox);
+        // Two that open at the same time may come in the other order.
+        let at = outboxes.partition_point(|other| other.who.socket < outbox.who.socket);
+        outboxes.insert(at, outbox);
         let oldest = (outboxes.len() > usize::from(most)).then(|| outboxes.remove(0));
         *self = Self::More(outboxes.into());
         oldest

@@ -97,7 +97,7 @@ pub enum Envelope {
         from: UserId,
         /// What it says.
         data: Arc<RawValue>,
-        /// Whose sockets it is for; nobody named: all members of the room on this server.
+        /// Whose sockets it is for.
         users: Vec<UserId>,
     },
     /// A person has too many sockets, and this is the oldest: close it with 4001.

@@ -2,8 +2,8 @@
 //!
 //! Parsing is two steps: the object with its fields as raw JSON, then each field as its command
 //! needs it. So unknown fields cost nothing, a field that only another command has is ignored
-//! whatever its type, and an error can name the `ref` of the frame that it answers. What has nothing
-//! unusual about it is read in one step first (`frame/quick.rs`).
+//! whatever its type, and an error can name the `ref` of the frame that it answers. What has
+//! nothing unusual about it is read in one step first (`frame/quick.rs`).
 
 mod quick;
 

@@ -191,7 +191,10 @@ impl SocketId {
     pub fn next(last: &AtomicU64, now: Timestamp, chance: u64) -> Self {
         // Milliseconds take 48 bits until the year 10889.
         const WITHIN_A_MS_BITS: u32 = 16;
-        let after = |last: u64| (now << WITHIN_A_MS_BITS).max(last + 1);
+        // A clock that was wrong by more, and is right again, is believed.
+        const STEP_MS_MAX: u64 = 3_600_000;
+        let (now, ahead) = (now << WITHIN_A_MS_BITS, STEP_MS_MAX << WITHIN_A_MS_BITS);
+        let after = |last: u64| if last < now + ahead { now.max(last + 1) } else { now };
         let before =
             last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(after(last)));
         let opened = after(before.unwrap_or_else(|last| last));
@@ -264,11 +267,13 @@ mod tests {
         let (last, now) = (AtomicU64::new(0), 1_790_000_000_001);
         let mut before = SocketId::next(&last, now - 1, u64::MAX);
         // In one millisecond, in the next one, and on a clock that steps back.
-        for (now, chance) in [(now - 1, 9), (now, 8), (now - 3_600_000, 7), (now, 6)] {
+        for (now, chance) in [(now - 1, 9), (now, 8), (now - 3_500_000, 7), (now, 6)] {
             let next = SocketId::next(&last, now, chance);
             assert!(next > before, "{next} after {before}");
             before = next;
         }
+        let far = SocketId::next(&last, now + 3_600_000_000, 0);
+        assert!(SocketId::next(&last, now, 0) < far, "it is right again");
         let (_, first) = (last.swap(0, Ordering::Relaxed), SocketId::next(&last, now, 0xa));
         assert_eq!(first.to_string(), "01a0c4506c010000000000000000000a");
         assert_ne!(first, SocketId::next(&AtomicU64::new(0), now, 0xb), "on another server");

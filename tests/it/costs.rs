@@ -146,7 +146,7 @@ async fn under_load_messages_share_publishes() {
     let api = format!("http://{}", ready["api"].as_str().unwrap());
     let before = ["publish", "get"].map(|command| calls(&redis, command));
     let mut bench = command();
-    bench.args(["bench", "pairs", "--pairs", "100", "--window", "1", "--seconds", "4"]);
+    bench.args(["bench", "pairs", "--pairs", "100", "--window", "4", "--seconds", "4"]);
     bench.args(["--url", &door, "--api", &api, "--json"]);
     let output = tokio::task::spawn_blocking(move || bench.output().unwrap()).await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -159,6 +159,6 @@ async fn under_load_messages_share_publishes() {
         "{publishes:.3} PUBLISHes and {gets:.3} GETs a message, {:.0} a second",
         messages / 4.0
     );
-    assert!((0.01..0.6).contains(&publishes), "{publishes}");
+    assert!((0.005..0.6).contains(&publishes), "{publishes}");
     up.stop().await;
 }

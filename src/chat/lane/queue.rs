@@ -197,9 +197,9 @@ impl Lane {
         std::mem::take(&mut lock(&self.inbox).heard)
     }
 
-    /// The cursors of a person that a raise is to carry, each handed out once. One above `tail` waits:
-    /// what is stored of it must be neither beyond the log, as this lane knows it, nor below where the
-    /// device has started.
+    /// The cursors of a person that a raise is to carry, each handed out once. One above `tail`
+    /// waits: what is stored of it must be neither beyond the log, as this lane knows it, nor below
+    /// where the device has started.
     pub(super) fn carry(&self, user: &UserId, tail: Seq) -> Vec<(DeviceId, Seq)> {
         let mut inbox = lock(&self.inbox);
         let mut carried = Vec::new();

@@ -1,5 +1,6 @@
 //! Queues alone, and on a bus that has a pace, by a clock that stands still between steps.
 
+use futures_util::FutureExt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -123,7 +124,7 @@ async fn so_much_that_a_publish_is_full_waits_for_no_pace() {
         push(&publishers, &bus, &to, number);
         sleep(Duration::from_millis(1)).await;
     }
-    assert!(publishers.lock()[&to].under_way && publishers.lock()[&to].traffic.busy);
+    assert!(publishers.lock().queues[&to].under_way && publishers.lock().queues[&to].traffic.busy);
     let before = bus.begun.elapsed();
     for number in 100..100 + BATCH_MAX as u64 {
         push(&publishers, &bus, &to, number);
@@ -144,14 +145,14 @@ fn long_texts_fill_a_publish_by_their_bytes() {
         users: vec![],
     });
     let (publishers, to) = (Publishers::default(), ws(1));
-    let is_full = || publishers.lock()[&to].is_full();
+    let is_full = || publishers.lock().queues[&to].is_full();
     let expected = [false, false, false, false, true];
     for full in expected {
         publishers.push(&to, vec![signal.clone()]);
         assert_eq!(is_full(), full);
     }
     assert_eq!(publishers.next(&to).len(), 4);
-    assert_eq!((is_full(), publishers.lock()[&to].bytes), (false, 0));
+    assert_eq!((is_full(), publishers.lock().queues[&to].bytes), (false, 0));
 }
 
 #[test]
@@ -185,5 +186,22 @@ async fn a_server_that_has_gone_is_forgotten() {
         assert_eq!(publishers.next(&ws(number)).len(), 0);
         sleep(FORGET_AFTER / 10).await;
     }
-    assert!(publishers.lock().len() <= 12, "{}", publishers.lock().len());
+    assert!(publishers.lock().queues.len() <= 22, "{}", publishers.lock().queues.len());
+}
+
+/// A stop does not wait for the end of a busy server's traffic.
+#[tokio::test(start_paused = true)]
+async fn a_pause_with_nothing_behind_it_is_idle() {
+    let (publishers, to) = (Publishers::default(), ws(3));
+    assert!(matches!(publishers.push(&to, probe(1)), Pushed::Drain(_)));
+    publishers.lock().queues.get_mut(&to).unwrap().traffic.busy = true;
+    assert!(!publishers.is_idle(), "its publish is under way");
+    let mut pause = Box::pin(publishers.pause(Duration::from_millis(1), &to));
+    assert!((&mut pause).now_or_never().is_none());
+    assert!(publishers.is_idle());
+    assert!(matches!(publishers.push(&to, probe(2)), Pushed::Queued));
+    assert!(!publishers.is_idle(), "it is still to be published");
+    pause.await;
+    assert_eq!(publishers.next(&to).len(), 1);
+    assert!(!publishers.is_idle(), "its publish is under way");
 }

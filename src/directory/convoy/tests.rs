@@ -44,7 +44,7 @@ async fn calls_of_one_moment_share_a_pipeline_and_each_hears_its_own() {
     let pipelines = counted(&convoy, "ok");
     println!("2,000 calls left in {pipelines} pipelines");
     assert!((4..500).contains(&pipelines), "{pipelines}");
-    assert!(!convoy.lock().driven && convoy.lock().commands == 0);
+    assert!(!convoy.lock().driven && convoy.lock().waiting.is_empty());
 }
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn what_waits_is_bounded_and_who_leaves_is_not_waited_for() {
         .collect();
     assert!(calls.iter_mut().all(|call| call.now_or_never().is_none()));
     assert!(convoy.call(vec![Cmd::get("a")]).await.is_err());
-    assert_eq!(counted(&convoy, "not_asked"), 1);
+    assert_eq!(counted(&convoy, "overflow"), 1);
     calls.truncate(1_000);
     assert!(join_all(calls).await.iter().all(|answer| *answer == Ok(vec![Value::Nil])));
     let until = Instant::now() + Duration::from_secs(5);
@@ -90,6 +90,19 @@ async fn what_waits_is_bounded_and_who_leaves_is_not_waited_for() {
     }
     assert!(convoy.call(vec![Cmd::get("a")]).await.is_ok(), "there is room again");
     assert_eq!(redis.asked(), WAITING_MAX + 1, "each was asked once");
+}
+
+/// A signal to a large room asks for hundreds of people at once.
+#[tokio::test]
+async fn a_large_call_goes_by_itself_whatever_waits() {
+    let Some(url) = shared_url() else { return };
+    let (convoy, prefix) = (convoy(&url).await, prefix());
+    let large = || (0..WAITING_MAX + 1).map(|_| Cmd::get(&prefix)).collect();
+    let mut small = Box::pin(convoy.call(vec![Cmd::get(&prefix)]));
+    assert!((&mut small).now_or_never().is_none());
+    let (several, one) = tokio::join!(convoy.call(large()), small);
+    assert_eq!((several.map(|all| all.len()), one), (Ok(WAITING_MAX + 1), Ok(vec![Value::Nil])));
+    assert_eq!(counted(&convoy, "ok"), 2, "the small one did not wait for it");
 }
 
 /// Nobody waits for the pipeline before his and then for his own.

@@ -18,8 +18,8 @@ const WINDOW: Duration = Duration::from_millis(5);
 /// One that gives sockets so many turns a second is: some fifth of what a core can do.
 const BUSY_TURNS_A_SECOND: u128 = 20_000;
 /// A rest that brings fewer sockets was not worth it: a few people who wait for each other's
-/// answers are fast because nobody rests.
-const WORTH: usize = 4;
+/// answers are fast because nobody rests. (So many in each rest are more than makes a loop busy.)
+const WORTH: usize = 8;
 /// After so many of those in a row there is none for a while.
 const POOR_RESTS: u8 = 3;
 /// For how long.
@@ -97,11 +97,11 @@ mod tests {
     #[test]
     fn a_busy_loop_rests_while_that_brings_much() {
         let (mut moderation, mut now) = rested();
-        for sockets in [40, 2, 1, 4].repeat(25) {
+        for sockets in [40, 2, 7, 8].repeat(25) {
             assert!(moderation.turned(sockets, now));
             now += REST;
         }
-        let rests = (0..100).take_while(|_| moderation.turned(3, now)).count();
+        let rests = (0..100).take_while(|_| moderation.turned(7, now)).count();
         assert_eq!(rests, usize::from(POOR_RESTS) - 1);
     }
 

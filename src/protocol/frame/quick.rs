@@ -1,8 +1,8 @@
 //! The frames that nearly all are: a whole one read in one go, with each field of the type that its
 //! command needs.
 //!
-//! **Invariant.** What is read here is what [`ClientFrame::parse`] would read the long way; whatever
-//! is unusual or wrong is left to it, which knows what to answer.
+//! **Invariant.** What is read here is what [`ClientFrame::parse`] would read the long way;
+//! whatever is unusual or wrong is left to it, which knows what to answer.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
