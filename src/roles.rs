@@ -29,6 +29,7 @@ use crate::board::Role;
 use crate::chat::{Chat, Opening};
 use crate::config::{Api, Common, Dm, EdgeOptions, LimitOptions, Server, Up};
 use crate::edge::Edge;
+use crate::edge::handoff::Folder;
 use crate::limits::{self, Limits, Settings};
 use crate::node::{Node, NodeError, PartOptions, listen};
 use crate::protocol::ProcessId;
@@ -64,12 +65,14 @@ async fn start(
     parts: Vec<(PartOptions, Arc<Metrics>)>,
     entrance: &Entrance,
     common: &Common,
+    handoff: Option<&Folder>,
     signals: &mut Signals,
 ) -> Result<Option<Option<SocketAddr>>, NodeError> {
     let starting = async {
         node.start(parts).await?;
         node.watchers.spawn(entrance.follow(&node.health, node.background.clone())?);
         let admin = admin(common, entrance, node).await?;
+        hatch::serve(node, handoff)?;
         node.open().await;
         Ok(admin)
     };
@@ -219,7 +222,7 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     }
     let api = part_of_up("api", Role::Api, api, &entrance, lock_held)?;
     parts.push((api, api_metrics));
-    let admin = match start(&mut node, parts, &entrance, common, &mut signals).await {
+    let admin = match start(&mut node, parts, &entrance, common, None, &mut signals).await {
         Ok(Some(admin)) => admin,
         Ok(None) => return Ok(stop(node, End::Signal).await),
         Err(error) => return Err(given_up(node, error).await),
@@ -345,14 +348,13 @@ async fn one_part(
     let edge = entrance.at(&listener);
     let options = PartOptions { id, role, advertise, public_url, listener, edge, lock_held };
     let parts_started = vec![(options, metrics)];
-    let admin = match start(&mut node, parts_started, &entrance, common, &mut signals).await {
+    let folder = folder.as_ref();
+    let starting = start(&mut node, parts_started, &entrance, common, folder, &mut signals);
+    let admin = match starting.await {
         Ok(Some(admin)) => admin,
         Ok(None) => return Ok(stop(node, End::Signal).await),
         Err(error) => return Err(given_up(node, error).await),
     };
-    if let Err(error) = hatch::serve(&node, folder) {
-        return Err(given_up(node, error).await);
-    }
     let address = node.parts.first().map(|part| part.address.to_string());
     tracing::info!(%name, address, table = parts.table, "ready");
     let fields = match role {

@@ -185,6 +185,9 @@ pub fn follow(backends: Backends, upstream: Option<Upstream>, stop: Cancellation
 async fn ask(sender: watch::Sender<Arc<Vec<Arc<Backend>>>>, upstream: Option<Upstream>) {
     loop {
         let list = sender.borrow().clone();
+        // Nobody tells when a socket that was handed over ends: the next answer says how many are
+        // left, and until then a count that never falls must not keep all others away.
+        list.iter().for_each(|backend| backend.tells(0));
         ask_all(&list, upstream.as_ref()).await;
         // The same list: for whoever waits until one of them is well.
         sender.send_replace(list);
@@ -337,6 +340,22 @@ mod tests {
             load
         };
         assert_eq!((load(1, 5), load(1, 5), load(1, 5), load(2, 6)), (5, 6, 7, 6));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_named_server_said_is_forgotten_and_what_it_holds_is_not() {
+        let id = ProcessId::parse("ws1").unwrap();
+        let named = NamedServer { id, address: "127.0.0.1:1".to_owned() };
+        let stop = CancellationToken::new();
+        let list = follow(Backends::Named(vec![named]), None, stop.clone());
+        let backend = list.borrow()[0].clone();
+        let held = backend.hold();
+        backend.tells(9);
+        assert_eq!(backend.load(), 9);
+        tokio::time::sleep(LOOK_INTERVAL * 3).await;
+        assert_eq!(backend.load(), 1);
+        drop((held, stop));
+        assert_eq!(backend.load(), 0);
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use super::Balancer;
 use super::discovery::Backend;
 use super::head::Upgrade;
 use crate::edge::Stream;
-use crate::edge::handoff::{ANSWER_PATIENCE, Answer, Line, Packet, Reply, own_user};
+use crate::edge::handoff::{ABSENT, ANSWER_PATIENCE, Answer, Line, Packet, Reply, UNANSWERED};
 use crate::telemetry::Metrics;
 
 /// What became of a socket that was to be handed over.
@@ -41,9 +41,9 @@ impl Balancer {
             Stream::Plain(stream) => stream,
             sealed => return Handed::Not(sealed),
         };
-        let read = upgrade.here();
-        let packet = Packet { peer: upgrade.caller.peer, read: &read }.write();
-        let (Some(line), Some(packet)) = (self.line_to(backend), packet) else {
+        let Some(line) = self.line_to(backend) else { return Handed::Not(stream.into()) };
+        let (peer, read) = (upgrade.caller.peer, upgrade.here());
+        let Some(packet) = (Packet { peer, read: &read }).write() else {
             return Handed::Not(stream.into());
         };
         // Epoll goes on telling of a socket that is registered, as long as anybody has it.
@@ -63,13 +63,22 @@ impl Balancer {
 
     /// A line to a server that listens for sockets in our folder, as our own user.
     fn line_to(&self, backend: &Backend) -> Option<Line> {
-        let place = self.handoff.as_ref()?.place(&backend.id).ok()?;
-        let line = Line::dial(&place).ok()?;
-        line.user().is_ok_and(|user| user == own_user()).then_some(line)
+        let folder = self.handoff.as_ref()?;
+        let line = folder.place(&backend.id).ok().and_then(|place| Line::dial(&place).ok());
+        let Some(line) = line else {
+            Metrics::count(&self.metrics.handoffs, ABSENT);
+            return None;
+        };
+        if line.user().is_ok_and(|user| user == folder.user()) {
+            return Some(line);
+        }
+        Metrics::count(&self.metrics.handoffs, Answer::Stranger.as_str());
+        tell_once(backend, Answer::Stranger);
+        None
     }
 
     fn take_reply(&self, backend: &Backend, stream: StdStream, reply: Option<Reply>) -> Handed {
-        let outcome = reply.map_or("unanswered", |reply| reply.answer.as_str());
+        let outcome = reply.map_or(UNANSWERED, |reply| reply.answer.as_str());
         Metrics::count(&self.metrics.handoffs, outcome);
         let Some(Reply { answer, sockets }) = reply else {
             tracing::info!(server = %backend.id, "no answer to a socket: it is closed");
@@ -111,11 +120,12 @@ fn tell_once(backend: &Backend, answer: Answer) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{UPGRADE, exchange, handing, server};
+    use super::super::tests::{UPGRADE, exchange, handing, server, start};
     use super::*;
     use crate::balancer::Backends;
     use crate::config::NamedServer;
     use crate::edge::handoff::{Folder, PACKET_BYTES_MAX};
+    use crate::limits::{Limits, Settings};
     use std::net::SocketAddr;
     use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -206,6 +216,39 @@ mod tests {
         assert!(late.is_err(), "another one has it as well");
         // Whoever does not answer is passed over for a while.
         let _next = TcpStream::connect(front).await.unwrap().write_all(UPGRADE).await;
+        assert!(soon(takes.recv()).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn another_users_server_gets_no_socket() {
+        let (_outer, folder) = folder();
+        let (one, _one) = server("ws1").await;
+        let mut takes = hatch(&folder, &one, Some(Answer::Taken));
+        let front = handing(Backends::Named(vec![one]), folder.of_another()).await;
+        assert_eq!(soon(exchange(front, UPGRADE, 3)).await, "ws1", "it passes through");
+        assert!(takes.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn only_what_passes_through_has_a_seat() {
+        let (_outer, folder) = folder();
+        let ((one, _one), (two, _two)) = (server("ws1").await, server("ws2").await);
+        let mut takes = hatch(&folder, &two, Some(Answer::Taken));
+        let limits = Limits::new(Settings { sockets: Some(1), ..Settings::default() });
+        let front = start(Backends::Named(vec![one, two]), None, limits, Some(folder)).await;
+        let dial = async |hears: &str| {
+            let mut client = TcpStream::connect(front).await.unwrap();
+            client.write_all(UPGRADE).await.unwrap();
+            let mut heard = vec![0; hears.len()];
+            soon(client.read_exact(&mut heard)).await.unwrap();
+            assert_eq!(str::from_utf8(&heard).unwrap(), hears);
+            client
+        };
+        let _through = dial("ws1").await;
+        let _over = dial("").await;
+        assert!(soon(takes.recv()).await.is_some(), "it needs none");
+        dial("HTTP/1.1 503").await;
+        let _over = dial("").await;
         assert!(soon(takes.recv()).await.is_some());
     }
 

@@ -185,18 +185,15 @@ impl Balancer {
         let Arrived { mut stream, peer, until } = arrived;
         match head::read(&mut stream, peer, gate, until).await {
             Some(Head::Upgrade(upgrade)) => {
-                let seat = match self.seat(upgrade.caller.peer.address.ip()) {
-                    Ok(seat) => seat,
-                    Err(over) => return refuse(stream, &Refusal::over(over)).await,
-                };
-                let user = self.dealt_by(&upgrade).await;
-                match seat {
-                    Some(seat) => {
-                        drop(guest);
-                        self.deal(stream, &upgrade, &user, seat).await;
-                    }
-                    None => self.hand_over(stream, &upgrade, &user, guest).await,
+                if !self.passes_on {
+                    let user = self.dealt_by(&upgrade).await;
+                    return self.hand_over(stream, &upgrade, &user, guest).await;
                 }
+                if let Err(over) = self.handshake(upgrade.caller.peer.address.ip()) {
+                    return refuse(stream, &Refusal::over(over)).await;
+                }
+                let user = self.dealt_by(&upgrade).await;
+                self.deal(stream, &upgrade, &user, guest).await;
             }
             Some(Head::Plain(read)) => match guest.goes_on(peer.address.ip()) {
                 Ok(stay) => {
@@ -249,8 +246,16 @@ impl Balancer {
         refuse(accepted.stream, &nobody()).await;
     }
 
-    /// Deals to a server in another process.
-    async fn deal(&self, mut stream: Stream, upgrade: &Upgrade, user: &str, seat: Seat) {
+    /// Deals to a server in another process. A guest becomes one that passes through, which has a
+    /// seat, only where no server on this host has taken its socket.
+    async fn deal(
+        self: &Arc<Self>,
+        mut stream: Stream,
+        upgrade: &Upgrade,
+        user: &str,
+        guest: Guest,
+    ) {
+        let (mut guest, mut seat) = (Some(guest), None);
         // The last server that did not take it, with its answer: the client's, if nobody does.
         let (mut asked, mut refusal) = (0, None);
         for backend in self.candidates(user) {
@@ -265,6 +270,13 @@ impl Balancer {
                     continue;
                 }
             };
+            if seat.is_none() {
+                match self.seat(upgrade.caller.peer.address.ip()) {
+                    Ok(taken) => seat = Some(taken),
+                    Err(over) => return refuse(stream, &Refusal::over(over)).await,
+                }
+                drop(guest.take());
+            }
             match self.offer(&backend, upgrade).await {
                 Offered::Taken(server, answer) => {
                     let dealt = Some(backend.hold());
@@ -293,7 +305,7 @@ impl Balancer {
         mut client: Stream,
         server: Stream,
         answer: &[u8],
-        held: (Seat, Option<Dealt>),
+        held: (Option<Seat>, Option<Dealt>),
     ) {
         if proxy::give(&mut client, answer).await.is_ok() {
             self.tasks.spawn(Splice::new(client, server, held));
@@ -397,7 +409,7 @@ mod tests {
         start(backends, None, Limits::none(), Some(folder)).await
     }
 
-    async fn start(
+    pub async fn start(
         backends: Backends,
         api: Option<String>,
         limits: Arc<Limits>,

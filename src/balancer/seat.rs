@@ -1,6 +1,7 @@
 //! A place for a socket that passes through: two open files, for as long as it lasts.
 //!
-//! Sockets of servers in this process don't: they are counted where they are held.
+//! Sockets of servers in this process don't, nor do those that were handed over: they are counted
+//! where they are held.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,16 +27,12 @@ impl Balancer {
         counted.inspect_err(|over| self.metrics.count_limited(over.limit.as_str()))
     }
 
-    /// A place for a client's socket; `None` where its server gives it.
-    pub(super) fn seat(self: &Arc<Self>, client: IpAddr) -> Result<Option<Seat>, Over> {
-        if !self.passes_on {
-            return Ok(None);
-        }
-        self.handshake(client)?;
+    /// A place for a client's socket.
+    pub(super) fn seat(self: &Arc<Self>, client: IpAddr) -> Result<Seat, Over> {
         let address = self.counted(client);
         let entered = self.limits.enter(&self.seats, address);
         entered.inspect_err(|over| self.metrics.count_limited(over.limit.as_str()))?;
-        Ok(Some(Seat { balancer: self.clone(), address }))
+        Ok(Seat { balancer: self.clone(), address })
     }
 }
 

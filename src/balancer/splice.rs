@@ -21,6 +21,9 @@ const FOLLOW_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the server may take after the client's way to it has broken: what it says before it
 /// closes is on its way when the client's next bytes are refused.
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a client may take nothing of what its server has said. While something waits for it the
+/// server is not read, so that nobody here would hear that the server has given the client up.
+const DEAF_PATIENCE: Duration = Duration::from_secs(20);
 /// The most that is read at once.
 const BUFFER_BYTES: usize = 16 * 1024;
 /// How often one way is read before the other one is.
@@ -31,13 +34,15 @@ thread_local! {
 }
 
 /// Runs until both sides have ended, one broke, or one has ended and the other does not follow: a
-/// client that stays after its server's close must not hold this connection for ever.
+/// client that stays after its server's close, or reads nothing before it, must not hold this
+/// connection for ever.
 pub struct Splice<H> {
     client: Stream,
     server: Stream,
     up: Way,
     down: Way,
-    /// Runs once one way has ended. Boxed: few have it, and not for long.
+    /// Runs once one way has ended, and while the client takes nothing. Boxed: few have it, and not
+    /// for long.
     patience: Option<Pin<Box<Sleep>>>,
     _held: H,
 }
@@ -57,20 +62,24 @@ impl<H: Unpin> Future for Splice<H> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let Self { client, server, up, down, patience, .. } = self.get_mut();
-        let mut wait = |limit| *patience = Some(Box::pin(sleep(limit)));
+        let wait = |limit| Some(Box::pin(sleep(limit)));
+        down.moved = false;
         match up.go(context, client, server) {
-            Some(Ok(())) => wait(FOLLOW_PATIENCE),
-            Some(Err(_)) => wait(LAST_WORDS_PATIENCE),
+            Some(Ok(())) => *patience = wait(FOLLOW_PATIENCE),
+            Some(Err(_)) => *patience = wait(LAST_WORDS_PATIENCE),
             None => {}
         }
         match down.go(context, server, client) {
-            Some(Ok(())) => wait(FOLLOW_PATIENCE),
+            Some(Ok(())) => *patience = wait(FOLLOW_PATIENCE),
             // All that the server said has left before this, and it hears nothing any more.
             Some(Err(_)) => return Poll::Ready(()),
             None => {}
         }
-        if up.over && down.over {
-            return Poll::Ready(());
+        match (up.over, down.over) {
+            (true, true) => return Poll::Ready(()),
+            (false, false) if !down.waits() => *patience = None,
+            (false, false) if down.moved || patience.is_none() => *patience = wait(DEAF_PATIENCE),
+            _ => {}
         }
         patience.as_mut().map_or(Poll::Pending, |patience| patience.as_mut().poll(context))
     }
@@ -81,6 +90,8 @@ impl<H: Unpin> Future for Splice<H> {
 struct Way {
     /// What was read and not taken.
     left: Bytes,
+    /// Something was taken since this was last set back.
+    moved: bool,
     /// Something was taken that may wait in there to be sealed.
     unflushed: bool,
     /// Nothing more is to be read.
@@ -90,6 +101,11 @@ struct Way {
 }
 
 impl Way {
+    /// For the side that it leads to, so that nothing is read.
+    fn waits(&self) -> bool {
+        !self.left.is_empty() || self.ended
+    }
+
     /// Goes on as far as it gets; gives its end, once.
     fn go(
         &mut self,
@@ -121,6 +137,7 @@ impl Way {
                     0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
                     count => self.left.advance(count),
                 }
+                self.moved = true;
             }
             self.left = Bytes::new();
             if self.ended {
@@ -269,6 +286,32 @@ mod tests {
         splicing.await.unwrap();
         assert!(begun.elapsed() < Duration::from_millis(100), "an idle client hears it at once");
         assert!(client.read(&mut [0]).await.is_ok_and(|count| count == 0));
+    }
+
+    /// What it does not read keeps its server's end from being seen.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_is_let_go_and_a_slow_one_is_not() {
+        let (client, mut server, splicing) = spliced().await;
+        let second = Duration::from_secs(1);
+        let heard = async || {
+            // The system takes its time, whatever the clock of this test says.
+            std::thread::sleep(Duration::from_millis(20));
+            client.readable().await.unwrap();
+            client.try_read(&mut vec![0; 256 << 10]).unwrap()
+        };
+        let mut fill = async || timeout(second, server.write_all(&[b'x'; 8 << 20])).await.is_err();
+        for _ in 0..4 {
+            assert!(fill().await, "the client takes all");
+            tokio::time::sleep(DEAF_PATIENCE - second * 3).await;
+            assert!(heard().await > 0);
+            assert!(!splicing.is_finished(), "it does read");
+        }
+        assert!(fill().await);
+        drop(server);
+        let begun = Instant::now();
+        timeout(DEAF_PATIENCE * 3, splicing).await.expect("held for ever").unwrap();
+        assert!(begun.elapsed() <= DEAF_PATIENCE + second);
+        drop(client);
     }
 
     #[tokio::test]

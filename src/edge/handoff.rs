@@ -18,12 +18,17 @@ use std::time::Duration;
 
 use super::Peer;
 pub use folder::{BadFolder, Folder};
-pub use line::{Line, Listening, Received, own_user};
+pub use line::{Line, Listening, Received};
 
 /// How long a server may take to answer.
 pub const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
 /// The longest packet: a head of the longest kind, and what a client may have said behind it.
 pub const PACKET_BYTES_MAX: usize = 32 * 1024;
+
+/// In metrics: nobody has answered, or nobody was there any more to hear it.
+pub const UNANSWERED: &str = "unanswered";
+/// In metrics: the server does not listen in the folder, or too many wait for it.
+pub const ABSENT: &str = "absent";
 
 /// What every packet begins with: the last byte is the version.
 const MARK: [u8; 8] = *b"parlor\0\x01";
@@ -113,7 +118,7 @@ impl Answer {
 pub struct Reply {
     /// The answer.
     pub answer: Answer,
-    /// Before this one.
+    /// Those that are open, without this one.
     pub sockets: u32,
 }
 

@@ -1,7 +1,7 @@
 //! Where a balancer in another process of this host hands sockets to this server.
 //!
-//! What comes in here goes the way of a connection that was accepted (`porch`, the door,
-//! `handshake`), beginning with what the balancer has read. The answer leaves before anything is
+//! What comes in here goes the way of a connection that was accepted (`porch`, `handshake`),
+//! beginning with what the balancer has read. The answer leaves before anything is
 //! done with the socket: a balancer that has given up waiting has closed it for all who have it.
 
 use std::io::Result;
@@ -12,16 +12,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::Permit;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Accepted, Door, Gateway};
+use super::{Accepted, Coming, Gateway};
 use crate::edge::handoff::{
     ANSWER_PATIENCE, Answer, BadFolder, Folder, Line, Listening, PACKET_BYTES_MAX, Packet,
-    Received, Reply, own_user,
+    Received, Reply, UNANSWERED,
 };
-use crate::limits::Limit;
+use crate::limits::{Limit, Over};
 use crate::protocol::ProcessId;
 use crate::telemetry::Metrics;
 
@@ -35,6 +34,16 @@ const REST: Duration = Duration::from_millis(50);
 pub struct Hatch {
     place: Listening,
     path: PathBuf,
+    /// Whose balancers are listened to.
+    user: u32,
+}
+
+/// A socket that is the server's own.
+enum Judged {
+    /// It goes on.
+    Comes(Accepted),
+    /// Its client has as many as it may: another server would have to tell it the same.
+    Over(TcpStream, Over),
 }
 
 impl Drop for Hatch {
@@ -50,11 +59,11 @@ impl Hatch {
     /// Another process does, or the folder is not right.
     pub fn open(folder: &Folder, server: &ProcessId) -> std::result::Result<Self, BadFolder> {
         let (place, path) = folder.listen(server)?;
-        Ok(Self { place, path })
+        Ok(Self { place, path, user: folder.user() })
     }
 
     /// Takes sockets in until `stop`. A server that drains goes on answering that it takes none.
-    pub async fn serve(self, gateway: Arc<Gateway>, door: Door, stop: CancellationToken) {
+    pub async fn serve(self, gateway: Arc<Gateway>, stop: CancellationToken) {
         let taking = Arc::new(Semaphore::new(TAKING_MAX));
         loop {
             let Ok(place) = taking.clone().acquire_owned().await else { return };
@@ -67,9 +76,9 @@ impl Hatch {
                 sleep(REST).await;
                 continue;
             };
-            let (gateway, door) = (gateway.clone(), door.clone());
+            let (gateway, user) = (gateway.clone(), self.user);
             gateway.sockets.clone().spawn(async move {
-                if let Err(error) = gateway.take_over(&line, &door).await {
+                if let Err(error) = gateway.take_over(&line, user).await {
                     tracing::debug!(%error, "a socket was not handed over");
                 }
                 drop(place);
@@ -79,32 +88,35 @@ impl Hatch {
 }
 
 impl Gateway {
-    async fn take_over(self: &Arc<Self>, line: &Line, door: &Door) -> Result<()> {
-        if line.user()? != own_user() {
-            return self.reply(line, door, Answer::Stranger).await;
-        }
+    async fn take_over(self: &Arc<Self>, line: &Line, user: u32) -> Result<()> {
         let mut buffer = vec![0; PACKET_BYTES_MAX];
+        // A stranger's as well: what is unread at the end of a line overtakes the answer.
         let received = timeout(ANSWER_PATIENCE, line.receive(&mut buffer)).await??;
         if received.bytes == 0 {
             // Another process has looked whether anybody listens here.
             return Ok(());
         }
-        match self.judge_packet(received, &buffer, door) {
-            Ok((place, accepted)) => {
-                self.reply(line, door, Answer::Taken).await?;
-                place.send(accepted);
+        if line.user()? != user {
+            return self.reply(line, Answer::Stranger).await;
+        }
+        match self.judge_packet(received, &buffer) {
+            Ok(judged) => {
+                self.reply(line, Answer::Taken).await?;
+                match judged {
+                    Judged::Comes(accepted) => self.take(Coming::Handed(accepted)),
+                    Judged::Over(stream, over) => self.porch.turn_away(stream, over),
+                }
                 Ok(())
             }
-            Err(answer) => self.reply(line, door, answer).await,
+            Err(answer) => self.reply(line, answer).await,
         }
     }
 
-    fn judge_packet<'a>(
-        self: &Arc<Self>,
+    fn judge_packet(
+        &self,
         received: Received,
         buffer: &[u8],
-        door: &'a Door,
-    ) -> std::result::Result<(Permit<'a, Accepted>, Accepted), Answer> {
+    ) -> std::result::Result<Judged, Answer> {
         if !received.whole {
             // Bytes are never cut, of a balancer of this version: there was no file for the socket.
             self.chat.metrics.count_limited(Limit::Files.as_str());
@@ -118,21 +130,28 @@ impl Gateway {
         if self.seats.are_taken() {
             return Err(Answer::Full);
         }
-        let guest = self.porch.place(packet.peer.address).map_err(|_| Answer::Full)?;
-        let place = door.try_reserve().map_err(|_| Answer::Full)?;
         // It may be a blocking one, whatever a balancer should have sent.
         let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-        let stream = stream.map_err(|_| Answer::Damaged)?.into();
-        let read = Bytes::copy_from_slice(packet.read);
-        Ok((place, Accepted { stream, peer: packet.peer, read, guest }))
+        let stream = stream.map_err(|_| Answer::Damaged)?;
+        match self.porch.place(packet.peer.address) {
+            Ok(guest) => {
+                let read = Bytes::copy_from_slice(packet.read);
+                let (stream, peer) = (stream.into(), packet.peer);
+                Ok(Judged::Comes(Accepted { stream, peer, read, guest }))
+            }
+            Err(over) if over.limit == Limit::HalfOpenPerAddress => Ok(Judged::Over(stream, over)),
+            Err(_) => Err(Answer::Full),
+        }
     }
 
-    async fn reply(&self, line: &Line, door: &Door, answer: Answer) -> Result<()> {
-        Metrics::count(&self.chat.metrics.handoffs, answer.as_str());
-        let waiting = door.max_capacity() - door.capacity();
-        let open = self.chat.metrics.sockets.get() + i64::try_from(waiting).unwrap_or(i64::MAX);
-        let sockets = u32::try_from(open).unwrap_or(u32::MAX);
-        line.send(&Reply { answer, sockets }.write(), None).await
+    async fn reply(&self, line: &Line, answer: Answer) -> Result<()> {
+        let metrics = &self.chat.metrics;
+        let sockets = u32::try_from(metrics.sockets.get()).unwrap_or(u32::MAX);
+        let sent = line.send(&Reply { answer, sockets }.write(), None).await;
+        // Who does not hear it has given up, and has what was sent.
+        let outcome = if sent.is_ok() { answer.as_str() } else { UNANSWERED };
+        Metrics::count(&metrics.handoffs, outcome);
+        sent
     }
 }
 
@@ -141,7 +160,8 @@ mod tests {
     use super::*;
     use crate::chat::testing::Part;
     use crate::edge::{Edge, Peer};
-    use crate::gateway::DOOR_MAX;
+    use crate::limits::{Limits, Settings};
+    use crate::telemetry::Outcome;
     use std::os::fd::AsFd;
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
@@ -161,21 +181,30 @@ mod tests {
 
     impl Hatched {
         async fn new() -> Self {
-            let part = Part::new().await;
+            Self::with(Limits::none(), |folder| folder).await
+        }
+
+        async fn with(limits: Arc<Limits>, seen: fn(Folder) -> Folder) -> Self {
+            let part = Part::limited(limits).await;
             let gateway = Gateway::new(part.chat.clone(), Edge::open(), None, 1).unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let (door, handed) = mpsc::channel(DOOR_MAX);
+            let (_, handed) = mpsc::channel(1);
             let stop = CancellationToken::new();
             tokio::spawn(gateway.clone().serve(listener, handed, stop.clone()));
             let outer = tempfile::tempdir().unwrap();
             let folder = Folder::open(&outer.path().join("handoff")).unwrap();
-            let hatch = Hatch::open(&folder, &part.chat.me.id).unwrap();
-            tokio::spawn(hatch.serve(gateway.clone(), door, stop));
+            let hatch = Hatch::open(&seen(folder.clone()), &part.chat.me.id).unwrap();
+            tokio::spawn(hatch.serve(gateway.clone(), stop));
             Self { part, gateway, folder, _outer: outer }
         }
 
         fn dial(&self) -> Line {
             Line::dial(&self.folder.place(&self.part.chat.me.id).unwrap()).unwrap()
+        }
+
+        fn counted(&self, outcome: &'static str) -> u64 {
+            let handoffs = &self.part.chat.metrics.handoffs;
+            handoffs.get_or_create(&Outcome { outcome }).get()
         }
 
         /// What is answered to this packet, and the client whose socket went with it.
@@ -238,6 +267,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn another_users_balancer_is_told_so_and_keeps_its_socket() {
+        let hatched = Hatched::with(Limits::none(), Folder::of_another).await;
+        hatched.gateway.open();
+        for _ in 0..20 {
+            let (answer, mut client) = hatched.hand(&packet(REQUEST)).await;
+            assert_eq!(answer, Answer::Stranger);
+            let ended = timeout(Duration::from_secs(5), client.read(&mut [0])).await.unwrap();
+            assert_eq!(ended.unwrap(), 0, "nothing is said to it");
+        }
+        assert_eq!((hatched.counted("stranger"), hatched.counted("taken")), (20, 0));
+    }
+
+    /// Else a client that opens too many would have its server passed over, for all.
+    #[tokio::test]
+    async fn an_addresss_own_limit_is_not_the_servers() {
+        let settings =
+            Settings { half_open: Some(2), half_open_per_address: Some(1), ..Settings::default() };
+        let hatched = Hatched::with(Limits::new(settings), |folder| folder).await;
+        hatched.gateway.open();
+        let place = |address: &str| hatched.gateway.porch.place(address.parse().unwrap());
+        let _one = place("203.0.113.7:1").unwrap();
+        let (answer, mut client) = hatched.hand(&packet(REQUEST)).await;
+        assert_eq!(answer, Answer::Taken);
+        let mut heard = String::new();
+        timeout(Duration::from_secs(5), client.read_to_string(&mut heard)).await.unwrap().unwrap();
+        assert!(heard.starts_with("HTTP/1.1 429") && heard.contains("Retry-After"), "{heard}");
+        let _two = place("203.0.113.8:1").unwrap();
+        assert_eq!(hatched.hand(&packet(REQUEST)).await.0, Answer::Full);
+    }
+
+    #[tokio::test]
     async fn a_socket_whose_balancer_has_given_up_is_let_go() {
         let hatched = Hatched::new().await;
         hatched.gateway.open();
@@ -251,5 +311,6 @@ mod tests {
             assert_eq!(heard, b"");
         }
         assert_eq!(hatched.part.chat.metrics.sockets_opened.get(), 0);
+        assert_eq!((hatched.counted(UNANSWERED), hatched.counted("taken")), (20, 0));
     }
 }

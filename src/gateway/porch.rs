@@ -64,9 +64,13 @@ impl Porch {
     }
 
     fn tell(&self, stream: TcpStream, address: SocketAddr, over: Over) {
-        if !self.edge.is_plain(address.ip()) {
-            return;
+        if self.edge.is_plain(address.ip()) {
+            self.turn_away(stream, over);
         }
+    }
+
+    /// Tells whoever speaks plain HTTP here that there is no place.
+    pub(super) fn turn_away(&self, stream: TcpStream, over: Over) {
         let Some(permit) = self.limits.half_open.tell() else { return };
         // Ends by itself in a few seconds, and there are few of them.
         tokio::spawn(async move {

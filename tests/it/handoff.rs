@@ -179,6 +179,7 @@ async fn a_full_server_sends_elsewhere_and_one_without_a_socket_is_proxied() {
     let on = |server: &str| people.iter().filter(|person| person.server == server).count();
     assert_eq!((on("ws1"), on("ws2")), (1, 3));
     assert_eq!(handed(&balancer, "taken").await, 1.0);
+    assert_eq!(handed(&balancer, "absent").await, 3.0);
     let (last, rest) = people.split_last_mut().unwrap();
     let seq = last.say("user-0", "through and through").await;
     assert_eq!(rest[0].hear().await, (seq, "through and through".to_owned()));
@@ -241,6 +242,13 @@ fn a_folder_that_others_can_enter_is_refused() {
     }
     let said = refused(&server, long.to_str().unwrap());
     assert!(said.contains("take a folder with a shorter one"), "{said}");
+    // Before it takes the living one's name on the board, which would stop that one.
+    let own = outer.path().join("own");
+    std::fs::create_dir(&own).unwrap();
+    std::fs::set_permissions(&own, PermissionsExt::from_mode(0o700)).unwrap();
+    let _living = std::os::unix::net::UnixListener::bind(own.join("ws1.sock")).unwrap();
+    let twice = refused(&server, own.to_str().unwrap());
+    assert!(twice.contains("another process listens there as ws1: stop it"), "{twice}");
     let said = json!(said).to_string();
     assert_eq!(said.matches("\\n").count(), 1, "one line: {said}");
 }

@@ -24,12 +24,15 @@ pub struct BadFolder {
 
 /// See the module.
 #[derive(Debug, Clone)]
-pub struct Folder(PathBuf);
+pub struct Folder {
+    path: PathBuf,
+    user: u32,
+}
 
 impl Folder {
     /// Takes a folder, and makes it where it is not there.
     pub fn open(path: &Path) -> Result<Self, BadFolder> {
-        let folder = Self(path.to_owned());
+        let folder = Self { path: path.to_owned(), user: own_user() };
         if !cfg!(target_os = "linux") {
             return Err(folder.bad("sockets are handed over on Linux alone: leave it out"));
         }
@@ -44,7 +47,7 @@ impl Folder {
         if !found.is_dir() {
             return Err(folder.bad("it is no folder"));
         }
-        if found.uid() != own_user() {
+        if found.uid() != folder.user {
             let whose = found.uid();
             return Err(folder.bad(format!("it belongs to another user ({whose}): take one's own")));
         }
@@ -56,12 +59,23 @@ impl Folder {
     }
 
     fn bad(&self, what: impl Into<String>) -> BadFolder {
-        BadFolder { path: self.0.clone(), what: what.into() }
+        BadFolder { path: self.path.clone(), what: what.into() }
+    }
+
+    /// Whose it is: whoever else is at the other end of a line is a stranger.
+    pub fn user(&self) -> u32 {
+        self.user
+    }
+
+    /// As another user has it.
+    #[cfg(test)]
+    pub fn of_another(self) -> Self {
+        Self { user: self.user + 1, ..self }
     }
 
     /// Where the server of this name listens.
     pub fn place(&self, server: &ProcessId) -> Result<PathBuf, BadFolder> {
-        let path = self.0.join(format!("{server}.sock"));
+        let path = self.path.join(format!("{server}.sock"));
         let bytes = path.as_os_str().len();
         if bytes > PATH_BYTES_MAX {
             let more = bytes - PATH_BYTES_MAX;
@@ -76,6 +90,15 @@ impl Folder {
 
     /// Listens there for a server, also where one of this name has been killed.
     pub fn listen(&self, server: &ProcessId) -> Result<(Listening, PathBuf), BadFolder> {
+        let path = self.vacate(server)?;
+        let line = Listening::at(&path);
+        let line =
+            line.map_err(|error| self.bad(format!("can't listen at {}: {error}", path.display())))?;
+        Ok((line, path))
+    }
+
+    /// Where a server is going to listen: nobody does, and what a killed one has left is gone.
+    pub fn vacate(&self, server: &ProcessId) -> Result<PathBuf, BadFolder> {
         let path = self.place(server)?;
         match Line::dial(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -94,10 +117,7 @@ impl Folder {
                 return Err(self.bad(format!("another process listens there as {server}: stop it")));
             }
         }
-        let line = Listening::at(&path);
-        let line =
-            line.map_err(|error| self.bad(format!("can't listen at {}: {error}", path.display())))?;
-        Ok((line, path))
+        Ok(path)
     }
 }
 
@@ -143,7 +163,10 @@ mod tests {
 
     #[test]
     fn a_path_that_no_socket_can_have_is_refused() {
-        let folder = Folder("x".repeat(PATH_BYTES_MAX - "/ws1.sock".len()).into());
+        let folder = Folder {
+            path: "x".repeat(PATH_BYTES_MAX - "/ws1.sock".len()).into(),
+            user: own_user(),
+        };
         assert!(folder.place(&id("ws1")).is_ok());
         let said = fault(folder.place(&id("ws10")));
         assert!(said.contains("is 1 bytes longer") && said.contains("shorter"), "{said}");
