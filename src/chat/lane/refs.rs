@@ -108,9 +108,15 @@ impl Window {
 
     /// The newest entry above `after` of the same send.
     pub(super) fn find(&self, item: &Item, after: Seq) -> Option<&Seen> {
-        let alike = self.keys.iter().enumerate().rev().filter(|(_, key)| **key == item.key);
-        let newest = alike.filter_map(|(at, _)| self.seen.get(at));
-        newest.take_while(|seen| seen.seq > after).find(|seen| seen.is(item))
+        let from = self.seen.partition_point(|seen| seen.seq <= after);
+        let mut until = self.keys.len();
+        loop {
+            let alike = self.keys.range(from..until).rposition(|key| *key == item.key)?;
+            until = from + alike;
+            if let Some(seen) = self.seen.get(until).filter(|seen| seen.is(item)) {
+                return Some(seen);
+            }
+        }
     }
 
     /// The lowest seq that is remembered; all above it are too.
