@@ -201,7 +201,7 @@ function page(runs) {
   const busiest = Math.max(...runs.map((run) => run.before));
   const failures = runs.filter((run) => !run.good)
     .map((run) => `- ${systems[run.system].title}, ${run.scenario_run}: ${run.failures.join("; ")}`);
-  const told = ["rounds", "users", "hold", "pairs", "window", "rate", "seconds", "members"];
+  const told = ["scenarios", "systems", "rounds", "users", "hold", "pairs", "window", "rate", "seconds", "members"];
   const command = `bench/run ${told.map((name) => `--${name} ${options[name]}`).join(" ")}`;
   const warning = options.try || busiest > BUSY
     ? ["**Only a try**: it shows that the command works. The machine had other work to do (up to "
@@ -223,7 +223,7 @@ function page(runs) {
       return `- ${title}: ${version()}. ${setting}.`;
     }),
     `- Redis: ${execFileSync("redis-server", ["--version"], { encoding: "utf8" }).split(" ").slice(0, 3).join(" ")}.`,
-    ...Object.keys(systems).filter((name) => systems[name].missing?.())
+    ...options.systems.split(",").filter((name) => systems[name].missing?.())
       .map((name) => `- ${systems[name].title}: ${systems[name].missing()}.`),
     ...(failures.length > 0 ? ["", "Runs that failed:", "", ...new Set(failures)] : []),
   ].join("\n");
