@@ -63,7 +63,7 @@ mod claim_text {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-        crate::protocol::id::read_text(d, str::parse)
+        crate::protocol::word::read_text(d, str::parse)
     }
 }
 

@@ -13,8 +13,9 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::PROTOCOL_VERSION;
-use super::id::{ConversationId, DeviceId, ProcessId, Ref, SocketId, UserId, read_text};
+use super::id::{ConversationId, DeviceId, ProcessId, Ref, SocketId, UserId};
 use super::message::{Entry, Kind, Seq, Timestamp};
+use super::word::read_text;
 
 /// How far one person has an entry, as a server tells the server that handed it on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

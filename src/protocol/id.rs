@@ -10,10 +10,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Timestamp;
+use super::word::read_text;
 
 pub use conversation::{ConversationId, ConversationKind};
 
@@ -32,32 +32,6 @@ pub struct BadId {
     pub what: &'static str,
     /// The allowed form.
     pub pattern: &'static str,
-}
-
-/// Reads a text where it stands, without a copy of it.
-pub(crate) fn read_text<'de, D, T, E>(
-    deserializer: D,
-    read: impl FnOnce(&str) -> Result<T, E>,
-) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    E: fmt::Display,
-{
-    deserializer.deserialize_str(TextReader(read))
-}
-
-struct TextReader<F>(F);
-
-impl<T, E: fmt::Display, F: FnOnce(&str) -> Result<T, E>> Visitor<'_> for TextReader<F> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text")
-    }
-
-    fn visit_str<X: serde::de::Error>(self, text: &str) -> Result<T, X> {
-        (self.0)(text).map_err(X::custom)
-    }
 }
 
 fn is_user_byte(b: u8) -> bool {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::id::{DeviceId, Ref, UserId, read_text};
+use super::id::{DeviceId, Ref, UserId};
+use super::word::read_text;
 
 /// A position in a conversation: dense from 1 (P4). 0 is "before the first".
 pub type Seq = u64;

@@ -10,7 +10,7 @@ pub mod frame;
 pub mod id;
 pub mod message;
 pub mod token;
-mod word;
+pub(crate) mod word;
 
 pub use answer::Text;
 pub use code::{CloseCode, ErrorCode};

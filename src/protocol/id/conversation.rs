@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{BadId, RoomId, UserId, read_text};
+use super::{BadId, RoomId, UserId};
+use crate::protocol::word::read_text;
 
 /// What a conversation is, with the ids that its name is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
