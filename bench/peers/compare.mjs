@@ -214,7 +214,8 @@ function page(runs) {
       + `${release()}. Servers and Redis on core 0, the load, one program for all, on core 1. `
       + `Median of ${options.rounds} alternated runs, in brackets from where to where they went; memory `
       + "and CPU are those of the server processes, without Redis. Kernel memory is half of what slab "
-      + "and TCP buffers of the machine grew by, since both ends of a connection are on it.",
+      + "and TCP buffers of the machine grew by, since both ends of a connection are on it (names "
+      + "of open files in /proc, which others ask for, left out).",
     "",
     table(runs),
     "",

@@ -54,6 +54,13 @@ function peer(parts, servers, dialect, path, clean = () => {}) {
   return { parts, servers, load: ["--dialect", dialect, "--url", urls], clean };
 }
 
+/** Three servers in one process that meet in a Redis; `store` says where messages go. */
+async function parlorOverRedis(store, folder) {
+  const shared = await ownRedis();
+  const url = `redis://127.0.0.1:${shared.port}`;
+  return parlor(["--servers", `${NODES}`, "--redis", url, ...store], [shared], folder);
+}
+
 /** Each gives `{ parts, servers, load, clean }`: what is started first, what is measured. */
 export const systems = {
   parlor: {
@@ -67,13 +74,17 @@ export const systems = {
     setting: "`parlor up --servers 3 --redis …`: every message is durable before its ack, and "
       + "most cross servers over Redis; the three servers are one process",
     version: () => said(PARLOR, "--version"),
-    make: async () => {
-      const store = await ownRedis();
+    make: () => {
       const folder = mkdtempSync(join(tmpdir(), "parlor-compare-"));
-      const url = `redis://127.0.0.1:${store.port}`;
-      const args = ["--servers", `${NODES}`, "--data", folder, "--redis", url];
-      return parlor(args, [store], folder);
+      return parlorOverRedis(["--data", folder], folder);
     },
+  },
+  "parlor-redis-memory": {
+    title: "Parlor, three servers, Redis, nothing on disk",
+    setting: "`parlor up --servers 3 --memory --redis …`: the same without the disk, as the others "
+      + "have none",
+    version: () => said(PARLOR, "--version"),
+    make: () => parlorOverRedis(["--memory"]),
   },
   socketio: {
     title: "Socket.IO 4, three nodes, Redis adapter",

@@ -107,6 +107,7 @@ fn memory(watch: &Watch, first: usize, all: usize) -> Vec<Row> {
             ("private MiB", mib(watch.private_bytes(moment))),
             ("anonymous MiB", mib(watch.anonymous_bytes(moment))),
             ("slab MiB", mib(kernel.slab_bytes as f64)),
+            ("names of open files in it MiB", mib(kernel.names_bytes as f64)),
             ("in TCP buffers MiB", mib(kernel.tcp_bytes as f64)),
         ]
     };
@@ -143,8 +144,9 @@ pub(super) fn slopes(report: &mut Report, watch: &Watch, more: f64, here: bool) 
         report.decimal("bytes_per_user", user + both / 2.0);
         report.figure(
             "kernel_is",
-            "slab and TCP buffers of the whole machine, whoever else is on it; a connection has \
-             both its ends here, and half of it counts as the server's",
+            "slab and TCP buffers of the whole machine, whoever else is on it, without the names \
+             under which others look at open files in /proc (known to root alone); a connection \
+             has both its ends here, and half of it counts as the server's",
         );
     }
 }
