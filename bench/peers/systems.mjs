@@ -61,7 +61,10 @@ async function parlorOverRedis(store, folder) {
   return parlor(["--servers", `${NODES}`, "--redis", url, ...store], [shared], folder);
 }
 
-/** Each gives `{ parts, servers, load, clean }`: what is started first, what is measured. */
+/**
+ * Each gives `{ parts, servers, load, clean }`: what is started first, what is measured. `leaves`
+ * names scenarios in which a system shows nothing.
+ */
 export const systems = {
   parlor: {
     title: "Parlor, one server",
@@ -83,6 +86,8 @@ export const systems = {
     title: "Parlor, three servers, Redis, nothing on disk",
     setting: "`parlor up --servers 3 --memory --redis …`: the same without the disk, as the others "
       + "have none",
+    // An idle user costs what one of the others does.
+    leaves: ["idle"],
     version: () => said(PARLOR, "--version"),
     make: () => parlorOverRedis(["--memory"]),
   },
@@ -118,6 +123,8 @@ export const systems = {
     title: "bare `send`, one process",
     setting: "`src/bench/bare.rs`: a message is encoded once and given to the system once for each "
       + "recipient, and nothing else is done; what others cost is to be read beside it",
+    // It pings nobody.
+    leaves: ["idle"],
     version: () => said(PARLOR, "--version"),
     make: async () => {
       const servers = await several(1, (_, port) =>
