@@ -297,7 +297,8 @@ impl Gateway {
 
 /// A socket's place in the hub; leaves it whatever ends the socket.
 struct Entered {
-    seat: Seat,
+    /// None once the socket is closed, and only Redis and the store are still to be told.
+    seat: Option<Seat>,
     outbox: Arc<Outbox>,
 }
 
@@ -305,7 +306,7 @@ impl Entered {
     fn new(seat: Seat, outbox: Arc<Outbox>) -> Self {
         seat.chat().metrics.sockets.inc();
         seat.chat().metrics.sockets_opened.inc();
-        Self { seat, outbox }
+        Self { seat: Some(seat), outbox }
     }
 
     fn outbox(&self) -> &Arc<Outbox> {
@@ -313,11 +314,12 @@ impl Entered {
     }
 
     fn address(&self) -> Option<Address> {
-        self.seat.address()
+        self.seat.as_ref()?.address()
     }
 
-    async fn leave(self, name: &'static str, unstored: Unstored) {
-        let chat = self.seat.chat().clone();
+    async fn leave(mut self, name: &'static str, unstored: Unstored) {
+        // They may be away for long: who comes meanwhile must find room.
+        let Some(chat) = self.seat.take().map(|seat| seat.chat().clone()) else { return };
         Metrics::count(&chat.metrics.sockets_closed, name);
         chat.end(self.outbox.clone(), unstored).await;
     }
@@ -326,9 +328,11 @@ impl Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         // Who has left in good order takes nothing in any more.
-        if !self.outbox.is_closed() {
+        if !self.outbox.is_closed()
+            && let Some(seat) = &self.seat
+        {
             // Its loop panicked or was dropped: the map entry is removed by whoever follows it.
-            let (chat, outbox) = (self.seat.chat().clone(), self.outbox.clone());
+            let (chat, outbox) = (seat.chat().clone(), self.outbox.clone());
             chat.leave(&outbox);
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move { chat.release(&outbox).await });
