@@ -297,8 +297,7 @@ impl Gateway {
 
 /// A socket's place in the hub; leaves it whatever ends the socket.
 struct Entered {
-    /// None once the socket is closed, and only Redis and the store are still to be told.
-    seat: Option<Seat>,
+    seat: Seat,
     outbox: Arc<Outbox>,
 }
 
@@ -306,7 +305,7 @@ impl Entered {
     fn new(seat: Seat, outbox: Arc<Outbox>) -> Self {
         seat.chat().metrics.sockets.inc();
         seat.chat().metrics.sockets_opened.inc();
-        Self { seat: Some(seat), outbox }
+        Self { seat, outbox }
     }
 
     fn outbox(&self) -> &Arc<Outbox> {
@@ -314,12 +313,11 @@ impl Entered {
     }
 
     fn address(&self) -> Option<Address> {
-        self.seat.as_ref()?.address()
+        self.seat.address()
     }
 
-    async fn leave(mut self, name: &'static str, unstored: Unstored) {
-        // They may be away for long: who comes meanwhile must find room.
-        let Some(chat) = self.seat.take().map(|seat| seat.chat().clone()) else { return };
+    async fn leave(self, name: &'static str, unstored: Unstored) {
+        let chat = self.seat.chat().clone();
         Metrics::count(&chat.metrics.sockets_closed, name);
         chat.end(self.outbox.clone(), unstored).await;
     }
@@ -328,11 +326,9 @@ impl Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         // Who has left in good order takes nothing in any more.
-        if !self.outbox.is_closed()
-            && let Some(seat) = &self.seat
-        {
+        if !self.outbox.is_closed() {
             // Its loop panicked or was dropped: the map entry is removed by whoever follows it.
-            let (chat, outbox) = (seat.chat().clone(), self.outbox.clone());
+            let (chat, outbox) = (self.seat.chat().clone(), self.outbox.clone());
             chat.leave(&outbox);
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async move { chat.release(&outbox).await });

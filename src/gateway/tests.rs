@@ -8,10 +8,8 @@ use tokio::net::TcpSocket;
 use tokio::time::{sleep, timeout};
 
 use super::*;
-use crate::chat::catchup::{Work, perform};
 use crate::chat::reads::CATCHING_UP_MAX;
 use crate::chat::testing::Part;
-use crate::limits::{Limits, Settings};
 use crate::protocol::{DeviceId, Text, UserId};
 
 fn request(user: &str) -> String {
@@ -162,30 +160,6 @@ async fn a_handful_is_not_kept_waiting() {
         .drain(Duration::from_secs(20))
         .await;
     assert_eq!(told.await.unwrap(), [0; 9]);
-}
-
-/// The end of a socket may wait for Redis and the store: who comes meanwhile finds room.
-#[tokio::test]
-async fn a_place_is_free_once_its_socket_is_closed() {
-    let settings = Settings { sockets: Some(1), ..Settings::default() };
-    let part = Part::limited(Limits::new(settings)).await;
-    let gateway = Gateway::new(part.chat.clone(), Edge::open(), None, 1).unwrap();
-    let take = || seat::Seat::take(&gateway, "192.0.2.1".parse().unwrap());
-    let Ok(seat) = take() else { panic!("there is one") };
-    assert!(take().is_err(), "and no other");
-    let outbox = part.enter("userA", "default");
-    perform(&part.chat, &outbox, Work::Enter { catchup: None }).await;
-    part.ports.map_takes_ms.store(600_000, Ordering::Relaxed);
-    let entered = Entered::new(seat, outbox);
-    let leaving = tokio::spawn(entered.leave("for a test", Unstored::default()));
-    let freed = async {
-        while take().is_err() {
-            sleep(Duration::from_millis(1)).await;
-        }
-    };
-    timeout(Duration::from_secs(5), freed).await.expect("it is free");
-    assert!(!leaving.is_finished(), "its claim is being released");
-    leaving.abort();
 }
 
 /// Those who catch up hold a place at the store for a moment, however long their clients take to
