@@ -45,6 +45,8 @@ const wanted = options.systems.split(",").filter((name) => {
 const latency = (name, field) => (report) => report[name]?.[field];
 const room = (members, field) => (report) =>
   report.rooms?.find((row) => row.members === members)?.[field];
+/** At 100 the load is what is measured. */
+const loadShare = (report) => 100 * report.bench_cpu_seconds / Number(options.seconds);
 const sizes = options.members.split(",").map(Number);
 
 /** The options of each scenario, and the rows that come of it: name, unit, how it is read. */
@@ -63,6 +65,7 @@ const scenarios = {
     rows: [
       ["messages, as fast as it goes", "a second", (report) => report.messages_per_second],
       ["CPU of a message, as fast as it goes", "µs", (report) => report.cpu_us_per_message],
+      ["of the load's core in use meanwhile", "%", (report) => loadShare(report)],
       ["p50, as fast as it goes", "ms", latency("send_to_received", "p50_ms")],
       ["p99, as fast as it goes", "ms", latency("send_to_received", "p99_ms")],
     ],
@@ -128,6 +131,8 @@ async function one(name, scenario) {
   try {
     for (const part of system.parts) await part.start();
     await Promise.all(system.servers.map((server) => server.start()));
+    const late = all.find((process) => !process.isReady);
+    if (late) throw new Error(`${late.name} of ${name} was not ready in time`);
     const pids = system.servers.map((server) => server.child.pid).join(",");
     const args = [scenario, ...system.load, "--pid", pids, ...scenarios[scenario].args];
     const report = await load(args);
@@ -234,14 +239,18 @@ function page(runs) {
 async function main() {
   const runs = await everything();
   if (options.json) writeFileSync(options.json, `${JSON.stringify(runs)}\n`);
+  const bad = runs.filter((run) => !run.good).length;
+  if (bad === runs.length) throw new Error("no run was good: the page stays as it is");
   const document = readFileSync(options.out, "utf8");
   const [from, to] = [document.indexOf(BEGIN), document.indexOf(END)];
   if (from < 0 || to < from) throw new Error(`${options.out} has no ${BEGIN} … ${END}`);
   const text = `${document.slice(0, from + BEGIN.length)}\n${page(runs)}\n${document.slice(to)}`;
   writeFileSync(options.out, text);
+  console.error(`${runs.length} runs, ${bad} failed`);
+  return bad > 0 ? 1 : 0;
 }
 
-main().then(() => process.exit(0), (error) => {
+main().then((code) => process.exit(code), (error) => {
   console.error(error);
   process.exit(1);
 });

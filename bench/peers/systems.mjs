@@ -54,6 +54,20 @@ function peer(parts, servers, dialect, path, clean = () => {}) {
   return { parts, servers, load: ["--dialect", dialect, "--url", urls], clean };
 }
 
+/** Three nodes of Socket.IO that meet in a Redis by an adapter. */
+async function socketIo(adapter) {
+  const store = await ownRedis();
+  const env = { PEER_HOME, NODE_ENV: "production" };
+  const file = join(here, "socketio", "server.mjs");
+  const servers = await several(NODES, (number, port) =>
+    pinned(`node${number}`, port, process.execPath,
+      [file, String(port), String(store.port), adapter, "lean"], "ready", env));
+  return peer([store], servers, "socket-io", "/socket.io/?EIO=4&transport=websocket");
+}
+
+const socketIoVersion = () => `socket.io ${installed(PEER_HOME, "socket.io")}, @socket.io/redis-adapter `
+  + `${installed(PEER_HOME, "@socket.io/redis-adapter")}, Node ${process.version}`;
+
 /** Three servers in one process that meet in a Redis; `store` says where messages go. */
 async function parlorOverRedis(store, folder) {
   const shared = await ownRedis();
@@ -93,19 +107,19 @@ export const systems = {
   },
   socketio: {
     title: "Socket.IO 4, three nodes, Redis adapter",
-    setting: "WebSocket only, no compression, a room for each user, an ack once it is emitted, "
-      + "requests not kept as its page on memory advises; nothing is stored",
-    version: () => `socket.io ${installed(PEER_HOME, "socket.io")}, @socket.io/redis-adapter `
-      + `${installed(PEER_HOME, "@socket.io/redis-adapter")}, Node ${process.version}`,
-    make: async () => {
-      const store = await ownRedis();
-      const env = { PEER_HOME, NODE_ENV: "production" };
-      const file = join(here, "socketio", "server.mjs");
-      const servers = await several(NODES, (number, port) =>
-        pinned(`node${number}`, port, process.execPath,
-          [file, String(port), String(store.port), "redis", "lean"], "ready", env));
-      return peer([store], servers, "socket-io", "/socket.io/?EIO=4&transport=websocket");
-    },
+    setting: "WebSocket only, no compression, a room for each user, emitted to the recipient alone, "
+      + "an ack once it is emitted, requests not kept as its page on memory advises; nothing is "
+      + "stored",
+    version: socketIoVersion,
+    make: () => socketIo("redis"),
+  },
+  "socketio-sharded": {
+    title: "Socket.IO 4, three nodes, sharded Redis adapter",
+    setting: "the same with the adapter that subscribes to each room by itself (Redis 7)",
+    // An idle user of it is one of the other adapter's, and a subscription in Redis.
+    leaves: ["idle"],
+    version: socketIoVersion,
+    make: () => socketIo("sharded"),
   },
   ws: {
     title: "bare `ws` relay, one process",

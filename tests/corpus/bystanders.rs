@@ -3,9 +3,11 @@
 //! Messages are due at a steady pace, whatever became of those before, and each is measured from
 //! when it was due: a stall is counted for everything that would have been said meanwhile. They
 //! have a thread of their own, so that the attackers' side does not slow them down. Calm and
-//! attack alternate: what else the machine does falls on both alike.
+//! attack alternate: what else the machine does falls on both alike. What it took from everybody,
+//! as a thread of its own finds that only sleeps and wakes, is nobody's delay.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,8 @@ pub enum Mood {
 
 /// How far messages are apart: as many as a person may say for good.
 const PACE: Duration = Duration::from_millis(25);
+/// How far looks at whether the machine stands still are apart.
+const LOOK: Duration = Duration::from_millis(5);
 /// A message that took longer is lost.
 const LOST: Duration = Duration::from_secs(60);
 /// How long the attacker's last bytes may still be at work.
@@ -49,6 +53,8 @@ const SLOWEST_MAX: Duration = Duration::from_secs(1);
 
 pub struct Bystanders {
     course: Arc<Mutex<Course>>,
+    /// How long the machine stood still at most since this was last asked for, in microseconds.
+    stood_still: Arc<AtomicU64>,
     talking: JoinHandle<()>,
     conversation: String,
     user: String,
@@ -99,6 +105,8 @@ pub struct Heard {
     slowest: Duration,
     /// When that was due.
     pub slowest_due: Option<Instant>,
+    /// How long the machine stood still at most.
+    stood_still: Duration,
 }
 
 /// The 99th percentile of the window where it is worst.
@@ -115,12 +123,12 @@ fn p99(took: &[Duration]) -> Duration {
 
 impl Heard {
     /// Whether there was enough to tell, no message was stuck, and the slowest ones took no longer
-    /// than when all was calm, or than what goes `unnoticed`.
+    /// than when all was calm, or than what goes `unnoticed`, but for what the machine stood still.
     pub fn is_unmoved(&self, unnoticed: Duration) -> bool {
         let (calm, attack) = (p99(&self.calm), p99(&self.attack));
         self.calm.len().min(self.attack.len()) >= SAMPLES_MIN
-            && self.slowest <= SLOWEST_MAX
-            && attack <= calm.mul_f64(RATIO_MAX).max(unnoticed)
+            && self.slowest <= SLOWEST_MAX + self.stood_still
+            && attack <= calm.mul_f64(RATIO_MAX).max(unnoticed + self.stood_still)
     }
 }
 
@@ -133,7 +141,7 @@ impl std::fmt::Display for Heard {
             f,
             "{calms} + {attacks} messages, p99 {calm:.1?} calm, {attack:.1?} under attack, "
         )?;
-        write!(f, "slowest {slowest:.1?}")
+        write!(f, "slowest {slowest:.1?}, machine at most {:.1?}", self.stood_still)
     }
 }
 
@@ -152,7 +160,10 @@ impl Bystanders {
                 talk(&mut one, &mut two, &told).await;
             });
         });
-        Self { course, talking, conversation: format!("dm:{user}:{other}"), user }
+        let stood_still = Arc::new(AtomicU64::new(0));
+        let watching = Arc::downgrade(&stood_still);
+        std::thread::spawn(move || watch(&watching));
+        Self { course, stood_still, talking, conversation: format!("dm:{user}:{other}"), user }
     }
 
     fn course(&self) -> MutexGuard<'_, Course> {
@@ -182,7 +193,8 @@ impl Bystanders {
             tokio::time::sleep(PACE).await;
         }
         let course = self.course();
-        let mut all = Heard::default();
+        let stood_still = Duration::from_micros(self.stood_still.swap(0, Ordering::Relaxed));
+        let mut all = Heard { stood_still, ..Heard::default() };
         for number in first..count.min(course.done()) {
             let (due, done) = (course.due[number], course.sent[number].max(course.heard[number]));
             let (mood, took) = (course.charged(due, done), done - due);
@@ -201,12 +213,22 @@ impl Bystanders {
     /// Each message came once, in order, and is stored.
     pub async fn end(self, fleet: &Fleet) {
         self.set(Mood::Over);
-        let Self { course, talking, conversation, user } = self;
+        let Self { course, talking, conversation, user, .. } = self;
         let talked = tokio::task::spawn_blocking(move || talking.join()).await.unwrap();
         talked.expect("every message arrives, once, in order");
         let count = locked(&course).due.len() as u64;
         let newest = fleet.history(&user, &conversation).await;
         assert_eq!(newest.last().map_or(0, |last| last["seq"].as_u64().unwrap()), count, "stored");
+    }
+}
+
+/// Notes how much later than asked for it wakes, for as long as somebody wants to know.
+fn watch(stood_still: &Weak<AtomicU64>) {
+    while let Some(most) = stood_still.upgrade() {
+        let begun = Instant::now();
+        std::thread::sleep(LOOK);
+        let late = begun.elapsed().saturating_sub(LOOK);
+        most.fetch_max(late.as_micros() as u64, Ordering::Relaxed);
     }
 }
 
@@ -288,14 +310,16 @@ fn a_stall_is_seen() {
     assert_eq!([charged(2_000, 2_100), charged(2_199, 2_300)], [Mood::Between; 2]);
     let usual = vec![Duration::from_millis(10); 5 * WINDOW];
     let mut stalled = usual.clone();
-    let unmoved = |attack: &[Duration], slowest| {
+    let unmoved = |attack: &[Duration], slowest, stood_still| {
+        let stood_still = Duration::from_millis(stood_still);
         let slowest = Duration::from_millis(slowest);
         let (calm, attack) = (usual.clone(), attack.to_vec());
-        Heard { calm, attack, slowest, slowest_due: None }.is_unmoved(UNNOTICED)
+        Heard { calm, attack, slowest, stood_still, ..Heard::default() }.is_unmoved(UNNOTICED)
     };
-    assert!(unmoved(&stalled, 10) && !unmoved(&stalled, 1_001) && !unmoved(&[], 0));
+    assert!(unmoved(&stalled, 10, 0) && !unmoved(&stalled, 1_001, 0) && !unmoved(&[], 0, 0));
     for (number, took) in stalled[WINDOW..][..WINDOW / 50].iter_mut().enumerate() {
         *took = Duration::from_millis(100 - 25 * number as u64);
     }
-    assert!(!unmoved(&stalled, 100), "100 ms without a word");
+    assert!(!unmoved(&stalled, 100, 5), "100 ms without a word");
+    assert!(unmoved(&stalled, 100, 20), "the machine stood still as well");
 }

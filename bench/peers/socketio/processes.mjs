@@ -28,6 +28,7 @@ export class Process {
 
   async start() {
     this.wanted = true;
+    this.isReady = false;
     const child = spawn(this.command, this.args, { stdio: ["ignore", "pipe", "pipe"] });
     this.child = child;
     this.ended = new Promise((done) => child.on("exit", done));
@@ -39,7 +40,10 @@ export class Process {
     });
     child.stderr.on("data", () => {});
     await new Promise((done) => {
-      child.stdout.on("data", (text) => { if (String(text).includes(this.ready)) done(); });
+      child.stdout.on("data", (text) => {
+        this.isReady ||= String(text).includes(this.ready);
+        if (this.isReady) done();
+      });
       child.on("exit", done);
       setTimeout(done, 10_000).unref();
     });

@@ -3,7 +3,9 @@
 //
 //   node server.mjs PORT REDIS_PORT redis|sharded|streams [lean]
 //
-// `lean` does what its page on memory asks for: the request of a connection is not kept.
+// `lean` is the cheapest that is still a chat: the request of a connection is not kept, as its page on
+// memory asks for, and a message goes to its recipient alone, not to the sender's other devices: for
+// one room a node that does not have it need not decode what the adapter publishes.
 import { createServer } from "node:http";
 
 import { load } from "./libraries.mjs";
@@ -12,6 +14,8 @@ const [port, redisPort, kind, lean] = process.argv.slice(2);
 const { Server } = load("socket.io");
 // The documentation recommends ioredis, which restores subscriptions after a reconnection.
 const { Redis } = load("ioredis");
+
+const RECOVERY = { maxDisconnectionDuration: 2 * 60 * 1000, skipMiddlewares: true };
 
 function connect() {
   const redis = new Redis({ host: "127.0.0.1", port: Number(redisPort) });
@@ -38,7 +42,7 @@ const io = new Server(http, {
   adapter: createAdapter(),
   transports: ["websocket"],
   // Only the streams adapter can keep sessions across servers; to the others it means nothing.
-  connectionStateRecovery: { maxDisconnectionDuration: 2 * 60 * 1000, skipMiddlewares: true },
+  ...(kind === "streams" && { connectionStateRecovery: RECOVERY }),
 });
 
 if (lean) {
@@ -59,7 +63,7 @@ io.on("connection", (socket) => {
   });
   socket.on("message", (message, ack) => {
     // To the recipient's devices, and to the sender's other ones.
-    const people = [`user:${message.to}`, `user:${user}`];
+    const people = lean ? `user:${message.to}` : [`user:${message.to}`, `user:${user}`];
     io.to(message.room ? `room:${message.room}` : people)
       .except(socket.id)
       .emit("message", { ...message, from: user });
