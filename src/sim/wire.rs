@@ -179,6 +179,17 @@ impl Wire {
         ends.down.push_back((at, down));
     }
 
+    /// The server has ended its side: its kernel says so behind what is on the way.
+    pub fn end(&self, sea: &super::sea::Sea) {
+        let core = sea.lock();
+        let mut ends = self.lock();
+        if ends.client_gone {
+            return;
+        }
+        let latest = ends.down.back().map_or(0, |(at, _)| *at);
+        ends.down.push_back((core.now.max(latest), Down::Close(None)));
+    }
+
     fn is_full(&self) -> bool {
         self.lock().down.len() >= ROOM
     }
