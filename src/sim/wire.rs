@@ -63,6 +63,11 @@ impl Wire {
         ends.up.push_back((at, up));
     }
 
+    /// Whether it leads to a server that died.
+    pub fn is_orphaned(&self) -> bool {
+        self.lock().server_gone
+    }
+
     /// What has arrived at the client by now.
     pub fn hear(&self, now: u64) -> Vec<Down> {
         let mut ends = self.lock();
