@@ -21,8 +21,9 @@ use crate::store::StoreError;
 pub const BEAT_INTERVAL_MS: u64 = 5_000;
 /// How often a process reads all rows, in milliseconds.
 pub const READ_INTERVAL_MS: u64 = 2_000;
-/// A row that did not move for so long, while reads succeeded, is dead.
-pub const DEAD_AFTER_MS: u64 = 15_000;
+/// A row that did not move for so long, while reads succeeded, is dead: by the look that sees its
+/// last beat and seven more, so within 16 s (P11).
+pub const DEAD_AFTER_MS: u64 = 14_000;
 /// How many hints one item holds.
 pub const HINTS_PER_ITEM_MAX: usize = 20;
 /// How long an item of hints lives, in seconds.

@@ -21,7 +21,7 @@ use super::reads::{InTurn, Turn};
 use super::{Chat, roster};
 use crate::hub::Outbox;
 use crate::planted::{Bug, planted};
-use crate::protocol::{ConversationId, Entry, Seq};
+use crate::protocol::{ConversationId, Entry, Seq, UserId};
 use crate::store::{LogRange, MailboxPart, Member, Raise, Record, RecordPart, StoreError};
 
 /// How long a read of a store that does not answer waits before it is tried again.
@@ -190,7 +190,7 @@ impl Chat {
                     None => 0,
                 };
                 if conversation.is_room() {
-                    let member = member(&store, outbox, conversation).await?;
+                    let member = member(&store, &outbox.who.user, conversation).await?;
                     let onwards = member.and_then(|member| roster::onwards(&member, cursor));
                     cursor = onwards.unwrap_or(cursor);
                 }
@@ -204,7 +204,10 @@ impl Chat {
                 Ok(Done::Paused(conversation.clone()))
             }
             Work::Store(raises) => Ok(store_cursors(&store, outbox, raises).await),
-            Work::See { conversation, seq, n } => see(&store, outbox, conversation, *seq, *n).await,
+            Work::See { conversation, seq, n } => {
+                let seen = see(&store, &outbox.who.user, conversation, *seq, *n).await?;
+                Ok(Done::Seen(conversation.clone(), seen))
+            }
         }
     }
 }
@@ -261,7 +264,7 @@ async fn read_log(
     let (mut skip, mut more) = (after, page.more);
     let mut members = Vec::new();
     if conversation.is_room() {
-        members.extend(member(store, outbox, conversation).await?);
+        members.extend(member(store, &outbox.who.user, conversation).await?);
         let as_of = members.first().map(|member| member.as_of);
         // An item follows its entry; what was just read may tell more than the item.
         let own = |entry: &&Entry| entry.to.as_ref() == Some(&outbox.who.user);
@@ -319,20 +322,21 @@ async fn kept_from(
 
 async fn member(
     store: &InTurn<'_>,
-    outbox: &Outbox,
+    user: &UserId,
     room: &ConversationId,
 ) -> Result<Option<crate::store::Member>, StoreError> {
-    let part = RecordPart::Member(room.clone(), outbox.who.user.clone());
+    let part = RecordPart::Member(room.clone(), user.clone());
     Ok(store.records(part).await?.into_iter().find_map(Record::into_member))
 }
 
+/// Stores that a person has seen up to `seq`: what of it counts.
 async fn see(
     store: &InTurn<'_>,
-    outbox: &Outbox,
+    user: &UserId,
     conversation: &ConversationId,
     seq: Seq,
     n: Option<u64>,
-) -> Result<Done, StoreError> {
+) -> Result<Option<Seq>, StoreError> {
     let mut seen = n.map(|n| (seq, n));
     if seen.is_none() {
         // Clamped to the log: what is not there can't have been seen.
@@ -341,15 +345,15 @@ async fn see(
         seen = page.entries.first().map(|entry| (entry.seq, entry.n));
     }
     if let (true, Some((seq, _))) = (conversation.is_room(), seen)
-        && !member(store, outbox, conversation).await?.is_some_and(|m| m.may_see(seq))
+        && !member(store, user, conversation).await?.is_some_and(|m| m.may_see(seq))
     {
         seen = None;
     }
     if let Some(read) = seen {
         let raise = Raise { read: Some(read), ..Raise::default() };
-        store.raise(&outbox.who.user, conversation, &raise).await?;
+        store.raise(user, conversation, &raise).await?;
     }
-    Ok(Done::Seen(conversation.clone(), seen.map(|(seq, _)| seq)))
+    Ok(seen.map(|(seq, _)| seq))
 }
 
 #[cfg(test)]

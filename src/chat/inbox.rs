@@ -60,6 +60,8 @@ pub(super) struct Inbox {
     reread: bool,
     /// The mailbox is to be read again, eventually consistent.
     belt: bool,
+    /// The `read` that is with the store now.
+    seeing: Option<(ConversationId, Seq)>,
     /// When the next `Event::Flush` comes.
     resting: Option<Instant>,
     /// The store did not take the last `read`.
@@ -86,6 +88,7 @@ impl Inbox {
             sending: false,
             reread: false,
             belt: false,
+            seeing: None,
             resting: None,
             unseen: false,
             overdue: false,

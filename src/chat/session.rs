@@ -287,13 +287,14 @@ impl Session {
     fn tick(&mut self, now: Instant, out: &mut Outputs) {
         let tick = Tick::at(now);
         let since_last = self.ticked.replace(tick).map_or(Duration::ZERO, |last| tick.since(last));
-        let stood_still = since_last > TICKS_APART_MAX;
-        if stood_still {
+        // What a client says while it is not read is not heard: it may have answered all.
+        let unheard = since_last > TICKS_APART_MAX || self.paused();
+        if unheard {
             self.silent_ticks = 0;
         }
         let mut ping = Receipts::PLAIN_PING;
         if let Some(inbox) = &mut self.inbox {
-            if stood_still {
+            if unheard {
                 inbox.wait_anew(now);
             }
             inbox.tick(since_last, now);

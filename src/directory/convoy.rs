@@ -99,10 +99,14 @@ impl Convoy {
     /// What goes next; nothing is driven any more when nothing waits.
     fn next(&self) -> Vec<Passenger> {
         let mut queue = self.lock();
-        let (mut some, mut count) = (Vec::new(), 0);
+        let (mut some, mut count, now) = (Vec::new(), 0, Instant::now());
         while count < PIPELINE_MAX
             && let Some(passenger) = queue.waiting.pop_front()
         {
+            if passenger.deadline <= now {
+                // Nobody waits for it any more, and the pipeline would be judged by its time.
+                continue;
+            }
             count += passenger.commands.len();
             some.push(passenger);
         }

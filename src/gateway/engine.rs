@@ -11,6 +11,7 @@
 mod lines;
 mod moderation;
 mod slot;
+mod ticks;
 mod timers;
 
 use std::io;
@@ -29,13 +30,14 @@ use self::lines::Ready;
 pub(super) use self::lines::{Arrival, Lines, cores, prepare};
 use self::moderation::Moderation;
 use self::slot::{Place, Slot, Turned};
+use self::ticks::Ticks;
 use self::timers::Timers;
 use super::connection::Desk;
 use super::{Entered, Gateway};
 use crate::chat::catchup::{self, Done, Work};
 use crate::chat::session::Outputs;
 use crate::hub::{Bell, Outbox};
-use crate::protocol::{PING_INTERVAL_MS, Timestamp};
+use crate::protocol::Timestamp;
 use crate::slab::Slab;
 
 /// How many newcomers, and results of the store, are taken in a turn.
@@ -48,14 +50,6 @@ const READ_BYTES: usize = 16 * 1_024;
 const SLOTS_A_CHUNK: usize = 256;
 /// What the buffer of writes may keep between two turns.
 const WRITE_BYTES_KEPT: usize = 256 * 1_024;
-/// Sockets are ticked in parts, so that pings do not leave in one wave; a fiftieth of them at once,
-/// for pings and pongs that come together cost less than each for itself (a quarter less than in
-/// steps of 100 ms).
-const TICK_MS: u64 = 500;
-/// So many ticks that are late are made good for: two and a half seconds.
-const TICKS_AT_ONCE: usize = 5;
-const TICKS: usize = (PING_INTERVAL_MS / TICK_MS) as usize;
-
 type Working = BoxFuture<'static, (Place, Result<Option<Done>, Aborted>)>;
 
 /// What a loop lends to the socket whose turn it is.
@@ -105,9 +99,7 @@ struct Loop {
     touched: Vec<u32>,
     again: Vec<u32>,
     generation: u32,
-    tick: usize,
-    /// When the next tick is due.
-    tick_at: Instant,
+    ticks: Ticks,
     /// Held while there are sockets: who waits for their end waits for this.
     held: Option<TaskTrackerToken>,
 }
@@ -159,7 +151,7 @@ async fn turn_for_ever(gateway: &Arc<Gateway>, ready: Ready) -> io::Error {
             }
             Some(done) = this.lent.works.next(), if !this.lent.works.is_empty() => this.done(done),
             () = &mut due, if next.is_some() => {}
-            () = std::future::ready(()), if rested || !this.again.is_empty() => {}
+            () = std::future::ready(()), if rested || this.goes_on() => {}
         }
         if rested && events.is_empty() {
             // Nobody was there to be told what came meanwhile.
@@ -196,8 +188,7 @@ impl Loop {
             touched: Vec::new(),
             again: Vec::new(),
             generation: 0,
-            tick: 0,
-            tick_at: Instant::now(),
+            ticks: Ticks::new(Instant::now()),
             held: None,
         }
     }
@@ -234,7 +225,7 @@ impl Loop {
 
     /// All have their turns who have something to do.
     fn turns(&mut self) {
-        self.ticks();
+        self.tick();
         while let Some((place, why)) = self.lent.timers.due(self.lent.now) {
             self.at(place, |slot, lent| slot.timer(why, lent, place));
         }
@@ -293,7 +284,7 @@ impl Loop {
     fn seat(&mut self, arrival: Arrival) -> Place {
         let Arrival { carrier, entered, connection, behind, held } = arrival;
         if self.has_none() {
-            self.tick_at = self.lent.now;
+            self.ticks.begin(self.lent.now);
         }
         self.held.get_or_insert(held);
         self.generation = self.generation.wrapping_add(1);
@@ -327,33 +318,25 @@ impl Loop {
 
     /// When something is due, whatever else happens.
     fn next_time(&self) -> Option<Instant> {
-        let tick = (!self.has_none()).then_some(self.tick_at);
+        let tick = (!self.has_none()).then_some(self.ticks.at());
         tick.into_iter().chain(self.lent.timers.next()).min()
     }
 
-    /// All ticks that are due, each by its own time: a busy loop must not stretch the round, or
-    /// sessions would take it for a process that stood still. One that did begins anew.
-    fn ticks(&mut self) {
-        for _ in 0..TICKS_AT_ONCE {
-            if self.tick_at > self.lent.now {
-                return;
-            }
-            self.tick_at += Duration::from_millis(TICK_MS);
-            self.tick();
-        }
-        self.tick_at = self.lent.now + Duration::from_millis(TICK_MS);
-    }
-
-    /// Each tick another part of the sockets.
+    /// Some of the ticks that are due; the rest follow in the next turn.
     fn tick(&mut self) {
-        self.tick = (self.tick + 1) % TICKS;
-        for index in (self.tick..self.slots.slots()).step_by(TICKS) {
+        for _ in 0..ticks::A_TURN {
+            let Some(index) = self.ticks.next(self.lent.now, self.slots.slots()) else { return };
             let index = index as u32;
             if let Some(slot) = self.slots.get(index) {
                 let place = Place { index, generation: slot.generation };
                 self.at(place, |slot, lent| slot.tick(lent, place));
             }
         }
+    }
+
+    /// Whether there is more to do now, whoever has something to say.
+    fn goes_on(&self) -> bool {
+        !self.again.is_empty() || (self.ticks.go_on() && !self.has_none())
     }
 
     fn has_none(&self) -> bool {

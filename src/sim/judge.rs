@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::client::Device;
+use super::client::{Connection, Device};
 use super::faults::Finale;
 use super::sea::Core;
 use super::world::World;
@@ -97,8 +97,9 @@ impl Watch {
         let gaps: Vec<_> =
             core.gaps.iter().filter(|(at, _)| *at >= healed && at + GAP_MS <= now).collect();
         for device in &world.devices {
-            let Some(connection) = device.connection.as_ref().filter(|_| device.is_caught_up())
-            else {
+            // A client takes longer to find that its server is dead than messages may take.
+            let live = |c: &&Connection| device.is_caught_up() && !c.wire.is_orphaned();
+            let Some(connection) = device.connection.as_ref().filter(live) else {
                 continue;
             };
             let name = format!("{}/{}", device.user, device.name);

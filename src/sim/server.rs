@@ -4,6 +4,7 @@
 //! step it, and to let its clock jump afterwards.
 #![cfg(test)]
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -373,6 +374,7 @@ async fn serve(sea: Sea, running: Arc<Running>, chat: Arc<Chat>, wire: Arc<Wire>
     }
     // The close handshake: what comes meanwhile stays in the outbox.
     sleep(Duration::from_millis(sea.any(0..GOODBYE_MS_MAX))).await;
+    wire.end(&sea);
     let unstored = session.finish(&outbox.who);
     chat.end(outbox, unstored).await;
 }
@@ -409,6 +411,21 @@ async fn turn(
     }
 }
 
+/// Writes within the patience that a server has; a timer that comes late tells of a process that
+/// stood still, as in `gateway/engine/slot.rs`.
+async fn write(sea: &Sea, wire: &Wire, down: Down) -> bool {
+    let mut writing = pin!(wire.write(sea, down));
+    loop {
+        let begun = Instant::now();
+        if timeout(WRITE_PATIENCE, &mut writing).await.is_ok() {
+            return true;
+        }
+        if begun.elapsed() < WRITE_PATIENCE + Duration::from_secs(2) {
+            return false;
+        }
+    }
+}
+
 /// `false` once the socket is to end.
 async fn give_out(
     sea: &Sea,
@@ -428,7 +445,7 @@ async fn give_out(
     let frames = std::mem::take(&mut out.frames).into_iter().map(Down::Frame);
     let ping = out.ping.take().map(Down::Ping);
     for down in frames.chain(ping) {
-        if timeout(WRITE_PATIENCE, wire.write(sea, down)).await.is_err() {
+        if !write(sea, wire, down).await {
             sea.count("write stalled");
             let _ = timeout(Duration::ZERO, wire.write(sea, Down::Close(Some(4508)))).await;
             return false;

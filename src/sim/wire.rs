@@ -63,6 +63,11 @@ impl Wire {
         ends.up.push_back((at, up));
     }
 
+    /// Whether it leads to a server that died.
+    pub fn is_orphaned(&self) -> bool {
+        self.lock().server_gone
+    }
+
     /// What has arrived at the client by now.
     pub fn hear(&self, now: u64) -> Vec<Down> {
         let mut ends = self.lock();
@@ -177,6 +182,17 @@ impl Wire {
         let latest = ends.down.back().map_or(0, |(at, _)| *at);
         let at = (core.now + core.any(0..12)).max(latest);
         ends.down.push_back((at, down));
+    }
+
+    /// The server has ended its side: its kernel says so behind what is on the way.
+    pub fn end(&self, sea: &super::sea::Sea) {
+        let core = sea.lock();
+        let mut ends = self.lock();
+        if ends.client_gone {
+            return;
+        }
+        let latest = ends.down.back().map_or(0, |(at, _)| *at);
+        ends.down.push_back((core.now.max(latest), Down::Close(None)));
     }
 
     fn is_full(&self) -> bool {

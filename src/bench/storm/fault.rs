@@ -21,7 +21,7 @@ use crate::client::Client;
 
 /// How long the bystanders are measured before anything happens.
 const CALM: Duration = Duration::from_secs(10);
-/// How long after it: a death is noticed after 15 s, and mailboxes are read then.
+/// How long after it: a death is noticed within 16 s, and mailboxes are read then.
 const AFTER: Duration = Duration::from_secs(25);
 /// How long Redis is away.
 const REDIS_AWAY: Duration = Duration::from_secs(2);

@@ -2,18 +2,24 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
+use super::see;
 use crate::board::SlowHint;
 use crate::chat::Chat;
+use crate::chat::reads::{InTurn, Turn};
 use crate::chat::session::Unstored;
 use crate::hub::{Event, Outbox, Who};
 use crate::protocol::{ConversationId, Envelope, Seq};
-use crate::store::{Device, Record};
+use crate::store::{Device, Record, StoreError};
 
 /// How many sockets that ended write at a time.
 const ENDINGS_MAX: usize = 32;
+/// How long one waits for its turn: as long as that sockets that end are remembered at most.
+const TURN_WAITS: Duration = Duration::from_secs(30);
 
 /// The turns of sockets that ended.
 pub(in crate::chat) fn endings() -> Semaphore {
@@ -42,19 +48,25 @@ impl Chat {
         self.store_at_end(&outbox.who, unstored).await;
     }
 
-    /// At the end of a socket: its cursors, and when its device was last seen. What the store does
-    /// not take now is offered again at the next connect.
+    /// At the end of a socket: its cursors, what its person has seen, and when its device was last
+    /// seen. Texts whose cursor the store does not take now are offered again at the next connect.
     pub(in crate::chat) async fn store_at_end(&self, who: &Who, unstored: Unstored) {
         // Many sockets may end at once. The store then takes their cursors in turn, and has room
         // for what people send meanwhile.
-        let _turn = self.endings.acquire().await;
+        let turn = timeout(TURN_WAITS, self.endings.acquire()).await;
+        let mut takes = turn.is_ok();
         for (conversation, raise) in unstored.raises {
-            if let Err(error) = self.store.raise(&who.user, &conversation, &raise).await {
-                tracing::warn!(%error, "a cursor was not stored, its texts are offered again");
-            }
+            takes = takes && goes_on(self.store.raise(&who.user, &conversation, &raise).await);
         }
         for (conversation, seq) in unstored.own {
             self.hint_own(who, &conversation, seq);
+        }
+        for (conversation, seq) in unstored.sees {
+            takes = takes && goes_on(self.see_at_end(who, &conversation, seq).await);
+        }
+        if !takes {
+            tracing::debug!("the store is away: what is left of a socket's end is left out");
+            return;
         }
         if !unstored.entered {
             // A device must not be known before its starts are: it would be pushed everything.
@@ -66,6 +78,20 @@ impl Chat {
         if let Err(error) = self.store.write(record).await {
             tracing::debug!(%error, "last seen was not stored");
         }
+    }
+
+    async fn see_at_end(
+        &self,
+        who: &Who,
+        conversation: &ConversationId,
+        seq: Seq,
+    ) -> Result<(), StoreError> {
+        let store = InTurn::new(&*self.store, &self.reads, Turn::Live);
+        let seen = see(&store, &who.user, conversation, seq, None).await?;
+        if let (Some(seq), Some(chat)) = (seen, self.this.upgrade()) {
+            chat.seen(&who.user, conversation, seq);
+        }
+        Ok(())
     }
 
     /// The lazy raise for an own send is stored. A device that entered before it did not see it in
@@ -94,4 +120,11 @@ impl Chat {
             drop(permit);
         });
     }
+}
+
+/// Whether the store is asked for more: while it is away each call waits for seconds.
+fn goes_on(result: Result<(), StoreError>) -> bool {
+    let Err(error) = result else { return true };
+    tracing::warn!(%error, "a cursor or a read was not stored at a socket's end");
+    !error.retryable()
 }

@@ -135,7 +135,7 @@ async fn waiting_in_room(
     if tail <= cursor {
         return Ok(None);
     }
-    let member = member(store, outbox, &conversation).await?;
+    let member = member(store, &outbox.who.user, &conversation).await?;
     let (cursor, end) = match member.and_then(|member| roster::within(&member, cursor, tail)) {
         Some(within) => within,
         // Nothing for a former member, but a change that the item does not tell of yet.

@@ -168,6 +168,42 @@ async fn a_write_that_fails_is_given_back() {
     assert!(matches!(done, Done::Unseen(_, 1)), "{done:?}");
 }
 
+#[tokio::test]
+async fn what_a_person_had_seen_is_stored_and_told_at_the_end() {
+    let part = Part::new().await;
+    let (desk, other) = (part.enter("a", "default"), part.enter("b", "default"));
+    enter(&part, &desk).await;
+    put(&part, 1).await;
+    let sees = vec![(dm(), 1)];
+    let left = || Unstored { entered: true, sees: sees.clone(), ..Unstored::default() };
+    part.chat.store_at_end(&desk.who, left()).await;
+    let rows = part.ports.mailbox(&user("a"), MailboxPart::Row(dm())).await.unwrap().rows;
+    assert_eq!((rows[0].read, rows[0].read_n), (1, 1));
+    let events = other.take().await;
+    let Event::Frame(status) = &events[0] else { panic!("{events:?}") };
+    let status = std::str::from_utf8(status).unwrap();
+    assert_eq!(status, r#"{"type":"read","conversation":"dm:a:b","seq":1,"userId":"a"}"#);
+}
+
+/// Each call takes seconds while the store is away, and others wait for their turn.
+#[tokio::test]
+async fn a_store_that_is_away_is_asked_once_for_a_sockets_end() {
+    let part = Part::new().await;
+    let desk = part.enter("a", "default");
+    enter(&part, &desk).await;
+    let away = StoreError::Unavailable("for a test".to_owned());
+    *part.ports.failing.lock().unwrap() = vec![("raise", dm(), away)];
+    let raise = || Raise { last: Some(1), ..Raise::default() };
+    let elsewhere = ConversationId::direct(&user("a"), &user("c"));
+    let raises = vec![(dm(), raise()), (elsewhere.clone(), raise())];
+    let sees = vec![(elsewhere.clone(), 1)];
+    let left = Unstored { entered: true, raises, sees, ..Unstored::default() };
+    part.ports.trace();
+    part.chat.store_at_end(&desk.who, left).await;
+    let row = part.ports.mailbox(&user("a"), MailboxPart::Row(elsewhere)).await.unwrap();
+    assert!(row.rows.is_empty(), "{row:?}");
+}
+
 /// The lane took its answer for heard, and raises the sender's row no more.
 #[tokio::test]
 async fn an_answer_left_in_the_outbox_raises_the_own_row() {

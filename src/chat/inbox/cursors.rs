@@ -116,6 +116,10 @@ impl Inbox {
                 unstored.sent(id, own);
             }
         }
+        if entered {
+            // The one that is under way may have been stored, which does not hurt.
+            unstored.sees = self.seeing.into_iter().chain(self.sees).collect();
+        }
         unstored
     }
 }

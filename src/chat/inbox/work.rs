@@ -28,6 +28,7 @@ impl Inbox {
     pub fn done(&mut self, done: Done, sending: bool, here: &Here<'_>, out: &mut Outputs) {
         let now = here.now;
         (self.working, self.entering, self.sending) = (false, false, sending);
+        self.seeing = None;
         match done {
             Done::Mailbox(waiting) => self.mailbox(waiting, now, out),
             Done::Loaded(conversation, cursor) => {
@@ -243,6 +244,7 @@ impl Inbox {
         if let Some((conversation, seq)) = self.sees.pop_front() {
             let newest = self.positions.get(&conversation).map(|position| position.newest);
             let n = newest.filter(|(known, _)| *known == seq && seq > 0).map(|(_, n)| n);
+            self.seeing = Some((conversation.clone(), seq));
             return Some(Work::See { conversation, seq, n });
         }
         if !self.store.is_empty() {

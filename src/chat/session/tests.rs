@@ -236,6 +236,42 @@ fn a_read_that_was_not_stored_waits_for_what_is_to_be_read() {
     assert!(matches!(out.work, Some(Work::See { seq: 1, .. })), "{out:?}");
 }
 
+/// Who reads and closes the tab has read.
+#[test]
+fn reads_that_the_store_does_not_know_are_left_behind() {
+    let (mut session, now) = session(Wish::default());
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+    for seen in [r#""dm:a:c","seq":1"#, r#""dm:a:b","seq":2"#, r#""dm:a:b","seq":3"#] {
+        let see = format!(r#"{{"type":"read","conversation":{seen}}}"#);
+        step(&mut session, Input::Frame(&see), now);
+    }
+    let left = session.finish(who());
+    assert_eq!(left.sees, [(dm("c"), 1), (dm("b"), 3)], "one under way, one that waits");
+    let (mut session, now) = self::session(Wish::default());
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+    let see = r#"{"type":"read","conversation":"dm:a:c","seq":1}"#;
+    step(&mut session, Input::Frame(see), now);
+    step(&mut session, Input::Done(Done::Seen(dm("c"), Some(1))), now);
+    assert!(session.finish(who()).sees.is_empty(), "it is stored");
+}
+
+/// While the store is away a client's answers may lie unread.
+#[test]
+fn a_socket_that_is_not_read_is_not_silent() {
+    let (mut session, now) = session(Wish::default());
+    step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+    for number in 0..80 {
+        let see = format!(r#"{{"type":"read","conversation":"dm:a:u{number}","seq":1}}"#);
+        step(&mut session, Input::Frame(&see), now);
+    }
+    assert!(session.paused());
+    let at = |tick: u64| now + Duration::from_secs(25 * tick);
+    for tick in 1..10 {
+        let out = step(&mut session, Input::Event(Event::Tick), at(tick));
+        assert!(out.close.is_none() && out.ping.is_some(), "{out:?}");
+    }
+}
+
 #[test]
 fn a_stored_raise_of_an_own_send_is_told_once() {
     let (mut session, now) = session(Wish::default());

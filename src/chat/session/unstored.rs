@@ -12,6 +12,8 @@ pub struct Unstored {
     pub raises: Vec<(ConversationId, Raise)>,
     /// Own sends whose rows these raise.
     pub own: Vec<(ConversationId, Seq)>,
+    /// What its person has seen.
+    pub sees: Vec<(ConversationId, Seq)>,
 }
 
 impl Unstored {

@@ -92,6 +92,26 @@ async fn what_waits_is_bounded_and_who_leaves_is_not_waited_for() {
     assert_eq!(redis.asked(), WAITING_MAX + 1, "each was asked once");
 }
 
+/// A pipeline is judged by the time of its first call: one that nobody waits for any more would
+/// make a Redis that answers look like one that does not.
+#[tokio::test]
+async fn what_has_waited_too_long_is_not_sent() {
+    let redis = FakeRedis::start().await;
+    let convoy = convoy(&redis.url).await;
+    let call = || {
+        let convoy = convoy.clone();
+        Box::pin(async move { convoy.call(vec![Cmd::get("a")]).await })
+    };
+    let mut late: Vec<_> = (0..5).map(|_| call()).collect();
+    assert!(late.iter_mut().all(|call| call.now_or_never().is_none()));
+    // Nothing else runs on this thread meanwhile.
+    std::thread::sleep(Duration::from_millis(CALL_MS_MAX + 50));
+    let (late, fresh) = tokio::join!(join_all(late), call());
+    assert!(late.iter().all(Result::is_err), "{late:?}");
+    assert_eq!(fresh, Ok(vec![Value::Nil]));
+    assert_eq!((redis.asked(), counted(&convoy, "timeout"), counted(&convoy, "ok")), (1, 0, 1));
+}
+
 /// A signal to a large room asks for hundreds of people at once.
 #[tokio::test]
 async fn a_large_call_goes_by_itself_whatever_waits() {

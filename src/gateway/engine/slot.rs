@@ -28,6 +28,8 @@ use crate::protocol::{CloseCode, PING_INTERVAL_MS};
 
 /// How long the client may take to take what is written.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// A timer that comes so late tells of a process that stood still, not of its client.
+const STOOD_STILL: Duration = Duration::from_secs(2);
 /// Tokens that end before the next ping are looked at in time.
 const TOKEN_SECONDS: u64 = PING_INTERVAL_MS / 1_000 + 2;
 
@@ -203,13 +205,17 @@ impl Slot {
                 match until {
                     // Its end has a timer of its own.
                     Some(_) if busy.closing.is_some() => Turned::Stays,
-                    Some(until) if until <= lent.now => {
+                    Some(until) if until <= lent.now && lent.now < until + STOOD_STILL => {
                         let end = End::Close { code: CloseCode::Slow, broken: true };
                         self.close(end, lent, place)
                     }
                     Some(until) => {
+                        // Who took all while this process stood still is not slow.
+                        let late = until <= lent.now;
+                        busy.stuck = if late { Some(lent.now) } else { busy.stuck };
                         busy.timed = true;
-                        lent.timers.set(until, place, why);
+                        let next = if late { lent.now + WRITE_PATIENCE } else { until };
+                        lent.timers.set(next, place, why);
                         Turned::Stays
                     }
                     None => self.stays(),
@@ -226,7 +232,7 @@ impl Slot {
         (self.entered, unstored)
     }
 
-    fn is_closing(&self) -> bool {
+    pub fn is_closing(&self) -> bool {
         self.busy.as_ref().is_some_and(|busy| busy.closing.is_some())
     }
 

@@ -67,6 +67,10 @@ impl World {
         self.this.slots.get(place.index).unwrap().is_stuck()
     }
 
+    fn is_closing(&self, place: Place) -> bool {
+        self.this.slots.get(place.index).unwrap().is_closing()
+    }
+
     fn sockets_of(&self, user: &str) -> usize {
         self.part.chat.hub.of(&UserId::parse(user).unwrap()).len()
     }
@@ -170,9 +174,15 @@ async fn what_is_not_taken_waits_for_the_client_and_not_for_ever() {
     outbox.answer(much);
     world.this.at(place, |slot, lent| slot.turn(lent, place));
     assert!(world.is_stuck(place));
-    world.this.lent.now += Duration::from_secs(11);
-    world.this.at(place, |slot, lent| slot.timer(timers::Why::Patience, lent, place));
-    assert!(!world.this.has_none(), "it is told so, if it listens");
+    let patience = |world: &mut World| {
+        world.this.lent.now += Duration::from_secs(11);
+        world.this.at(place, |slot, lent| slot.timer(timers::Why::Patience, lent, place));
+    };
+    world.this.lent.now += Duration::from_secs(60);
+    patience(&mut world);
+    assert!(world.is_stuck(place) && !world.is_closing(place), "this process stood still");
+    patience(&mut world);
+    assert!(world.is_closing(place), "it is told so, if it listens");
     world.this.at(place, |slot, lent| slot.timer(timers::Why::Close, lent, place));
     assert!(world.this.has_none());
 }
