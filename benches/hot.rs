@@ -1,17 +1,42 @@
-//! What a message costs on its way, step by step: reading its frame, the limits, writing it out.
+//! What a message costs on its way, step by step: reading its frame, the limits, putting it into a
+//! store, handing it on, writing it out.
 //!
 //! `cargo bench --bench hot` prints the times. They are of one machine; what holds elsewhere is how
 //! they stand to each other, and whether a step keeps far from its bound: a check of a limit may
-//! take 100 ns (`docs/adr/0005-rates-in-a-fixed-table.md`), and each frame passes two of them.
+//! take 100 ns (`docs/adr/0005-rates-in-a-fixed-table.md`), and each frame passes two of them. An
+//! append into SQLite is the disk's time above all: `TMPDIR` says which disk.
 
 // A benchmark that can't begin has nothing to say.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
+use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
+use futures_util::FutureExt;
+use parlor::board::embedded::EmbeddedBoard;
+use parlor::board::{BoardRow, Role};
+use parlor::bus::embedded::EmbeddedBus;
+use parlor::bus::{Bus, Heard};
+use parlor::chat::lane::{Handed, HandedOn, Lanes, Origin};
+use parlor::chat::liveness::Liveness;
+use parlor::chat::{Chat, Opening, Parts};
+use parlor::directory::embedded::EmbeddedDirectory;
+use parlor::directory::{Directory, SocketEntry};
 use parlor::gateway::framing::{Decoder, Incoming, put_text};
+use parlor::hub::{Outbox, Who};
 use parlor::limits::{Limits, Rate, Settings};
-use parlor::protocol::{ClientFrame, ConversationId, Entry, Envelope, ProcessId, UserId, answer};
+use parlor::protocol::{
+    ClientFrame, ConversationId, DeviceId, Entry, Envelope, Epoch, ProcessId, Receipt, SocketId,
+    UserId, answer,
+};
+use parlor::store::Store;
+use parlor::store::embedded::{EmbeddedStore, FolderLock};
+use parlor::store::memory::MemoryStore;
+use parlor::telemetry::Metrics;
+use tokio::runtime::Runtime;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 fn main() {
     divan::main();
@@ -26,6 +51,14 @@ const ENTRY: &str = concat!(
     r#""message":"Is the bicycle still for sale?","ref":"01J9Z3","device":"phone","#,
     r#""timestamp":1780000000000,"n":40}"#
 );
+
+fn conversation() -> ConversationId {
+    ConversationId::parse("dm:userA:userB").unwrap()
+}
+
+fn entry() -> Entry {
+    serde_json::from_str(ENTRY).unwrap()
+}
 
 /// So many frames as a client sends them. A mask of zeros is taken off like any other, and leaves
 /// the bytes as they were for the next time.
@@ -77,15 +110,14 @@ fn read_a_message_frame(bencher: Bencher) {
 
 #[divan::bench(sample_size = 1000)]
 fn write_a_message_out(bencher: Bencher) {
-    let conversation = ConversationId::parse("dm:userA:userB").unwrap();
-    let entry: Entry = serde_json::from_str(ENTRY).unwrap();
+    let (conversation, entry) = (conversation(), entry());
     bencher.bench(|| answer::entry(black_box(&conversation), black_box(&entry), false));
 }
 
 fn envelope() -> Envelope {
     Envelope::Entry {
-        conversation: ConversationId::parse("dm:userA:userB").unwrap(),
-        entry: serde_json::from_str::<Entry>(ENTRY).unwrap().into(),
+        conversation: conversation(),
+        entry: entry().into(),
         users: vec![UserId::parse("userB").unwrap()],
         roster: None,
         via: ProcessId::parse("ws1").unwrap(),
@@ -131,4 +163,152 @@ fn check_the_limits_of_a_frame(bencher: Bencher, users: usize) {
 #[divan::bench(sample_size = 1000)]
 fn read_the_clock() -> Instant {
     Instant::now()
+}
+
+/// A server ws1 on embedded parts, whose clock stands at the moment when [`ENTRY`] was stored: what
+/// is handed on is new.
+struct Server {
+    /// Keeps the view of the board young while something is measured: an old one sends hints the
+    /// slow way as well.
+    runtime: Runtime,
+    chat: Arc<Chat>,
+    bus: Arc<EmbeddedBus>,
+    stop: CancellationToken,
+}
+
+impl Server {
+    /// One where the map says that userB has a socket on this server.
+    fn with_user_b_on(server: &str) -> Self {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+        let (bus, stop) = (Arc::new(EmbeddedBus::default()), CancellationToken::new());
+        let chat = runtime.block_on(chat(server, bus.clone(), stop.clone()));
+        Self { runtime, chat, bus, stop }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn chat(server: &str, bus: Arc<EmbeddedBus>, stop: CancellationToken) -> Arc<Chat> {
+    let row = BoardRow {
+        id: ProcessId::parse("ws1").unwrap(),
+        epoch: Epoch(7),
+        beat: 1,
+        role: Role::Server,
+        address: "127.0.0.1:3001".to_owned(),
+        public_url: None,
+        sockets: 0,
+        accepting: true,
+        hints: 0,
+        deaf: false,
+    };
+    let board = Arc::new(EmbeddedBoard::default());
+    let (liveness, _) = Liveness::start(board, row, true, stop).await.unwrap();
+    let directory = Arc::new(EmbeddedDirectory::default());
+    let socket = SocketEntry {
+        socket_id: who().socket,
+        server: ProcessId::parse(server).unwrap(),
+        epoch: Epoch(7),
+        device: who().device,
+        claim: 1,
+    };
+    directory.claim(&who().user, &socket, &[]).await.unwrap();
+    let store = Arc::new(MemoryStore::default());
+    let stored = entry().timestamp;
+    Chat::new(Parts {
+        store: store.clone(),
+        directory,
+        bus,
+        lanes: Lanes::new(store),
+        reads: Arc::default(),
+        liveness,
+        limits: Limits::none(),
+        metrics: Arc::new(Metrics::new("ws1")),
+        clock: Arc::new(move || stored),
+        opening: Opening::default(),
+    })
+}
+
+/// userB's socket.
+fn who() -> Who {
+    let user = UserId::parse("userB").unwrap();
+    Who { user, device: DeviceId::plain(), socket: SocketId(1) }
+}
+
+/// [`ENTRY`] as its lane gives it away.
+fn handed_on(entry: &Arc<Entry>) -> HandedOn {
+    let entries = vec![Handed { entry: entry.clone(), sender: None, repeated: false }];
+    HandedOn { conversation: conversation(), entries, roster: None }
+}
+
+/// A stored entry into the outbox of its recipient on this server; his receipt ends the hint, so
+/// each begins anew.
+#[divan::bench(sample_size = 1000)]
+fn route_to_a_socket_here(bencher: Bencher) {
+    let (server, entry, who) = (Server::with_user_b_on("ws1"), Arc::new(entry()), who());
+    let _runtime = server.runtime.enter();
+    let outbox = Arc::new(Outbox::new(who.clone()));
+    server.chat.hub.enter(outbox.clone());
+    let (conversation, me) = (conversation(), &server.chat.me.id);
+    bencher.bench_local(|| {
+        server.chat.hand_on(black_box(handed_on(&entry)));
+        assert_eq!(outbox.take_now().len(), 1);
+        server.chat.received(&who, &conversation, entry.seq, Some(me), Receipt::Delivered);
+    });
+    assert!(server.chat.hints_settled().now_or_never().is_some(), "hints are left");
+}
+
+/// The same to the bus, for the server that holds his socket. Nobody answers, so but for the first
+/// one the hint stands already, as in a busy conversation.
+#[divan::bench(sample_size = 1000)]
+fn route_to_another_server(bencher: Bencher) {
+    let (server, entry) = (Server::with_user_b_on("ws2"), Arc::new(entry()));
+    let _runtime = server.runtime.enter();
+    let there = ProcessId::parse("ws2").unwrap();
+    let mut there = server.runtime.block_on(server.bus.subscribe(&there)).unwrap();
+    bencher.bench_local(|| {
+        server.chat.hand_on(black_box(handed_on(&entry)));
+        let Ok(Heard::Batch(batch)) = there.try_recv() else { panic!("nothing left for ws2") };
+        assert_eq!(batch.len(), 1);
+    });
+}
+
+/// So many entries; the first that are put begin behind them.
+fn entries(count: usize) -> Vec<Entry> {
+    (1..=count as u64).map(|seq| Entry { seq, ..entry() }).collect()
+}
+
+/// Moves them behind those that were put before.
+fn renumber(entries: &mut [Entry]) -> &[Entry] {
+    let count = entries.len() as u64;
+    entries.iter_mut().for_each(|entry| entry.seq += count);
+    entries
+}
+
+/// What a lane has gathered meanwhile goes with one append: into maps.
+#[divan::bench(args = [1, 32], sample_size = 100)]
+fn append_in_memory(bencher: Bencher, count: usize) {
+    let (store, log, mut entries) = (MemoryStore::default(), conversation(), entries(count));
+    bencher.counter(ItemsCount::new(count)).bench_local(|| {
+        let put = store.append(&log, black_box(renumber(&mut entries))).now_or_never();
+        assert_eq!(put, Some(Ok(count)));
+    });
+}
+
+/// And into SQLite, durably: one commit each.
+#[divan::bench(args = [1, 32], sample_size = 1)]
+fn append_on_a_disk(bencher: Bencher, count: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let _lock = FolderLock::take(folder.path()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (store, log) = (EmbeddedStore::open(folder.path()).unwrap(), conversation());
+    let mut entries = entries(count);
+    bencher.counter(ItemsCount::new(count)).bench_local(|| {
+        let put = runtime.block_on(store.append(&log, black_box(renumber(&mut entries))));
+        assert_eq!(put, Ok(count));
+    });
 }
