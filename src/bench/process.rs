@@ -169,7 +169,7 @@ mod tests {
     fn a_process_that_has_ended_is_not_one_that_uses_nothing() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pids = [child.id(), std::process::id()];
-        assert_eq!(unreadable(&pids), []);
+        assert!(unreadable(&pids).is_empty());
         child.kill().unwrap();
         // As long as nobody has waited for it, its entry stays, and is empty.
         while !unreadable(&pids).contains(&child.id()) {
