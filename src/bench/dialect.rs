@@ -58,7 +58,7 @@ impl Dialect {
     }
 
     /// The account of what arrives.
-    pub fn flow(self) -> Flow {
+    pub(super) fn flow(self) -> Flow {
         if self.redelivers() { Flow::default() } else { Flow::once() }
     }
 
@@ -295,7 +295,7 @@ impl Wire {
     }
 
     /// The account of what arrives here.
-    pub fn flow(&self) -> Flow {
+    pub(super) fn flow(&self) -> Flow {
         self.dialect.flow()
     }
 
