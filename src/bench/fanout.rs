@@ -214,7 +214,8 @@ impl Member {
                     if let Some(at) = slot(&room.sent_at, sent) {
                         at.store(now, std::sync::atomic::Ordering::Release);
                     }
-                    self.wire.feed(To::Room(&room.name), &flow::text(sent, &room.name, TEXT_BYTES)).await?;
+                    let text = flow::text(sent, &room.name, TEXT_BYTES);
+                    self.wire.feed(To::Room(&room.name), &text).await?;
                     self.wire.flush().await?;
                 }
                 heard = self.wire.hear() => match heard? {
