@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::flow;
+use super::flow::{self, Flow};
 use crate::client::{Client, ClientError, Fields, ServerFrame};
 
 /// Whose protocol.
@@ -50,6 +50,16 @@ impl Dialect {
     /// Whether a sender hears that its messages were received.
     pub fn has_receipts(self) -> bool {
         self == Self::Parlor
+    }
+
+    /// Whether a message may come again, since servers send from a log until there is a receipt.
+    pub fn redelivers(self) -> bool {
+        self == Self::Parlor
+    }
+
+    /// The account of what arrives.
+    pub(super) fn flow(self) -> Flow {
+        if self.redelivers() { Flow::default() } else { Flow::once() }
     }
 
     /// Whether members of a room are kept by the servers, and made by the Message API.
@@ -284,6 +294,11 @@ impl Wire {
         }
     }
 
+    /// The account of what arrives here.
+    pub(super) fn flow(&self) -> Flow {
+        self.dialect.flow()
+    }
+
     /// Whether it hears that its messages were received.
     pub fn has_receipts(&self) -> bool {
         self.dialect.has_receipts()
@@ -332,6 +347,20 @@ mod tests {
         assert_eq!(heard(socket_io, came), message(7, "7 .."));
         let came = r#"{"push":{"channel":"user:b","pub":{"data":{"body":"7 .."},"offset":1}}}"#;
         assert_eq!(heard(centrifugo, came), message(7, "7 .."));
+    }
+
+    #[test]
+    fn only_a_log_excuses_a_repeat() {
+        for (dialect, doubled) in [
+            (Dialect::Parlor, 0),
+            (Dialect::Relay, 1),
+            (Dialect::SocketIo, 1),
+            (Dialect::Centrifugo, 1),
+        ] {
+            let mut flow = dialect.flow();
+            assert!(flow.received(1, 1) && !flow.received(1, 1));
+            assert_eq!(flow.close(1).doubled, doubled, "{dialect:?}");
+        }
     }
 
     #[test]

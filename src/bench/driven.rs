@@ -50,6 +50,12 @@ pub(super) struct Driven {
     pub crossing: u64,
     /// Messages received while sending went on.
     pub in_time: u64,
+    /// Messages that were to be sent: at a fixed rate, those that were due.
+    pub offered: u64,
+    /// Those of them that were sent before the end.
+    pub sent_in_time: u64,
+    /// Those of them that were never sent.
+    pub unsent: u64,
     /// Messages received.
     pub received: u64,
     /// The same seq again, as at-least-once allows.
@@ -72,6 +78,9 @@ impl Driven {
         self.pairs += other.pairs;
         self.crossing += other.crossing;
         self.in_time += other.in_time;
+        self.offered += other.offered;
+        self.sent_in_time += other.sent_in_time;
+        self.unsent += other.unsent;
         self.received += other.received;
         self.repeats += other.repeats;
         self.faults.add(other.faults);
@@ -84,6 +93,9 @@ impl Driven {
     fn take(&mut self, outcome: Outcome) {
         self.pairs += 1;
         self.in_time += outcome.in_time;
+        self.offered += outcome.offered;
+        self.sent_in_time += outcome.sent_in_time;
+        self.unsent += outcome.unsent;
         self.received += outcome.received;
         self.repeats += outcome.repeats;
         self.faults.add(outcome.faults);

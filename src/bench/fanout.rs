@@ -14,6 +14,7 @@ use super::Common;
 use super::crowd::{Crowd, close, each, fresh_names};
 use super::dialect::{Heard, To, Wire};
 use super::flow::{self, Faults, Flow};
+use super::pair::LINGER;
 use super::process::Watch;
 use super::report::{Latency, Report, Row, progress};
 use super::target::Target;
@@ -68,6 +69,8 @@ struct Member {
     stored: u64,
     latency: Latency,
     error: Option<String>,
+    /// When it had all.
+    done: Instant,
 }
 
 /// Runs it.
@@ -114,7 +117,8 @@ async fn one_room(
         bar: progress("messages", messages),
     });
     let heard = each(wires, |index, wire| take_part(shared.clone(), index == 0, wire)).await?;
-    let took = shared.begun.elapsed();
+    let last = heard.iter().map(|one| one.done).max().unwrap_or(shared.begun);
+    let took = last - shared.begun;
     shared.bar.finish_and_clear();
     watch.mark("after");
     let mut clients = Vec::new();
@@ -179,13 +183,19 @@ async fn make(target: &Target, room: &str, names: &[String]) -> anyhow::Result<(
 }
 
 async fn take_part(room: Arc<Room>, speaks: bool, wire: Wire) -> Member {
-    let (flow, latency) = (Flow::default(), Latency::new());
-    let mut member = Member { wire, flow, stored: 0, latency, error: None };
+    let (flow, latency) = (wire.flow(), Latency::new());
+    let done = room.begun;
+    let mut member = Member { wire, flow, stored: 0, latency, error: None, done };
     let part =
         async { if speaks { member.speak(&room).await } else { member.listen(&room).await } };
     let ran = tokio::time::timeout(PATIENCE, part).await;
     if let Err(error) = ran.unwrap_or(Err(ClientError::TimedOut(PATIENCE))) {
         member.error.get_or_insert(error.to_string());
+    }
+    member.done = Instant::now();
+    if member.error.is_none() && !speaks {
+        let more = tokio::time::timeout(LINGER, member.listen_on(&room)).await;
+        member.error = more.ok().and_then(Result::err).map(|error| error.to_string());
     }
     member
 }
@@ -204,7 +214,8 @@ impl Member {
                     if let Some(at) = slot(&room.sent_at, sent) {
                         at.store(now, std::sync::atomic::Ordering::Release);
                     }
-                    self.wire.feed(To::Room(&room.name), &flow::text(sent, TEXT_BYTES)).await?;
+                    let text = flow::text(sent, &room.name, TEXT_BYTES);
+                    self.wire.feed(To::Room(&room.name), &text).await?;
                     self.wire.flush().await?;
                 }
                 heard = self.wire.hear() => match heard? {
@@ -218,30 +229,89 @@ impl Member {
     }
 
     async fn listen(&mut self, room: &Room) -> Result<(), ClientError> {
-        use std::sync::atomic::Ordering;
         while self.flow.count() < room.messages {
-            let Heard::Message { seq, text } = self.wire.hear().await? else { continue };
-            let number = flow::number(&text).unwrap_or_default();
-            let Some(sent_at) = slot(&room.sent_at, number) else {
-                self.flow.faults.foreign += 1;
-                continue;
-            };
-            if !self.flow.received(seq, number) {
-                continue;
-            }
-            let sent_at = Duration::from_micros(sent_at.load(Ordering::Acquire));
-            self.latency.record(room.begun.elapsed().saturating_sub(sent_at));
-            let arrived = slot(&room.arrived, number);
-            let arrived = arrived.map_or(0, |count| count.fetch_add(1, Ordering::AcqRel) + 1);
-            if arrived == room.others {
-                room.window.add_permits(1);
-                room.bar.inc(1);
-            }
+            let heard = self.wire.hear().await?;
+            self.heard(room, heard);
         }
         Ok(())
+    }
+
+    /// Hears what comes though nothing should; never ends by itself.
+    async fn listen_on(&mut self, room: &Room) -> Result<(), ClientError> {
+        loop {
+            let heard = self.wire.hear().await?;
+            self.heard(room, heard);
+        }
+    }
+
+    fn heard(&mut self, room: &Room, heard: Heard) {
+        use std::sync::atomic::Ordering;
+        let Heard::Message { seq, text } = heard else { return };
+        let number = flow::number_for(&text, &room.name).unwrap_or_default();
+        let Some(sent_at) = slot(&room.sent_at, number) else {
+            self.flow.faults.foreign += 1;
+            return;
+        };
+        if !self.flow.received(seq, number) {
+            return;
+        }
+        let sent_at = Duration::from_micros(sent_at.load(Ordering::Acquire));
+        self.latency.record(room.begun.elapsed().saturating_sub(sent_at));
+        let arrived = slot(&room.arrived, number);
+        let arrived = arrived.map_or(0, |count| count.fetch_add(1, Ordering::AcqRel) + 1);
+        if arrived == room.others {
+            room.window.add_permits(1);
+            room.bar.inc(1);
+        }
     }
 }
 
 fn slot<T>(slots: &[T], number: u64) -> Option<&T> {
     slots.get(usize::try_from(number.checked_sub(1)?).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::dialect::Dialect;
+    use crate::client::fake::Fake;
+    use crate::client::{Client, ClientOptions};
+
+    /// What a member of a room of one message finds wrong with these.
+    async fn account(texts: &[&str]) -> Faults {
+        let fake = Fake::start().await;
+        let client = Client::open(&ClientOptions::new(fake.url(), "userB")).await.unwrap().0;
+        let room = Room {
+            name: "room-1".to_owned(),
+            messages: 1,
+            begun: Instant::now(),
+            sent_at: vec![Default::default()],
+            arrived: vec![Default::default()],
+            others: 1,
+            window: Semaphore::new(1),
+            bar: ProgressBar::hidden(),
+        };
+        for (index, text) in texts.iter().enumerate() {
+            let seq = index + 1;
+            let frame = json!({"type": "message", "seq": seq, "message": text}).to_string();
+            fake.say_to("userB", &frame);
+        }
+        let wire = Wire::new(client, Dialect::Parlor);
+        let mut member = take_part(Arc::new(room), false, wire).await;
+        assert_eq!(member.error, None);
+        member.flow.close(1)
+    }
+
+    #[tokio::test]
+    async fn a_double_behind_the_last_message_is_heard() {
+        assert_eq!(account(&["1 room-1 .."]).await, Faults::default());
+        let doubled = Faults { doubled: 1, ..Faults::default() };
+        assert_eq!(account(&["1 room-1 ..", "1 room-1 .."]).await, doubled);
+    }
+
+    #[tokio::test]
+    async fn another_rooms_message_stands_for_nothing() {
+        let foreign = Faults { foreign: 1, ..Faults::default() };
+        assert_eq!(account(&["1 room-2 ..", "1 room-1 .."]).await, foreign);
+    }
 }

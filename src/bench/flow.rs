@@ -1,6 +1,7 @@
 //! The account of one direction of one conversation: what was sent, and how it arrived. Pure.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +42,7 @@ impl Faults {
     }
 }
 
-/// Messages that carry the numbers 1, 2, 3 … in their text.
+/// Messages that carry the numbers 1, 2, 3 …, and whom they are for, in their text.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
     /// The highest seq so far.
@@ -50,6 +51,8 @@ pub(super) struct Flow {
     complete: u64,
     /// Those beyond it.
     ahead: BTreeSet<u64>,
+    /// Nothing is ever sent again, so what comes again is doubled.
+    once: bool,
     /// The same seq again: allowed (at least once), dropped by every client, counted here.
     pub repeats: u64,
     /// What went wrong so far.
@@ -57,10 +60,15 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    /// Of a server that has no log to send from again, and so no excuse for a repeat.
+    pub fn once() -> Self {
+        Self { once: true, ..Self::default() }
+    }
+
     /// A message came; whether it was a new one.
     pub fn received(&mut self, seq: u64, number: u64) -> bool {
         let known = number <= self.complete || self.ahead.contains(&number);
-        if seq <= self.seq && known {
+        if seq <= self.seq && known && !self.once {
             self.repeats += 1;
             return false;
         }
@@ -91,12 +99,26 @@ impl Flow {
     }
 }
 
-/// The text of a message: its number, filled up to this size.
-pub(super) fn text(number: u64, bytes: usize) -> String {
-    format!("{:.<bytes$}", format!("{number} "))
+/// The text of a message: its number and whom it is for, filled up to this size.
+pub(super) fn text(number: u64, to: &str, bytes: usize) -> String {
+    // With room for both, where that is more.
+    let mut text = String::with_capacity(bytes.max(to.len() + 22));
+    // A string takes everything.
+    let _ = write!(text, "{number} {to} ");
+    while text.len() < bytes {
+        text.push('.');
+    }
+    text
 }
 
-/// The number in a text.
+/// The number in a text that is for this one; `None` where it is for somebody else.
+pub(super) fn number_for(text: &str, to: &str) -> Option<u64> {
+    let (number, rest) = text.split_once(' ')?;
+    let (named, _) = rest.split_once(' ')?;
+    if named == to { number.parse().ok() } else { None }
+}
+
+/// The number in a text, whoever it is for.
 pub(super) fn number(text: &str) -> Option<u64> {
     text.split_once(' ')?.0.parse().ok()
 }
@@ -139,10 +161,27 @@ mod tests {
     }
 
     #[test]
+    fn without_redelivery_a_repeat_is_a_double() {
+        let mut flow = Flow::once();
+        assert!(flow.received(1, 1) && flow.received(2, 2));
+        assert!(!flow.received(2, 2) && !flow.received(1, 1));
+        let doubled = Faults { doubled: 2, ..Faults::default() };
+        assert_eq!((flow.close(2), flow.repeats), (doubled, 0));
+    }
+
+    #[test]
+    fn a_text_is_for_one_alone() {
+        let text = text(17, "b-1", 64);
+        assert_eq!(number_for(&text, "b-1"), Some(17));
+        assert_eq!((number_for(&text, "b-11"), number_for(&text, "b-")), (None, None));
+        assert_eq!((number_for("17 b-1", "b-1"), number_for("x b-1 .", "b-1")), (None, None));
+    }
+
+    #[test]
     fn texts_carry_their_number_and_have_their_size() {
-        assert_eq!(text(17, 64).len(), 64);
-        assert_eq!(number(&text(17, 64)), Some(17));
-        assert_eq!(number(&text(123_456, 4)), Some(123_456));
+        assert_eq!(text(17, "b", 64).len(), 64);
+        assert_eq!(number(&text(17, "b", 64)), Some(17));
+        assert_eq!(number(&text(123_456, "b", 4)), Some(123_456));
         assert_eq!((number("x y"), number("7")), (None, None));
     }
 }

@@ -150,6 +150,14 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let mut common = common.clone();
+    let unreadable = process::unreadable(&common.pids);
+    if !unreadable.is_empty() {
+        eprintln!(
+            "parlor: --pid {unreadable:?}: no such process here, or its /proc can't be read: name \
+             a process that runs on this machine, or leave --pid out"
+        );
+        return Ok(ExitCode::from(2));
+    }
     let mut redis = match &bench.scenario {
         Scenario::Storm(options) => options.own_redis().await?,
         _ => None,
@@ -170,8 +178,12 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
         ran = measure(&bench.scenario, &mut target, redis.as_mut()) => ran,
         stopped = interrupted() => stopped,
     };
+    let ended = process::unreadable(&common.pids);
     let stopped = target.stop().await;
     let mut report = ran?;
+    if !ended.is_empty() {
+        report.fail(format!("processes of --pid ended during the run: {ended:?}"));
+    }
     if let Err(error) = stopped {
         report.fail(format!("the servers did not stop cleanly: {error:#}"));
     }
@@ -242,14 +254,18 @@ mod tests {
     use super::*;
     use crate::client::fake::Fake;
 
-    async fn run(fake: &Fake, arguments: &[&str]) -> report::Report {
+    fn parse(arguments: &[&str]) -> Bench {
         #[derive(clap::Parser)]
         struct Line {
             #[command(flatten)]
             bench: Bench,
         }
         let line = ["bench"].iter().chain(arguments);
-        let bench = <Line as clap::Parser>::try_parse_from(line).unwrap().bench;
+        <Line as clap::Parser>::try_parse_from(line).unwrap().bench
+    }
+
+    async fn run(fake: &Fake, arguments: &[&str]) -> report::Report {
+        let bench = parse(arguments);
         let mut target = Target::of_test(fake.url());
         measure(&bench.scenario, &mut target, None).await.unwrap()
     }
@@ -275,6 +291,23 @@ mod tests {
             let report = run(&fake, arguments).await;
             assert!(report.is_good(), "{report:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_not_there_is_not_measured() {
+        let fake = Fake::start().await;
+        let idle = async |pid: u32, hold: &str| {
+            let (url, pid) = (fake.url(), pid.to_string());
+            let line = ["idle", "--users", "2", "--settle", "0", "--hold", hold];
+            let bench = parse(&[&line[..], &["--url", &url, "--pid", &pid]].concat());
+            format!("{:?}", super::run(bench).await.unwrap())
+        };
+        let code = |code: ExitCode| format!("{code:?}");
+        assert_eq!(idle(u32::MAX, "0").await, code(ExitCode::from(2)));
+        assert_eq!(idle(std::process::id(), "0").await, code(ExitCode::SUCCESS));
+        let mut child = std::process::Command::new("sleep").arg("1").spawn().unwrap();
+        assert_eq!(idle(child.id(), "2").await, code(ExitCode::FAILURE));
+        child.wait().unwrap();
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::dialect::{Heard, To, Wire};
 use super::flow::{self, Faults, Flow};
@@ -16,6 +16,8 @@ use crate::client::ClientError;
 
 /// How many messages are fed at most before the sockets are read again.
 const BURST_MAX: u64 = 64;
+/// How long it is listened on when all is there, or nobody would hear what comes once too often.
+pub(super) const LINGER: Duration = Duration::from_millis(200);
 
 /// When the next message goes.
 #[derive(Debug, Clone, Copy)]
@@ -35,9 +37,9 @@ pub(super) struct Plan {
     pub pace: Pace,
     /// Sends from here …
     pub from: Instant,
-    /// … until here.
+    /// … until here; what was due before is sent afterwards, while there is patience.
     pub until: Instant,
-    /// How long the rest may take to arrive after that.
+    /// How long the rest may take to be sent and to arrive after that.
     pub patience: Duration,
     /// The size of a message.
     pub bytes: usize,
@@ -48,6 +50,12 @@ pub(super) struct Plan {
 pub(super) struct Outcome {
     /// Messages that b received while a was sending.
     pub in_time: u64,
+    /// Messages that were to be sent: at a fixed rate, those that were due.
+    pub offered: u64,
+    /// Those of them that were sent before the end.
+    pub sent_in_time: u64,
+    /// Those of them that were never sent.
+    pub unsent: u64,
     /// Messages that b received.
     pub received: u64,
     /// The same seq again, as at-least-once allows.
@@ -83,6 +91,9 @@ struct Pair {
 pub(super) async fn drive(a: Wire, b: Wire, plan: Plan) -> (Outcome, Wire, Wire) {
     let out = Outcome {
         in_time: 0,
+        offered: 0,
+        sent_in_time: 0,
+        unsent: 0,
         received: 0,
         repeats: 0,
         faults: Faults::default(),
@@ -91,12 +102,19 @@ pub(super) async fn drive(a: Wire, b: Wire, plan: Plan) -> (Outcome, Wire, Wire)
         all_delivered: false,
         error: None,
     };
-    let (times, flow) = (VecDeque::new(), Flow::default());
+    let (times, flow) = (VecDeque::new(), b.flow());
     let (oldest, sent, stored, stored_seq, delivered_seq) = (1, 0, 0, 0, 0);
     let mut pair =
         Pair { a, b, plan, times, oldest, sent, stored, stored_seq, delivered_seq, flow, out };
     sleep_until(pair.plan.from).await;
-    if let Err(error) = pair.run().await {
+    let patience = pair.plan.patience;
+    // Whatever it waits for: a socket that takes nothing more, too.
+    let ran = timeout_at(pair.plan.until + patience, pair.run()).await;
+    let ran = match ran.unwrap_or(Err(ClientError::TimedOut(patience))) {
+        Ok(()) => pair.linger().await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ran {
         pair.out.error.get_or_insert(error.to_string());
     }
     pair.close()
@@ -104,27 +122,34 @@ pub(super) async fn drive(a: Wire, b: Wire, plan: Plan) -> (Outcome, Wire, Wire)
 
 impl Pair {
     async fn run(&mut self) -> Result<(), ClientError> {
-        let end = self.plan.until + self.plan.patience;
         loop {
             let wake = self.send_due().await?;
-            let over = Instant::now() >= self.plan.until;
-            if over && self.is_complete() {
+            if Instant::now() >= self.plan.until && self.is_complete() {
                 return Ok(());
             }
             tokio::select! {
                 heard = self.a.hear() => self.heard_a(heard?),
                 heard = self.b.hear() => self.heard_b(heard?),
-                () = sleep_until(if over { end } else { wake }) => {
-                    if over {
-                        return Err(ClientError::TimedOut(self.plan.patience));
-                    }
-                }
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Hears what comes though nothing should.
+    async fn linger(&mut self) -> Result<(), ClientError> {
+        let end = Instant::now() + LINGER;
+        loop {
+            tokio::select! {
+                heard = self.a.hear() => self.heard_a(heard?),
+                heard = self.b.hear() => self.heard_b(heard?),
+                () = sleep_until(end) => return Ok(()),
             }
         }
     }
 
     fn is_complete(&self) -> bool {
-        self.stored + self.out.faults.refused == self.sent
+        self.unsent() == 0
+            && self.stored + self.out.faults.refused == self.sent
             && self.flow.count() >= self.stored
             && self.is_delivered()
     }
@@ -138,18 +163,19 @@ impl Pair {
     async fn send_due(&mut self) -> Result<Instant, ClientError> {
         let mut now = Instant::now();
         let before = self.sent;
-        while now < self.plan.until && self.sent < before + BURST_MAX {
+        while self.sent < before + BURST_MAX {
             let time = match self.plan.pace {
                 Pace::Closed(window) => {
                     let done = self.flow.count().min(self.stored + self.out.faults.refused);
-                    if self.sent >= done + window {
+                    if now >= self.plan.until || self.sent >= done + window {
                         break;
                     }
                     now
                 }
                 Pace::Open(first, every) => {
                     let due = self.due(first, every);
-                    if due > now {
+                    // The end does not excuse what was due before it.
+                    if due > now || due >= self.plan.until {
                         break;
                     }
                     now = Instant::now();
@@ -157,17 +183,27 @@ impl Pair {
                 }
             };
             self.sent += 1;
+            self.out.sent_in_time += u64::from(now <= self.plan.until);
             self.times.push_back(time);
-            let text = flow::text(self.sent, self.plan.bytes);
+            let text = flow::text(self.sent, &self.plan.to, self.plan.bytes);
             self.a.feed(To::User(&self.plan.to), &text).await?;
         }
         if self.sent > before {
             self.a.flush().await?;
         }
+        let until = self.plan.until;
         Ok(match self.plan.pace {
-            Pace::Closed(_) => self.plan.until,
-            Pace::Open(first, every) => self.due(first, every).min(self.plan.until),
+            Pace::Open(first, every) if self.unsent() > 0 => self.due(first, every),
+            _ if now < until => until,
+            _ => until + self.plan.patience,
         })
+    }
+
+    /// How many are due before the end, and not sent yet.
+    fn unsent(&self) -> u64 {
+        let Pace::Open(first, every) = self.plan.pace else { return 0 };
+        let left = self.plan.until.saturating_duration_since(self.due(first, every));
+        left.div_duration_f64(every.max(Duration::from_nanos(1))).ceil() as u64
     }
 
     fn due(&self, first: Instant, every: Duration) -> Instant {
@@ -192,17 +228,25 @@ impl Pair {
                 self.out.faults.refused += 1;
                 self.out.error.get_or_insert(why);
             }
-            Heard::Message { .. } => {}
+            Heard::Message { text, .. } => self.foreign(&text),
         }
+    }
+
+    /// Something came to where it should not have.
+    fn foreign(&mut self, text: &str) {
+        self.out.faults.foreign += 1;
+        let why = match flow::number(text) {
+            Some(_) => "came to somebody it was not for",
+            None => "nobody sent this",
+        };
+        self.out.error.get_or_insert_with(|| format!("{why}: {text}"));
     }
 
     fn heard_b(&mut self, heard: Heard) {
         let Heard::Message { seq, text } = heard else { return };
-        let number = flow::number(&text).filter(|number| *number <= self.sent);
+        let number = flow::number_for(&text, &self.plan.to).filter(|n| (1..=self.sent).contains(n));
         let Some(number) = number.filter(|_| text.len() >= self.plan.bytes) else {
-            self.out.faults.foreign += 1;
-            self.out.error.get_or_insert_with(|| format!("nobody sent this: {text}"));
-            return;
+            return self.foreign(&text);
         };
         if !self.flow.received(seq, number) {
             return;
@@ -235,6 +279,8 @@ impl Pair {
         self.out.faults.add(self.flow.close(self.stored));
         // A send without an answer promised nothing, but on a healthy server it is a fault.
         self.out.faults.refused += self.sent - (self.stored + refused).min(self.sent);
+        self.out.unsent = self.unsent();
+        self.out.offered = self.sent + self.out.unsent;
         self.out.received = self.flow.count();
         self.out.repeats = self.flow.repeats;
         self.out.all_delivered = self.is_delivered();
@@ -262,6 +308,10 @@ mod tests {
         drive(a, b, Plan { to, pace, from, until, patience, bytes: 64 }).await.0
     }
 
+    fn message(seq: u64, text: &str) -> String {
+        format!(r#"{{"type":"message","seq":{seq},"message":"{text}"}}"#)
+    }
+
     #[tokio::test]
     async fn a_closed_loop_accounts_for_every_message() {
         let fake = Fake::start().await;
@@ -279,6 +329,51 @@ mod tests {
         let out = run(&fake, Pace::Open(Instant::now(), every), 205).await;
         assert_eq!((out.faults, out.error), (Faults::default(), None));
         assert!((15..=21).contains(&out.received), "{}", out.received);
+    }
+
+    #[tokio::test]
+    async fn what_was_due_is_sent_late_and_counts_from_when_it_was_due() {
+        let fake = Fake::start().await;
+        // The load was away: all of it was due before it came back.
+        let (ago, every) = (Duration::from_millis(200), Duration::from_millis(1));
+        let out = run(&fake, Pace::Open(Instant::now() - ago, every), 0).await;
+        assert_eq!((out.faults, out.error), (Faults::default(), None));
+        assert!(out.offered >= 200, "{}", out.offered);
+        assert_eq!((out.received, out.unsent, out.sent_in_time), (out.offered, 0, 0));
+        assert!(out.latency.quantile_ms(0.5) > 90.0, "{}", out.latency.quantile_ms(0.5));
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_sent_in_time_is_told() {
+        let fake = Fake::start().await;
+        let (first, every) = (Instant::now(), Duration::from_nanos(20));
+        let out = run(&fake, Pace::Open(first, every), 200).await;
+        assert!(out.unsent > 0 && out.offered > out.received, "{}", out.unsent);
+        assert!(out.error.is_some());
+    }
+
+    #[tokio::test]
+    async fn what_another_pair_sent_stands_for_nothing() {
+        let fake = Fake::start().await;
+        let speaking = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            fake.say_all(&message(1_000_000, &flow::text(1, "userC", 64)));
+        };
+        let (out, ()) = tokio::join!(run(&fake, Pace::Closed(1), 100), speaking);
+        // Both of the pair heard it.
+        assert_eq!(out.faults, Faults { foreign: 2, ..Faults::default() }, "{:?}", out.error);
+        assert!(out.error.unwrap().starts_with("came to somebody it was not for"));
+    }
+
+    #[tokio::test]
+    async fn a_double_that_comes_late_is_heard() {
+        let fake = Fake::start().await;
+        let speaking = async {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            fake.say_to("userB", &message(1_000_000, &flow::text(1, "userB", 64)));
+        };
+        let (out, ()) = tokio::join!(run(&fake, Pace::Closed(1), 100), speaking);
+        assert_eq!(out.faults, Faults { doubled: 1, ..Faults::default() });
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ pub struct PairsOptions {
     /// How long
     #[arg(long, default_value_t = 10, env = "PARLOR_BENCH_SECONDS")]
     pub seconds: u64,
-    /// The size of a message
+    /// The size of a message; its number and its receiver's name have room in any case
     #[arg(long, default_value_t = 64, env = "PARLOR_BENCH_BYTES")]
     pub bytes: usize,
     /// What all scenarios take.
@@ -53,7 +53,7 @@ pub struct RateOptions {
     /// How long
     #[arg(long, default_value_t = 10, env = "PARLOR_BENCH_SECONDS")]
     pub seconds: u64,
-    /// The size of a message
+    /// The size of a message; its number and its receiver's name have room in any case
     #[arg(long, default_value_t = 64, env = "PARLOR_BENCH_BYTES")]
     pub bytes: usize,
     /// What all scenarios take.
@@ -111,6 +111,11 @@ async fn run(
     report.figure("pairs", driven.pairs);
     report.figure("pairs_on_two_servers", driven.crossing);
     report.figure("load_processes", count);
+    if matches!(rhythm, Rhythm::Every { .. }) {
+        let a_second = |count: u64| count as f64 / seconds.max(1) as f64;
+        report.decimal("offered_per_second", a_second(driven.offered));
+        report.decimal("achieved_per_second", a_second(driven.sent_in_time));
+    }
     tell(&mut report, &driven, seconds);
     if !watch.is_empty() && driven.received > 0 {
         let micros = watch.cpu_seconds("open", "after") * 1e6 / driven.received as f64;
@@ -141,11 +146,32 @@ fn tell(report: &mut Report, driven: &Driven, seconds: u64) {
     report.latency("send_to_sent", &driven.stored);
     report.figure("repeats_on_the_wire", driven.repeats);
     report.faults(driven.faults);
+    if driven.unsent > 0 {
+        let (unsent, patience) = (driven.unsent, PATIENCE.as_secs());
+        report.fail(format!(
+            "{unsent} messages that were due could not be sent, {patience} s after the end: take a \
+             lower --rate, or more --processes"
+        ));
+    }
     if driven.undelivered > 0 {
         let pairs = driven.undelivered;
         report.fail(format!("{pairs} pairs were not told that all was delivered"));
     }
     if let Some(error) = &driven.error {
         report.fail(format!("a pair said: {error}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_never_sent_fails_the_run() {
+        let mut report = Report::new("rate");
+        tell(&mut report, &Driven::default(), 1);
+        assert!(report.is_good());
+        tell(&mut report, &Driven { unsent: 1, ..Driven::default() }, 1);
+        assert!(!report.is_good());
     }
 }

@@ -46,6 +46,11 @@ impl Sample {
     }
 }
 
+/// Those of these processes that are not there, or can't be read.
+pub(super) fn unreadable(pids: &[u32]) -> Vec<u32> {
+    pids.iter().copied().filter(|pid| Sample::of(*pid).is_none()).collect()
+}
+
 /// All of them and the kernel at one moment.
 #[derive(Debug, Clone)]
 struct Moment {
@@ -158,5 +163,19 @@ mod tests {
         assert_eq!(hidden, Sample { private_kib: 1_024, ..told });
         assert!(Sample::of(std::process::id()).unwrap().rss_kib > 0);
         assert_eq!(Sample::of(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_not_one_that_uses_nothing() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pids = [child.id(), std::process::id()];
+        assert!(unreadable(&pids).is_empty());
+        child.kill().unwrap();
+        // As long as nobody has waited for it, its entry stays, and is empty.
+        while !unreadable(&pids).contains(&child.id()) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        child.wait().unwrap();
+        assert_eq!(unreadable(&pids), [child.id()]);
     }
 }

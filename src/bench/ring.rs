@@ -72,14 +72,20 @@ pub(super) struct User {
     pub error: Option<String>,
     ring: Arc<Ring>,
     index: usize,
+    name: String,
     next: String,
     /// Frames without an answer, by ref, and when they are to be sent again.
     waiting: BTreeMap<String, (String, Option<Instant>)>,
 }
 
 impl User {
-    /// User number `index`, who writes to `next`.
-    pub fn new(ring: Arc<Ring>, index: usize, client: Client, next: String) -> Self {
+    /// User number `index`, by its name, who writes to `next`.
+    pub fn new(
+        ring: Arc<Ring>,
+        index: usize,
+        client: Client,
+        (name, next): (String, String),
+    ) -> Self {
         Self {
             client,
             flow: Flow::default(),
@@ -92,6 +98,7 @@ impl User {
             error: None,
             ring,
             index,
+            name,
             next,
             waiting: BTreeMap::new(),
         }
@@ -151,7 +158,7 @@ impl User {
         self.ring.sent_at[self.index].store(now, Ordering::Relaxed);
         for number in 1..=self.ring.messages {
             let reference = format!("{:032x}", rand::random::<u128>());
-            let (to, text) = (&self.next, flow::text(number, TEXT_BYTES));
+            let (to, text) = (&self.next, flow::text(number, &self.next, TEXT_BYTES));
             let frame = format!(
                 r#"{{"type":"message","to":"{to}","message":"{text}","ref":"{reference}"}}"#
             );
@@ -197,7 +204,7 @@ impl User {
                 self.waiting.remove(frame.reference.as_ref());
                 self.error.get_or_insert(format!("{}: {}", frame.code, frame.detail));
             }
-            "message" => match flow::number(&frame.message) {
+            "message" => match flow::number_for(&frame.message, &self.name) {
                 Some(number) => self.received(frame.seq, number),
                 None => self.flow.faults.foreign += 1,
             },

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::dialect::{Heard, To, Wire};
 use super::door::Door;
 use super::driven::{Driven, Driving, drive_all};
-use super::flow::{self, Faults};
+use super::flow::Faults;
 use super::report::Latency;
 use super::sitting::{Sitting, Tally, sit};
 
@@ -292,7 +292,7 @@ impl Share {
 /// What a user is written once: its own number, so that it knows what it must get, and when.
 fn letter(index: usize) -> String {
     let micros = since_epoch().as_micros();
-    flow::text(index as u64, TEXT_BYTES).replacen(' ', &format!(" {micros} "), 1)
+    format!("{:.<TEXT_BYTES$}", format!("{index} {micros} "))
 }
 
 /// All processes of a run share a machine, and so a clock.

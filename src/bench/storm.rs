@@ -171,7 +171,7 @@ async fn write_to_all(writer: &mut Client, names: &[String], each: u64) -> anyho
     while stored < total {
         while sent < total && sent < stored + WRITING_AHEAD {
             let name = &names[usize::try_from(sent / each)?];
-            let text = flow::text(sent % each + 1, TEXT_BYTES);
+            let text = flow::text(sent % each + 1, name, TEXT_BYTES);
             writer
                 .feed_text(format!(r#"{{"type":"message","to":"{name}","message":"{text}"}}"#))
                 .await?;
@@ -221,7 +221,7 @@ async fn caught_up(
         let Ok(frame) = Fields::parse(&text) else { continue };
         match frame.kind.as_ref() {
             "caughtup" => done = true,
-            "message" => match flow::number(&frame.message) {
+            "message" => match flow::number_for(&frame.message, &options.user) {
                 Some(number) => {
                     flow.received(frame.seq, number);
                 }

@@ -47,6 +47,7 @@ pub struct Options {
 /// One of a pair.
 struct Voice {
     client: Client,
+    name: String,
     to: String,
     heard: Flow,
     said: u64,
@@ -76,7 +77,7 @@ pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     let mut tasks = JoinSet::new();
     for pair in names.chunks(2) {
         let (Some(a), Some(b), [one, two]) = (clients.next(), clients.next(), pair) else { break };
-        let voices = [Voice::new(a, two.clone()), Voice::new(b, one.clone())];
+        let voices = [Voice::new(a, one, two), Voice::new(b, two, one)];
         tasks.spawn(talk(voices, options.clone(), bar.clone()));
     }
     let outcomes = tasks.join_all().await;
@@ -152,10 +153,11 @@ async fn talk(voices: [Voice; 2], options: Options, bar: indicatif::ProgressBar)
 }
 
 impl Voice {
-    fn new(client: Client, to: String) -> Self {
+    fn new(client: Client, name: &str, to: &str) -> Self {
+        let (name, to) = (name.to_owned(), to.to_owned());
         let (said, stored, refused, delivered_seq, stored_seq) = (0, 0, 0, 0, 0);
         let heard = Flow::default();
-        Self { client, to, heard, said, stored, refused, delivered_seq, stored_seq }
+        Self { client, name, to, heard, said, stored, refused, delivered_seq, stored_seq }
     }
 
     /// Says a burst of messages and waits until the other one has them, and this one the receipts.
@@ -167,7 +169,7 @@ impl Voice {
     ) -> Result<Instant, ClientError> {
         self.said = *burst.end();
         for number in burst {
-            let (to, text) = (&self.to, flow::text(number, options.bytes));
+            let (to, text) = (&self.to, flow::text(number, &self.to, options.bytes));
             let reference: u128 = rand::random();
             let frame = format!(
                 r#"{{"type":"message","to":"{to}","message":"{text}","ref":"{reference:032x}"}}"#
@@ -201,7 +203,7 @@ impl Voice {
             }
             "delivered" => self.delivered_seq = self.delivered_seq.max(frame.seq),
             "error" => self.refused += 1,
-            "message" => match flow::number(&frame.message) {
+            "message" => match flow::number_for(&frame.message, &self.name) {
                 Some(number) => {
                     self.heard.received(frame.seq, number);
                 }

@@ -87,7 +87,7 @@ pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     let (shared, messages) = (names.clone(), options.messages);
     let users = each(crowd.clients, move |index, client| {
         let next = shared[(index + 1) % shared.len()].clone();
-        User::new(ring.clone(), index, client, next).run()
+        User::new(ring.clone(), index, client, (shared[index].clone(), next)).run()
     })
     .await?;
     let took = begun.elapsed();

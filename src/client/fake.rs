@@ -102,6 +102,12 @@ impl Fake {
         }
     }
 
+    pub fn say_to(&self, user: &str, text: &str) {
+        for (_, socket) in self.lock().sockets.iter().filter(|(name, _)| name == user) {
+            let _ = socket.try_send(Order::Say(text.to_owned()));
+        }
+    }
+
     pub fn close_all(&self, code: u16) {
         for (_, socket) in self.lock().sockets.drain(..) {
             let _ = socket.try_send(Order::Close(code));

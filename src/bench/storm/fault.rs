@@ -49,7 +49,7 @@ pub(super) async fn run(
     }
     report.figure("users", names.len());
     report.figure("users_hit", victims.len());
-    let staying = stay(others);
+    let mut staying = stay(others);
     // Nobody stays where the one process there is drains.
     let alone = options.fault == Fault::Drain && hit.is_none();
     let calm = Calm::open(target, if alone { 0 } else { options.pairs }, hit).await?;
@@ -87,6 +87,8 @@ pub(super) async fn run(
     if let Some(error) = error {
         report.fail(error);
     }
+    let stayed = staying.len();
+    tell_lost(&mut report, &lost(&mut staying)?, stayed);
     close(clients).await;
     drop(staying);
     Ok(report)
@@ -215,10 +217,38 @@ fn lost_and_back(
     })
 }
 
-/// Users of the servers that stay go on reading.
-fn stay(clients: Vec<Client>) -> JoinSet<()> {
-    let read = |mut client: Client| async move { while client.next_text().await.is_ok() {} };
+/// Users of the servers that stay go on reading; each ends with why its socket did.
+fn stay(clients: Vec<Client>) -> JoinSet<String> {
+    let read = |mut client: Client| async move {
+        loop {
+            if let Err(error) = client.next_text().await {
+                let server = client.server().unwrap_or("?");
+                return format!("on {server}: {error}");
+            }
+        }
+    };
     clients.into_iter().map(read).collect()
+}
+
+/// Why sockets of those who stay have ended.
+fn lost(staying: &mut JoinSet<String>) -> anyhow::Result<Vec<String>> {
+    let mut lost = Vec::new();
+    while let Some(ended) = staying.try_join_next() {
+        lost.push(ended?);
+    }
+    Ok(lost)
+}
+
+/// Nothing was done to their servers, so no fault explains the end of a socket of theirs.
+fn tell_lost(report: &mut Report, lost: &[String], stayed: usize) {
+    report.figure("others_lost", lost.len());
+    if let Some(first) = lost.first() {
+        let count = lost.len();
+        report.fail(format!(
+            "{count} of {stayed} users lost their sockets though nothing was done to their \
+             servers: {first}"
+        ));
+    }
 }
 
 async fn joined(mut tasks: JoinSet<Victim>) -> anyhow::Result<Vec<Victim>> {
@@ -272,4 +302,32 @@ fn latency(outcomes: &[Outcome]) -> Latency {
     let mut all = Latency::new();
     outcomes.iter().for_each(|outcome| all.add(&outcome.latency));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::ClientOptions;
+    use crate::client::fake::Fake;
+
+    #[tokio::test]
+    async fn a_bystander_who_loses_its_socket_fails_the_run() {
+        let fake = Fake::start().await;
+        let mut clients = Vec::new();
+        for name in ["userA", "userB"] {
+            clients.push(Client::open(&ClientOptions::new(fake.url(), name)).await.unwrap().0);
+        }
+        let mut staying = stay(clients);
+        let mut report = Report::new("storm");
+        tell_lost(&mut report, &lost(&mut staying).unwrap(), staying.len());
+        assert!(report.is_good());
+        fake.close_all(1001);
+        let mut told = Vec::new();
+        while told.len() < 2 {
+            sleep(Duration::from_millis(5)).await;
+            told.extend(lost(&mut staying).unwrap());
+        }
+        tell_lost(&mut report, &told, 2);
+        assert!(!report.is_good());
+    }
 }

@@ -145,7 +145,7 @@ impl Victim {
     /// Takes a frame, and gives its type.
     fn hear(&mut self, text: &str) -> String {
         let Ok(frame) = Fields::parse(text) else { return String::new() };
-        match (frame.kind.as_ref(), flow::number(&frame.message)) {
+        match (frame.kind.as_ref(), flow::number_for(&frame.message, &self.name)) {
             ("message", Some(number)) => drop(self.flow.received(frame.seq, number)),
             ("message", None) => self.flow.faults.foreign += 1,
             ("reconnect", _) => self.told.push(Instant::now()),
