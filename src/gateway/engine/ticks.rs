@@ -1,4 +1,4 @@
-//! Which sockets of a loop are looked at when, for their pings: each once in the interval of a ping.
+//! Which sockets of a loop are looked at when, for their pings: each once in a ping's interval.
 //!
 //! **Invariant.** A part of the sockets is due at a time, and of that a bounded number in a turn of
 //! the loop: who has something to do waits for so many pings at most.
