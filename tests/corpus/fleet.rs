@@ -50,8 +50,8 @@ pub struct Fleet {
     read: Mutex<BTreeMap<String, u64>>,
 }
 
-/// In memory, where there is such a place: a disk that is shared with others stands still for longer
-/// than what the bystanders may notice of an attack.
+/// In memory, where there is such a place: a disk that is shared with others stands still for
+/// longer than what the bystanders may notice of an attack.
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
