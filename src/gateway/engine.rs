@@ -50,6 +50,7 @@ const READ_BYTES: usize = 16 * 1_024;
 const SLOTS_A_CHUNK: usize = 256;
 /// What the buffer of writes may keep between two turns.
 const WRITE_BYTES_KEPT: usize = 256 * 1_024;
+
 type Working = BoxFuture<'static, (Place, Result<Option<Done>, Aborted>)>;
 
 /// What a loop lends to the socket whose turn it is.
