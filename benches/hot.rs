@@ -194,18 +194,9 @@ impl Drop for Server {
 }
 
 async fn chat(server: &str, bus: Arc<EmbeddedBus>, stop: CancellationToken) -> Arc<Chat> {
-    let row = BoardRow {
-        id: ProcessId::parse("ws1").unwrap(),
-        epoch: Epoch(7),
-        beat: 1,
-        role: Role::Server,
-        address: "127.0.0.1:3001".to_owned(),
-        public_url: None,
-        sockets: 0,
-        accepting: true,
-        hints: 0,
-        deaf: false,
-    };
+    let ws1 = ProcessId::parse("ws1").unwrap();
+    let row = BoardRow::new(ws1, Epoch(7), Role::Server, "127.0.0.1:3001");
+    let row = BoardRow { beat: 1, accepting: true, ..row };
     let board = Arc::new(EmbeddedBoard::default());
     let (liveness, _) = Liveness::start(board, row, true, stop).await.unwrap();
     let directory = Arc::new(EmbeddedDirectory::default());

@@ -232,18 +232,8 @@ impl Node {
     ) -> Result<Part, NodeError> {
         let PartOptions { id, role, advertise, public_url, listener, edge, lock_held } = options;
         let address = listener.local_addr().map_err(|e| NodeError::Failed(e.to_string()))?;
-        let row = BoardRow {
-            id: id.clone(),
-            epoch,
-            beat: 0,
-            role,
-            address: edge.advertised(advertise.unwrap_or_else(|| address.to_string())),
-            public_url,
-            sockets: 0,
-            accepting: false,
-            hints: 0,
-            deaf: false,
-        };
+        let advertised = edge.advertised(advertise.unwrap_or_else(|| address.to_string()));
+        let row = BoardRow { public_url, ..BoardRow::new(id.clone(), epoch, role, advertised) };
         let stop = self.background.clone();
         let (liveness, events) =
             Liveness::start(self.wired.board.clone(), row, lock_held, stop.clone()).await?;

@@ -67,6 +67,10 @@ impl Trouble {
     }
 }
 
+fn counter(family: &Family<Outcome, Counter>, outcome: &'static str) -> Counter {
+    family.get_or_create_owned(&Outcome { outcome })
+}
+
 /// The metrics of one process part.
 #[derive(Debug)]
 pub struct Metrics {
@@ -79,12 +83,19 @@ pub struct Metrics {
     pub sockets_closed: Family<Outcome, Counter>,
     /// Sends, by outcome: `stored`, `repeated`, or an error code.
     pub messages: Family<Outcome, Counter>,
+    /// The counter of `messages` that is `stored`. What counts with each message is looked up once:
+    /// a look into a family's map costs more than all other metrics of a message.
+    pub stored: Counter,
     /// Texts received by a device (a receipt came back).
     pub received: Counter,
     /// From the store's timestamp to the device's receipt, in seconds.
     pub delivery_seconds: Histogram,
     /// Hints, by what became of them: `local`, `bus`, `again`, `board`, `offline`.
     pub hints: Family<Outcome, Counter>,
+    /// The counter of `hints` that is `local`.
+    pub hints_local: Counter,
+    /// The counter of `hints` that is `bus`.
+    pub hints_bus: Counter,
     /// Redis calls.
     pub redis_calls: Family<Call, Counter>,
     /// Store calls.
@@ -115,14 +126,21 @@ impl Metrics {
         let mut registry = Registry::with_prefix_and_labels("parlor", labels.into_iter());
         // 1 ms to 16 s, doubling.
         let buckets = prometheus_client::metrics::histogram::exponential_buckets(0.001, 2.0, 15);
+        let (messages, hints) = (Family::default(), Family::default());
+        let [stored, hints_local, hints_bus] =
+            [(&messages, "stored"), (&hints, "local"), (&hints, "bus")]
+                .map(|(family, outcome)| counter(family, outcome));
         let m = Self {
             sockets: Gauge::default(),
             sockets_opened: Counter::default(),
             sockets_closed: Family::default(),
-            messages: Family::default(),
+            messages,
+            stored,
             received: Counter::default(),
             delivery_seconds: Histogram::new(buckets),
-            hints: Family::default(),
+            hints,
+            hints_local,
+            hints_bus,
             redis_calls: Family::default(),
             store_calls: Family::default(),
             store_retries: Family::default(),

@@ -186,15 +186,17 @@ async fn take_part(room: Arc<Room>, speaks: bool, wire: Wire) -> Member {
     let (flow, latency) = (wire.flow(), Latency::new());
     let done = room.begun;
     let mut member = Member { wire, flow, stored: 0, latency, error: None, done };
-    let part =
-        async { if speaks { member.speak(&room).await } else { member.listen(&room).await } };
+    let part = async {
+        if speaks { member.speak(&room).await } else { member.listen(&room, room.messages).await }
+    };
     let ran = tokio::time::timeout(PATIENCE, part).await;
     if let Err(error) = ran.unwrap_or(Err(ClientError::TimedOut(PATIENCE))) {
         member.error.get_or_insert(error.to_string());
     }
     member.done = Instant::now();
     if member.error.is_none() && !speaks {
-        let more = tokio::time::timeout(LINGER, member.listen_on(&room)).await;
+        // Nothing more should come, so this ends with the time.
+        let more = tokio::time::timeout(LINGER, member.listen(&room, u64::MAX)).await;
         member.error = more.ok().and_then(Result::err).map(|error| error.to_string());
     }
     member
@@ -228,20 +230,13 @@ impl Member {
         Ok(())
     }
 
-    async fn listen(&mut self, room: &Room) -> Result<(), ClientError> {
-        while self.flow.count() < room.messages {
+    /// Hears until so many messages are there.
+    async fn listen(&mut self, room: &Room, messages: u64) -> Result<(), ClientError> {
+        while self.flow.count() < messages {
             let heard = self.wire.hear().await?;
             self.heard(room, heard);
         }
         Ok(())
-    }
-
-    /// Hears what comes though nothing should; never ends by itself.
-    async fn listen_on(&mut self, room: &Room) -> Result<(), ClientError> {
-        loop {
-            let heard = self.wire.hear().await?;
-            self.heard(room, heard);
-        }
     }
 
     fn heard(&mut self, room: &Room, heard: Heard) {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::dialect::{Heard, To, Wire};
 use super::door::Door;
 use super::driven::{Driven, Driving, drive_all};
-use super::flow::Faults;
+use super::flow::{self, Faults};
 use super::report::Latency;
 use super::sitting::{Sitting, Tally, sit};
 
@@ -291,8 +291,7 @@ impl Share {
 
 /// What a user is written once: its own number, so that it knows what it must get, and when.
 fn letter(index: usize) -> String {
-    let micros = since_epoch().as_micros();
-    format!("{:.<TEXT_BYTES$}", format!("{index} {micros} "))
+    flow::text(index as u64, &since_epoch().as_micros().to_string(), TEXT_BYTES)
 }
 
 /// All processes of a run share a machine, and so a clock.

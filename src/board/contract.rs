@@ -27,16 +27,11 @@ fn process() -> ProcessId {
 
 fn row(id: &ProcessId, epoch: u64, beat: u64) -> BoardRow {
     BoardRow {
-        id: id.clone(),
-        epoch: Epoch(epoch),
         beat,
-        role: Role::Server,
-        address: "127.0.0.1:3001".to_owned(),
-        public_url: None,
         sockets: 7,
         accepting: true,
         hints: 1,
-        deaf: false,
+        ..BoardRow::new(id.clone(), Epoch(epoch), Role::Server, "127.0.0.1:3001")
     }
 }
 

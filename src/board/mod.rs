@@ -64,6 +64,24 @@ pub struct BoardRow {
     pub deaf: bool,
 }
 
+impl BoardRow {
+    /// The row of a life that begins: nothing told yet, no sockets, and none wanted.
+    pub fn new(id: ProcessId, epoch: Epoch, role: Role, address: impl Into<String>) -> Self {
+        Self {
+            id,
+            epoch,
+            beat: 0,
+            role,
+            address: address.into(),
+            public_url: None,
+            sockets: 0,
+            accepting: false,
+            hints: 0,
+            deaf: false,
+        }
+    }
+}
+
 /// One thing that the bus could not hand on: read it from the store. One of seq 0 says that more
 /// was lost than is told: read all mailboxes again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -101,7 +101,10 @@ impl Origin for Chat {
     }
 
     fn count(&self, outcome: &'static str) {
-        Metrics::count(&self.metrics.messages, outcome);
+        match outcome {
+            "stored" => _ = self.metrics.stored.inc(),
+            _ => Metrics::count(&self.metrics.messages, outcome),
+        }
     }
 
     async fn may_open(&self, from: &UserId, to: Option<&UserId>) -> Result<(), ChatError> {
@@ -149,7 +152,7 @@ impl Chat {
         let here = self.push_local(&to, handed, &mut texts);
         if here {
             self.router.pending.located(&theirs, std::slice::from_ref(&self.me.id), &[]);
-            Metrics::count(&self.metrics.hints, "local");
+            self.metrics.hints_local.inc();
         }
         if to != *from
             && self.push_local(from, handed, &mut texts)
@@ -307,7 +310,7 @@ impl Chat {
         };
         let roster = handed.roster.as_ref().filter(|_| users.is_empty()).map(version);
         let envelope = |one: &Handed| {
-            Metrics::count(&self.metrics.hints, "bus");
+            self.metrics.hints_bus.inc();
             Arc::new(Envelope::Entry {
                 conversation: handed.conversation.clone(),
                 entry: one.entry.clone(),

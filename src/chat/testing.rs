@@ -45,18 +45,9 @@ pub fn message(from: &str, to: &str, seq: Seq) -> Entry {
 
 /// A server's row.
 pub fn board_row(id: &str, epoch: u64) -> BoardRow {
-    BoardRow {
-        id: ProcessId::parse(id).unwrap(),
-        epoch: Epoch(epoch),
-        beat: 1,
-        role: Role::Server,
-        address: "127.0.0.1:3001".to_owned(),
-        public_url: None,
-        sockets: 0,
-        accepting: true,
-        hints: 0,
-        deaf: false,
-    }
+    let id = ProcessId::parse(id).unwrap();
+    let row = BoardRow::new(id, Epoch(epoch), Role::Server, "127.0.0.1:3001");
+    BoardRow { beat: 1, accepting: true, ..row }
 }
 
 /// A new socket of a person; the belt comes to it last, nearly an hour after the start.

@@ -40,6 +40,8 @@ pub const API: usize = SERVERS;
 /// As in `gateway/engine/slot.rs`.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// As in `gateway/engine/slot.rs`.
+const STOOD_STILL: Duration = Duration::from_secs(2);
+/// As in `gateway/engine/slot.rs`.
 const GOODBYE_MS_MAX: u64 = 1_000;
 /// As in `node.rs`.
 const ROW_IS_READ: Duration = Duration::from_secs(3);
@@ -107,18 +109,10 @@ impl Server {
         let runtime =
             Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         let running = Arc::new(Running::default());
-        let row = BoardRow {
-            id: self.id.clone(),
-            epoch: Epoch(chance::bits() as u64),
-            beat: 0,
-            role: if self.process == API { Role::Api } else { Role::Server },
-            address: String::new(),
-            public_url: None,
-            sockets: 0,
-            accepting: false,
-            hints: 1_790_000_000_000 + self.sea.lock().now,
-            deaf: false,
-        };
+        let role = if self.process == API { Role::Api } else { Role::Server };
+        let epoch = Epoch(chance::bits() as u64);
+        let hints = 1_790_000_000_000 + self.sea.lock().now;
+        let row = BoardRow { hints, ..BoardRow::new(self.id.clone(), epoch, role, "") };
         let boot = boot(self.link.clone(), row, self.clock(), running.clone());
         runtime.spawn(boot);
         self.life = Some(Life { runtime, running, lag: 0, paused: false });
@@ -412,7 +406,7 @@ async fn turn(
 }
 
 /// Writes within the patience that a server has; a timer that comes late tells of a process that
-/// stood still, as in `gateway/engine/slot.rs`.
+/// stood still.
 async fn write(sea: &Sea, wire: &Wire, down: Down) -> bool {
     let mut writing = pin!(wire.write(sea, down));
     loop {
@@ -420,7 +414,7 @@ async fn write(sea: &Sea, wire: &Wire, down: Down) -> bool {
         if timeout(WRITE_PATIENCE, &mut writing).await.is_ok() {
             return true;
         }
-        if begun.elapsed() < WRITE_PATIENCE + Duration::from_secs(2) {
+        if begun.elapsed() < WRITE_PATIENCE + STOOD_STILL {
             return false;
         }
     }

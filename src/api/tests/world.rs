@@ -30,18 +30,9 @@ pub fn user(name: &str) -> UserId {
 }
 
 fn board_row(id: &str, role: Role) -> BoardRow {
-    BoardRow {
-        id: ProcessId::parse(id).unwrap(),
-        epoch: Epoch(7),
-        beat: 1,
-        role,
-        address: "127.0.0.1:3001".into(),
-        public_url: (role == Role::Server).then(|| "wss://ws1.example.com/ws".to_owned()),
-        sockets: 0,
-        accepting: true,
-        hints: 0,
-        deaf: false,
-    }
+    let public_url = (role == Role::Server).then(|| "wss://ws1.example.com/ws".to_owned());
+    let row = BoardRow::new(ProcessId::parse(id).unwrap(), Epoch(7), role, "127.0.0.1:3001");
+    BoardRow { beat: 1, public_url, accepting: true, ..row }
 }
 
 /// An API part with its router.
