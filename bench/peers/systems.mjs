@@ -113,14 +113,6 @@ export const systems = {
     version: socketIoVersion,
     make: () => socketIo("redis"),
   },
-  "socketio-sharded": {
-    title: "Socket.IO 4, three nodes, sharded Redis adapter",
-    setting: "the same with the adapter that subscribes to each room by itself (Redis 7)",
-    // An idle user of it is one of the other adapter's, and a subscription in Redis.
-    leaves: ["idle"],
-    version: socketIoVersion,
-    make: () => socketIo("sharded"),
-  },
   ws: {
     title: "bare `ws` relay, one process",
     setting: "`bench/peers/ws/relay.mjs`: a map of users, an ack, nothing stored, no other server",
