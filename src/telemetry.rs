@@ -85,7 +85,7 @@ pub struct Metrics {
     pub messages: Family<Outcome, Counter>,
     /// The counter of `messages` that is `stored`. What counts with each message is looked up once:
     /// a look into a family's map costs more than all other metrics of a message.
-    pub stored: Counter,
+    stored: Counter,
     /// Texts received by a device (a receipt came back).
     pub received: Counter,
     /// From the store's timestamp to the device's receipt, in seconds.
@@ -180,6 +180,14 @@ impl Metrics {
     /// One more call of a family.
     pub fn count(family: &Family<Outcome, Counter>, outcome: &'static str) {
         family.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// How a send ended, by `messages`.
+    pub fn count_message(&self, outcome: &'static str) {
+        match outcome {
+            "stored" => _ = self.stored.inc(),
+            _ => Self::count(&self.messages, outcome),
+        }
     }
 
     /// Something went over this limit.

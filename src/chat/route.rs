@@ -101,10 +101,7 @@ impl Origin for Chat {
     }
 
     fn count(&self, outcome: &'static str) {
-        match outcome {
-            "stored" => _ = self.metrics.stored.inc(),
-            _ => Metrics::count(&self.metrics.messages, outcome),
-        }
+        self.metrics.count_message(outcome);
     }
 
     async fn may_open(&self, from: &UserId, to: Option<&UserId>) -> Result<(), ChatError> {
