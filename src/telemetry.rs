@@ -67,10 +67,6 @@ impl Trouble {
     }
 }
 
-fn counter(family: &Family<Outcome, Counter>, outcome: &'static str) -> Counter {
-    family.get_or_create_owned(&Outcome { outcome })
-}
-
 /// The metrics of one process part.
 #[derive(Debug)]
 pub struct Metrics {
@@ -127,20 +123,20 @@ impl Metrics {
         // 1 ms to 16 s, doubling.
         let buckets = prometheus_client::metrics::histogram::exponential_buckets(0.001, 2.0, 15);
         let (messages, hints) = (Family::default(), Family::default());
-        let [stored, hints_local, hints_bus] =
-            [(&messages, "stored"), (&hints, "local"), (&hints, "bus")]
-                .map(|(family, outcome)| counter(family, outcome));
+        let counter = |family: &Family<Outcome, Counter>, outcome| {
+            family.get_or_create_owned(&Outcome { outcome })
+        };
         let m = Self {
             sockets: Gauge::default(),
             sockets_opened: Counter::default(),
             sockets_closed: Family::default(),
+            stored: counter(&messages, "stored"),
             messages,
-            stored,
             received: Counter::default(),
             delivery_seconds: Histogram::new(buckets),
+            hints_local: counter(&hints, "local"),
+            hints_bus: counter(&hints, "bus"),
             hints,
-            hints_local,
-            hints_bus,
             redis_calls: Family::default(),
             store_calls: Family::default(),
             store_retries: Family::default(),

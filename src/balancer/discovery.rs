@@ -294,20 +294,10 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chat::testing::board_row;
 
     fn row(id: &str, epoch: u64, beat: u64, accepting: bool) -> BoardRow {
-        BoardRow {
-            id: ProcessId::parse(id).unwrap(),
-            epoch: Epoch(epoch),
-            beat,
-            role: Role::Server,
-            address: format!("{id}:1"),
-            public_url: None,
-            sockets: 0,
-            accepting,
-            hints: 0,
-            deaf: false,
-        }
+        BoardRow { beat, address: format!("{id}:1"), accepting, ..board_row(id, epoch) }
     }
 
     fn asked(watched: &Watched) -> Vec<String> {

@@ -31,8 +31,7 @@ pub fn user(name: &str) -> UserId {
 
 fn board_row(id: &str, role: Role) -> BoardRow {
     let public_url = (role == Role::Server).then(|| "wss://ws1.example.com/ws".to_owned());
-    let row = BoardRow::new(ProcessId::parse(id).unwrap(), Epoch(7), role, "127.0.0.1:3001");
-    BoardRow { beat: 1, public_url, accepting: true, ..row }
+    BoardRow { role, public_url, ..crate::chat::testing::board_row(id, 7) }
 }
 
 /// An API part with its router.

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use super::proxy::{Fault, Proxy};
 use super::{calls, dm, endpoint, entry, fresh, user};
 use crate::board::dynamodb::DynamoBoard;
-use crate::board::{Beat, Board, BoardRow, Role};
-use crate::protocol::{ConversationId, Epoch, ProcessId};
+use crate::board::{Beat, Board, BoardRow};
+use crate::chat::testing::board_row;
+use crate::protocol::{ConversationId, Epoch};
 use crate::store::dynamodb::client::REQUESTS_MAX;
 use crate::store::dynamodb::{DynamoStore, Link};
 use crate::store::{
@@ -124,18 +125,7 @@ async fn a_beat_whose_answer_is_lost_is_ones_own() {
     let proxy = Proxy::start(&url).await;
     let (store, _) = fresh(&proxy.url).await;
     let board = DynamoBoard::new(store.link());
-    let row = |epoch, beat| BoardRow {
-        id: ProcessId::parse("ws1").unwrap(),
-        epoch: Epoch(epoch),
-        beat,
-        role: Role::Server,
-        address: "127.0.0.1:3001".to_owned(),
-        public_url: None,
-        sockets: 0,
-        accepting: true,
-        hints: 0,
-        deaf: false,
-    };
+    let row = |epoch, beat| BoardRow { beat, ..board_row("ws1", epoch) };
     proxy.plan("PutItem", [Fault::DropAnswer]);
     assert_eq!(board.beat(&row(1, 5), None).await, Ok(Beat::Written));
     // A beat that was on its way for long does not undo a later one.

@@ -2,8 +2,9 @@
 
 use super::{dm, endpoint, fresh, units, user};
 use crate::board::dynamodb::DynamoBoard;
-use crate::board::{Beat, Board, BoardRow, HINT_TTL_SECONDS, Role, SlowHint};
-use crate::protocol::{Epoch, ProcessId};
+use crate::board::{Beat, Board, BoardRow, HINT_TTL_SECONDS, SlowHint};
+use crate::chat::testing::board_row;
+use crate::protocol::ProcessId;
 use crate::store::dynamodb::fields::as_number;
 
 #[tokio::test]
@@ -26,16 +27,12 @@ async fn an_idle_process_pays_a_beat_and_a_read() {
     let (store, metrics) = fresh(&url).await;
     let board = DynamoBoard::new(store.link());
     let row = |beat| BoardRow {
-        id: ProcessId::parse("ws1").unwrap(),
-        epoch: Epoch(1),
         beat,
-        role: Role::Server,
-        address: "127.0.0.1:3001".to_owned(),
         public_url: Some("wss://chat.example/ws".to_owned()),
         sockets: 7,
-        accepting: true,
         hints: 1,
         deaf: true,
+        ..board_row("ws1", 1)
     };
     assert_eq!(board.beat(&row(1), None).await, Ok(Beat::Written));
     let before = (units(&metrics, &["beat"]), units(&metrics, &["board"]));
