@@ -39,9 +39,11 @@ impl Checker {
     fn due(&self, walk: &Walk, spans: &Ranges) -> Vec<u64> {
         let log = &self.logs.list[walk.log];
         let upto = walk.upto.max(walk.set.last().unwrap_or(0));
-        // The record of a span that the reader had seen nothing of may trail its entry.
-        let settled = |from| log.direct || from <= walk.sees || walk.set.contains(from);
-        let spans = spans.iter().filter(|(from, _)| settled(*from));
+        // The record of a span that the reader had seen nothing of may trail its entry. A walk that
+        // shows any of a span had the record, and shows all of it.
+        let shows = |(from, to)| walk.set.iter().any(|(first, last)| first <= to && from <= last);
+        let spans = spans.iter();
+        let spans = spans.filter(|span| log.direct || span.0 <= walk.sees || shows(*span));
         let gaps = spans.map(|(from, to)| walk.set.gaps(from, to.min(upto)));
         let gaps: Vec<_> = gaps.flat_map(|gaps| gaps.iter().collect::<Vec<_>>()).collect();
         let entries = gaps.into_iter().flat_map(|(from, to)| log.entries.range(from..=to));
