@@ -55,6 +55,7 @@ const scenarios = {
     args: ["--users", options.users, "--hold", options.hold],
     rows: [
       ["user space of an idle user", "bytes", (report) => report.user_space_bytes_per_user],
+      [`the same after ${options.hold} s`, "bytes", (r) => r.user_space_bytes_per_user_after],
       ["kernel memory of an idle user", "bytes", (report) => report.kernel_bytes_per_user],
       ["CPU of an idle user", "µs/s", (report) => report.cpu_us_per_user_and_second],
       ["CPU of a connection", "µs", (report) => report.cpu_us_per_connect],

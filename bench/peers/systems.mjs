@@ -54,14 +54,14 @@ function peer(parts, servers, dialect, path, clean = () => {}) {
   return { parts, servers, load: ["--dialect", dialect, "--url", urls], clean };
 }
 
-/** Three nodes of Socket.IO that meet in a Redis by its adapter. */
-async function socketIo() {
+/** Three nodes of Socket.IO that meet in a Redis by one of its adapters. */
+async function socketIo(adapter) {
   const store = await ownRedis();
   const env = { PEER_HOME, NODE_ENV: "production" };
   const file = join(here, "socketio", "server.mjs");
   const servers = await several(NODES, (number, port) =>
     pinned(`node${number}`, port, process.execPath,
-      [file, String(port), String(store.port), "redis", "lean"], "ready", env));
+      [file, String(port), String(store.port), adapter, "lean"], "ready", env));
   return peer([store], servers, "socket-io", "/socket.io/?EIO=4&transport=websocket");
 }
 
@@ -111,7 +111,14 @@ export const systems = {
       + "an ack once it is emitted, requests not kept as its page on memory advises; nothing is "
       + "stored",
     version: socketIoVersion,
-    make: socketIo,
+    make: () => socketIo("redis"),
+  },
+  "socketio-sharded": {
+    title: "Socket.IO 4, three nodes, sharded adapter",
+    setting: "the same with the adapter's variant for Redis 7, which its page recommends for new "
+      + "developments: a channel for each room",
+    version: socketIoVersion,
+    make: () => socketIo("sharded"),
   },
   ws: {
     title: "bare `ws` relay, one process",

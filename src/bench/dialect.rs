@@ -42,8 +42,8 @@ pub(super) enum Heard {
     Message { seq: u64, text: String },
     /// Everything up to here was received.
     Delivered { seq: u64 },
-    /// The next message in turn was not taken.
-    Refused { why: String },
+    /// A message was not taken: that with this id, where the refusal names it.
+    Refused { why: String, again: Option<u64> },
 }
 
 impl Dialect {
@@ -91,10 +91,11 @@ impl Dialect {
         }
     }
 
-    /// A message with an id of its own among those of its socket, from 3 on.
-    fn message(self, to: To<'_>, text: &str, id: u64) -> String {
+    /// A message with an id of its own among those of its socket, from 3 on; `nonce` is the
+    /// socket's.
+    fn message(self, to: To<'_>, text: &str, (nonce, id): (u64, u64)) -> String {
         match self {
-            Self::Parlor | Self::Relay => own_message(to, text),
+            Self::Parlor | Self::Relay => own_message(to, text, (nonce, id)),
             Self::SocketIo => {
                 let (field, to) = match to {
                     To::User(user) => ("to", user),
@@ -115,13 +116,17 @@ impl Dialect {
 }
 
 /// In Parlor's own words.
-fn own_message(to: To<'_>, text: &str) -> String {
-    let reference: u128 = rand::random();
+fn own_message(to: To<'_>, text: &str, (nonce, id): (u64, u64)) -> String {
     let to = match to {
         To::User(user) => format!(r#""to":"{user}""#),
         To::Room(room) => format!(r#""conversation":"room:{room}""#),
     };
-    format!(r#"{{"type":"message",{to},"message":"{text}","ref":"{reference:032x}"}}"#)
+    format!(r#"{{"type":"message",{to},"message":"{text}","ref":"{nonce:016x}{id:016x}"}}"#)
+}
+
+/// The id in a ref of [`own_message`].
+fn id_of(reference: &str) -> Option<u64> {
+    reference.get(16..).and_then(|id| u64::from_str_radix(id, 16).ok())
 }
 
 /// What a frame was.
@@ -141,7 +146,10 @@ fn parlor(text: &str) -> Result<Frame, ClientError> {
         "sent" => Heard::Stored { seq: frame.seq },
         "message" => Heard::Message { seq: frame.seq, text: frame.message.into_owned() },
         "delivered" => Heard::Delivered { seq: frame.seq },
-        "error" => Heard::Refused { why: format!("{}: {}", frame.code, frame.detail) },
+        "error" => Heard::Refused {
+            why: format!("{}: {}", frame.code, frame.detail),
+            again: id_of(&frame.reference).filter(|_| frame.retryable),
+        },
         "joined" if frame.id.is_empty() => return Ok(Frame::Welcome),
         _ => return Ok(Frame::Other),
     }))
@@ -183,7 +191,7 @@ fn centrifugo(line: &str) -> Result<Frame, ClientError> {
         Some(0..=2) if frame["error"].is_null() => Frame::Welcome,
         Some(0..=2) => return Err(wrong()),
         Some(_) if frame["error"].is_object() => {
-            Frame::Heard(Heard::Refused { why: frame["error"].to_string() })
+            Frame::Heard(Heard::Refused { why: frame["error"].to_string(), again: None })
         }
         Some(seq) => Frame::Heard(Heard::Stored { seq }),
         None => match frame["push"]["pub"]["data"]["body"].as_str() {
@@ -204,13 +212,15 @@ pub(super) struct Wire {
     /// Frames of the last read, where one may hold several.
     ahead: VecDeque<String>,
     last_id: u64,
+    nonce: u64,
 }
 
 impl Wire {
     /// Takes a socket that is in.
     pub fn new(client: Client, dialect: Dialect) -> Self {
         // Ids up to here are those of greetings and joinings.
-        Self { client, dialect, owed: None, ahead: VecDeque::new(), last_id: 2 }
+        let (owed, ahead, nonce) = (None, VecDeque::new(), rand::random());
+        Self { client, dialect, owed, ahead, last_id: 2, nonce }
     }
 
     /// Says what a client says first, and reads until it is in and has caught up.
@@ -250,10 +260,16 @@ impl Wire {
         Ok(())
     }
 
-    /// Puts a message into the write buffer.
-    pub async fn feed(&mut self, to: To<'_>, text: &str) -> Result<(), ClientError> {
+    /// Puts a message into the write buffer. Gives its id.
+    pub async fn feed(&mut self, to: To<'_>, text: &str) -> Result<u64, ClientError> {
         self.last_id += 1;
-        self.client.feed_text(self.dialect.message(to, text, self.last_id)).await
+        self.feed_again(to, text, self.last_id).await?;
+        Ok(self.last_id)
+    }
+
+    /// Puts a message that was refused into the write buffer, as the one it was.
+    pub async fn feed_again(&mut self, to: To<'_>, text: &str, id: u64) -> Result<(), ClientError> {
+        self.client.feed_text(self.dialect.message(to, text, (self.nonce, id))).await
     }
 
     /// Sends what was fed.
@@ -332,13 +348,14 @@ mod tests {
 
     #[test]
     fn every_dialect_says_a_message_and_reads_one() {
-        let said = |dialect: Dialect| dialect.message(To::User("b"), "7 ..", 9);
+        let said = |dialect: Dialect| dialect.message(To::User("b"), "7 ..", (8, 9));
         let own: Value = serde_json::from_str(&said(Dialect::Parlor)).unwrap();
         assert_eq!((&own["to"], &own["message"]), (&json!("b"), &json!("7 ..")));
+        assert_eq!(own["ref"].as_str().and_then(id_of), Some(9));
         assert_eq!(said(Dialect::SocketIo), r#"429["message",{"to":"b","body":"7 .."}]"#);
         let published = r#"{"id":9,"publish":{"channel":"user:b","data":{"body":"7 .."}}}"#;
         assert_eq!(said(Dialect::Centrifugo), published);
-        let room = Dialect::SocketIo.message(To::Room("r"), "7 ..", 9);
+        let room = Dialect::SocketIo.message(To::Room("r"), "7 ..", (8, 9));
         assert_eq!(room, r#"429["message",{"room":"r","body":"7 .."}]"#);
 
         let came = r#"{"type":"message","seq":3,"id":"x/3","message":"7 .."}"#;
@@ -368,6 +385,16 @@ mod tests {
         let stored = |seq| Some(Heard::Stored { seq });
         assert_eq!(heard(socket_io, r#"4312[{"ok":true}]"#), stored(12));
         assert_eq!(heard(centrifugo, r#"{"id":12,"publish":{}}"#), stored(12));
+        let again = |retryable: bool| {
+            let reference = format!("{:016x}{:016x}", 8, 9);
+            let text = json!({"type": "error", "code": "unavailable", "retryable": retryable,
+                              "ref": reference});
+            match heard(parlor, &text.to_string()) {
+                Some(Heard::Refused { again, .. }) => again,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((again(true), again(false)), (Some(9), None));
         let refused = heard(centrifugo, r#"{"id":12,"error":{"code":103}}"#);
         assert!(matches!(refused, Some(Heard::Refused { .. })), "{refused:?}");
         assert!(matches!(parlor(r#"{"type":"joined"}"#), Ok(Frame::Welcome)));

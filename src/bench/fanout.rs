@@ -222,7 +222,7 @@ impl Member {
                 }
                 heard = self.wire.hear() => match heard? {
                     Heard::Stored { .. } => self.stored += 1,
-                    Heard::Refused { why } => return Err(ClientError::Protocol(why)),
+                    Heard::Refused { why, .. } => return Err(ClientError::Protocol(why)),
                     _ => {}
                 },
             }

@@ -268,7 +268,8 @@ async fn reach_them(
     let step = (options.users / options.reach.clamp(1, options.users)).max(1);
     let further = usize::from(target.common.dynamodb.is_some());
     let begun = Instant::now();
-    let (stored, wanted) = shares.write(step, further).await?;
+    let (wrote, wanted) = shares.write(step, further).await?;
+    let stored = wrote.stored;
     let bar = progress("reached", stored);
     let mut standing = shares.count().await?;
     let mut changed = Instant::now();
@@ -286,6 +287,7 @@ async fn reach_them(
     tokio::time::sleep(LINGER).await;
     let standing = shares.count().await?;
     tell(report, &standing, (stored, wanted), options);
+    report.figure("sent_again", wrote.again);
     report.decimal("reach_seconds", took.as_secs_f64());
     Ok(())
 }

@@ -150,6 +150,10 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let mut common = common.clone();
+    let spoken = common.dialect == Dialect::Parlor || bench.scenario.is_for_all();
+    anyhow::ensure!(spoken, "only idle, pairs, rate and fanout speak other dialects");
+    let dealt = common.processes.is_none() || bench.scenario.is_dealt();
+    anyhow::ensure!(dealt, "only idle, pairs and rate take --processes");
     let unreadable = process::unreadable(&common.pids);
     if !unreadable.is_empty() {
         eprintln!(
@@ -200,10 +204,6 @@ async fn measure(
     target: &mut target::Target,
     redis: Option<&mut storm::OwnRedis>,
 ) -> anyhow::Result<report::Report> {
-    if let Some(common) = scenario.common() {
-        let spoken = common.dialect == Dialect::Parlor || scenario.is_for_all();
-        anyhow::ensure!(spoken, "only idle, pairs, rate and fanout speak other dialects");
-    }
     match scenario {
         Scenario::TenThousand(options) => ten_thousand::run(target, options).await,
         Scenario::Idle(options) => idle::run(target, options).await,
@@ -244,7 +244,12 @@ impl Scenario {
 
     /// Whether other systems than Parlor can be loaded so.
     fn is_for_all(&self) -> bool {
-        matches!(self, Self::Idle(_) | Self::Pairs(_) | Self::Rate(_) | Self::Fanout(_))
+        matches!(self, Self::Fanout(_)) || self.is_dealt()
+    }
+
+    /// Whether its users may be dealt over several processes of the load by the caller's number.
+    fn is_dealt(&self) -> bool {
+        matches!(self, Self::Idle(_) | Self::Pairs(_) | Self::Rate(_))
     }
 }
 
@@ -290,6 +295,14 @@ mod tests {
         ] {
             let report = run(&fake, arguments).await;
             assert!(report.is_good(), "{report:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_option_that_a_scenario_would_ignore_is_refused() {
+        for line in [&["storm", "--processes", "2"][..], &["talk", "--dialect", "socket-io"]] {
+            let refused = super::run(parse(line)).await.unwrap_err().to_string();
+            assert!(refused.starts_with("only idle, pairs"), "{refused}");
         }
     }
 

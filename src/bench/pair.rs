@@ -224,7 +224,7 @@ impl Pair {
                 self.forget();
             }
             Heard::Delivered { seq } => self.delivered_seq = self.delivered_seq.max(seq),
-            Heard::Refused { why } => {
+            Heard::Refused { why, .. } => {
                 self.out.faults.refused += 1;
                 self.out.error.get_or_insert(why);
             }

@@ -2,10 +2,11 @@
 //! went. The first share of a small run is a task of the bench itself; others are processes of
 //! their own, since each may open only so many files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, stdin, stdout};
@@ -28,8 +29,10 @@ const TELL_EVERY: Duration = Duration::from_millis(250);
 const FAILURES_MAX: usize = 20;
 /// Messages under way of the one who writes to all.
 const WRITING_AHEAD: u64 = 64;
-/// How long one of them may wait for its answer.
+/// How long one of them may wait for its answer, and all of them for one that is taken.
 const ANSWER: Duration = Duration::from_secs(60);
+/// How long a server that asks for something again is left alone before.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const TEXT_BYTES: usize = 64;
 
 /// Which users a share has.
@@ -87,8 +90,8 @@ pub(super) enum Told {
     Open(Opened),
     /// The answer to `Count`.
     Standing(Standing),
-    /// So many were stored, and why not all.
-    Wrote { stored: u64, error: Option<String> },
+    /// How writing went.
+    Wrote(Wrote),
     /// How it went.
     Driven(Box<Driven>),
     /// All are gone.
@@ -105,6 +108,17 @@ pub(super) struct Opened {
     /// How many did not get in.
     pub failures: usize,
     /// The first failure.
+    pub error: Option<String>,
+}
+
+/// What became of what was to be written.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Wrote {
+    /// So many were stored.
+    pub stored: u64,
+    /// How often one was refused for now, and sent again.
+    pub again: u64,
+    /// Why not all.
     pub error: Option<String>,
 }
 
@@ -250,28 +264,47 @@ impl Share {
     }
 
     async fn write(&self, writing: &Writing) -> Told {
-        let mut stored = 0;
-        let error = self.write_to(writing, &mut stored).await.err();
-        Told::Wrote { stored, error: error.map(|error| format!("writing: {error:#}")) }
+        let mut wrote = Wrote::default();
+        let error = self.write_to(writing, &mut wrote).await.err();
+        wrote.error = error.map(|error| format!("writing: {error:#}"));
+        Told::Wrote(wrote)
     }
 
-    async fn write_to(&self, writing: &Writing, stored: &mut u64) -> anyhow::Result<()> {
+    async fn write_to(&self, writing: &Writing, wrote: &mut Wrote) -> anyhow::Result<()> {
         let (run, first) = (&self.job.prefix, self.job.first);
         let writer = format!("{run}-writer-{first}");
         let mut wire = self.job.door.open(first, &writer, None).await?;
-        let mut sent = 0;
-        let count = writing.count as u64;
-        while *stored < count {
-            while sent < count && sent < *stored + WRITING_AHEAD {
-                let index = writing.first + usize::try_from(sent)? * writing.step;
-                let text = letter(index);
-                wire.feed(To::User(&self.job.name(index)), &text).await?;
-                sent += 1;
+        let (count, mut taken_at) = (writing.count as u64, Instant::now());
+        // By the wire's id, so that what is refused for now is sent again as the one it was.
+        let (mut letters, mut refused) = (HashMap::new(), Vec::new());
+        let (mut fed, mut open) = (0, 0);
+        while wrote.stored < count {
+            while refused.is_empty() && fed < count && open < WRITING_AHEAD {
+                let index = writing.first + usize::try_from(fed)? * writing.step;
+                let (to, text) = (self.job.name(index), letter(index));
+                let id = wire.feed(To::User(&to), &text).await?;
+                letters.insert(id, (to, text));
+                (fed, open) = (fed + 1, open + 1);
+            }
+            if open == 0 {
+                tokio::time::sleep(AGAIN_AFTER).await;
+                for id in refused.drain(..) {
+                    let (to, text) = letters.get(&id).context("refused what nobody sent")?;
+                    wire.feed_again(To::User(to), text, id).await?;
+                    (open, wrote.again) = (open + 1, wrote.again + 1);
+                }
             }
             wire.flush().await?;
             match tokio::time::timeout(ANSWER, wire.hear()).await?? {
-                Heard::Stored { .. } => *stored += 1,
-                Heard::Refused { why } => anyhow::bail!("refused: {why}"),
+                Heard::Stored { .. } => {
+                    (open, taken_at) = (open - 1, Instant::now());
+                    wrote.stored += 1;
+                }
+                Heard::Refused { again: Some(id), .. } if taken_at.elapsed() < ANSWER => {
+                    open -= 1;
+                    refused.push(id);
+                }
+                Heard::Refused { why, .. } => anyhow::bail!("refused: {why}"),
                 _ => {}
             }
         }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::door::Door;
 use super::driven::{Driven, Driving};
 use super::report::progress;
-use super::share::{self, Job, Opened, Order, Standing, Told, Writing};
+use super::share::{self, Job, Opened, Order, Standing, Told, Writing, Wrote};
 
 /// What a process has open beside its users' sockets.
 const FILES_BESIDE: u64 = 100;
@@ -149,27 +149,28 @@ impl Shares {
     }
 
     /// A writer in each share writes to every `step`th user who is in, of the share that is
-    /// `further` on in the ring of shares. Gives how many messages were stored, and how many were
-    /// to be.
-    pub async fn write(&mut self, step: usize, further: usize) -> anyhow::Result<(u64, u64)> {
+    /// `further` on in the ring of shares. Gives what became of it, and how many messages were to
+    /// be stored.
+    pub async fn write(&mut self, step: usize, further: usize) -> anyhow::Result<(Wrote, u64)> {
         let parts: Vec<_> = self.shares.iter().map(|s| (s.users.start, s.open)).collect();
         let writing = self.shares.iter_mut().enumerate().map(|(index, share)| {
             let (first, open) = parts[(index + further) % parts.len()];
             let count = open.div_ceil(step.max(1));
             share.link.ask(Order::Write(Writing { first, step: step.max(1), count }))
         });
-        let (mut stored, mut wanted, mut failed) = (0, 0, None);
+        let (mut wrote, mut wanted) = (Wrote::default(), 0);
         for (told, (_, open)) in join_all(writing).await.into_iter().zip(&parts) {
-            let Told::Wrote { stored: more, error } = told? else {
-                anyhow::bail!("not an answer to Write")
-            };
-            stored += more;
+            let Told::Wrote(told) = told? else { anyhow::bail!("not an answer to Write") };
+            wrote.stored += told.stored;
+            wrote.again += told.again;
             wanted += open.div_ceil(step.max(1)) as u64;
-            failed = failed.or(error);
+            wrote.error = wrote.error.or(told.error);
         }
-        match failed {
-            Some(error) => Err(anyhow::anyhow!("{error} ({stored} of {wanted} were stored)")),
-            None => Ok((stored, wanted)),
+        match wrote.error {
+            Some(error) => {
+                Err(anyhow::anyhow!("{error} ({} of {wanted} were stored)", wrote.stored))
+            }
+            None => Ok((wrote, wanted)),
         }
     }
 
@@ -282,7 +283,10 @@ mod tests {
         let mut shares = Shares::of(&door, "sit", 9, 1).await.unwrap();
         assert_eq!(shares.open(3, true).await.unwrap().users, 3);
         assert_eq!(shares.open(9, true).await.unwrap().users, 9);
-        assert_eq!(shares.write(2, 0).await.unwrap(), (5, 5));
+        // What is refused for now is sent again.
+        fake.refuse_next(3);
+        let (wrote, wanted) = shares.write(2, 0).await.unwrap();
+        assert_eq!((wrote.stored, wrote.again, wanted), (5, 3, 5));
         while shares.count().await.unwrap().received < 5 {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }

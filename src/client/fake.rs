@@ -34,6 +34,7 @@ struct State {
     forget_receipts: bool,
     swallow: Option<u64>,
     refuse_all: bool,
+    refuse_next: usize,
 }
 
 pub(crate) struct Fake {
@@ -88,6 +89,11 @@ impl Fake {
     /// Every message is refused for good.
     pub fn refuse_all(&self) {
         self.lock().refuse_all = true;
+    }
+
+    /// So many messages are refused for now.
+    pub fn refuse_next(&self, count: usize) {
+        self.lock().refuse_next = count;
     }
 
     pub fn log(&self, conversation: &str) -> Vec<String> {
@@ -183,6 +189,11 @@ impl State {
 
     fn take(&mut self, user: &str, frame: &Value, socket: &mpsc::Sender<Order>) {
         let answer = match (frame["type"].as_str(), frame["to"].as_str()) {
+            (Some("message"), _) if self.refuse_next > 0 => {
+                self.refuse_next -= 1;
+                json!({"type": "error", "code": "unavailable", "detail": "not now",
+                "ref": frame["ref"], "retryable": true})
+            }
             (Some("message"), Some(to)) if !self.refuse_all => {
                 return self.store(user, to, frame, socket);
             }

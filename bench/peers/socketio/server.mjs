@@ -14,6 +14,9 @@ const [port, redisPort, kind, lean] = process.argv.slice(2);
 const { Server } = load("socket.io");
 // The documentation recommends ioredis, which restores subscriptions after a reconnection.
 const { Redis } = load("ioredis");
+// Its sharded adapter takes the `redis` client there: with ioredis a part of the channels, which
+// are one for each room, was not subscribed to.
+const { createClient } = load("redis");
 
 const RECOVERY = { maxDisconnectionDuration: 2 * 60 * 1000, skipMiddlewares: true };
 
@@ -23,13 +26,21 @@ function connect() {
   return redis;
 }
 
-function createAdapter() {
+async function connectSharded() {
+  const redis = createClient({ socket: { host: "127.0.0.1", port: Number(redisPort) } });
+  redis.on("error", () => {});
+  return redis.connect();
+}
+
+async function createAdapter() {
   if (kind === "streams") {
     return load("@socket.io/redis-streams-adapter").createAdapter(connect());
   }
   const { createAdapter, createShardedAdapter } = load("@socket.io/redis-adapter");
-  const create = kind === "sharded" ? createShardedAdapter : createAdapter;
-  return create(connect(), connect());
+  if (kind === "sharded") {
+    return createShardedAdapter(await connectSharded(), await connectSharded());
+  }
+  return createAdapter(connect(), connect());
 }
 
 // A publish that Redis refused is not to end the process.
@@ -39,7 +50,7 @@ const http = createServer((request, response) => {
   response.writeHead(request.url === "/healthz" ? 200 : 404).end();
 });
 const io = new Server(http, {
-  adapter: createAdapter(),
+  adapter: await createAdapter(),
   transports: ["websocket"],
   // Only the streams adapter can keep sessions across servers; to the others it means nothing.
   ...(kind === "streams" && { connectionStateRecovery: RECOVERY }),
