@@ -192,6 +192,21 @@ class Truth(unittest.TestCase):
             self.assertIn("--" + name.replace("_", "-") + " N", help_text)
             self.assertIn(" ".join(what.split()), help_text)
 
+    def test_each_measured_default_stands_on_the_page_it_names(self):
+        named = 0
+        for name, default, _, source in model.ASSUMPTIONS:
+            page = source.split(",")[0]
+            if page not in ("benchmarks", "scale"):
+                continue
+            named += 1
+            text = (ROOT / "docs" / f"{page}.md").read_text()
+            # What the script prints stands there too, and proves nothing.
+            text = re.sub(r"<!-- model: begin -->.*?<!-- model: end -->", "", text, flags=re.S)
+            shown = re.escape(f"{default:,}")
+            found = re.search(rf"(?<![\d.,]){shown}(?![\d]|[.,]\d)", text)
+            self.assertIsNotNone(found, f"{name}: {default:,} is not in docs/{page}.md")
+        self.assertGreater(named, 10)
+
 
 class CommandLine(unittest.TestCase):
     def test_json_has_what_the_table_has(self):

@@ -17,6 +17,7 @@ use futures_util::FutureExt;
 use parlor::board::embedded::EmbeddedBoard;
 use parlor::board::{BoardRow, Role};
 use parlor::bus::embedded::EmbeddedBus;
+use parlor::bus::signing::{Guard, Keys, Signer};
 use parlor::bus::{Bus, Heard};
 use parlor::chat::lane::{Handed, HandedOn, Lanes, Origin};
 use parlor::chat::liveness::Liveness;
@@ -140,6 +141,43 @@ fn read_an_envelope(bencher: Bencher) {
     envelope().write(&mut out);
     let text = String::from_utf8(out).unwrap();
     bencher.bench(|| serde_json::from_str::<Envelope>(black_box(&text)).unwrap());
+}
+
+fn keys() -> Keys {
+    Keys::new(["a key for times, of 32 characters"]).unwrap().unwrap()
+}
+
+/// A publish of so many envelopes, signed.
+fn publish(signer: &Signer, batch: &[u8]) -> Vec<u8> {
+    let mut payload = signer.begin();
+    payload.extend_from_slice(batch);
+    signer.finish(&mut payload, "messages:ws1");
+    payload
+}
+
+fn batch(count: usize) -> Vec<u8> {
+    let mut one = Vec::new();
+    envelope().write(&mut one);
+    [b"[", vec![one; count].join(&b","[..]).as_slice(), b"]"].concat()
+}
+
+#[divan::bench(args = [1, 16], sample_size = 100)]
+fn sign_a_publish(bencher: Bencher, count: usize) {
+    let (signer, batch) = (Signer::new(keys()), batch(count));
+    bencher
+        .counter(ItemsCount::new(count))
+        .bench_local(|| publish(black_box(&signer), black_box(&batch)));
+}
+
+/// Each is opened once: the guard refuses what it has seen.
+#[divan::bench(args = [1, 16], sample_size = 100)]
+fn open_a_signed_publish(bencher: Bencher, count: usize) {
+    let (signer, batch) = (Signer::new(keys()), batch(count));
+    let guard = Guard::new(Some(keys()), "messages:ws1".to_owned());
+    bencher
+        .counter(ItemsCount::new(count))
+        .with_inputs(|| publish(&signer, &batch))
+        .bench_local_values(|payload| guard.open(black_box(&payload)).unwrap().len());
 }
 
 /// Both checks of a frame, by count and by bytes, of so many users in turn: their slots are in the

@@ -24,6 +24,10 @@ fn main() -> ExitCode {
     // A socket is a file, and many systems begin at 1,024. Where this is refused, running out of
     // files says so.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
+    // A huge page is 2 MiB for whoever touches a byte of it, and idle users are many small things.
+    // Only a kernel without them refuses, and there is nothing to switch off.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     // Memory holds keys and texts, and a core file would keep them. Lowering is never refused.
     let _ = rlimit::Resource::CORE.set(0, 0);
     // On one core a second thread brings nothing but the way between the two.

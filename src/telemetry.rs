@@ -75,12 +75,12 @@ pub struct Metrics {
     pub sockets: Gauge,
     /// Sockets opened.
     pub sockets_opened: Counter,
-    /// Sockets closed, by the close code's name.
+    /// Sockets closed, by the sentence of the close frame, `client` or `aborted`.
     pub sockets_closed: Family<Outcome, Counter>,
     /// Sends, by outcome: `stored`, `repeated`, or an error code.
     pub messages: Family<Outcome, Counter>,
-    /// The counter of `messages` that is `stored`. What counts with each message is looked up once:
-    /// a look into a family's map costs more than all other metrics of a message.
+    /// The counter of `messages` that is `stored`. What the chat itself counts with each message
+    /// is looked up once: a look into a family's map costs more than all other metrics of it.
     stored: Counter,
     /// Texts received by a device (a receipt came back).
     pub received: Counter,

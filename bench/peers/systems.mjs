@@ -116,8 +116,8 @@ export const systems = {
   "socketio-sharded": {
     title: "Socket.IO 4, three nodes, sharded adapter",
     setting: "the same with the adapter's variant for Redis 7, which its page recommends for new "
-      + "developments: a channel for each room",
-    version: socketIoVersion,
+      + "developments: a channel for each room; its client is `redis`, that of the other ioredis",
+    version: () => `${socketIoVersion()}, redis ${installed(PEER_HOME, "redis")}`,
     make: () => socketIo("sharded"),
   },
   ws: {

@@ -77,7 +77,7 @@ mod tests {
         for part in &parts {
             part.sockets.set(3);
             part.delivery_seconds.observe(0.002);
-            Metrics::count(&part.messages, "stored");
+            part.count_message("stored");
         }
         Metrics::count(&parts[1].messages, "ref_conflict");
         let text = exposition(&parts);
@@ -103,6 +103,8 @@ mod tests {
         assert_eq!(helped, typed);
         assert!(text.contains("parlor_sockets{process=\"ws3\"} 3\n"), "{text}");
         assert!(text.contains("# TYPE parlor_messages_total counter\n"), "{text}");
+        let stored = "parlor_messages_total{process=\"ws2\",outcome=\"stored\"} 1\n";
+        assert!(text.contains(stored), "{text}");
         assert!(text.contains("parlor_delivery_seconds_count{process=\"ws2\"} 1\n"), "{text}");
         assert!(text.contains("le=\"+Inf\""), "{text}");
     }

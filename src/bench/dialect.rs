@@ -42,8 +42,9 @@ pub(super) enum Heard {
     Message { seq: u64, text: String },
     /// Everything up to here was received.
     Delivered { seq: u64 },
-    /// A message was not taken: that with this id, where the refusal names it.
-    Refused { why: String, again: Option<u64> },
+    /// A message was refused. `retry` is its id where it may be sent again, and where the server
+    /// names it; it may stand all the same.
+    Refused { why: String, retry: Option<u64> },
 }
 
 impl Dialect {
@@ -148,7 +149,7 @@ fn parlor(text: &str) -> Result<Frame, ClientError> {
         "delivered" => Heard::Delivered { seq: frame.seq },
         "error" => Heard::Refused {
             why: format!("{}: {}", frame.code, frame.detail),
-            again: id_of(&frame.reference).filter(|_| frame.retryable),
+            retry: id_of(&frame.reference).filter(|_| frame.retryable),
         },
         "joined" if frame.id.is_empty() => return Ok(Frame::Welcome),
         _ => return Ok(Frame::Other),
@@ -191,7 +192,7 @@ fn centrifugo(line: &str) -> Result<Frame, ClientError> {
         Some(0..=2) if frame["error"].is_null() => Frame::Welcome,
         Some(0..=2) => return Err(wrong()),
         Some(_) if frame["error"].is_object() => {
-            Frame::Heard(Heard::Refused { why: frame["error"].to_string(), again: None })
+            Frame::Heard(Heard::Refused { why: frame["error"].to_string(), retry: None })
         }
         Some(seq) => Frame::Heard(Heard::Stored { seq }),
         None => match frame["push"]["pub"]["data"]["body"].as_str() {
@@ -385,16 +386,16 @@ mod tests {
         let stored = |seq| Some(Heard::Stored { seq });
         assert_eq!(heard(socket_io, r#"4312[{"ok":true}]"#), stored(12));
         assert_eq!(heard(centrifugo, r#"{"id":12,"publish":{}}"#), stored(12));
-        let again = |retryable: bool| {
+        let retry = |retryable: bool| {
             let reference = format!("{:016x}{:016x}", 8, 9);
             let text = json!({"type": "error", "code": "unavailable", "retryable": retryable,
                               "ref": reference});
             match heard(parlor, &text.to_string()) {
-                Some(Heard::Refused { again, .. }) => again,
+                Some(Heard::Refused { retry, .. }) => retry,
                 other => panic!("{other:?}"),
             }
         };
-        assert_eq!((again(true), again(false)), (Some(9), None));
+        assert_eq!((retry(true), retry(false)), (Some(9), None));
         let refused = heard(centrifugo, r#"{"id":12,"error":{"code":103}}"#);
         assert!(matches!(refused, Some(Heard::Refused { .. })), "{refused:?}");
         assert!(matches!(parlor(r#"{"type":"joined"}"#), Ok(Frame::Welcome)));

@@ -288,6 +288,9 @@ async fn reach_them(
     let standing = shares.count().await?;
     tell(report, &standing, (stored, wanted), options);
     report.figure("sent_again", wrote.again);
+    if let Some(why) = wrote.error {
+        report.fail(format!("{why} ({stored} of {wanted} were stored)"));
+    }
     report.decimal("reach_seconds", took.as_secs_f64());
     Ok(())
 }

@@ -244,7 +244,7 @@ impl Scenario {
 
     /// Whether other systems than Parlor can be loaded so.
     fn is_for_all(&self) -> bool {
-        matches!(self, Self::Fanout(_)) || self.is_dealt()
+        matches!(self, Self::Idle(_) | Self::Pairs(_) | Self::Rate(_) | Self::Fanout(_))
     }
 
     /// Whether its users may be dealt over several processes of the load by the caller's number.
@@ -299,10 +299,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_option_that_a_scenario_would_ignore_is_refused() {
-        for line in [&["storm", "--processes", "2"][..], &["talk", "--dialect", "socket-io"]] {
+    async fn dialects_and_processes_are_refused_where_they_would_be_ignored() {
+        for (line, option) in [
+            (&["storm", "--processes", "2"][..], "--processes"),
+            (&["fanout", "--processes", "2"], "--processes"),
+            (&["talk", "--dialect", "socket-io"], "dialects"),
+        ] {
             let refused = super::run(parse(line)).await.unwrap_err().to_string();
-            assert!(refused.starts_with("only idle, pairs"), "{refused}");
+            assert!(refused.contains(option), "{refused}");
         }
     }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, stdin, stdout};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::dialect::{Heard, To, Wire};
@@ -31,6 +32,8 @@ const FAILURES_MAX: usize = 20;
 const WRITING_AHEAD: u64 = 64;
 /// How long one of them may wait for its answer, and all of them for one that is taken.
 const ANSWER: Duration = Duration::from_secs(60);
+/// How long all of it may take.
+const WRITING_MAX: Duration = Duration::from_secs(900);
 /// How long a server that asks for something again is left alone before.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const TEXT_BYTES: usize = 64;
@@ -133,7 +136,7 @@ pub(super) struct Standing {
     pub repeats: u64,
     /// What must be zero.
     pub faults: Faults,
-    /// From the send until they came.
+    /// From the first try of a send until they came.
     pub latency: Latency,
     /// The first thing that went wrong.
     pub error: Option<String>,
@@ -265,7 +268,8 @@ impl Share {
 
     async fn write(&self, writing: &Writing) -> Told {
         let mut wrote = Wrote::default();
-        let error = self.write_to(writing, &mut wrote).await.err();
+        let written = timeout(WRITING_MAX, self.write_to(writing, &mut wrote)).await;
+        let error = written.unwrap_or_else(|late| Err(late.into())).err();
         wrote.error = error.map(|error| format!("writing: {error:#}"));
         Told::Wrote(wrote)
     }
@@ -295,12 +299,12 @@ impl Share {
                 }
             }
             wire.flush().await?;
-            match tokio::time::timeout(ANSWER, wire.hear()).await?? {
+            match timeout(ANSWER, wire.hear()).await?? {
                 Heard::Stored { .. } => {
                     (open, taken_at) = (open - 1, Instant::now());
                     wrote.stored += 1;
                 }
-                Heard::Refused { again: Some(id), .. } if taken_at.elapsed() < ANSWER => {
+                Heard::Refused { retry: Some(id), .. } if taken_at.elapsed() < ANSWER => {
                     open -= 1;
                     refused.push(id);
                 }

@@ -36,7 +36,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1, env = "PARLOR_BENCH_MESSAGES")]
     pub messages: u64,
     /// How many users have messages under way at a time; DynamoDB Local takes some 3,000 calls a
-    /// second, so ask for 500 there
+    /// second, so ask for 200 there
     #[arg(long, default_value_t = 10_000, env = "PARLOR_BENCH_AT_ONCE")]
     pub at_once: usize,
     /// Of how many conversations the history is read: a number, or `all`

@@ -36,7 +36,7 @@ pub struct BadKeys(String);
 
 /// Why a publish is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// It carries no signature.
     Unsigned,
     /// Signed with a key that is not ours.
@@ -115,7 +115,7 @@ fn mac_of(key: &Key, channel: &str, signed: &[u8]) -> Hmac<Sha256> {
 
 /// Signs what a process publishes.
 #[derive(Debug)]
-pub(crate) struct Signer {
+pub struct Signer {
     keys: Keys,
     life: u64,
     number: AtomicU64,
@@ -123,12 +123,12 @@ pub(crate) struct Signer {
 
 impl Signer {
     /// A publisher that begins its life.
-    pub(crate) fn new(keys: Keys) -> Self {
+    pub fn new(keys: Keys) -> Self {
         Self { keys, life: rand::random(), number: AtomicU64::new(0) }
     }
 
     /// The first part of a publish; the batch follows, as JSON.
-    pub(crate) fn begin(&self) -> Vec<u8> {
+    pub fn begin(&self) -> Vec<u8> {
         let number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
         let (life, at) = (self.life, now_ms());
         let mut payload = [OPENING, &[b'0'; MAC_HEX], KEY_FIELD].concat();
@@ -140,7 +140,7 @@ impl Signer {
     }
 
     /// Ends a publish that was begun here, and signs it.
-    pub(crate) fn finish(&self, payload: &mut Vec<u8>, channel: &str) {
+    pub fn finish(&self, payload: &mut Vec<u8>, channel: &str) {
         payload.push(b'}');
         let (opening, signed) = payload.split_at_mut(OPENING.len() + MAC_HEX);
         if let Some(key) = self.keys.0.first() {
@@ -159,7 +159,7 @@ struct Head {
 }
 
 /// Checks what one channel hears. Without keys whatever comes is taken, signed or not.
-pub(crate) struct Guard {
+pub struct Guard {
     keys: Option<Keys>,
     channel: String,
     replays: Mutex<Replays>,
@@ -169,13 +169,13 @@ pub(crate) struct Guard {
 
 impl Guard {
     /// For a channel that is listened to from now on.
-    pub(crate) fn new(keys: Option<Keys>, channel: String) -> Self {
+    pub fn new(keys: Option<Keys>, channel: String) -> Self {
         let began = (now_ms(), Instant::now());
         Self { keys, channel, replays: Mutex::new(Replays::since(began.0)), began }
     }
 
     /// The batch in a payload, as JSON, if it may be believed.
-    pub(crate) fn open<'a>(&self, payload: &'a [u8]) -> Result<&'a [u8], Refusal> {
+    pub fn open<'a>(&self, payload: &'a [u8]) -> Result<&'a [u8], Refusal> {
         let Some(keys) = &self.keys else {
             // A fleet that is given its key server by server: those without can still read.
             let parted = payload.starts_with(OPENING).then(|| part(payload));

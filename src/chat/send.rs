@@ -11,7 +11,6 @@ use super::lane::{Append, Opens, Origin, Reply};
 use super::{Chat, ChatError, Opening, Sent};
 use crate::limits::Limit;
 use crate::protocol::{ConversationId, DeviceId, ErrorCode, Kind, Ref, SendFrame, Target, UserId};
-use crate::telemetry::Metrics;
 
 impl Chat {
     /// Checks who may say it and puts it into its lane. Never blocks on the store; every call gets
@@ -53,7 +52,7 @@ impl Chat {
         let conversation = match conversation {
             Ok(conversation) => conversation,
             Err(error) => {
-                Metrics::count(&self.metrics.messages, error.code.as_str());
+                self.metrics.count_message(error.code.as_str());
                 return reply.refuse(frame.reference.as_ref(), &error);
             }
         };

@@ -91,7 +91,7 @@ impl Fake {
         self.lock().refuse_all = true;
     }
 
-    /// So many messages are refused for now.
+    /// So many messages are refused for now, and stand all the same.
     pub fn refuse_next(&self, count: usize) {
         self.lock().refuse_next = count;
     }
@@ -191,6 +191,8 @@ impl State {
         let answer = match (frame["type"].as_str(), frame["to"].as_str()) {
             (Some("message"), _) if self.refuse_next > 0 => {
                 self.refuse_next -= 1;
+                let (nobody, _unheard) = mpsc::channel(8);
+                self.store(user, frame["to"].as_str().unwrap_or_default(), frame, &nobody);
                 json!({"type": "error", "code": "unavailable", "detail": "not now",
                 "ref": frame["ref"], "retryable": true})
             }

@@ -12,21 +12,21 @@ import { load } from "./libraries.mjs";
 
 const [port, redisPort, kind, lean] = process.argv.slice(2);
 const { Server } = load("socket.io");
-// The documentation recommends ioredis, which restores subscriptions after a reconnection.
-const { Redis } = load("ioredis");
-// Its sharded adapter takes the `redis` client there: with ioredis a part of the channels, which
-// are one for each room, was not subscribed to.
-const { createClient } = load("redis");
 
 const RECOVERY = { maxDisconnectionDuration: 2 * 60 * 1000, skipMiddlewares: true };
 
+// The documentation recommends ioredis, which restores subscriptions after a reconnection.
 function connect() {
+  const { Redis } = load("ioredis");
   const redis = new Redis({ host: "127.0.0.1", port: Number(redisPort) });
   redis.on("error", () => {});
   return redis;
 }
 
+// What the documentation of the sharded adapter takes: with ioredis a part of the channels, which
+// are one for each room, was not subscribed to when this was tried.
 async function connectSharded() {
+  const { createClient } = load("redis");
   const redis = createClient({ socket: { host: "127.0.0.1", port: Number(redisPort) } });
   redis.on("error", () => {});
   return redis.connect();

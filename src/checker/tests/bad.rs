@@ -248,6 +248,27 @@ fn i11_a_history_is_not_in_order() {
     breaks(&story, I11);
 }
 
+/// Who has seen nothing of a time in the room yet may be shown nothing of it, or all.
+#[test]
+fn i11_a_history_begins_behind_the_own_joining() {
+    let shown = |seqs: &[u64]| {
+        let mut story = left();
+        story.close("c1").member("c", true).stands_change("room:r", 6, "joined", "a", "c");
+        story.got("a1", "room:r", 6).got("b1", "room:r", 6);
+        story.send_in("a1", "room:r", "m2").acked("m2", 7).got("b1", "room:r", 7);
+        story.shows("c", "room:r", seqs);
+        story.begin("c1'").welcome("c1'").got_offline("c1'", "room:r", 6);
+        story.got_offline("c1'", "room:r", 7).caughtup("c1'").ack("c1'", "room:r", 7).end();
+        story.shows("a", "room:r", &[1, 2, 3, 4, 5, 6, 7]);
+        story.shows("b", "room:r", &[2, 3, 4, 5, 6, 7]);
+        story.shows("c", "room:r", &[3, 4, 6, 7]).store();
+        story
+    };
+    assert_eq!(shown(&[3, 4]).broken(), []);
+    assert_eq!(shown(&[3, 4, 6, 7]).broken(), []);
+    breaks(&shown(&[3, 4, 7]), I11);
+}
+
 #[test]
 fn i11_the_store_has_a_hole() {
     let mut story = begun();

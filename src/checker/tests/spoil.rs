@@ -128,7 +128,7 @@ fn unstore(story: &mut Story, dice: &mut Dice) -> Option<()> {
     Some(())
 }
 
-pub fn reorder_history(story: &mut Story, dice: &mut Dice) -> Option<()> {
+fn reorder_history(story: &mut Story, dice: &mut Dice) -> Option<()> {
     let long = |what: &What| matches!(what, What::Walked { entries, .. } if entries.len() > 1);
     let at = any(dice, &places(story, long))?;
     let What::Walked { entries, .. } = &mut story.events[at].what else { return None };

@@ -39,8 +39,8 @@ impl Checker {
     fn due(&self, walk: &Walk, spans: &Ranges) -> Vec<u64> {
         let log = &self.logs.list[walk.log];
         let upto = walk.upto.max(walk.set.last().unwrap_or(0));
-        // The record of a span that the reader had seen nothing of may trail its entry. A walk that
-        // shows any of a span had the record, and shows all of it.
+        // The record of a span that the reader had seen nothing of may trail its entry, which is
+        // the last of its log then: a walk that shows any of a span shows all of it.
         let shows = |(from, to)| walk.set.iter().any(|(first, last)| first <= to && from <= last);
         let spans = spans.iter();
         let spans = spans.filter(|span| log.direct || span.0 <= walk.sees || shows(*span));
