@@ -189,10 +189,10 @@ impl State {
 
     fn take(&mut self, user: &str, frame: &Value, socket: &mpsc::Sender<Order>) {
         let answer = match (frame["type"].as_str(), frame["to"].as_str()) {
-            (Some("message"), _) if self.refuse_next > 0 => {
+            (Some("message"), Some(to)) if self.refuse_next > 0 => {
                 self.refuse_next -= 1;
                 let (nobody, _unheard) = mpsc::channel(8);
-                self.store(user, frame["to"].as_str().unwrap_or_default(), frame, &nobody);
+                self.store(user, to, frame, &nobody);
                 json!({"type": "error", "code": "unavailable", "detail": "not now",
                 "ref": frame["ref"], "retryable": true})
             }
