@@ -4,11 +4,13 @@
 //! which one message is missing, doubled or out of order is a failed run, whatever its speed.
 
 mod bare;
+mod calm;
 mod crowd;
 mod dialect;
 mod door;
 mod driven;
 mod fanout;
+mod flood;
 mod flow;
 mod idle;
 mod kernel;
@@ -66,6 +68,8 @@ pub enum Scenario {
     Million(million::Options),
     /// Users lost at once, or a server or Redis: time until all are back and caught up
     Storm(storm::Options),
+    /// One user floods: how long the messages of others take meanwhile, and without it
+    Flood(flood::Options),
     /// A process of the load, which the bench starts itself: orders from stdin, answers on stdout
     #[command(hide = true)]
     Share,
@@ -138,6 +142,20 @@ pub struct Common {
     #[arg(long, env = "PARLOR_BENCH_PROCESSES",
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=128))]
     pub processes: Option<usize>,
+    /// With `tokens`: the limits of the run's own processes are the usual ones.
+    #[arg(skip)]
+    pub limits: bool,
+}
+
+impl Common {
+    /// What keeps people from the run's own processes.
+    fn guard(&self) -> own::Guard {
+        match (self.limits, self.tokens) {
+            (true, _) => own::Guard::Limits,
+            (false, true) => own::Guard::Tokens,
+            (false, false) => own::Guard::Open,
+        }
+    }
 }
 
 /// Runs a scenario: prints its report, 0 if nothing was lost.
@@ -150,6 +168,8 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let mut common = common.clone();
+    // Without tokens there are no limits.
+    common.limits = common.start && matches!(&bench.scenario, Scenario::Flood(_));
     let spoken = common.dialect == Dialect::Parlor || bench.scenario.is_for_all();
     anyhow::ensure!(spoken, "only idle, pairs, rate and fanout speak other dialects");
     let dealt = common.processes.is_none() || bench.scenario.is_dealt();
@@ -213,6 +233,7 @@ async fn measure(
         Scenario::Fanout(options) => fanout::run(target, options).await,
         Scenario::Million(options) => million::run(target, options).await,
         Scenario::Storm(options) => storm::run(target, options, redis).await,
+        Scenario::Flood(options) => flood::run(target, options).await,
         Scenario::Share | Scenario::Bare(_) => anyhow::bail!("a helper has no report"),
     }
 }
@@ -238,6 +259,7 @@ impl Scenario {
             Self::Fanout(options) => &options.common,
             Self::Million(options) => &options.common,
             Self::Storm(options) => &options.common,
+            Self::Flood(options) => &options.common,
             Self::Share | Self::Bare(_) => return None,
         })
     }

@@ -18,8 +18,7 @@ const START_SECONDS: u64 = 60;
 /// How long a stop may take; sockets are closed at an even rate.
 const STOP_SECONDS: u64 = 60;
 const LOOPBACK: &str = "127.0.0.1:0";
-/// What is measured is not how clients are kept from it: with tokens there are limits, which are
-/// looked at here as anywhere, and never reached.
+/// Limits that are looked at as anywhere, and never reached.
 const AMPLE: [&str; 7] = [
     "--user-messages=1M:1M",
     "--user-frames=1M:1M",
@@ -31,7 +30,19 @@ const AMPLE: [&str; 7] = [
 ];
 /// More sockets than a process may hold by itself, which keeps an eighth of its files for others.
 const MAX_SOCKETS: &str = "--max-sockets=19100";
-const WRITE_UNITS: &str = "parlor_store_write_units_total";
+
+/// Who gets in, and how much everybody may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Guard {
+    /// Who says who he is.
+    #[default]
+    Open,
+    /// Who has a token. What is measured is not how clients are kept from it, so the limits that
+    /// come with tokens are ample.
+    Tokens,
+    /// The same, and the limits are those of everybody: they are what is measured.
+    Limits,
+}
 
 /// What was started, in the order of starting.
 #[derive(Default)]
@@ -40,6 +51,7 @@ pub(super) struct Own {
     data: Option<PathBuf>,
     /// What signs tokens, where they are in use.
     pub secret: Option<PathBuf>,
+    guard: Guard,
     /// `ws://…/ws` of the balancer.
     pub url: String,
     /// `ws://…/ws` of each server.
@@ -58,13 +70,18 @@ struct Role {
 }
 
 impl Own {
+    /// Nothing yet.
+    fn new(guard: Guard) -> anyhow::Result<Self> {
+        let secret = (guard != Guard::Open).then(new_secret).transpose()?;
+        Ok(Self { secret, guard, ..Self::default() })
+    }
+
     /// One process, with embedded parts where no Redis is given.
-    pub async fn up(redis: Option<&str>, memory: bool, tokens: bool) -> anyhow::Result<Self> {
+    pub async fn up(redis: Option<&str>, memory: bool, guard: Guard) -> anyhow::Result<Self> {
         let name = format!("parlor-bench-{:016x}", rand::random::<u64>());
         let data = std::env::temp_dir().join(name);
-        let secret = new_secret(tokens)?;
         let data = (!memory).then_some(data);
-        let mut own = Self { data: data.clone(), secret, ..Self::default() };
+        let mut own = Self { data: data.clone(), ..Self::new(guard)? };
         let mut command = command()?;
         command.args(["up", "--balancer-port", "0", "--server-port", "0", "--api-port", "0"]);
         match &data {
@@ -81,8 +98,8 @@ impl Own {
     }
 
     /// So many processes that know nothing of each other, of one server each, with a memory store.
-    pub async fn islands(count: usize, tokens: bool) -> anyhow::Result<Self> {
-        let mut own = Self { secret: new_secret(tokens)?, ..Self::default() };
+    pub async fn islands(count: usize, guard: Guard) -> anyhow::Result<Self> {
+        let mut own = Self::new(guard)?;
         let names: Vec<String> = (1..=count).map(|number| format!("up{number}")).collect();
         for name in &names {
             let mut command = command()?;
@@ -105,7 +122,7 @@ impl Own {
         redis: &str,
         dynamodb: &str,
         servers: usize,
-        tokens: bool,
+        guard: Guard,
     ) -> anyhow::Result<Self> {
         let servers: Vec<String> = (1..=servers).map(|number| format!("ws{number}")).collect();
         let table = format!("parlor-bench-{:016x}", rand::random::<u64>());
@@ -115,7 +132,7 @@ impl Own {
         let made = command()?.args(["table", "create"]).args(store).output().await?;
         let said = String::from_utf8_lossy(&made.stderr);
         anyhow::ensure!(made.status.success(), "parlor table create: {said}");
-        let mut own = Self { secret: new_secret(tokens)?, ..Self::default() };
+        let mut own = Self::new(guard)?;
         for id in &servers {
             // A client dials its server itself: `GET /v1/connect` names this address.
             let port = std::net::TcpListener::bind(LOOPBACK)?.local_addr()?.port();
@@ -149,7 +166,10 @@ impl Own {
 
     fn spawn(&mut self, name: &str, mut command: Command) -> anyhow::Result<()> {
         if let Some(secret) = &self.secret {
-            command.arg("--jwt-secret-file").arg(secret).args(AMPLE);
+            command.arg("--jwt-secret-file").arg(secret);
+        }
+        if self.guard == Guard::Tokens {
+            command.args(AMPLE);
         }
         let mut child = command
             .args(["--admin-listen", LOOPBACK, "--ready-json"])
@@ -172,17 +192,17 @@ impl Own {
         Ok(ready)
     }
 
-    /// The write units that all processes have used so far.
-    pub async fn write_units(&self) -> anyhow::Result<f64> {
-        let mut units = 0.0;
+    /// What all processes have counted so far under names that begin so.
+    pub async fn counted(&self, name: &str) -> anyhow::Result<f64> {
+        let mut all = 0.0;
         for admin in self.roles.iter().filter_map(|role| role.admin.as_ref()) {
             let page = admin.get("/metrics").await?.good()?;
             let lines = page.as_str().context("metrics are text")?.lines();
-            let counted = lines.filter(|line| line.starts_with(WRITE_UNITS));
+            let counted = lines.filter(|line| line.starts_with(name));
             let numbers = counted.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-            units += numbers.sum::<f64>();
+            all += numbers.sum::<f64>();
         }
-        Ok(units)
+        Ok(all)
     }
 
     /// A token that these processes take; `None` where they take none.
@@ -239,14 +259,11 @@ async fn end(mut role: Role) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn new_secret(wanted: bool) -> anyhow::Result<Option<PathBuf>> {
-    if !wanted {
-        return Ok(None);
-    }
+fn new_secret() -> anyhow::Result<PathBuf> {
     let name = format!("parlor-bench-{:016x}.secret", rand::random::<u64>());
     let path = std::env::temp_dir().join(name);
     mint::new_secret(&path)?;
-    Ok(Some(path))
+    Ok(path)
 }
 
 /// This very binary, quiet unless the caller's settings say otherwise.

@@ -1,6 +1,5 @@
 //! `storm`: users are lost at once and come back at once; or a server, or Redis is lost.
 
-mod calm;
 mod fault;
 mod own_redis;
 mod victim;

@@ -7,6 +7,9 @@ use super::door::{Door, http_of};
 use super::own::Own;
 use crate::client::Api;
 
+const WRITE_UNITS: &str = "parlor_store_write_units_total";
+const LIMITED: &str = "parlor_limited_total";
+
 /// Where to connect, and which processes to watch.
 pub(super) struct Target {
     /// How users get in.
@@ -28,14 +31,14 @@ impl Target {
         let own = match (&common.redis, &common.dynamodb) {
             _ if !common.start => None,
             (Some(redis), Some(dynamodb)) => {
-                Some(Own::fleet(redis, dynamodb, servers, common.tokens).await?)
+                Some(Own::fleet(redis, dynamodb, servers, common.guard()).await?)
             }
-            (None, _) if islands.is_some() => Some(Own::islands(servers, common.tokens).await?),
+            (None, _) if islands.is_some() => Some(Own::islands(servers, common.guard()).await?),
             (Some(_), _) if islands.is_some() => {
                 anyhow::bail!("servers that share a Redis share a store too: add --dynamodb")
             }
             (redis, _) => {
-                let own = Own::up(redis.as_deref(), common.memory, common.tokens);
+                let own = Own::up(redis.as_deref(), common.memory, common.guard());
                 Some(own.await?)
             }
         };
@@ -74,8 +77,16 @@ impl Target {
     /// The write units used so far, where a fleet of the run's own keeps its store in DynamoDB.
     pub async fn write_units(&self) -> anyhow::Result<Option<f64>> {
         match &self.own {
-            Some(own) if self.common.dynamodb.is_some() => own.write_units().await.map(Some),
+            Some(own) if self.common.dynamodb.is_some() => own.counted(WRITE_UNITS).await.map(Some),
             _ => Ok(None),
+        }
+    }
+
+    /// How often processes of the run's own have refused something that was too much.
+    pub async fn limited(&self) -> anyhow::Result<Option<f64>> {
+        match &self.own {
+            Some(own) => own.counted(LIMITED).await.map(Some),
+            None => Ok(None),
         }
     }
 

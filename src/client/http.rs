@@ -49,6 +49,11 @@ impl Api {
         Self { base, pool: Pool::builder(TokioExecutor::new()).build_http(), token: None }
     }
 
+    /// `HOST:PORT`
+    pub fn authority(&self) -> &str {
+        self.base.strip_prefix("http://").unwrap_or(&self.base)
+    }
+
     /// The same with a token, if there is one.
     pub fn token(self, token: Option<Token>) -> Self {
         Self { token, ..self }

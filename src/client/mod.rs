@@ -310,6 +310,11 @@ impl Client {
         self.send_text(position("read", conversation, seq)).await
     }
 
+    /// The bare connection, for who writes frames of his own; what came and was not read is lost.
+    pub fn into_stream(self) -> TcpStream {
+        self.socket.into_inner()
+    }
+
     /// Ends the connection by a reset, without a word.
     pub fn reset(self) {
         // Where it is refused the connection ends by a FIN: as rude, but slower.

@@ -7,18 +7,19 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::super::calm::{Calm, latency};
 use super::super::crowd::{Crowd, close, fresh_names};
 use super::super::flow::Faults;
-use super::super::pair::Outcome;
 use super::super::report::{Latency, Report, Row};
 use super::super::resp;
 use super::super::target::Target;
-use super::calm::Calm;
 use super::own_redis::OwnRedis;
 use super::victim::Victim;
 use super::{Fault, Options, PATIENCE, write_to_all};
 use crate::client::Client;
 
+/// How often each pair of bystanders says something.
+const EVERY: Duration = Duration::from_millis(250);
 /// How long the bystanders are measured before anything happens.
 const CALM: Duration = Duration::from_secs(10);
 /// How long after it: a death is noticed within 16 s, and mailboxes are read then.
@@ -52,7 +53,7 @@ pub(super) async fn run(
     let mut staying = stay(others);
     // Nobody stays where the one process there is drains.
     let alone = options.fault == Fault::Drain && hit.is_none();
-    let calm = Calm::open(target, if alone { 0 } else { options.pairs }, hit).await?;
+    let calm = Calm::open(target, if alone { 0 } else { options.pairs }, EVERY, hit).await?;
     let (before, calm) = calm.run(if alone { Duration::ZERO } else { CALM }).await?;
     let spread = Duration::try_from_secs_f64(options.spread).context("--spread is no time")?;
     let during = calm.start(if alone { Duration::ZERO } else { AFTER.max(spread) });
@@ -296,12 +297,6 @@ async fn reached(
     report.decimal("all_reached_seconds", begun.elapsed().as_secs_f64());
     writing.close().await;
     Ok(victims)
-}
-
-fn latency(outcomes: &[Outcome]) -> Latency {
-    let mut all = Latency::new();
-    outcomes.iter().for_each(|outcome| all.add(&outcome.latency));
-    all
 }
 
 #[cfg(test)]

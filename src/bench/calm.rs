@@ -1,4 +1,4 @@
-//! Users that nothing happens to: what a fault elsewhere costs them.
+//! Users that nothing happens to: what a fault elsewhere, or another's flood, costs them.
 
 use std::time::Duration;
 
@@ -6,25 +6,34 @@ use anyhow::Context;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::super::crowd::{Crowd, fresh_names};
-use super::super::dialect::{Dialect, Wire};
-use super::super::pair::{self, Outcome, Pace, Plan};
-use super::super::target::Target;
-use super::PATIENCE;
+use super::crowd::{Crowd, close, fresh_names};
+use super::dialect::{Dialect, Wire};
+use super::pair::{self, Outcome, Pace, Plan};
+use super::report::Latency;
+use super::target::Target;
 use crate::client::Client;
 
-/// How often each pair says something.
-const EVERY: Duration = Duration::from_millis(250);
+/// How long a message may take, or nothing is heard any more.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Pairs do not all speak at the same moment, but in so many turns.
+const TURNS: u32 = 10;
 
 /// Pairs of users that nothing happens to, and how long their messages take.
 pub(super) struct Calm {
     pairs: Vec<(Client, Client, String)>,
+    /// How often each pair says something.
+    every: Duration,
 }
 
 impl Calm {
-    /// Opens them, none on the server that is hit.
-    pub async fn open(target: &Target, pairs: usize, hit: Option<&str>) -> anyhow::Result<Self> {
-        let mut calm = Self { pairs: Vec::new() };
+    /// Opens them, none on the server that is hit; each will say something `every` so often.
+    pub async fn open(
+        target: &Target,
+        pairs: usize,
+        every: Duration,
+        hit: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let mut calm = Self { pairs: Vec::new(), every };
         let mut waiting: Option<Client> = None;
         while calm.pairs.len() < pairs {
             let name = fresh_names("calm", 1);
@@ -55,8 +64,8 @@ impl Calm {
         let begin = Instant::now();
         let mut tasks = JoinSet::new();
         for (number, (a, b, to)) in self.pairs.into_iter().enumerate() {
-            let from = begin + EVERY * (number as u32 % 10) / 10;
-            let pace = Pace::Open(from, EVERY);
+            let from = begin + self.every * (number as u32 % TURNS) / TURNS;
+            let pace = Pace::Open(from, self.every);
             let until = begin + long;
             let plan = Plan { to: to.clone(), pace, from, until, patience: PATIENCE, bytes: 64 };
             tasks.spawn(async move {
@@ -71,6 +80,19 @@ impl Calm {
             outcomes.push(outcome);
             pairs.push(pair);
         }
-        Ok((outcomes, Self { pairs }))
+        Ok((outcomes, Self { pairs, every: self.every }))
     }
+
+    /// Says goodbye for all.
+    pub async fn close(self) {
+        let both = |(a, b, _): (Client, Client, String)| [a, b];
+        close(self.pairs.into_iter().flat_map(both).collect()).await;
+    }
+}
+
+/// How long the messages of all of them took.
+pub(super) fn latency(outcomes: &[Outcome]) -> Latency {
+    let mut all = Latency::new();
+    outcomes.iter().for_each(|outcome| all.add(&outcome.latency));
+    all
 }
