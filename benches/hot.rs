@@ -14,6 +14,7 @@ use std::sync::Arc;
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use futures_util::FutureExt;
+use parlor::auth::{Options, Verifier, mint};
 use parlor::board::embedded::EmbeddedBoard;
 use parlor::board::{BoardRow, Role};
 use parlor::bus::embedded::EmbeddedBus;
@@ -178,6 +179,19 @@ fn open_a_signed_publish(bencher: Bencher, count: usize) {
         .counter(ItemsCount::new(count))
         .with_inputs(|| publish(&signer, &batch))
         .bench_local_values(|payload| guard.open(black_box(&payload)).unwrap().len());
+}
+
+/// What a handshake, and each request, is asked for where the secret is shared: HS256.
+#[divan::bench(sample_size = 100)]
+fn verify_a_token(bencher: Bencher) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    mint::new_secret(&file).unwrap();
+    let token = mint::for_an_hour(&file, "user-123456", "user").unwrap();
+    let user_claim = "sub".to_owned();
+    let options = Options { jwt_secret_file: vec![file], user_claim, ..Options::default() };
+    let verifier = Verifier::start(&options).now_or_never().unwrap().unwrap().unwrap();
+    bencher.bench_local(|| verifier.verify(black_box(&token)).now_or_never().unwrap().unwrap());
 }
 
 /// Both checks of a frame, by count and by bytes, of so many users in turn: their slots are in the

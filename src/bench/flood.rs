@@ -247,7 +247,7 @@ impl Eager {
         let token = self.door.token_of(name);
         let bearer = token.map(|token| format!("Authorization: Bearer {}\r\n", token.reveal()));
         let bearer = bearer.unwrap_or_default();
-        let path = format!("/v1/conversations?userId={name}");
+        let path = format!("/v1/users/{name}/conversations?limit=100");
         format!("GET {path} HTTP/1.1\r\nHost: {api}\r\n{bearer}\r\n")
     }
 
@@ -262,7 +262,8 @@ impl Eager {
     /// it is shut out it comes again. Returns how many bytes were taken once the valve is gone.
     async fn go_on(&self, number: usize, mut turned: watch::Receiver<bool>) -> anyhow::Result<u64> {
         let mut taken = 0;
-        while turned.wait_for(|open| *open).await.is_ok() {
+        // Closed while it was open, a valve would let it go on.
+        while turned.wait_for(|open| *open).await.is_ok() && turned.has_changed().is_ok() {
             // What does not get in now may do so later: it is a flood.
             if let Ok(mut stream) = self.dial(number).await {
                 // What was written and not yet read must not go on in a turn without the flood.

@@ -238,17 +238,15 @@ impl Chat {
 }
 
 /// Whether an envelope of a direct conversation names nobody but its two people: whoever published
-/// it, nobody else hears of it (P9).
+/// it, nobody else hears of it (P9), and nobody else is believed to have received.
 fn stays_between(envelope: &Envelope) -> bool {
     let (conversation, users) = match envelope {
         Envelope::Entry { conversation, users, .. }
         | Envelope::Hint { conversation, users, .. }
         | Envelope::Status { conversation, users, .. }
-        | Envelope::Signal { conversation, users, .. } => (conversation, users),
-        Envelope::Receipt { .. }
-        | Envelope::End { .. }
-        | Envelope::Revoked { .. }
-        | Envelope::Probe { .. } => return true,
+        | Envelope::Signal { conversation, users, .. } => (conversation, &users[..]),
+        Envelope::Receipt { conversation, user, .. } => (conversation, user.as_slice()),
+        Envelope::End { .. } | Envelope::Revoked { .. } | Envelope::Probe { .. } => return true,
     };
     conversation.is_room() || users.iter().all(|user| conversation.is_between(user))
 }
@@ -271,8 +269,19 @@ mod tests {
         for users in [&["mallory"][..], &["a", "mallory"], &["ab"]] {
             assert!(!stays_between(&hint("dm:a:b", users)), "{users:?}");
         }
+        let receipt = |conversation: &str, user: &str| Envelope::Receipt {
+            conversation: ConversationId::parse(conversation).unwrap(),
+            seq: 1,
+            user: UserId::parse(user).ok(),
+            device: None,
+            receipt: Receipt::Delivered,
+            server: ProcessId::parse("ws1").unwrap(),
+        };
+        assert!(stays_between(&receipt("dm:a:b", "b")));
+        assert!(!stays_between(&receipt("dm:a:b", "mallory")));
         // Who is in a room, its members' items say.
         assert!(stays_between(&hint("room:r", &["anybody"])));
+        assert!(stays_between(&receipt("room:r", "anybody")));
         let user = UserId::parse("a").unwrap();
         assert!(stays_between(&Envelope::End { user, socket: crate::protocol::SocketId(1) }));
     }

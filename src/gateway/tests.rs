@@ -108,6 +108,18 @@ fn an_idle_socket_is_small() {
     assert!(all <= 352, "{all}");
 }
 
+/// What an idle socket has since there are tokens and limits: how long its token holds and until
+/// when a timer waits for that, whom it is counted for, and that address's entry. What users have
+/// had of their limits is in tables that do not grow (`limits::meter`).
+#[test]
+fn tokens_and_limits_add_little_to_an_idle_socket() {
+    let entry = |bytes: usize| (bytes + 1) * 8 / 5;
+    let pass = size_of::<crate::hub::Pass>() + size_of::<u64>();
+    let address = size_of::<Option<crate::limits::Address>>() + entry(size_of::<([u8; 8], u32)>());
+    println!("{pass} {address}");
+    assert!(pass + address <= 48, "{pass} {address}");
+}
+
 /// Whoever's socket it would be, only its outbox: what counts is when each is told.
 fn outboxes(chat: &Chat, count: u128) -> Vec<Arc<Outbox>> {
     let outbox = |socket| {

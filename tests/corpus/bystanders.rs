@@ -3,17 +3,19 @@
 //! Messages are due at a steady pace, whatever became of those before, and each is measured from
 //! when it was due: a stall is counted for everything that would have been said meanwhile. They
 //! have a thread of their own, so that the attackers' side does not slow them down. Calm and
-//! attack alternate: what else the machine does falls on both alike. What it took from everybody,
-//! as a thread of its own finds that only sleeps and wakes, is nobody's delay.
+//! attack alternate: what else the machine does falls on both alike. What machine and store took
+//! from everybody (`gauge`) is nobody's delay.
+//!
+//! They are where attackers are: one behind the balancer, one on the server that most dial.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parlor::client::{Send, ServerFrame, To};
 
 use crate::fleet::Fleet;
+use crate::gauge::Gauge;
 use crate::harness::Person;
 
 /// What is going on.
@@ -30,8 +32,6 @@ pub enum Mood {
 
 /// How far messages are apart: as many as a person may say for good.
 const PACE: Duration = Duration::from_millis(25);
-/// How far looks at whether the machine stands still are apart.
-const LOOK: Duration = Duration::from_millis(5);
 /// A message that took longer is lost.
 const LOST: Duration = Duration::from_secs(60);
 /// How long the attacker's last bytes may still be at work.
@@ -44,17 +44,16 @@ const WINDOW: usize = 200;
 /// How much longer the slowest messages may take than when it is calm.
 const RATIO_MAX: f64 = 1.5;
 /// What is no delay: on a machine that the attackers work on as well, a turn of the scheduler.
-pub const UNNOTICED: Duration = Duration::from_millis(40);
-/// The same of a fleet whose store, DynamoDB Local, works on those cores as well: each socket that
-/// an attacker opens has it read and write for as long as it takes a few messages.
-pub const UNNOTICED_BESIDE_A_STORE: Duration = Duration::from_millis(250);
+const UNNOTICED: Duration = Duration::from_millis(40);
+/// How often a message of people of two servers waits for the store: for the raised number, then
+/// for what was put.
+const WRITES: u32 = 2;
 /// How long any message may take while others attack.
 const SLOWEST_MAX: Duration = Duration::from_secs(1);
 
 pub struct Bystanders {
     course: Arc<Mutex<Course>>,
-    /// How long the machine stood still at most since this was last asked for, in microseconds.
-    stood_still: Arc<AtomicU64>,
+    gauge: Gauge,
     talking: JoinHandle<()>,
     conversation: String,
     user: String,
@@ -107,6 +106,8 @@ pub struct Heard {
     pub slowest_due: Option<Instant>,
     /// How long the machine stood still at most.
     stood_still: Duration,
+    /// How long writes of the store's own took when it was calm, and under attack.
+    store: [Vec<Duration>; 2],
 }
 
 /// The 99th percentile of the window where it is worst.
@@ -122,13 +123,21 @@ fn p99(took: &[Duration]) -> Duration {
 }
 
 impl Heard {
+    /// How much longer the store took for what it is asked on a message's way.
+    fn store_slower(&self) -> Duration {
+        let [calm, attack] = self.store.each_ref().map(|took| p99(took));
+        attack.saturating_sub(calm) * WRITES
+    }
+
     /// Whether there was enough to tell, no message was stuck, and the slowest ones took no longer
-    /// than when all was calm, or than what goes `unnoticed`, but for what the machine stood still.
-    pub fn is_unmoved(&self, unnoticed: Duration) -> bool {
+    /// than when all was calm, or than what goes unnoticed, but for what the machine stood still
+    /// and what the store took.
+    pub fn is_unmoved(&self) -> bool {
         let (calm, attack) = (p99(&self.calm), p99(&self.attack));
         self.calm.len().min(self.attack.len()) >= SAMPLES_MIN
             && self.slowest <= SLOWEST_MAX + self.stood_still
-            && attack <= calm.mul_f64(RATIO_MAX).max(unnoticed + self.stood_still)
+            && attack.saturating_sub(self.store_slower())
+                <= calm.mul_f64(RATIO_MAX).max(UNNOTICED + self.stood_still)
     }
 }
 
@@ -141,29 +150,35 @@ impl std::fmt::Display for Heard {
             f,
             "{calms} + {attacks} messages, p99 {calm:.1?} calm, {attack:.1?} under attack, "
         )?;
-        write!(f, "slowest {slowest:.1?}, machine at most {:.1?}", self.stood_still)
+        write!(f, "slowest {slowest:.1?}, machine at most {:.1?}", self.stood_still)?;
+        let [calm, attack] = self.store.each_ref().map(|took| p99(took));
+        match self.store[0].is_empty() {
+            true => Ok(()),
+            false => write!(f, ", a write of the store's own {calm:.1?}, {attack:.1?}"),
+        }
     }
 }
 
 impl Bystanders {
     pub fn start(fleet: &Fleet) -> Self {
-        let options = ["ws1", "ws3"].map(|at| fleet.comes(at, &format!("calm-{at}")));
-        let [user, other] = options.each_ref().map(|options| options.user.clone());
+        let [user, other] = ["calm-a", "calm-b"].map(str::to_owned);
+        let one = fleet.comes_in(&user);
+        let servers = ["ws2", "ws1"].map(|server| (server, fleet.comes(server, &other)));
         let course = Arc::new(Mutex::new(Course::default()));
         let told = course.clone();
         let talking = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async move {
-                let mut one = Person::with(&options[0]).await;
-                let mut two = Person::with(&options[1]).await;
+                let mut one = Person::with(&one).await;
+                // On another server than he is.
+                let at = servers.iter().find(|(server, _)| one.server != *server);
+                let mut two = Person::with(&at.unwrap().1).await;
                 two.catch_up().await;
                 talk(&mut one, &mut two, &told).await;
             });
         });
-        let stood_still = Arc::new(AtomicU64::new(0));
-        let watching = Arc::downgrade(&stood_still);
-        std::thread::spawn(move || watch(&watching));
-        Self { course, stood_still, talking, conversation: format!("dm:{user}:{other}"), user }
+        let gauge = Gauge::start(fleet);
+        Self { course, gauge, talking, conversation: format!("dm:{user}:{other}"), user }
     }
 
     fn course(&self) -> MutexGuard<'_, Course> {
@@ -193,8 +208,15 @@ impl Bystanders {
             tokio::time::sleep(PACE).await;
         }
         let course = self.course();
-        let stood_still = Duration::from_micros(self.stood_still.swap(0, Ordering::Relaxed));
-        let mut all = Heard { stood_still, ..Heard::default() };
+        let mut all = Heard { stood_still: self.gauge.stood_still(), ..Heard::default() };
+        let begun = course.due.get(first).copied();
+        for (due, done) in begun.map_or(Vec::new(), |begun| self.gauge.writes_since(begun)) {
+            match course.charged(due, done) {
+                Mood::Calm => all.store[0].push(done - due),
+                Mood::Attack => all.store[1].push(done - due),
+                _ => {}
+            }
+        }
         for number in first..count.min(course.done()) {
             let (due, done) = (course.due[number], course.sent[number].max(course.heard[number]));
             let (mood, took) = (course.charged(due, done), done - due);
@@ -219,16 +241,6 @@ impl Bystanders {
         let count = locked(&course).due.len() as u64;
         let newest = fleet.history(&user, &conversation).await;
         assert_eq!(newest.last().map_or(0, |last| last["seq"].as_u64().unwrap()), count, "stored");
-    }
-}
-
-/// Notes how much later than asked for it wakes, for as long as somebody wants to know.
-fn watch(stood_still: &Weak<AtomicU64>) {
-    while let Some(most) = stood_still.upgrade() {
-        let begun = Instant::now();
-        std::thread::sleep(LOOK);
-        let late = begun.elapsed().saturating_sub(LOOK);
-        most.fetch_max(late.as_micros() as u64, Ordering::Relaxed);
     }
 }
 
@@ -314,7 +326,7 @@ fn a_stall_is_seen() {
         let stood_still = Duration::from_millis(stood_still);
         let slowest = Duration::from_millis(slowest);
         let (calm, attack) = (usual.clone(), attack.to_vec());
-        Heard { calm, attack, slowest, stood_still, ..Heard::default() }.is_unmoved(UNNOTICED)
+        Heard { calm, attack, slowest, stood_still, ..Heard::default() }.is_unmoved()
     };
     assert!(unmoved(&stalled, 10, 0) && !unmoved(&stalled, 1_001, 0) && !unmoved(&[], 0, 0));
     for (number, took) in stalled[WINDOW..][..WINDOW / 50].iter_mut().enumerate() {
@@ -322,4 +334,10 @@ fn a_stall_is_seen() {
     }
     assert!(!unmoved(&stalled, 100, 5), "100 ms without a word");
     assert!(unmoved(&stalled, 100, 20), "the machine stood still as well");
+    let slow = |ms| {
+        let store = [10, ms].map(|ms| vec![Duration::from_millis(ms); WINDOW]);
+        let (calm, attack) = (usual.clone(), stalled.clone());
+        Heard { calm, attack, store, ..Heard::default() }.is_unmoved()
+    };
+    assert!(!slow(10) && slow(40), "the store was slow as well");
 }

@@ -214,6 +214,12 @@ impl Fleet {
         ClientOptions::new(self.ws_at(server), user).token(self.token(user))
     }
 
+    /// How somebody comes who knows nothing of servers.
+    pub fn comes_in(&self, user: &str) -> ClientOptions {
+        let url = format!("ws://{}/ws", self.balancer);
+        ClientOptions::new(url, user).token(self.token(user))
+    }
+
     /// A page of history as this user sees it.
     pub async fn history(&self, user: &str, conversation: &str) -> Vec<Value> {
         let http = self.http().token(self.token(user));

@@ -17,6 +17,7 @@ mod bus;
 mod bystanders;
 mod case;
 mod fleet;
+mod gauge;
 mod ground;
 mod report;
 mod run;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
 
-use crate::bystanders::{Heard, Mood, UNNOTICED, UNNOTICED_BESIDE_A_STORE};
+use crate::bystanders::{Heard, Mood};
 use crate::case::Case;
 use crate::fleet::Fleet;
 use crate::ground::Ground;
@@ -149,12 +149,8 @@ impl Course {
             let (most, whose) = grown.last_key_value().unwrap();
             self.report.figure(format!("{how}, pass {pass}: {most} bytes more in {whose}"));
             let mut unmoved = true;
-            let unnoticed = match self.open.fleet.redis {
-                Some(_) => UNNOTICED_BESIDE_A_STORE,
-                None => UNNOTICED,
-            };
             for (name, heard) in self.heard(counts).await {
-                unmoved &= heard.is_unmoved(unnoticed);
+                unmoved &= heard.is_unmoved();
                 let during = self.began.iter().rfind(|(at, _)| Some(*at) <= heard.slowest_due);
                 let during = during.map_or("", |(_, line)| line);
                 self.report.figure(format!("  {name}{heard} {during}"));

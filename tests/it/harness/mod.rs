@@ -8,7 +8,7 @@ mod lasting;
 mod people;
 mod process;
 mod proxy;
-mod real;
+pub mod real;
 
 pub use cluster::{Cluster, MASTERS};
 pub use lasting::Lasting;

@@ -24,13 +24,19 @@ pub fn dynamodb() -> Option<String> {
 /// An item as DynamoDB has it.
 pub type Item = HashMap<String, AttributeValue>;
 
-async fn client(url: &str) -> aws_sdk_dynamodb::Client {
+/// A client of it.
+pub async fn client(url: &str) -> aws_sdk_dynamodb::Client {
     let config = aws_config::defaults(BehaviorVersion::latest())
         .endpoint_url(url)
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .credentials_provider(Credentials::new("local", "local", None, None, "tests"))
         .region(Region::new("us-east-1"));
     aws_sdk_dynamodb::Client::new(&config.load().await)
+}
+
+/// A string, as an item has it.
+pub fn string(text: &str) -> AttributeValue {
+    AttributeValue::S(text.to_owned())
 }
 
 /// All items of a small table, in no order.
@@ -45,7 +51,7 @@ pub async fn all_items(url: &str, table: &str) -> Vec<Item> {
 pub async fn items(url: &str, table: &str, partition: &str) -> Vec<Item> {
     let query = client(url).await.query().table_name(table).consistent_read(true);
     let query = query.key_condition_expression("pk = :pk");
-    let query = query.expression_attribute_values(":pk", AttributeValue::S(partition.to_owned()));
+    let query = query.expression_attribute_values(":pk", string(partition));
     query.send().await.unwrap().items.unwrap_or_default()
 }
 
