@@ -100,7 +100,7 @@ async fn forward(balancer: &Balancer, peer: Peer, request: Request<Incoming>) ->
         return problem(StatusCode::NOT_FOUND, ErrorCode::NotFound, text);
     };
     match balancer.edge.gate.caller(peer, request.headers()) {
-        Ok(caller) => forward.pass(request, caller).await,
+        Ok(caller) => forward.pass(request, caller, balancer.edge.gate.tokens).await,
         Err(turned) => turned_away(&turned),
     }
 }

@@ -136,7 +136,9 @@ impl Refusal {
 
 impl From<Turned> for Refusal {
     fn from(turned: Turned) -> Self {
-        Self::new(turned.status, turned.detail)
+        let refusal = Self::new(turned.status, turned.detail);
+        // What this process lacks others may have.
+        if refusal.status == 503 { refusal.elsewhere() } else { refusal }
     }
 }
 
