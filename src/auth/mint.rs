@@ -51,6 +51,9 @@ pub struct Mint {
     /// The issuer (`iss`) to put into it
     #[arg(long, value_name = "NAME", env = "PARLOR_TOKEN_ISSUER")]
     pub issuer: Option<String>,
+    /// Which claim names the user, as the servers have it
+    #[arg(long, value_name = "CLAIM", default_value = "sub", env = "PARLOR_USER_CLAIM")]
+    pub user_claim: String,
     /// Sign with the secret in this file
     #[arg(
         long,
@@ -84,7 +87,10 @@ pub fn run(options: &Mint) -> Result<ExitCode, BadKeys> {
 
 fn mint(secret: &Path, sub: &UserId, options: &Mint) -> Result<Token, BadKeys> {
     let now = get_current_timestamp();
-    let mut claims = json!({"sub": sub, "iat": now, "exp": now + options.ttl.as_secs()});
+    let mut claims = json!({});
+    claims[&options.user_claim] = json!(sub);
+    // Afterwards: no user's name is a time.
+    (claims["iat"], claims["exp"]) = (json!(now), json!(now + options.ttl.as_secs()));
     if !options.scope.is_empty() {
         claims["scope"] = json!(options.scope.join(" "));
     }

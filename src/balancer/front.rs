@@ -186,7 +186,7 @@ fn refused(refusal: Refusal) -> Answer {
     let status = status.unwrap_or(StatusCode::UNAUTHORIZED);
     let after_ms = refusal.retry_ms();
     let mut response = problem_after(status, refusal.code(), &refusal.to_string(), after_ms);
-    if let (StatusCode::UNAUTHORIZED, Ok(value)) = (status, challenge(&refusal).parse()) {
+    if let Some(Ok(value)) = challenge(&refusal).map(|value| value.parse()) {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
     }
     response

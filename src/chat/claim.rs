@@ -176,9 +176,17 @@ impl Claims {
 impl Chat {
     /// Claims the map entry of a new socket, and sees to the person's others if there are any.
     pub async fn enter(self: &Arc<Self>, outbox: &Arc<Outbox>) {
-        if self.claim(outbox).await.is_some_and(|count| count > 1) {
+        let count = self.claim(outbox).await.unwrap_or(0);
+        let pushes = count > usize::from(self.hub.sockets_per_user());
+        if count > 1 && !(pushes && self.may_be_dead(outbox).await) {
             self.see_to_others(outbox, true).await;
         }
+    }
+
+    /// Whether a socket's token was taken back, or nobody can say: it takes nobody's place then.
+    async fn may_be_dead(&self, outbox: &Outbox) -> bool {
+        let Some(issued) = outbox.pass.issued() else { return false };
+        !matches!(self.is_revoked(&outbox.who.user, issued).await, Ok(false))
     }
 
     /// Ends the sockets of a person beyond the newest that one may have, wherever they are (the hub

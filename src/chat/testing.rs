@@ -185,7 +185,7 @@ impl Part {
     /// Opens a socket on this server, unclaimed.
     pub fn enter(&self, name: &str, device: &str) -> Arc<Outbox> {
         let outbox = socket(name, device);
-        self.chat.hub.enter(outbox.clone());
+        self.chat.hub.enter(outbox.clone(), true);
         outbox
     }
 }
@@ -309,8 +309,9 @@ impl Store for Ports {
             self.read_takes().await;
             self.meet("roster", log)?;
         }
-        if let RecordPart::Revoked(_) = &part {
+        if let RecordPart::Revoked(user) = &part {
             self.note("revoked");
+            self.meet("revoked", &ConversationId::direct(user, user))?;
         }
         still(self.store.records(part)).await
     }

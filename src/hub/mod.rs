@@ -8,7 +8,7 @@ mod bell;
 mod outbox;
 
 pub use bell::Bell;
-pub use outbox::{Acting, Event, Outbox, Pass, Who};
+pub use outbox::{Acting, Ended, Event, Outbox, Pass, Who};
 
 use std::hash::BuildHasher;
 use std::sync::atomic::AtomicU64;
@@ -43,8 +43,12 @@ impl Person {
         self.outboxes().first().is_some_and(|outbox| outbox.who.user == *user)
     }
 
-    /// Adds one; gives the oldest back where there are too many now.
-    fn enter(&mut self, outbox: Arc<Outbox>, most: u16) -> Option<Arc<Outbox>> {
+    /// Adds one. Where that is one too many the oldest is given back, or this one unless it
+    /// `pushes`.
+    fn enter(&mut self, outbox: Arc<Outbox>, most: u16, pushes: bool) -> Option<Arc<Outbox>> {
+        if !pushes && self.outboxes().len() >= usize::from(most) {
+            return Some(outbox);
+        }
         let mut outboxes = self.outboxes().to_vec();
         // Two that open at the same time may come in the other order.
         let at = outboxes.partition_point(|other| other.who.socket < outbox.who.socket);
@@ -105,15 +109,18 @@ impl Hub {
         (hash, shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts a socket in; returns the person's oldest if there are now too many.
-    pub fn enter(&self, outbox: Arc<Outbox>) -> Option<Arc<Outbox>> {
+    /// Puts a socket in. Where the person has too many now, the oldest has no place any more, and
+    /// is returned; or this one never had one, unless it `pushes`: then the others are as before.
+    pub fn enter(&self, outbox: Arc<Outbox>, pushes: bool) -> Option<Arc<Outbox>> {
         let user = outbox.who.user.clone();
         let (hash, mut shard) = self.shard(&user);
         let hash_of = |person: &Person| {
             person.outboxes().first().map_or(0, |outbox| self.hashing.hash_one(&outbox.who.user))
         };
         match shard.entry(hash, |person| person.is(&user), hash_of) {
-            Entry::Occupied(mut person) => person.get_mut().enter(outbox, self.sockets_per_user),
+            Entry::Occupied(mut person) => {
+                person.get_mut().enter(outbox, self.sockets_per_user, pushes)
+            }
             Entry::Vacant(place) => {
                 place.insert(Person::One(outbox));
                 None
@@ -162,7 +169,7 @@ mod tests {
     fn each_person_has_their_own_sockets_oldest_first() {
         let hub = Hub::new(SOCKETS_PER_USER);
         for socket in 0..1_000 {
-            assert!(hub.enter(outbox(&format!("u{}", socket % 250), socket)).is_none());
+            assert!(hub.enter(outbox(&format!("u{}", socket % 250), socket), true).is_none());
         }
         assert_eq!(hub.all().len(), 1_000);
         let user = UserId::parse("u7").unwrap();
@@ -181,8 +188,10 @@ mod tests {
     fn the_oldest_beyond_the_bound_is_given_back() {
         let hub = Hub::new(SOCKETS_PER_USER);
         let most = u128::from(SOCKETS_PER_USER);
-        assert!((0..most).all(|socket| hub.enter(outbox("u", socket)).is_none()));
-        assert_eq!(hub.enter(outbox("u", most)).unwrap().who.socket, SocketId(0));
+        assert!((0..most).all(|socket| hub.enter(outbox("u", socket), socket > 0).is_none()));
+        let id = |given: Option<Arc<Outbox>>| given.map(|outbox| outbox.who.socket.0);
+        assert_eq!(id(hub.enter(outbox("u", most + 1), false)), Some(most + 1), "no place for it");
+        assert_eq!(id(hub.enter(outbox("u", most), true)), Some(0));
         assert_eq!(hub.all().len(), usize::from(SOCKETS_PER_USER));
     }
 
