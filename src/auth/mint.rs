@@ -173,6 +173,38 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_token_names_its_user_where_the_servers_look_for_that() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            mint: Mint,
+        }
+        use clap::Parser;
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("secret");
+        new_secret(&secret).unwrap();
+        let path = secret.to_str().unwrap();
+        for (more, claim) in
+            [(&[][..], "sub"), (&["--user-claim", "https://a.test/uid"], "https://a.test/uid")]
+        {
+            let own = ["token", "--sub", "userA", "--jwt-secret-file", path];
+            let mint = Line::parse_from([&own[..], more].concat()).mint;
+            let token = super::mint(&secret, mint.sub.as_ref().unwrap(), &mint).unwrap();
+            for looked_for in ["sub", "https://a.test/uid"] {
+                let options = crate::auth::Options {
+                    jwt_secret_file: vec![secret.clone()],
+                    user_claim: looked_for.to_owned(),
+                    ..Default::default()
+                };
+                let verifier = crate::auth::Verifier::start(&options).await.unwrap().unwrap();
+                let user = verifier.verify(&token).await.map(|identity| identity.user.to_string());
+                let expected = (looked_for == claim).then(|| "userA".to_owned());
+                assert_eq!(user.ok(), expected, "{claim}, {looked_for}");
+            }
+        }
+    }
+
     #[test]
     fn a_new_secret_is_its_owners_and_never_replaces_one() {
         let folder = tempfile::tempdir().unwrap();

@@ -216,7 +216,8 @@ mod tests {
     fn a_server_hears_from_us_alone_that_tokens_are_required() {
         let head = "GET /ws?userId=a HTTP/1.1\r\nHost: x\r\nX-Parlor-Tokens: off\r\n\r\n";
         let peer = Peer { address: "198.51.100.1:9".parse().unwrap(), secure: false };
-        for (tokens, said) in [(true, "Host: x\r\nx-parlor-tokens: required\r\n"), (false, "Host: x\r\n")]
+        for (tokens, said) in
+            [(true, "Host: x\r\nx-parlor-tokens: required\r\n"), (false, "Host: x\r\n")]
         {
             let gate = Gate { tokens, ..Gate::default() };
             let seen = super::seen(head.as_bytes(), peer, &gate);

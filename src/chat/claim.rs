@@ -393,6 +393,7 @@ mod tests {
     use crate::hub::Who;
     use crate::limits::{Limits, Settings};
     use crate::protocol::{DeviceId, Epoch, ProcessId};
+    use crate::store::{Record, Store};
 
     fn outbox(socket: u128) -> Arc<Outbox> {
         let user = UserId::parse("a").unwrap();
@@ -471,6 +472,24 @@ mod tests {
         }
         part.chat.enter(&part.enter("a", "default")).await;
         assert_eq!(ended(&mut ws3).await, [AHEAD]);
+    }
+
+    /// It is found to be dead once its mailbox is read; until then it takes nobody's place.
+    #[tokio::test]
+    async fn a_dead_token_ends_no_socket_of_its_person() {
+        let (part, mut ws3) = beside_ws3(Limits::none()).await;
+        let most = u128::from(part.chat.hub.sockets_per_user());
+        for socket in 0..most {
+            claims_at_ws3(&part, AHEAD + socket).await;
+        }
+        let revoked = Record::Revoked(user("a"), 1_790_000_000_000);
+        part.ports.write(revoked).await.unwrap();
+        for (issued, ends) in [(1_789_999_999, vec![]), (1_790_000_001, vec![AHEAD, AHEAD + 1])] {
+            let outbox = part.enter("a", "default");
+            outbox.pass.renew(issued, u64::MAX);
+            part.chat.enter(&outbox).await;
+            assert_eq!(ended(&mut ws3).await, ends, "{issued}");
+        }
     }
 
     /// Both have claimed before either looks: the one that claimed later sees to the other.

@@ -266,7 +266,8 @@ mod tests {
         for bad in ["", "10.0.0.0/33", "proxy.example.com", "10.0.0.1:80"] {
             assert!(Trusted::new(&[bad.to_owned()]).is_err(), "{bad}");
         }
-        for name in ["X-Forwarded-For", "x-forwarded-anything", "Forwarded", "X-Real-IP", "X-Parlor-Tokens"]
+        for name in
+            ["X-Forwarded-For", "x-forwarded-anything", "Forwarded", "X-Real-IP", "X-Parlor-Tokens"]
         {
             assert!(is_forwarding(name), "{name}");
         }

@@ -55,8 +55,12 @@ async fn a_connecting_socket_meets_it_in_its_mailbox() {
     assert!(part.chat.is_known_dead(&user("a"), BEGUN), "the next try is refused at the door");
     let again = part.enter("a", "default");
     again.pass.renew(BEGUN, u64::MAX);
-    let done =
-        perform(&part.chat, &again, Work::Reread { here: HashMap::new(), consistent: true, doubted: false }).await;
+    let done = perform(
+        &part.chat,
+        &again,
+        Work::Reread { here: HashMap::new(), consistent: true, doubted: false },
+    )
+    .await;
     assert!(matches!(done, Done::Revoked), "whoever looks again meets it too: {done:?}");
 }
 

@@ -171,7 +171,9 @@ fn a_socket_in_doubt_is_told_nothing_until_its_mailbox_was_read() {
         assert!(!session.paused());
         let mut told = Vec::new();
         for _ in 0..9 {
-            told.extend(out.frames.drain(..).map(|frame| String::from_utf8(frame.to_vec()).unwrap()));
+            told.extend(
+                out.frames.drain(..).map(|frame| String::from_utf8(frame.to_vec()).unwrap()),
+            );
             let done = match out.work.take() {
                 None => break,
                 Some(Work::Load(conversation, _)) => Done::Loaded(conversation, 0),
