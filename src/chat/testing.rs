@@ -185,7 +185,7 @@ impl Part {
     /// Opens a socket on this server, unclaimed.
     pub fn enter(&self, name: &str, device: &str) -> Arc<Outbox> {
         let outbox = socket(name, device);
-        self.chat.hub.enter(outbox.clone(), true);
+        self.chat.hub.enter(outbox.clone());
         outbox
     }
 }

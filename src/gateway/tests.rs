@@ -178,7 +178,7 @@ fn outboxes(chat: &Chat, count: u128) -> Vec<Arc<Outbox>> {
         Arc::new(Outbox::new(Who { user, device, socket }))
     };
     let outboxes: Vec<_> = (0..count).map(outbox).collect();
-    outboxes.iter().for_each(|outbox| drop(chat.hub.enter(outbox.clone(), true)));
+    outboxes.iter().for_each(|outbox| drop(chat.hub.enter(outbox.clone())));
     outboxes
 }
 

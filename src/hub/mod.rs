@@ -109,9 +109,17 @@ impl Hub {
         (hash, shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts a socket in. Where the person has too many now, the oldest has no place any more, and
-    /// is returned; or this one never had one, unless it `pushes`: then the others are as before.
-    pub fn enter(&self, outbox: Arc<Outbox>, pushes: bool) -> Option<Arc<Outbox>> {
+    /// Puts a socket in; returns the person's oldest if there are now too many.
+    pub fn enter(&self, outbox: Arc<Outbox>) -> Option<Arc<Outbox>> {
+        self.put(outbox, true)
+    }
+
+    /// Puts a socket in where that is not one too many; whether it did.
+    pub fn enter_beside(&self, outbox: Arc<Outbox>) -> bool {
+        self.put(outbox, false).is_none()
+    }
+
+    fn put(&self, outbox: Arc<Outbox>, pushes: bool) -> Option<Arc<Outbox>> {
         let user = outbox.who.user.clone();
         let (hash, mut shard) = self.shard(&user);
         let hash_of = |person: &Person| {
@@ -169,7 +177,7 @@ mod tests {
     fn each_person_has_their_own_sockets_oldest_first() {
         let hub = Hub::new(SOCKETS_PER_USER);
         for socket in 0..1_000 {
-            assert!(hub.enter(outbox(&format!("u{}", socket % 250), socket), true).is_none());
+            assert!(hub.enter(outbox(&format!("u{}", socket % 250), socket)).is_none());
         }
         assert_eq!(hub.all().len(), 1_000);
         let user = UserId::parse("u7").unwrap();
@@ -188,10 +196,9 @@ mod tests {
     fn the_oldest_beyond_the_bound_is_given_back() {
         let hub = Hub::new(SOCKETS_PER_USER);
         let most = u128::from(SOCKETS_PER_USER);
-        assert!((0..most).all(|socket| hub.enter(outbox("u", socket), socket > 0).is_none()));
-        let id = |given: Option<Arc<Outbox>>| given.map(|outbox| outbox.who.socket.0);
-        assert_eq!(id(hub.enter(outbox("u", most + 1), false)), Some(most + 1), "no place for it");
-        assert_eq!(id(hub.enter(outbox("u", most), true)), Some(0));
+        assert!((0..most).all(|socket| hub.enter_beside(outbox("u", socket))));
+        assert!(!hub.enter_beside(outbox("u", most)), "nobody makes room for it");
+        assert_eq!(hub.enter(outbox("u", most)).unwrap().who.socket, SocketId(0));
         assert_eq!(hub.all().len(), usize::from(SOCKETS_PER_USER));
     }
 

@@ -318,7 +318,7 @@ async fn serve(sea: Sea, running: Arc<Running>, chat: Arc<Chat>, wire: Arc<Wire>
     let socket = SocketId(socket - socket % BELT_PARTS + BELT_PARTS - 1);
     let who = Who { user: hello.user, device: hello.device, socket };
     let outbox = Arc::new(Outbox::new(who));
-    if let Some(oldest) = chat.hub.enter(outbox.clone(), true) {
+    if let Some(oldest) = chat.hub.enter(outbox.clone()) {
         oldest.push(Event::Close(CloseCode::TooManySockets));
     }
     if !running.is_open() {

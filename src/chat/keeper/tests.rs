@@ -349,7 +349,7 @@ async fn the_belt_reads_every_mailbox_once_an_hour_and_not_all_at_once() {
             device: DeviceId::plain(),
             socket: SocketId(part + 360),
         }));
-        kept.part.chat.hub.enter(outbox.clone(), true);
+        kept.part.chat.hub.enter(outbox.clone());
         outbox
     };
     let spread: Vec<_> = (100..110).map(enter).collect();
