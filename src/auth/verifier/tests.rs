@@ -333,7 +333,8 @@ async fn more_keys_without_a_name_than_are_tried_are_refused_at_the_start() {
 async fn what_the_recipes_make_is_taken() {
     let page = include_str!("../../../docs/auth.md");
     for line in [
-        r#"jwt.sign({}, secret, { subject: String(request.user.id), expiresIn: "30m", algorithm: "HS256" })"#,
+        r#"jwt.sign({}, secret, { subject: String(request.user.id), expiresIn: "30m", "#,
+        r#"expiresIn: "30m", algorithm: "HS256" })"#,
         r#"claims = {"sub": str(request.user.pk), "iat": now, "exp": now + 30 * 60}"#,
         r#"jwt.encode(claims, SECRET, algorithm="HS256")"#,
         r#"json!({"sub": user.id.to_string(), "iat": now, "exp": now + 30 * 60})"#,
