@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, HeaderName};
 
 use super::error::Problem;
-use crate::auth::{Identity, Refusal, Verifier, bearer};
+use crate::auth::{self, Identity, Refusal, Verifier, bearer};
 use crate::chat::Chat;
 use crate::edge::Headers;
 use crate::protocol::{ErrorCode, UserId};
@@ -61,15 +61,29 @@ impl Tokens {
         if self.paths.telling.contains(&path) { Ok(named.unwrap_or(Asker::Anybody)) } else { named }
     }
 
+    /// Whether the token still holds: a body may take long to arrive, and what is taken back
+    /// meanwhile is known or read by now.
+    pub(super) async fn hold(&self, asker: &Asker) -> Result<(), Problem> {
+        match (asker, &self.chat) {
+            (Asker::Token(identity), Some(chat)) => not_revoked(chat, identity).await,
+            _ => Ok(()),
+        }
+    }
+
     async fn named(&self, verifier: &Verifier, headers: &HeaderMap) -> Result<Asker, Problem> {
         let token = bearer(&headers.all("authorization"), &[])?.ok_or(Refusal::Missing)?;
         let identity = verifier.verify(&token).await?;
-        if let Some(chat) = &self.chat
-            && chat.is_revoked(&identity.user, identity.issued).await?
-        {
-            return Err(Refusal::Revoked.into());
+        if let Some(chat) = &self.chat {
+            not_revoked(chat, &identity).await?;
         }
         Ok(Asker::Token(Arc::new(identity)))
+    }
+}
+
+async fn not_revoked(chat: &Chat, identity: &Identity) -> Result<(), Problem> {
+    match chat.is_revoked(&identity.user, identity.issued).await? {
+        true => Err(Refusal::Revoked.into()),
+        false => Ok(()),
     }
 }
 
@@ -135,7 +149,5 @@ pub(super) fn on_behalf_of(headers: &HeaderMap) -> Result<Option<UserId>, Proble
 
 fn out_of_scope(needed: &'static str) -> Problem {
     let detail = format!("the token's scope does not allow it: {needed} is needed");
-    Problem::new(ErrorCode::Forbidden, detail).challenging(format!(
-        "Bearer realm=\"parlor\", error=\"insufficient_scope\", scope=\"{needed}\""
-    ))
+    Problem::new(ErrorCode::Forbidden, detail).challenging(auth::out_of_scope(needed))
 }

@@ -81,9 +81,9 @@ impl From<Refusal> for Problem {
         let problem = Self::new(refusal.code(), refusal.to_string());
         let retry_after_ms = problem.retry_after_ms.map(|_| refusal.retry_ms());
         let problem = Self { retry_after_ms, counts: refusal.counts(), ..problem };
-        match refusal.code() {
-            ErrorCode::Unauthorized => problem.challenging(challenge(&refusal)),
-            _ => problem,
+        match challenge(&refusal) {
+            Some(challenge) => problem.challenging(challenge),
+            None => problem,
         }
     }
 }

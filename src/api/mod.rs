@@ -43,7 +43,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use asker::{Paths, Tokens};
+use asker::{Asker, Paths, Tokens};
 use quota::Quota;
 
 use crate::auth::Verifier;
@@ -199,14 +199,20 @@ async fn admitted(
     };
     match counted {
         Ok((asker, whose)) => {
-            request.extensions_mut().insert(asker);
-            within(guard, whose, request, next).await
+            request.extensions_mut().insert(asker.clone());
+            within(guard, &asker, whose, request, next).await
         }
         Err(problem) => problem.into_response(),
     }
 }
 
-async fn within(guard: &Guard, whose: Option<Key>, request: Request, next: Next) -> Response {
+async fn within(
+    guard: &Guard,
+    asker: &Asker,
+    whose: Option<Key>,
+    request: Request,
+    next: Next,
+) -> Response {
     let measured = async {
         let (request, bytes) = whole(request).await?;
         if let Some(quota) = &guard.quota {
@@ -215,7 +221,10 @@ async fn within(guard: &Guard, whose: Option<Key>, request: Request, next: Next)
         Ok::<_, Problem>(request)
     };
     match timeout(guard.limit, measured).await {
-        Ok(Ok(request)) => run(next, request, guard.limit).await,
+        Ok(Ok(request)) => match guard.tokens.hold(asker).await {
+            Ok(()) => run(next, request, guard.limit).await,
+            Err(problem) => problem.into_response(),
+        },
         Ok(Err(problem)) => problem.into_response(),
         Err(_) => {
             let detail = "the body took too long, send it faster";

@@ -3,7 +3,7 @@
 //! are logged by everything on the way.
 
 use super::Refusal;
-use crate::protocol::Token;
+use crate::protocol::{ErrorCode, Token};
 
 /// The subprotocol that is agreed to.
 pub const PROTOCOL: &str = "parlor";
@@ -11,18 +11,23 @@ pub const PROTOCOL: &str = "parlor";
 pub const BEARER_PROTOCOL: &str = "bearer.";
 
 /// The token of a request, by the values of its `Authorization` and of the header that offers
-/// subprotocols.
+/// subprotocols. Beside one of the latter other schemes are a proxy's: a browser sends what it
+/// knows for the proxy (`Basic`) by itself.
 pub fn bearer(headers: &[&[u8]], protocols: &[&[u8]]) -> Result<Option<Token>, Refusal> {
-    let of_headers = headers.iter().map(|value| {
-        // Another scheme is no token of ours, and none at all is what is missing; what is no text
-        // is none either, and does not hide another.
-        let (scheme, token) = str::from_utf8(value).ok()?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim())
-    });
     let names = protocols.iter().flat_map(|value| value.split(|b| *b == b','));
     let of_protocols = names.filter_map(|name| {
         let token = name.trim_ascii().strip_prefix(BEARER_PROTOCOL.as_bytes())?;
         Some(str::from_utf8(token).ok())
+    });
+    let offered = of_protocols.clone().next().is_some();
+    let of_headers = headers.iter().filter_map(|value| {
+        // Another scheme is no token of ours, and none at all is what is missing; what is no text
+        // is none either, and does not hide another.
+        let scheme = value.split(|b| *b == b' ').next().unwrap_or_default();
+        let ours = scheme.eq_ignore_ascii_case(b"Bearer");
+        let token = str::from_utf8(value).ok().filter(|_| ours);
+        let token = token.and_then(|text| Some(text.split_once(' ')?.1.trim()));
+        (ours || !offered).then_some(token)
     });
     let mut all = of_headers.chain(of_protocols);
     match (all.next(), all.next()) {
@@ -33,16 +38,22 @@ pub fn bearer(headers: &[&[u8]], protocols: &[&[u8]]) -> Result<Option<Token>, R
     }
 }
 
-/// The `WWW-Authenticate` of a 401 (RFC 6750 §3).
-pub fn challenge(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::Missing => "Bearer realm=\"parlor\"".to_owned(),
-        // The sentences hold no quotes.
-        other => format!(
-            "Bearer realm=\"parlor\", error=\"invalid_token\", error_description=\"{}\"",
-            other.to_string().replace(|c: char| !c.is_ascii() || c == '"', "")
-        ),
-    }
+/// The `WWW-Authenticate` of a refusal (RFC 6750 §3); `None` where another token helps nothing.
+pub fn challenge(refusal: &Refusal) -> Option<String> {
+    let error = match (refusal, refusal.code()) {
+        (Refusal::Missing, _) => return Some("Bearer realm=\"parlor\"".to_owned()),
+        (Refusal::Ambiguous, _) => "invalid_request",
+        (_, ErrorCode::Unauthorized) => "invalid_token",
+        _ => return None,
+    };
+    // The sentences hold no quotes.
+    let said = refusal.to_string().replace(|c: char| !c.is_ascii() || c == '"', "");
+    Some(format!("Bearer realm=\"parlor\", error=\"{error}\", error_description=\"{said}\""))
+}
+
+/// The same of a token that holds, and may not do this: which scope may.
+pub fn out_of_scope(needed: &'static str) -> String {
+    format!("Bearer realm=\"parlor\", error=\"insufficient_scope\", scope=\"{needed}\"")
 }
 
 #[cfg(test)]
@@ -67,6 +78,12 @@ mod tests {
         assert_eq!(found(&["Bearer a", "Bearer a"], &[]), Err(Refusal::Ambiguous));
         assert_eq!(found(&["Bearer a"], &["bearer.a"]), Err(Refusal::Ambiguous));
         assert_eq!(found(&["Basic x", "Bearer a"], &[]), Err(Refusal::Ambiguous));
+        for beside in ["Basic dTpw", "Negotiate", "Bearers x", "", "Basic dTpw, Bearer b"] {
+            assert_eq!(found(&[beside], &["parlor, bearer.a"]).as_deref(), Ok("a"), "{beside}");
+        }
+        for second in ["Bearer", "Bearer ", "bearer b"] {
+            assert_eq!(found(&[second], &["parlor, bearer.a"]), Err(Refusal::Ambiguous));
+        }
         assert_eq!(found(&[], &["bearer.a", "bearer.b"]), Err(Refusal::Ambiguous));
         assert_eq!(found(&[], &["bearer.a, bearer.b"]), Err(Refusal::Ambiguous));
         assert_eq!(found(&[], &["parlor, bearer."]), Err(Refusal::Missing));
@@ -82,9 +99,12 @@ mod tests {
     #[test]
     fn a_challenge_is_a_header() {
         for refusal in [Refusal::Missing, Refusal::User, Refusal::Ended, Refusal::Signature] {
-            let text = challenge(&refusal);
+            let text = challenge(&refusal).unwrap();
             assert!(text.is_ascii() && text.matches('"').count().is_multiple_of(2), "{text}");
         }
-        assert!(challenge(&Refusal::Ended).contains("error=\"invalid_token\""));
+        let error = |refusal| challenge(&refusal).unwrap_or_default();
+        assert!(error(Refusal::Ended).contains("error=\"invalid_token\""));
+        assert!(error(Refusal::Ambiguous).contains("error=\"invalid_request\""));
+        assert_eq!(challenge(&Refusal::NoKeys), None);
     }
 }

@@ -69,6 +69,7 @@ impl Identity {
         rules: &Rules,
         now: u64,
     ) -> Result<Self, Refusal> {
+        well_formed(claims, rules)?;
         let expires = claims.get("exp").and_then(seconds).ok_or(Refusal::Endless)?;
         if expires > now.saturating_add(LIFE_SECONDS_MAX) {
             return Err(Refusal::Endless);
@@ -92,6 +93,18 @@ impl Identity {
         let scopes = Scopes::of(claims.get("scope")).ok_or(Refusal::Malformed)?;
         Ok(Self { user, scopes, issued, expires })
     }
+}
+
+/// Whom a token is for, and whose it is, in the forms of RFC 7519 §4.1: what is in another one was
+/// compared with nothing.
+fn well_formed(claims: &Map<String, Value>, rules: &Rules) -> Result<(), Refusal> {
+    match claims.get("aud") {
+        None | Some(Value::Null | Value::String(_)) => {}
+        Some(Value::Array(names)) if names.iter().all(Value::is_string) => {}
+        Some(_) => return Err(Refusal::Audience),
+    }
+    let issuer = rules.issuer.is_empty() || claims.get("iss").is_some_and(Value::is_string);
+    issuer.then_some(()).ok_or(Refusal::Issuer)
 }
 
 /// A time of a token (RFC 7519 §2): a number, with a fraction if it likes.

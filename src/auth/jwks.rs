@@ -1,7 +1,9 @@
 //! The keys of an identity provider (RFC 7517 §5), fetched, kept, and fetched again.
 //!
 //! A fetch is bounded in time and size and follows no redirect. What was fetched stays while the
-//! provider does not answer: its outage locks nobody out who holds a good token. A key that is not
+//! provider does not answer, for a day: its outage locks nobody out who holds a good token, and a
+//! key that it has withdrawn is not believed for ever. A set of keys replaces the one before it,
+//! whatever it holds: one without keys takes all of them back. A key that is not
 //! known is asked for at most once a minute, so that tokens that name made-up keys cost the
 //! provider nothing, and by a task of its own, which ends whether or not whoever asked stays.
 
@@ -36,8 +38,10 @@ pub(super) const ASK_INTERVAL: Duration = Duration::from_secs(60);
 const ASKERS_MAX: usize = 64;
 /// Keys are fetched again so often: how long a key that the provider has withdrawn may go on.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(600);
-/// As long as there are none yet.
+/// As long as there are none.
 const FIRST_INTERVAL: Duration = Duration::from_secs(5);
+/// So old are those that were fetched, at most.
+const KEYS_AGE_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 type Https = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
@@ -46,12 +50,18 @@ pub(super) struct Jwks {
     url: Uri,
     client: Https,
     rules: Arc<Rules>,
-    keys: RwLock<Option<Arc<Vec<Key>>>>,
+    keys: RwLock<Option<Fetched>>,
     /// When they last answered, or did not; held during a fetch, so that who asks meanwhile shares
     /// it.
     asked: tokio::sync::Mutex<Option<Instant>>,
     askers: Arc<Semaphore>,
     trouble: Mutex<Option<String>>,
+}
+
+/// Keys, and when the provider has said that they are its own.
+struct Fetched {
+    at: Instant,
+    keys: Arc<Vec<Key>>,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +71,12 @@ struct Set {
 
 impl Jwks {
     pub fn new(url: &str, rules: Arc<Rules>) -> Result<Self, BadKeys> {
+        let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+        if authority.split(['/', '?', '#']).next().is_some_and(|name| name.contains('@')) {
+            // It would stand in logs and in `ps`, and is not sent.
+            let text = "--jwks-url: leave name and password out of it: keys are public";
+            return Err(BadKeys(text.to_owned()));
+        }
         let bad = |what: &str| BadKeys(format!("--jwks-url {url}: {what}"));
         let uri: Uri = url.parse().map_err(|_| bad("it is no URL"))?;
         match uri.scheme_str() {
@@ -82,12 +98,14 @@ impl Jwks {
         })
     }
 
-    /// What was fetched last; `None` where nothing was yet.
+    /// What was fetched last; `None` where nothing was lately.
     pub fn keys(&self) -> Option<Arc<Vec<Key>>> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let fetched = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let fetched = fetched.as_ref().filter(|fetched| fetched.at.elapsed() < KEYS_AGE_MAX);
+        fetched.map(|fetched| fetched.keys.clone())
     }
 
-    /// Why the last fetch failed, if it did.
+    /// Why the last fetch failed, if it did, or brought nothing.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -113,12 +131,13 @@ impl Jwks {
             let _permit = permit;
             let mut asked = jwks.asked.lock().await;
             // One that ended while this waited has the answer.
+            let mut answered = true;
             if lately(&asked).is_none() {
-                jwks.fetch().await;
+                answered = jwks.fetch().await;
                 *asked = Some(Instant::now());
             }
             // One that failed says nothing of what there is.
-            jwks.trouble().is_some().then_some(ASK_INTERVAL)
+            (!answered).then_some(ASK_INTERVAL)
         });
         asking.await.map_err(|_| Refusal::NoKeys)
     }
@@ -133,27 +152,32 @@ impl Jwks {
     /// Fetches again and again, for ever.
     pub async fn keep(&self) {
         loop {
-            let none = self.keys().is_none();
+            let none = self.keys().is_none_or(|keys| keys.is_empty());
             sleep(if none { FIRST_INTERVAL } else { REFRESH_INTERVAL }).await;
             self.refresh().await;
         }
     }
 
-    async fn fetch(&self) {
+    /// Whether the provider has said which keys it has.
+    async fn fetch(&self) -> bool {
+        let begun = Instant::now();
         let fetched = timeout(FETCH_PATIENCE, self.try_fetch()).await;
         let fetched = fetched.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+        let answered = fetched.is_ok();
         let trouble = match fetched {
             Ok(keys) => {
-                let keys = Some(Arc::new(keys));
-                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-                None
+                let none = keys.is_empty();
+                let fetched = Fetched { at: begun, keys: Arc::new(keys) };
+                *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Some(fetched);
+                none.then(|| "the provider has no key that can be used".to_owned())
             }
-            Err(error) => {
-                tracing::warn!(url = %self.url, %error, "the keys could not be fetched");
-                Some(format!("the keys could not be fetched: {error}"))
-            }
+            Err(error) => Some(format!("the keys could not be fetched: {error}")),
         };
+        if let Some(trouble) = &trouble {
+            tracing::warn!(url = %self.url, "{trouble}");
+        }
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        answered
     }
 
     async fn try_fetch(&self) -> Result<Vec<Key>, String> {
@@ -172,7 +196,7 @@ impl Jwks {
                 Err(why) => tracing::debug!(why, "a key of the provider is left out"),
             }
         }
-        if keys.is_empty() { Err("it holds no key that can be used".to_owned()) } else { Ok(keys) }
+        Ok(keys)
     }
 }
 

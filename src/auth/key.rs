@@ -4,6 +4,7 @@
 //! with the text of a public key as if it were a secret meets no key that would take it.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
@@ -16,8 +17,21 @@ use super::{BadKeys, LEEWAY_SECONDS};
 pub(super) const SECRET_BYTES_MIN: usize = 32;
 /// The longest file that is read for a key.
 const FILE_BYTES_MAX: usize = 64 * 1024;
+/// The bits of a file's mode that let its group or anybody read it.
+const READ_BY_OTHERS: u32 = 0o044;
+
+/// The shortest modulus of RSA, in bytes (RFC 7518 §3.3): no signature by a shorter one is taken.
+const RSA_BYTES_MIN: usize = 256;
+/// What a public key of RSA has in DER beside its modulus, at least.
+const RSA_DER_BYTES: usize = 10;
 
 const RSA: [Algorithm; 3] = [Algorithm::RS256, Algorithm::RS384, Algorithm::RS512];
+
+/// How a public key of P-256 begins in PEM: lengths, that it is one of a curve, and of which.
+const P256_BEGINS: &str = "-----MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcD";
+/// The same of P-384.
+const P384_BEGINS: &str = "-----MHYwEAYHKoZIzj0CAQYFK4EEACID";
+const SHORT_RSA: &str = "a key of RSA has at least 2,048 bits";
 
 /// What every token must say, whatever key it is checked by.
 #[derive(Debug, Clone, Default)]
@@ -71,6 +85,16 @@ impl Key {
         known && self.validation.algorithms.contains(&header.alg)
     }
 
+    /// Whether it has the name that the header has, or neither has one.
+    pub(super) fn is_called_so(&self, header: &Header) -> bool {
+        self.id == header.kid
+    }
+
+    /// Whether tokens that name any key are tried with it.
+    pub(super) fn has_no_name(&self) -> bool {
+        self.id.is_none()
+    }
+
     /// Whether this is the key that the header names.
     pub(super) fn is_named(&self, header: &Header) -> bool {
         self.id.is_some() && self.id == header.kid
@@ -78,7 +102,16 @@ impl Key {
 
     /// The secret of a file.
     pub(super) fn secret(path: &Path, rules: &Rules) -> Result<Self, BadKeys> {
-        Ok(Self::of_secret(&read_secret(path)?, rules))
+        let secret = read_secret(path)?;
+        let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+        if mode & READ_BY_OTHERS != 0 {
+            let path = path.display();
+            tracing::warn!(
+                "{path} can be read by other users of this machine, each of whom could sign for \
+                 anybody: chmod 600 {path}"
+            );
+        }
+        Ok(Self::of_secret(&secret, rules))
     }
 
     pub(super) fn of_secret(secret: &[u8], rules: &Rules) -> Self {
@@ -117,6 +150,10 @@ impl Key {
         }
         let pem = text.as_bytes();
         if let Ok(key) = DecodingKey::from_rsa_pem(pem) {
+            let bytes = key.try_get_as_bytes().map_or(0, <[u8]>::len);
+            if bytes < RSA_BYTES_MIN + RSA_DER_BYTES {
+                return Err(SHORT_RSA);
+            }
             return Ok(Self::new(None, key, RSA.to_vec(), rules));
         }
         if let Ok(key) = DecodingKey::from_ed_pem(pem) {
@@ -125,10 +162,12 @@ impl Key {
         let unknown =
             "it is no public key that is known here: RSA, P-256, P-384 or Ed25519, in PEM";
         let key = DecodingKey::from_ec_pem(pem).map_err(|_| unknown)?;
-        // The point is uncompressed: a byte, and two coordinates of the curve's size.
+        // The point is uncompressed: a byte, and two coordinates of the curve's size. Other curves
+        // have that size too, and are told by how the file begins.
+        let base64: String = text.lines().map(str::trim).collect();
         let algorithm = match key.try_get_as_bytes().map(<[u8]>::len) {
-            Ok(65) => Algorithm::ES256,
-            Ok(97) => Algorithm::ES384,
+            Ok(65) if base64.contains(P256_BEGINS) => Algorithm::ES256,
+            Ok(97) if base64.contains(P384_BEGINS) => Algorithm::ES384,
             _ => return Err(unknown),
         };
         Ok(Self::new(None, key, vec![algorithm], rules))
@@ -172,7 +211,24 @@ impl Key {
             algorithms = vec![named];
         }
         let decoding = DecodingKey::from_jwk(&jwk).map_err(|_| "it is no JWK")?;
+        has_its_length(&jwk, &decoding)?;
         Ok(Self::new(common.key_id.clone(), decoding, algorithms, rules))
+    }
+}
+
+/// One that is shorter or longer than its kind would be found to take nothing, token by token.
+fn has_its_length(jwk: &Jwk, key: &DecodingKey) -> Result<(), &'static str> {
+    let bytes = key.try_get_as_bytes().map_or(0, <[u8]>::len);
+    match &jwk.algorithm {
+        // In base64: four characters are three bytes.
+        AlgorithmParameters::RSA(rsa) if rsa.n.len() * 3 / 4 < RSA_BYTES_MIN => Err(SHORT_RSA),
+        AlgorithmParameters::EllipticCurve(curve)
+            if bytes != if curve.curve == EllipticCurve::P256 { 65 } else { 97 } =>
+        {
+            Err("its point is not of the curve's length")
+        }
+        AlgorithmParameters::OctetKeyPair(_) if bytes != 32 => Err("a key of Ed25519 has 32 bytes"),
+        _ => Ok(()),
     }
 }
 

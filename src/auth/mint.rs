@@ -51,6 +51,9 @@ pub struct Mint {
     /// The issuer (`iss`) to put into it
     #[arg(long, value_name = "NAME", env = "PARLOR_TOKEN_ISSUER")]
     pub issuer: Option<String>,
+    /// Which claim names the user, as the servers have it
+    #[arg(long, value_name = "CLAIM", default_value = "sub", env = "PARLOR_USER_CLAIM")]
+    pub user_claim: String,
     /// Sign with the secret in this file
     #[arg(
         long,
@@ -84,7 +87,10 @@ pub fn run(options: &Mint) -> Result<ExitCode, BadKeys> {
 
 fn mint(secret: &Path, sub: &UserId, options: &Mint) -> Result<Token, BadKeys> {
     let now = get_current_timestamp();
-    let mut claims = json!({"sub": sub, "iat": now, "exp": now + options.ttl.as_secs()});
+    let mut claims = json!({});
+    claims[&options.user_claim] = json!(sub);
+    // Afterwards: no user's name is a time.
+    (claims["iat"], claims["exp"]) = (json!(now), json!(now + options.ttl.as_secs()));
     if !options.scope.is_empty() {
         claims["scope"] = json!(options.scope.join(" "));
     }
@@ -164,6 +170,38 @@ mod tests {
         }
         for bad in ["", "h", "0s", "1", "1w", "-1h", "367d", "1.5h", "1 h", "99999999999999999d"] {
             assert!(time(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_names_its_user_where_the_servers_look_for_that() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            mint: Mint,
+        }
+        use clap::Parser;
+        let folder = tempfile::tempdir().unwrap();
+        let secret = folder.path().join("secret");
+        new_secret(&secret).unwrap();
+        let path = secret.to_str().unwrap();
+        for (more, claim) in
+            [(&[][..], "sub"), (&["--user-claim", "https://a.test/uid"], "https://a.test/uid")]
+        {
+            let own = ["token", "--sub", "userA", "--jwt-secret-file", path];
+            let mint = Line::parse_from([&own[..], more].concat()).mint;
+            let token = super::mint(&secret, mint.sub.as_ref().unwrap(), &mint).unwrap();
+            for looked_for in ["sub", "https://a.test/uid"] {
+                let options = crate::auth::Options {
+                    jwt_secret_file: vec![secret.clone()],
+                    user_claim: looked_for.to_owned(),
+                    ..Default::default()
+                };
+                let verifier = crate::auth::Verifier::start(&options).await.unwrap().unwrap();
+                let user = verifier.verify(&token).await.map(|identity| identity.user.to_string());
+                let expected = (looked_for == claim).then(|| "userA".to_owned());
+                assert_eq!(user.ok(), expected, "{claim}, {looked_for}");
+            }
         }
     }
 

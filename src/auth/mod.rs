@@ -20,7 +20,7 @@ mod options;
 pub(crate) mod testing;
 mod verifier;
 
-pub use bearer::{BEARER_PROTOCOL, PROTOCOL, bearer, challenge};
+pub use bearer::{BEARER_PROTOCOL, PROTOCOL, bearer, challenge, out_of_scope};
 pub use claims::{Identity, Scopes};
 pub use options::{Carried, Options, is_on_command_line};
 pub use verifier::Verifier;

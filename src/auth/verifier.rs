@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{
-    AlgorithmFamily, Header, dangerous, decode, decode_header, get_current_timestamp,
+    Algorithm, AlgorithmFamily, Header, dangerous, decode, decode_header, get_current_timestamp,
 };
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
@@ -52,6 +52,7 @@ impl Verifier {
         for path in &options.jwt_key_file {
             keys.extend(Key::public(path, &rules)?);
         }
+        all_are_tried(&keys)?;
         let provider = match &options.jwks_url {
             Some(url) => Some(Arc::new(Jwks::new(url, rules.clone())?)),
             None => None,
@@ -103,8 +104,7 @@ impl Verifier {
         }
         let header = decode_header(text).map_err(|_| Refusal::Malformed)?;
         check(&header)?;
-        let own = self.0.keys.iter().filter(|key| key.fits(&header));
-        match self.try_keys(text, own) {
+        match self.try_keys(text, &header, &self.0.keys) {
             Err(Refusal::Signature) => {}
             decided => return decided,
         }
@@ -134,7 +134,7 @@ impl Verifier {
             keys = provider.keys();
         }
         let keys = keys.ok_or(Refusal::NoKeys)?;
-        let tried = self.try_keys(text, keys.iter().filter(|key| key.fits(header)));
+        let tried = self.try_keys(text, header, &keys);
         match (&tried, &header.kid) {
             (Err(Refusal::Signature), Some(kid)) if !named(&keys) && !named(&self.0.keys) => {
                 let name = KeyName::new(kid);
@@ -148,12 +148,14 @@ impl Verifier {
         }
     }
 
-    fn try_keys<'a>(
-        &self,
-        token: &str,
-        keys: impl Iterator<Item = &'a Key>,
-    ) -> Result<Identity, Refusal> {
-        for key in keys.take(TRIES_MAX) {
+    /// By those that fit, the one that is named first; a token that names none is tried with those
+    /// that have no name first.
+    fn try_keys(&self, token: &str, header: &Header, keys: &[Key]) -> Result<Identity, Refusal> {
+        let fitting = |called: bool| {
+            let fits = move |key: &&Key| key.is_called_so(header) == called && key.fits(header);
+            keys.iter().filter(fits)
+        };
+        for key in fitting(true).chain(fitting(false)).take(TRIES_MAX) {
             match decode::<Map<String, Value>>(token, &key.decoding, &key.validation) {
                 Ok(data) => {
                     return Identity::of(&data.claims, &self.0.rules, get_current_timestamp());
@@ -165,6 +167,24 @@ impl Verifier {
             }
         }
         Err(Refusal::Signature)
+    }
+}
+
+/// A key that nothing is tried with would be given in vain: each token is tried with a few, and one
+/// that has a name is found by it.
+fn all_are_tried(keys: &[Key]) -> Result<(), BadKeys> {
+    let unnamed = || keys.iter().filter(|key| key.has_no_name());
+    let taking = |algorithm: Algorithm| {
+        unnamed().filter(|key| key.validation.algorithms.contains(&algorithm)).count()
+    };
+    let algorithms = unnamed().flat_map(|key| key.validation.algorithms.iter().copied());
+    match algorithms.map(|algorithm| (algorithm, taking(algorithm))).max_by_key(|(_, count)| *count)
+    {
+        Some((algorithm, count)) if count > TRIES_MAX => Err(BadKeys(format!(
+            "{count} keys without a name take {algorithm:?}, and a token is tried with \
+             {TRIES_MAX}: give fewer files, or JWKs with a \"kid\" that tokens name"
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -19,7 +19,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::time::timeout;
 
 use super::front::{Answer, problem};
-use crate::edge::{Caller, Peer, Upstream, is_forwarding};
+use crate::edge::{Caller, Peer, TOKENS_HEADER, Upstream, is_forwarding};
 use crate::protocol::ErrorCode;
 
 /// The longest body of a request, as the API has it.
@@ -75,13 +75,13 @@ impl Forward {
         Ok(Self::To(Box::new(Elsewhere { client, base })))
     }
 
-    /// Passes a request of this caller on and its answer back.
-    pub async fn pass(&self, request: Request<Incoming>, caller: Caller) -> Answer {
+    /// Passes a request of this caller on and its answer back. With `tokens` callers must show one.
+    pub async fn pass(&self, request: Request<Incoming>, caller: Caller, tokens: bool) -> Answer {
         let mut whole = match whole(request).await {
             Ok(whole) => whole,
             Err(refusal) => return *refusal,
         };
-        tell(whole.headers_mut(), &caller);
+        tell(whole.headers_mut(), &caller, tokens);
         let passing = async {
             match self {
                 Self::Here(router) => ask_here(router.clone(), whole, caller.peer).await,
@@ -100,7 +100,7 @@ impl Forward {
 }
 
 /// What the API is to know of the client; what the client said of that itself is dropped.
-fn tell(headers: &mut HeaderMap, caller: &Caller) {
+fn tell(headers: &mut HeaderMap, caller: &Caller, tokens: bool) {
     strip(headers);
     let told: Vec<_> = headers.keys().filter(|n| is_forwarding(n.as_str())).cloned().collect();
     for name in told {
@@ -109,6 +109,10 @@ fn tell(headers: &mut HeaderMap, caller: &Caller) {
     headers.remove(header::CONTENT_LENGTH);
     if let Ok(host) = HeaderValue::from_str(&caller.host) {
         headers.insert(header::HOST, host);
+    }
+    if tokens {
+        let name = HeaderName::from_static(TOKENS_HEADER);
+        headers.insert(name, HeaderValue::from_static("required"));
     }
 }
 

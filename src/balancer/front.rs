@@ -100,7 +100,7 @@ async fn forward(balancer: &Balancer, peer: Peer, request: Request<Incoming>) ->
         return problem(StatusCode::NOT_FOUND, ErrorCode::NotFound, text);
     };
     match balancer.edge.gate.caller(peer, request.headers()) {
-        Ok(caller) => forward.pass(request, caller).await,
+        Ok(caller) => forward.pass(request, caller, balancer.edge.gate.tokens).await,
         Err(turned) => turned_away(&turned),
     }
 }
@@ -186,7 +186,7 @@ fn refused(refusal: Refusal) -> Answer {
     let status = status.unwrap_or(StatusCode::UNAUTHORIZED);
     let after_ms = refusal.retry_ms();
     let mut response = problem_after(status, refusal.code(), &refusal.to_string(), after_ms);
-    if let (StatusCode::UNAUTHORIZED, Ok(value)) = (status, challenge(&refusal).parse()) {
+    if let Some(Ok(value)) = challenge(&refusal).map(|value| value.parse()) {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
     }
     response

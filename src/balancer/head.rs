@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use crate::auth::bearer;
 use crate::edge::{
-    Caller, Gate, Headers, Judged, Peer, Stream, Turned, is_forwarding, judge, read_head,
+    Caller, Gate, Headers, Judged, Peer, Stream, TOKENS_HEADER, Turned, is_forwarding, judge,
+    read_head,
 };
 use crate::protocol::{ErrorCode, Token};
 
@@ -98,7 +99,10 @@ pub(crate) fn seen(read: &[u8], peer: Peer, gate: &Gate) -> Option<Head> {
             return if named { Ok(None) } else { Err(bad("one Host header is required")) };
         }
         let caller = gate.caller(peer, headers)?;
-        let (head, behind) = (written(request, &caller.host), Bytes::new());
+        let (mut head, behind) = (written(request, &caller.host), Bytes::new());
+        if gate.tokens {
+            head.extend_from_slice(format!("{TOKENS_HEADER}: required\r\n").as_bytes());
+        }
         let token = bearer(&headers.all("authorization"), &headers.all("sec-websocket-protocol"));
         let (user, token) = (user(query), token.ok().flatten());
         Ok(Some(Upgrade { head, behind, caller, user, token }))
@@ -206,6 +210,23 @@ mod tests {
         let empty = b"GET /ws HTTP/1.1\r\nHost:\r\n\r\n";
         let Some(Head::Upgrade(upgrade)) = seen(empty) else { panic!() };
         assert_eq!(&upgrade.here()[..], b"GET /ws HTTP/1.1\r\nHost: \r\n\r\n");
+    }
+
+    #[test]
+    fn a_server_hears_from_us_alone_that_tokens_are_required() {
+        let head = "GET /ws?userId=a HTTP/1.1\r\nHost: x\r\nX-Parlor-Tokens: off\r\n\r\n";
+        let peer = Peer { address: "198.51.100.1:9".parse().unwrap(), secure: false };
+        for (tokens, said) in
+            [(true, "Host: x\r\nx-parlor-tokens: required\r\n"), (false, "Host: x\r\n")]
+        {
+            let gate = Gate { tokens, ..Gate::default() };
+            let seen = super::seen(head.as_bytes(), peer, &gate);
+            let Some(Head::Upgrade(upgrade)) = seen else { panic!() };
+            let expected = format!("GET /ws?userId=a HTTP/1.1\r\n{said}");
+            assert_eq!(upgrade.here(), format!("{expected}\r\n"), "handed over");
+            let told = "X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-Proto: http\r\n\r\n";
+            assert_eq!(upgrade.onward(), format!("{expected}{told}"), "passed through");
+        }
     }
 
     #[test]

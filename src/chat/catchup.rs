@@ -25,9 +25,9 @@ use crate::protocol::{ConversationId, Entry, Seq, UserId};
 use crate::store::{LogRange, MailboxPart, Member, Raise, Record, RecordPart, StoreError};
 
 /// How long a read of a store that does not answer waits before it is tried again.
-const RETRY_MS: std::ops::Range<u64> = 200..1_500;
+pub(super) const RETRY_MS: std::ops::Range<u64> = 200..1_500;
 /// How long it waits where trying again helps only once somebody has mended something.
-const REFUSED_MS: std::ops::Range<u64> = 10_000..20_000;
+pub(super) const REFUSED_MS: std::ops::Range<u64> = 10_000..20_000;
 
 /// Work that a session asks its task to do.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub enum Work {
         here: HashMap<ConversationId, Seq>,
         /// `false`: what was stored a moment ago may be missing.
         consistent: bool,
+        /// Whether the token holds is to be found there: there is no going on without it.
+        doubted: bool,
     },
     /// Read one row.
     Load(ConversationId, Turn),
@@ -166,9 +168,9 @@ fn given_up(work: &Work, error: &StoreError) -> Option<Done> {
         Work::Load(conversation, _) | Work::Read { conversation, .. } => {
             Some(Done::Failed(conversation.clone()))
         }
-        Work::Reread { .. } => Some(Done::Mailbox(Vec::new())),
+        Work::Reread { doubted: false, .. } => Some(Done::Mailbox(Vec::new())),
         Work::See { conversation, .. } => Some(Done::Seen(conversation.clone(), None)),
-        Work::Enter { .. } | Work::Pause(..) | Work::Store(_) => None,
+        Work::Enter { .. } | Work::Reread { .. } | Work::Pause(..) | Work::Store(_) => None,
     }
 }
 
@@ -179,7 +181,7 @@ impl Chat {
             Work::Enter { catchup } => {
                 self.read_mailbox(&store, outbox, *catchup, &HashMap::new(), true).await
             }
-            Work::Reread { here, consistent } => {
+            Work::Reread { here, consistent, .. } => {
                 self.read_mailbox(&store, outbox, None, here, *consistent).await
             }
             Work::Load(conversation, _) => {

@@ -176,9 +176,17 @@ impl Claims {
 impl Chat {
     /// Claims the map entry of a new socket, and sees to the person's others if there are any.
     pub async fn enter(self: &Arc<Self>, outbox: &Arc<Outbox>) {
-        if self.claim(outbox).await.is_some_and(|count| count > 1) {
+        let count = self.claim(outbox).await.unwrap_or(0);
+        let pushes = count > usize::from(self.hub.sockets_per_user());
+        if count > 1 && !(pushes && self.may_be_dead(outbox).await) {
             self.see_to_others(outbox, true).await;
         }
+    }
+
+    /// Whether a socket's token was taken back, or nobody can say: it takes nobody's place then.
+    async fn may_be_dead(&self, outbox: &Outbox) -> bool {
+        let Some(issued) = outbox.pass.issued() else { return false };
+        !matches!(self.is_revoked(&outbox.who.user, issued).await, Ok(false))
     }
 
     /// Ends the sockets of a person beyond the newest that one may have, wherever they are (the hub
@@ -385,6 +393,7 @@ mod tests {
     use crate::hub::Who;
     use crate::limits::{Limits, Settings};
     use crate::protocol::{DeviceId, Epoch, ProcessId};
+    use crate::store::{Record, Store};
 
     fn outbox(socket: u128) -> Arc<Outbox> {
         let user = UserId::parse("a").unwrap();
@@ -463,6 +472,24 @@ mod tests {
         }
         part.chat.enter(&part.enter("a", "default")).await;
         assert_eq!(ended(&mut ws3).await, [AHEAD]);
+    }
+
+    /// It is found to be dead once its mailbox is read; until then it takes nobody's place.
+    #[tokio::test]
+    async fn a_dead_token_ends_no_socket_of_its_person() {
+        let (part, mut ws3) = beside_ws3(Limits::none()).await;
+        let most = u128::from(part.chat.hub.sockets_per_user());
+        for socket in 0..most {
+            claims_at_ws3(&part, AHEAD + socket).await;
+        }
+        let revoked = Record::Revoked(user("a"), 1_790_000_000_000);
+        part.ports.write(revoked).await.unwrap();
+        for (issued, ends) in [(1_789_999_999, None), (1_790_000_001, Some(AHEAD))] {
+            let outbox = part.enter("a", "default");
+            outbox.pass.renew(issued, u64::MAX);
+            part.chat.enter(&outbox).await;
+            assert_eq!(ended(&mut ws3).await.first().copied(), ends, "{issued}");
+        }
     }
 
     /// Both have claimed before either looks: the one that claimed later sees to the other.

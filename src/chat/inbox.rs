@@ -58,6 +58,8 @@ pub(super) struct Inbox {
     /// A send of this socket was not answered when the last work was done.
     sending: bool,
     reread: bool,
+    /// The token may have been taken back since the mailbox was read.
+    doubted: bool,
     /// The mailbox is to be read again, eventually consistent.
     belt: bool,
     /// The `read` that is with the store now.
@@ -87,6 +89,7 @@ impl Inbox {
             entering: false,
             sending: false,
             reread: false,
+            doubted: false,
             belt: false,
             seeing: None,
             resting: None,
@@ -121,7 +124,12 @@ impl Inbox {
 
     /// Whether a token opened the socket that may be dead, as the mailbox will tell.
     pub fn is_unknown(&self) -> bool {
-        self.wish.guarded && self.stage == Stage::New
+        self.doubted || self.wish.guarded && self.stage == Stage::New
+    }
+
+    /// Whether texts are written as they come.
+    fn is_live(&self) -> bool {
+        self.stage == Stage::Live && !self.doubted
     }
 
     /// Whether the socket is not to be read.
@@ -151,6 +159,13 @@ impl Inbox {
     pub fn reread(&mut self) {
         // The first read is yet to begin, and will see it all.
         self.reread |= self.stage != Stage::New || self.working;
+    }
+
+    /// The same, and until then the token may be dead.
+    pub fn doubt(&mut self) {
+        self.reread();
+        // A first read that is yet to begin tells it anyway.
+        (self.doubted, self.overdue) = (self.reread, false);
     }
 
     /// The mailbox is to be read again for no reason but time.
@@ -185,7 +200,7 @@ impl Inbox {
         };
         // While nothing may be written no text is kept: a slow reader costs no memory, and what
         // waits is read from the store.
-        let keeps = self.stage == Stage::Live && self.receipts.has_room();
+        let keeps = self.is_live() && self.receipts.has_room();
         let position = self.position(&conversation, now);
         let passed = position.loaded && seq <= position.sent;
         if !passed {
@@ -238,8 +253,9 @@ impl Inbox {
 
     /// Writes what is next, and queues a conversation for which something has to be read.
     fn advance(&mut self, conversation: &ConversationId, now: Instant, out: &mut Outputs) {
+        let live = self.is_live();
         let Some(position) = self.positions.get_mut(conversation) else { return };
-        if position.loaded && self.stage == Stage::Live {
+        if position.loaded && live {
             while self.receipts.has_room() {
                 match position.next() {
                     None => break,

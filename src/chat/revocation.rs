@@ -5,21 +5,24 @@
 //! a socket by a service's token read it by itself. That nothing was taken back is remembered for a
 //! moment; that something was, for as long as there is room, since it stays so: a dead token is
 //! then refused at the door. **The store decides:** what the bus and the board say of a revocation
-//! only makes a server look.
+//! only makes a server look. While it can't, the person's sockets are as they were before their
+//! mailboxes were read: what is said to them waits, since the token may be a thief's.
 //!
 //! A token tells its time by the clock of whoever signed it. Of the sockets that are open when a
 //! server first hears of a revocation those end too whose tokens are a little younger than it:
 //! their signer's clock may be ahead. One that was signed since opens another.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
+use super::catchup::{REFUSED_MS, RETRY_MS};
 use super::{Chat, ChatError};
 use crate::board::SlowHint;
-use crate::chance::Hashing;
+use crate::chance::{self, Hashing};
 use crate::hub::{Event, Outbox};
 use crate::protocol::{
     CloseCode, ConversationId, Envelope, ErrorCode, LEEWAY_SECONDS, TOKEN_REVOKED, Timestamp,
@@ -32,6 +35,10 @@ use crate::telemetry::Metrics;
 const FRESH: Duration = Duration::from_secs(2);
 /// Of how many people it is remembered.
 const KNOWN_MAX: usize = 16_384;
+/// How many people are looked at, because somebody said so, at a time.
+const LOOKS_MAX: usize = 256;
+/// How long a look may take before the sockets are told less.
+const LOOK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Whether a token made at `issued` (in seconds) is dead. One that was made in the second of the
 /// revocation is: tokens don't tell their time more exactly.
@@ -68,11 +75,70 @@ type Known = HashMap<UserId, Read, Hashing>;
 #[derive(Debug, Default)]
 pub(super) struct Revocations {
     known: Mutex<Known>,
+    /// At whom is being looked, and whether that is to be done once more.
+    looks: Mutex<HashMap<UserId, bool, Hashing>>,
+}
+
+/// Whether somebody is looked at.
+#[derive(Debug, PartialEq, Eq)]
+enum Looks {
+    /// From now on.
+    Begin,
+    /// Already, and once more after that.
+    GoOn,
+    /// Not now: too many are.
+    TooMany,
+}
+
+/// A look at a person, which is under way until it is dropped.
+struct Look {
+    chat: Weak<Chat>,
+    user: UserId,
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        if let Some(chat) = self.chat.upgrade() {
+            chat.revocations.looks().remove(&self.user);
+        }
+    }
 }
 
 impl Revocations {
     fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn looks(&self) -> std::sync::MutexGuard<'_, HashMap<UserId, bool, Hashing>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin_look(&self, user: &UserId) -> Looks {
+        let mut looks = self.looks();
+        if let Some(again) = looks.get_mut(user) {
+            *again = true;
+            return Looks::GoOn;
+        }
+        if looks.len() >= LOOKS_MAX {
+            return Looks::TooMany;
+        }
+        looks.insert(user.clone(), false);
+        Looks::Begin
+    }
+
+    /// Whether somebody has asked for another look since this was asked.
+    fn take_again(&self, user: &UserId) -> bool {
+        self.looks().get_mut(user).is_some_and(std::mem::take)
+    }
+
+    /// Where nobody has, the look is over.
+    fn is_over(&self, user: &UserId) -> bool {
+        let mut looks = self.looks();
+        let again = looks.get_mut(user).is_some_and(std::mem::take);
+        if !again {
+            looks.remove(user);
+        }
+        !again
     }
 
     fn get(&self, user: &UserId) -> Option<Option<Timestamp>> {
@@ -208,27 +274,37 @@ impl Chat {
     /// knows the dead tokens from now on.
     pub(super) fn hear_revoked(&self, user: &UserId) {
         self.revocations.doubt(user);
-        let Some(chat) = self.this.upgrade() else { return };
-        let Some(permit) = self.router.permit() else { return self.look_in_turn(user) };
-        let user = user.clone();
-        tokio::spawn(async move {
-            let _permit = permit;
-            match chat.read_revoked(&user).await {
-                Ok(Some(until)) if chat.revocations.is_to_end(&user, until) => {
-                    chat.end_sockets(&user, until);
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "a revocation is looked for again");
-                    chat.look_in_turn(&user);
-                }
+        match self.revocations.begin_look(user) {
+            Looks::Begin => {
+                let look = Look { chat: self.this.clone(), user: user.clone() };
+                tokio::spawn(look.until_seen());
             }
-        });
+            Looks::GoOn => {}
+            Looks::TooMany => self.doubt_sockets(user),
+        }
     }
 
-    /// In turn with all other reads each socket looks for it.
-    fn look_in_turn(&self, user: &UserId) {
-        self.opened_by(user).iter().for_each(|(outbox, _)| outbox.push(Event::Reread));
+    /// Reads it. Where that takes long, the sockets are told nothing meanwhile.
+    async fn look(
+        &self,
+        user: &UserId,
+        doubted: &mut bool,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let mut reading = pin!(self.read_revoked(user));
+        if let Ok(read) = timeout(LOOK_PATIENCE, &mut reading).await {
+            return read;
+        }
+        if !std::mem::replace(doubted, true) {
+            self.doubt_sockets(user);
+        }
+        reading.await
+    }
+
+    /// Nobody can say whether the tokens of these sockets hold: each finds out, in turn with all
+    /// other reads, before anything more is told to it.
+    fn doubt_sockets(&self, user: &UserId) {
+        let by_token = self.opened_by(user).into_iter().filter(|(_, issued)| issued.is_some());
+        by_token.for_each(|(outbox, _)| outbox.push(Event::Doubt));
     }
 
     /// Ends what tokens made up to `until` have opened, and those that a clock which is ahead may
@@ -262,6 +338,39 @@ impl Chat {
         Metrics::count(&self.metrics.refused, code.as_str());
         outbox.answer(answer::error(code, detail, None, None));
         outbox.push(Event::Close(CloseCode::Unauthorized));
+    }
+}
+
+impl Look {
+    /// Looks until the store has answered, beside all turns: it is one item.
+    async fn until_seen(self) {
+        let user = &self.user;
+        let mut doubted = false;
+        while let Some(chat) = self.chat.upgrade() {
+            let error = match chat.look(user, &mut doubted).await {
+                Ok(until) => {
+                    let until = until.filter(|until| chat.revocations.is_to_end(user, *until));
+                    if let Some(until) = until {
+                        chat.end_sockets(user, until);
+                    }
+                    if chat.revocations.is_over(user) {
+                        return;
+                    }
+                    doubted = false;
+                    continue;
+                }
+                Err(error) => error,
+            };
+            // Sockets that are opened from now on look for themselves.
+            if chat.revocations.take_again(user) || !doubted {
+                tracing::warn!(%error, "a revocation is looked for again");
+                chat.doubt_sockets(user);
+                doubted = true;
+            }
+            drop(chat);
+            let pause = if error.retryable() { RETRY_MS } else { REFUSED_MS };
+            sleep(Duration::from_millis(chance::within(pause))).await;
+        }
     }
 }
 

@@ -272,6 +272,7 @@ impl Session {
             }
             Event::Text { .. } | Event::Hint { .. } => self.inbox().hear(event, now, out),
             Event::Reread => self.inbox().reread(),
+            Event::Doubt => self.inbox().doubt(),
             Event::Belt => self.inbox().belt(),
             Event::Flush => {
                 if let Some(inbox) = &mut self.inbox {

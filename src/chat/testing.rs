@@ -309,8 +309,9 @@ impl Store for Ports {
             self.read_takes().await;
             self.meet("roster", log)?;
         }
-        if let RecordPart::Revoked(_) = &part {
+        if let RecordPart::Revoked(user) = &part {
             self.note("revoked");
+            self.meet("revoked", &ConversationId::direct(user, user))?;
         }
         still(self.store.records(part)).await
     }

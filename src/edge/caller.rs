@@ -8,9 +8,9 @@ use ipnet::IpNet;
 use super::Turned;
 
 /// The headers that proxies write: what a client says in them is dropped by the balancer.
-const FORWARDING: [&str; 3] = ["forwarded", "x-real-ip", "x-client-ip"];
+const FORWARDING: [&str; 4] = ["forwarded", "x-real-ip", "x-client-ip", "x-parlor-tokens"];
 
-/// Whether a header tells of what lies before a proxy.
+/// Whether a header tells of what lies before a proxy, or is for a balancer to write.
 pub fn is_forwarding(name: &str) -> bool {
     let forwarded = |b: &[u8]| b.eq_ignore_ascii_case(b"x-forwarded-");
     name.as_bytes().get(..12).is_some_and(forwarded)
@@ -128,6 +128,16 @@ impl Trusted {
         }
         client
     }
+}
+
+/// Whether anything tells that a request comes from another machine, believed or not: whoever makes
+/// it up keeps out nobody else.
+pub(super) fn is_told_elsewhere(caller: &Caller, headers: &(impl Headers + ?Sized)) -> bool {
+    let away = |ip: IpAddr| !ip.to_canonical().is_loopback();
+    let passed = headers.all("x-forwarded-for");
+    let mut passed = passed.iter().flat_map(|value| value.split(|b| *b == b','));
+    away(caller.peer.address.ip())
+        || passed.any(|entry| address(entry).is_some_and(|client| away(client.ip())))
 }
 
 /// Whoever set up a proxy wants to know this, and strangers must not fill the log with it.
@@ -256,7 +266,9 @@ mod tests {
         for bad in ["", "10.0.0.0/33", "proxy.example.com", "10.0.0.1:80"] {
             assert!(Trusted::new(&[bad.to_owned()]).is_err(), "{bad}");
         }
-        for name in ["X-Forwarded-For", "x-forwarded-anything", "Forwarded", "X-Real-IP"] {
+        for name in
+            ["X-Forwarded-For", "x-forwarded-anything", "Forwarded", "X-Real-IP", "X-Parlor-Tokens"]
+        {
             assert!(is_forwarding(name), "{name}");
         }
         assert!(!is_forwarding("X-Forward") && !is_forwarding("Host"));

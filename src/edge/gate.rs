@@ -1,18 +1,26 @@
 //! Which requests a listener takes: not those of other sites' pages, and in development mode only
-//! those that call it by a name of this machine.
+//! those that call it by a name of this machine, and come from there.
 //!
 //! A page of any site can make the browser of whoever opens it send requests to this listener. The
 //! browser says whose page it was (`Origin`), for every WebSocket too. A site whose name was
 //! pointed at the loopback address (DNS rebinding) has our origin, but not our name (`Host`).
+//!
+//! A loopback address alone does not say that only this machine asks: a balancer or another proxy
+//! there may pass everybody on. So who is told to be elsewhere is turned away where nobody has to
+//! show a token, and a balancer that asks for tokens says so, to a process that lacks the keys.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::caller::{Caller, Headers, Peer, Trusted};
+use super::caller::{Caller, Headers, Peer, Trusted, is_told_elsewhere};
 use super::origin::{Origin, Origins, host_of};
 use crate::protocol::ErrorCode;
 
 /// How much of an origin is repeated to whoever was refused.
 const ORIGIN_SHOWN_MAX: usize = 200;
+/// What a balancer that asks for tokens says to servers and to the API, which check them: one
+/// without keys would believe everybody whom it passes on. Dropped where a client says it.
+pub const TOKENS_HEADER: &str = "x-parlor-tokens";
 
 /// A request that is turned away.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,11 +70,16 @@ pub struct Gate {
     pub names: Names,
     /// Who is believed about the client.
     pub trusted: Trusted,
+    /// Who asks must show a token.
+    pub tokens: bool,
 }
 
 impl Gate {
     /// Who asks, if the request is taken.
     pub fn take(&self, peer: Peer, headers: &(impl Headers + ?Sized)) -> Result<Caller, Turned> {
+        if !self.tokens && !headers.all(TOKENS_HEADER).is_empty() {
+            return Err(lacks_keys());
+        }
         let caller = self.caller(peer, headers)?;
         let judged = self.judge(&caller, headers);
         if let Err(turned) = &judged {
@@ -80,12 +93,32 @@ impl Gate {
     /// a browser may be on the proxy's machine, and its page writes every header but that one.
     pub fn caller(&self, peer: Peer, headers: &(impl Headers + ?Sized)) -> Result<Caller, Turned> {
         let caller = self.trusted.caller(peer, headers)?;
+        self.judge_place(&caller, headers)?;
         let other = |host: &&&[u8]| **host != caller.host.as_bytes();
         match headers.all("host").first().filter(other) {
             Some(host) => self.judge_name(str::from_utf8(host).unwrap_or_default()),
             None => Ok(()),
         }
         .map(|()| caller)
+    }
+
+    fn judge_place(
+        &self,
+        caller: &Caller,
+        headers: &(impl Headers + ?Sized),
+    ) -> Result<(), Turned> {
+        let only_here = matches!(self.names, Names::Loopback(_)) && !self.tokens;
+        if !only_here || !is_told_elsewhere(caller, headers) {
+            return Ok(());
+        }
+        let detail = "without tokens only this machine is served, and a proxy tells of a client \
+                      elsewhere: give --jwt-secret-file FILE, --jwt-key-file FILE or --jwks-url \
+                      URL, or --insecure-dev on a network that keeps strangers out";
+        static TOLD: AtomicBool = AtomicBool::new(false);
+        if !TOLD.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{detail}");
+        }
+        Err(Turned { status: 403, code: ErrorCode::Forbidden, detail: detail.to_owned() })
     }
 
     fn judge_name(&self, host: &str) -> Result<(), Turned> {
@@ -115,6 +148,20 @@ impl Gate {
         };
         Err(Turned { status: 403, code: ErrorCode::Forbidden, detail })
     }
+}
+
+/// Whoever asks can't help it, and another process may have the keys.
+fn lacks_keys() -> Turned {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if !TOLD.swap(true, Ordering::Relaxed) {
+        tracing::error!(
+            "the balancer asks for tokens, and this process has no keys to check them by: what it \
+             passes on is answered with 503 until this process is started with the same \
+             --jwt-secret-file, --jwt-key-file or --jwks-url"
+        );
+    }
+    let detail = "this process has no keys to check tokens by: its log says what to do";
+    Turned { status: 503, code: ErrorCode::Unavailable, detail: detail.to_owned() }
 }
 
 /// Whose page makes the request; `None` where no page does.
@@ -214,6 +261,57 @@ mod tests {
             let headers = [name("Host", host), name("X-Forwarded-Host", told)];
             let taken = gate.take(peer, &headers[..]);
             assert_eq!(taken.err().map(|turned| turned.status), status, "{host}, {told}");
+        }
+    }
+
+    fn said(gate: &Gate, from: &str, more: &[(&'static str, &'static str)]) -> Option<u16> {
+        let header = |(name, value): &(&'static str, &'static str)| httparse::Header {
+            name,
+            value: value.as_bytes(),
+        };
+        let headers: Vec<_> = [("Host", "localhost")].iter().chain(more).map(header).collect();
+        let peer = Peer { address: from.parse().unwrap(), secure: false };
+        gate.take(peer, &headers[..]).err().map(|turned| turned.status)
+    }
+
+    #[test]
+    fn where_nobody_shows_a_token_only_this_machine_is_served() {
+        let keyless = Gate { names: Names::Loopback(Vec::new()), ..Gate::default() };
+        let trusted = Trusted::new(&["127.0.0.1".to_owned()]).unwrap();
+        let told = |client: &'static str| [("X-Forwarded-For", client)];
+        for gate in [&keyless, &Gate { trusted, ..keyless.clone() }] {
+            for (from, elsewhere) in [
+                ("127.0.0.1:1", None),
+                ("[::1]:1", None),
+                ("[::ffff:127.0.0.1]:1", None),
+                ("203.0.113.7:1", Some(403)),
+                ("10.0.0.1:1", Some(403)),
+                ("0.0.0.0:0", Some(403)),
+            ] {
+                assert_eq!(said(gate, from, &[]), elsewhere, "{from}");
+            }
+            for here in ["127.0.0.1", "::1", "[::1]:5, 127.8.0.1:6", "::ffff:127.0.0.1", "unknown"]
+            {
+                assert_eq!(said(gate, "127.0.0.1:1", &told(here)), None, "{here}");
+            }
+            for away in ["203.0.113.7", "203.0.113.7, 127.0.0.1", "127.0.0.1,10.0.0.1:9"] {
+                assert_eq!(said(gate, "127.0.0.1:1", &told(away)), Some(403), "{away}");
+            }
+        }
+        // With tokens, and where the network keeps strangers out.
+        for gate in [Gate { tokens: true, ..keyless }, Gate::default()] {
+            assert_eq!(said(&gate, "203.0.113.7:1", &told("203.0.113.8")), None);
+        }
+    }
+
+    #[test]
+    fn whom_a_balancer_has_asked_for_a_token_is_not_believed_without_keys() {
+        let named = Gate { names: Names::Loopback(Vec::new()), ..Gate::default() };
+        let required = [(TOKENS_HEADER, "required")];
+        for keyless in [named, Gate::default()] {
+            assert_eq!(said(&keyless, "127.0.0.1:1", &required), Some(503));
+            let gate = Gate { tokens: true, ..keyless };
+            assert_eq!(said(&gate, "127.0.0.1:1", &required), None);
         }
     }
 }

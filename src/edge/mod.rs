@@ -3,7 +3,8 @@
 //! `incoming` accepts connections, `arrival` takes one in (PROXY protocol, TLS), `head` refuses
 //! requests that two parsers could read in two ways, `caller` says who asks and by which name, as
 //! far as trusted proxies are to be believed, and `gate` refuses pages of other origins and, in
-//! development mode, other names. `handoff` carries sockets between processes of a host.
+//! development mode, other names and other machines. `handoff` carries sockets between processes
+//! of a host.
 //! **Invariant:** what a client says of its own address, host or scheme counts only where a trusted
 //! proxy has said it.
 
@@ -26,7 +27,7 @@ pub use arrival::{Arrived, Doorman, Edge, Entry, HEAD_PATIENCE, TLS_ADDRESS};
 pub use caller::{Caller, Headers, Peer, Trusted, is_forwarding};
 pub use cors::Answering;
 pub use framing::Watched;
-pub use gate::{Gate, Names, Turned};
+pub use gate::{Gate, Names, TOKENS_HEADER, Turned};
 pub use head::{Body, HEAD_BYTES_MAX, Judged, judge, read_head};
 pub use incoming::{Came, Incoming};
 pub use origin::{Origin, Origins};

@@ -16,11 +16,14 @@ use crate::chat::{Chat, ChatError};
 use crate::edge::Stream;
 use crate::hub::{Acting, Outbox};
 use crate::limits::Address;
-use crate::protocol::{ErrorCode, Ref, TOKEN_REVOKED, Token, UserId, answer};
+use crate::protocol::{ErrorCode, Ref, TOKEN_REVOKED, Timestamp, Token, UserId, answer};
 use crate::telemetry::Metrics;
 
 /// How many tokens are being renewed at a time; each reads the store.
 const RENEWALS_MAX: usize = 256;
+/// For how long a token is believed that was looked at once, in seconds: its key may be withdrawn
+/// meanwhile. Those who came together come again apart.
+const STAY_SECONDS: std::ops::Range<u64> = 23 * 3_600..24 * 3_600;
 
 /// What a server needs to look at tokens.
 #[derive(Debug)]
@@ -43,12 +46,20 @@ pub(super) struct Admitted {
     pub holds: Option<(u64, u64)>,
     /// The service that acts for the user.
     pub acting: Option<Box<Acting>>,
+    /// It may take the place of an older socket of the person: its token is known not to have been
+    /// taken back.
+    pub pushes: bool,
 }
 
 impl Admitted {
     fn by(user: UserId, holds: Option<(u64, u64)>) -> Self {
-        Self { user, holds, acting: None }
+        Self { user, holds, acting: None, pushes: holds.is_none() }
     }
+}
+
+/// The token of a socket was looked at just now.
+pub(super) fn looked_at(outbox: &Outbox, clock: Timestamp) {
+    outbox.pass.stay(clock / 1_000 + crate::chance::within(STAY_SECONDS));
 }
 
 impl Gateway {
@@ -76,13 +87,28 @@ impl Gateway {
                 }
                 let issued = service(&self.chat, &identity).await?;
                 let acting = Some(acting(identity));
-                Ok(Admitted { acting, ..Admitted::by(named.clone(), Some((issued, ends))) })
+                let by = Admitted::by(named.clone(), Some((issued, ends)));
+                Ok(Admitted { acting, pushes: true, ..by })
             }
             _ if !identity.scopes.user && !identity.scopes.service => {
-                Err(Refusal::new(403, "the token's scope opens no socket: it needs user"))
+                let refusal = "the token's scope opens no socket: it needs user";
+                Err(Refusal::new(403, refusal).challenging(&auth::out_of_scope("user")))
             }
-            _ => Ok(Admitted::by(identity.user, Some((identity.issued, ends)))),
+            _ => {
+                let pushes = self.has_all_its_sockets(&identity.user);
+                if pushes {
+                    not_revoked(&self.chat, &identity).await?;
+                }
+                let by = Admitted::by(identity.user, Some((identity.issued, ends)));
+                Ok(Admitted { pushes, ..by })
+            }
         }
+    }
+
+    /// Whether one more socket of a person takes the place of another one here.
+    fn has_all_its_sockets(&self, user: &UserId) -> bool {
+        let hub = &self.chat.hub;
+        hub.of(user).len() >= usize::from(hub.sockets_per_user())
     }
 
     /// Tells a client why it gets no socket: a browser on one, others by the status.
@@ -90,6 +116,8 @@ impl Gateway {
         let code = match refusal.status {
             401 => ErrorCode::Unauthorized,
             403 => ErrorCode::Forbidden,
+            // With tokens in use two of them are all that is bad by now.
+            400 if self.guard.is_some() => ErrorCode::BadRequest,
             // No place for a socket, not even one to be told on.
             _ => {
                 Metrics::count(&self.chat.metrics.refused, refusal.code().as_str());
@@ -108,8 +136,13 @@ impl Gateway {
 /// A service acts for somebody, whose mailbox says nothing of the service's own token: that is
 /// looked up here. What is taken back of the person's counts from now on.
 async fn service(chat: &Chat, identity: &Identity) -> Result<u64, Refusal> {
+    not_revoked(chat, identity).await?;
+    Ok((chat.clock)() / 1_000)
+}
+
+async fn not_revoked(chat: &Chat, identity: &Identity) -> Result<(), Refusal> {
     match chat.is_revoked(&identity.user, identity.issued).await {
-        Ok(false) => Ok((chat.clock)() / 1_000),
+        Ok(false) => Ok(()),
         Ok(true) => Err(auth::Refusal::Revoked.into()),
         Err(error) => Err(Refusal::new(503, error.detail)),
     }
@@ -207,6 +240,7 @@ async fn try_renew(
         true => outbox.renew(issued, ends, None),
         false => outbox.renew((chat.clock)() / 1_000, ends, Some(acting(identity))),
     }
+    looked_at(outbox, (chat.clock)());
     if chat.is_known_dead(&user, issued) {
         chat.turn_away(outbox, TOKEN_REVOKED);
         return Err(auth::Refusal::Revoked.into());

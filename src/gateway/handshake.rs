@@ -128,6 +128,11 @@ impl Refusal {
         }
     }
 
+    /// With what a token would have to be (RFC 6750 §3).
+    pub(super) fn challenging(self, challenge: &str) -> Self {
+        Self { header: format!("WWW-Authenticate: {challenge}\r\n").into(), ..self }
+    }
+
     /// Others may take the socket.
     pub fn elsewhere(self) -> Self {
         Self { header: format!("{}{ELSEWHERE}: yes\r\n", self.header).into(), ..self }
@@ -136,7 +141,9 @@ impl Refusal {
 
 impl From<Turned> for Refusal {
     fn from(turned: Turned) -> Self {
-        Self::new(turned.status, turned.detail)
+        let refusal = Self::new(turned.status, turned.detail);
+        // What this process lacks others may have.
+        if refusal.status == 503 { refusal.elsewhere() } else { refusal }
     }
 }
 
@@ -144,12 +151,10 @@ impl From<auth::Refusal> for Refusal {
     fn from(refusal: auth::Refusal) -> Self {
         let plain = Self::new(refusal.code().http_status(), refusal.to_string());
         let retry_after_ms = refusal.retry_ms();
-        let header = match plain.status {
-            401 => format!("WWW-Authenticate: {}\r\n", challenge(&refusal)).into(),
-            503 => retry_after(retry_after_ms),
-            _ => plain.header,
-        };
-        Self { header, retry_after_ms, ..plain }
+        match challenge(&refusal) {
+            Some(challenge) => plain.challenging(&challenge),
+            None => Self { header: retry_after(retry_after_ms), retry_after_ms, ..plain },
+        }
     }
 }
 

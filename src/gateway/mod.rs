@@ -273,10 +273,16 @@ impl Gateway {
         let outbox = Arc::new(Outbox::on(bell, who));
         if let Some((issued, ends)) = admitted.holds {
             outbox.renew(issued, ends, admitted.acting);
+            admission::looked_at(&outbox, (self.chat.clock)());
         }
-        if let Some(oldest) = self.chat.hub.enter(outbox.clone()) {
-            self.chat.metrics.count_limited(Limit::SocketsPerUser.as_str());
-            oldest.push(Event::Close(CloseCode::TooManySockets));
+        if admitted.pushes {
+            if let Some(oldest) = self.chat.hub.enter(outbox.clone()) {
+                self.chat.metrics.count_limited(Limit::SocketsPerUser.as_str());
+                oldest.push(Event::Close(CloseCode::TooManySockets));
+            }
+        } else if !self.chat.hub.enter_beside(outbox.clone()) {
+            // Others came at the same moment: next time its token is looked at first.
+            drain::send_away(&outbox);
         }
         // A drain that began since the handshake may have looked through the hub before this: it
         // closes the door first and looks then, so that one of the two sees to this socket.

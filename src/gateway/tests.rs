@@ -59,6 +59,68 @@ async fn a_socket_that_comes_after_the_drains_look_is_sent_away_too() {
     assert!(heard.windows(2).any(|pair| pair == code), "1012: {shown}");
 }
 
+/// Sixteen dials with a dead token at a server that does not know yet that it is dead.
+#[tokio::test]
+async fn a_dead_token_pushes_no_socket_of_its_user_out() {
+    let part = Part::new().await;
+    let verifier = crate::auth::testing::by_secret().await;
+    let gateway = Gateway::new(part.chat.clone(), Edge::open(), Some(verifier), 1).unwrap();
+    gateway.open();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let now = jsonwebtoken::get_current_timestamp();
+    let hello = |issued: u64| {
+        let claims = serde_json::json!({"sub": "a", "iat": issued, "exp": now + 600});
+        let token = crate::auth::testing::hs256(crate::auth::testing::SECRET, claims);
+        let head = request("a").replace("?userId=a", "");
+        let bearer = format!("\r\nAuthorization: Bearer {}\r\n\r\n", token.reveal());
+        let mut head = bytes::BytesMut::from(head.replace("\r\n\r\n", &bearer).as_bytes());
+        let peer = Peer { address: "127.0.0.1:1".parse().unwrap(), secure: false };
+        match handshake::judge(&mut head, peer, &gateway.edge.gate) {
+            Some(Request::Open(hello, _)) => hello,
+            other => panic!("{other:?}"),
+        }
+    };
+    let enter = async |hello: &handshake::Hello, (seat, admitted): (Seat, Admitted)| {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let arrival = gateway.enter(Stream::from(stream), hello, seat, admitted, Bytes::new());
+        (client, arrival.unwrap())
+    };
+    let most = usize::from(part.chat.hub.sockets_per_user());
+    let own: Vec<_> = (1..most).map(|_| part.enter("a", "phone")).collect();
+    let (dead, young) = (hello(now - 60), hello(now));
+    // All are let in before any has a place.
+    let mut let_in = Vec::new();
+    for _ in 0..4 {
+        let_in.push(gateway.seat_and_admit(&dead).await.expect("nobody knows yet"));
+    }
+    let revoked =
+        crate::store::Record::Revoked(crate::chat::testing::user("a"), (now - 30) * 1_000);
+    crate::store::Store::write(&*part.ports, revoked).await.unwrap();
+    let mut held = Vec::new();
+    for (at, admitted) in let_in.into_iter().enumerate() {
+        let (client, arrival) = enter(&dead, admitted).await;
+        let told = arrival.entered.outbox().take_now();
+        let away = told.iter().any(|event| matches!(event, Event::Close(CloseCode::Restart)));
+        assert_eq!(away, at > 0, "{told:?}");
+        held.push((client, arrival));
+    }
+    let refused = gateway.seat_and_admit(&dead).await.err().expect("it is looked at first");
+    assert_eq!(refused.status, 401);
+    assert!(own.iter().all(|outbox| outbox.take_now().is_empty()), "nothing became of them");
+    // One that holds takes the place of the oldest, as ever.
+    let admitted = gateway.seat_and_admit(&young).await.expect("a good one");
+    held.push(enter(&young, admitted).await);
+    let closed = |outbox: &Arc<Outbox>| {
+        outbox
+            .take_now()
+            .iter()
+            .any(|event| matches!(event, Event::Close(CloseCode::TooManySockets)))
+    };
+    let all = own.iter().chain(held.iter().map(|(_, arrival)| arrival.entered.outbox()));
+    assert_eq!(all.filter(|outbox| closed(outbox)).count(), 1);
+}
+
 /// Who was handed over and not yet taken is answered, and nobody is handed over any more.
 #[tokio::test]
 async fn the_door_of_a_server_that_stops_is_closed() {

@@ -8,7 +8,7 @@ mod bell;
 mod outbox;
 
 pub use bell::Bell;
-pub use outbox::{Acting, Event, Outbox, Pass, Who};
+pub use outbox::{Acting, Ended, Event, Outbox, Pass, Who};
 
 use std::hash::BuildHasher;
 use std::sync::atomic::AtomicU64;
@@ -43,8 +43,12 @@ impl Person {
         self.outboxes().first().is_some_and(|outbox| outbox.who.user == *user)
     }
 
-    /// Adds one; gives the oldest back where there are too many now.
-    fn enter(&mut self, outbox: Arc<Outbox>, most: u16) -> Option<Arc<Outbox>> {
+    /// Adds one. Where that is one too many the oldest is given back, or this one unless it
+    /// `pushes`.
+    fn enter(&mut self, outbox: Arc<Outbox>, most: u16, pushes: bool) -> Option<Arc<Outbox>> {
+        if !pushes && self.outboxes().len() >= usize::from(most) {
+            return Some(outbox);
+        }
         let mut outboxes = self.outboxes().to_vec();
         // Two that open at the same time may come in the other order.
         let at = outboxes.partition_point(|other| other.who.socket < outbox.who.socket);
@@ -107,13 +111,24 @@ impl Hub {
 
     /// Puts a socket in; returns the person's oldest if there are now too many.
     pub fn enter(&self, outbox: Arc<Outbox>) -> Option<Arc<Outbox>> {
+        self.put(outbox, true)
+    }
+
+    /// Puts a socket in where that is not one too many; whether it did.
+    pub fn enter_beside(&self, outbox: Arc<Outbox>) -> bool {
+        self.put(outbox, false).is_none()
+    }
+
+    fn put(&self, outbox: Arc<Outbox>, pushes: bool) -> Option<Arc<Outbox>> {
         let user = outbox.who.user.clone();
         let (hash, mut shard) = self.shard(&user);
         let hash_of = |person: &Person| {
             person.outboxes().first().map_or(0, |outbox| self.hashing.hash_one(&outbox.who.user))
         };
         match shard.entry(hash, |person| person.is(&user), hash_of) {
-            Entry::Occupied(mut person) => person.get_mut().enter(outbox, self.sockets_per_user),
+            Entry::Occupied(mut person) => {
+                person.get_mut().enter(outbox, self.sockets_per_user, pushes)
+            }
             Entry::Vacant(place) => {
                 place.insert(Person::One(outbox));
                 None
@@ -181,7 +196,8 @@ mod tests {
     fn the_oldest_beyond_the_bound_is_given_back() {
         let hub = Hub::new(SOCKETS_PER_USER);
         let most = u128::from(SOCKETS_PER_USER);
-        assert!((0..most).all(|socket| hub.enter(outbox("u", socket)).is_none()));
+        assert!((0..most).all(|socket| hub.enter_beside(outbox("u", socket))));
+        assert!(!hub.enter_beside(outbox("u", most)), "nobody makes room for it");
         assert_eq!(hub.enter(outbox("u", most)).unwrap().who.socket, SocketId(0));
         assert_eq!(hub.all().len(), usize::from(SOCKETS_PER_USER));
     }

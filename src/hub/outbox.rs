@@ -86,6 +86,9 @@ pub enum Event {
     Refused(Text),
     /// Something may have been missed: read the mailbox again.
     Reread,
+    /// The token may be dead, and nobody could look: nothing is told or taken until the mailbox was
+    /// read again.
+    Doubt,
     /// It is an hour since: read the mailbox again, as it stood a moment ago.
     Belt,
     /// Cursors that rested long enough are to be stored.
@@ -115,8 +118,19 @@ impl Event {
     }
 }
 
+/// What has ended of a socket's pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The token.
+    Token,
+    /// The time for which a token is believed that nobody has looked at since: it is to be shown
+    /// again.
+    Stay,
+}
+
 /// What the token of a socket says of time, in seconds since 1970: two numbers a socket, looked at
-/// by whoever goes through all sockets anyway, so that no token needs a timer.
+/// by whoever goes through all sockets anyway, so that no token needs a timer. The lowest bit of
+/// the second says what ends then: the token (0), or the stay (1).
 #[derive(Debug)]
 pub struct Pass {
     issued: AtomicU32,
@@ -135,7 +149,15 @@ impl Pass {
         // One that says 2106 is told from none.
         let seconds = |time: u64| u32::try_from(time).unwrap_or(u32::MAX).min(u32::MAX - 1);
         self.issued.store(seconds(issued), Ordering::Relaxed);
-        self.ends.store(seconds(ends), Ordering::Relaxed);
+        self.ends.store(seconds(ends.saturating_add(1)) & !1, Ordering::Relaxed);
+    }
+
+    /// Whoever holds a token that goes on longer is to show it again then.
+    pub fn stay(&self, until: u64) {
+        let until = u32::try_from(until).unwrap_or(u32::MAX).saturating_sub(1) | 1;
+        if until != u32::MAX {
+            self.ends.fetch_min(until, Ordering::Relaxed);
+        }
     }
 
     /// When it was made; `None` without a token.
@@ -144,20 +166,21 @@ impl Pass {
         (issued != u32::MAX).then_some(u64::from(issued))
     }
 
-    /// When it ends; `None` without a token, and once that was told.
+    /// When something of it ends; `None` without a token, and once that was told.
     pub fn ends(&self) -> Option<u64> {
         let ends = self.ends.load(Ordering::Relaxed);
         (ends != u32::MAX).then_some(u64::from(ends))
     }
 
-    /// Whether it has ended by now; told once.
-    pub fn take_ended(&self, now: u64) -> bool {
+    /// What has ended by now; told once.
+    pub fn take_ended(&self, now: u64) -> Option<Ended> {
         let ends = self.ends.load(Ordering::Relaxed);
         let ended = ends != u32::MAX && u64::from(ends) < now;
         // One that was renewed since has not.
         let take =
             || self.ends.compare_exchange(ends, u32::MAX, Ordering::Relaxed, Ordering::Relaxed);
-        ended && take().is_ok()
+        let what = if ends & 1 == 0 { Ended::Token } else { Ended::Stay };
+        (ended && take().is_ok()).then_some(what)
     }
 }
 
@@ -351,14 +374,29 @@ mod tests {
     #[test]
     fn a_token_ends_once_and_without_one_nothing_does() {
         let pass = Pass::default();
-        assert_eq!((pass.issued(), pass.take_ended(u64::MAX)), (None, false));
+        assert_eq!((pass.issued(), pass.take_ended(u64::MAX)), (None, None));
         pass.renew(100, 200);
-        assert_eq!((pass.issued(), pass.take_ended(200)), (Some(100), false));
-        assert!(pass.take_ended(201));
-        assert!(!pass.take_ended(201), "it was told");
+        assert_eq!((pass.issued(), pass.take_ended(200)), (Some(100), None));
+        assert_eq!(pass.take_ended(201), Some(Ended::Token));
+        assert_eq!(pass.take_ended(201), None, "it was told");
         pass.renew(150, u64::MAX);
-        assert_eq!((pass.issued(), pass.take_ended(300)), (Some(150), false));
+        assert_eq!((pass.issued(), pass.take_ended(300)), (Some(150), None));
+        assert_eq!(pass.take_ended(u64::MAX), Some(Ended::Token));
         assert!(size_of::<Pass>() <= 8);
+    }
+
+    #[test]
+    fn a_token_that_lasts_is_to_be_shown_again() {
+        let pass = Pass::default();
+        for (ends, told) in [(9_000, Ended::Stay), (1_001, Ended::Stay), (1_000, Ended::Token)] {
+            pass.renew(100, ends);
+            pass.stay(1_001);
+            assert!(pass.ends().unwrap().abs_diff(1_000) <= 1);
+            assert_eq!((pass.take_ended(999), pass.take_ended(1_002)), (None, Some(told)));
+        }
+        pass.renew(100, u64::MAX);
+        pass.stay(u64::MAX);
+        assert_eq!(pass.take_ended(u64::MAX), Some(Ended::Token));
     }
 
     #[test]

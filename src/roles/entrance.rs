@@ -42,9 +42,9 @@ impl Entrance {
             (Some(certificate), Some(key)) => Some(Tls::load(certificate, key).map_err(usage)?),
             _ => None,
         };
-        let gate = Gate { origins, names, trusted };
-        let entry = Entry { proxy_protocol: options.proxy_protocol, tls };
         let tokens = common.tokens.has_keys();
+        let gate = Gate { origins, names, trusted, tokens };
+        let entry = Entry { proxy_protocol: options.proxy_protocol, tls };
         Ok(Self { gate, entry, tokens, open: common.insecure_dev && !tokens })
     }
 
@@ -89,7 +89,8 @@ impl Entrance {
         let local = is_loopback(listener);
         let entry = Entry { proxy_protocol: false, tls: self.entry.tls.clone().filter(|_| !local) };
         // No proxy stands before it: who says so is a page, or somebody who wants to be another.
-        let gate = Gate { trusted: Trusted::default(), ..self.gate(local) };
+        // Nobody is anybody there, so it has no part in the rules of those who lack tokens.
+        let gate = Gate { trusted: Trusted::default(), tokens: true, ..self.gate(local) };
         let edge = Arc::new(Edge { gate, entry });
         Admin { edge, auth: auth.cloned().filter(|_| !local), chat }
     }

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use parlor::client::Api;
+use parlor::protocol::Token;
 use serde_json::json;
 
 use crate::admin;
+use crate::auth::{FOREIGN, SECRET, now, signed, token};
 use crate::harness::{Person, Redis, command, dynamodb, eventually};
 use crate::proxies::Logged;
 use crate::raw::{Raw, request, text, upgrade_head};
@@ -148,8 +151,8 @@ async fn a_socket_that_was_handed_over_outlives_its_balancer() {
 #[tokio::test]
 async fn the_server_sees_the_client_and_not_its_balancer() {
     let Some(mut host) = Host::new() else { return };
-    host.server("ws1", &["--sockets-per-address", "2"]).await;
-    let balancer = host.balancer(&["--trusted-proxy", "127.0.0.1"]).await;
+    host.server("ws1", &["--sockets-per-address", "2", "--insecure-dev"]).await;
+    let balancer = host.balancer(&["--trusted-proxy", "127.0.0.1", "--insecure-dev"]).await;
     let from = |last: u8| format!("X-Forwarded-For: 203.0.113.{last}\r\n");
     let opens = async |user: &str, last: u8| {
         let mut raw = Raw::dial(balancer.front()).await;
@@ -215,6 +218,92 @@ async fn a_server_that_does_not_answer_gets_no_socket_that_another_has() {
         (person.server == "ws1").then_some(())
     })
     .await;
+}
+
+/// The secret of both, and a folder for it.
+fn keys(host: &Host) -> [String; 2] {
+    let file = host.outer.path().join("secret");
+    std::fs::write(&file, SECRET).unwrap();
+    ["--jwt-secret-file".to_owned(), file.to_str().unwrap().to_owned()]
+}
+
+async fn opens(front: &str, query: &str, more: &str) -> (u16, Raw) {
+    let mut raw = Raw::dial(front).await;
+    raw.write(upgrade_head(query, more).as_bytes()).await;
+    (raw.head().await.expect("an answer").status, raw)
+}
+
+/// All clients were handed over: they may hear of it before that is counted.
+async fn all_went(balancer: &Logged, count: f64) {
+    let taken = async || (handed(balancer, "taken").await == count).then_some(());
+    eventually("all are handed over", taken).await;
+}
+
+fn bearer(token: &Token) -> String {
+    format!("Authorization: Bearer {}\r\n", token.reveal())
+}
+
+/// Who is handed over is asked for a token as anybody else.
+#[tokio::test]
+async fn a_socket_that_is_handed_over_shows_its_token() {
+    let Some(mut host) = Host::new() else { return };
+    let keys = keys(&host);
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    host.server("ws1", &keys).await;
+    let parts = host.parts();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let api = ["api", "--listen", "127.0.0.1:0"];
+    let api = Logged::start(&[&api[..], &parts, &keys].concat()).await;
+    let balancer = host.balancer(&keys).await;
+    let front = balancer.front();
+    let old = token("userA", json!({"iat": now() - 5}));
+    let (status, mut socket) = opens(front, "", &bearer(&old)).await;
+    assert_eq!(status, 101);
+    for more in [
+        String::new(),
+        bearer(&signed(FOREIGN, "userA", json!({}))),
+        bearer(&token("userA", json!({"exp": now() - 90}))),
+    ] {
+        assert_eq!(opens(front, "userId=userA", &more).await.0, 401, "{more}");
+    }
+    assert_eq!(opens(front, "userId=userB", &bearer(&old)).await.0, 403, "another user's");
+    let admin = Api::new(format!("http://{}", api.api()));
+    let admin = admin.token(Some(token("root", json!({"scope": "admin"}))));
+    assert_eq!(admin.post("/v1/users/userA/revoke", &json!({})).await.unwrap().status, 200);
+    assert_eq!(socket.closed().await.0, Some(4_401), "in another process than was asked");
+    assert_eq!(opens(front, "", &bearer(&old)).await.0, 401, "it is known there by now");
+    all_went(&balancer, 6.0).await;
+}
+
+/// A server whose unit file lacks the keys, behind a balancer that asks for tokens.
+#[tokio::test]
+async fn a_server_without_keys_takes_nobody_from_a_balancer_with_some() {
+    let Some(mut host) = Host::new() else { return };
+    host.server("ws1", &[]).await;
+    let keys = keys(&host);
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let balancer = host.balancer(&keys).await;
+    for more in ["", "X-Parlor-Tokens: off\r\n", &bearer(&token("victim", json!({})))] {
+        let (status, _) = opens(balancer.front(), "userId=victim", more).await;
+        assert_eq!(status, 503, "{more}");
+    }
+    all_went(&balancer, 3.0).await;
+    host.servers["ws1"].says("has no keys to check them by").await;
+    let own = host.servers["ws1"].ready["servers"]["ws1"].as_str().unwrap();
+    assert_eq!(opens(own, "userId=me", "").await.0, 101, "on this machine it is as ever");
+}
+
+/// An older balancer says nothing of tokens, and who the client is all the same.
+#[tokio::test]
+async fn a_server_without_keys_takes_nobody_from_another_machine() {
+    let Some(mut host) = Host::new() else { return };
+    host.server("ws1", &[]).await;
+    let balancer = host.balancer(&["--trusted-proxy", "127.0.0.1", "--insecure-dev"]).await;
+    for (client, status) in [("203.0.113.7", 403), ("127.0.0.1", 101)] {
+        let told = format!("X-Forwarded-For: {client}\r\n");
+        assert_eq!(opens(balancer.front(), "userId=victim", &told).await.0, status, "{client}");
+    }
+    all_went(&balancer, 2.0).await;
 }
 
 /// What a role says that does not start for want of a good folder.

@@ -101,12 +101,15 @@ async fn opens_after(address: &str, before: &[u8], user: &str, more: &str) -> Op
     Some(raw.head().await?.status)
 }
 
+/// Clients of other machines are served without tokens.
+const OPEN: &str = "--insecure-dev";
+
 const STORY: &str = "X-Forwarded-For: 6.6.6.6, 203.0.113.7\r\nX-Real-IP: 6.6.6.6\r\n\
                      Forwarded: for=6.6.6.6\r\n";
 
 #[tokio::test]
 async fn a_client_is_where_a_trusted_proxy_says_it_is() {
-    let up = Logged::up(&["--trusted-proxy", "127.0.0.1"]).await;
+    let up = Logged::up(&["--trusted-proxy", "127.0.0.1", OPEN]).await;
     for (at, user) in [(up.front(), "told-front"), (up.server(), "told-server")] {
         assert_eq!(opens(at, user, STORY).await, 101);
         up.says(&format!("client=203.0.113.7 user={user}")).await;
@@ -114,7 +117,7 @@ async fn a_client_is_where_a_trusted_proxy_says_it_is() {
         up.says(&format!("client=127.0.0.1 user={user}-itself")).await;
         assert_eq!(opens(at, user, "X-Forwarded-Host: a\r\nX-Forwarded-Host: b\r\n").await, 400);
     }
-    let up = Logged::up(&["--trusted-proxy", "10.0.0.0/8"]).await;
+    let up = Logged::up(&["--trusted-proxy", "10.0.0.0/8", OPEN]).await;
     for (at, user) in [(up.front(), "story-front"), (up.server(), "story-server")] {
         assert_eq!(opens(at, user, STORY).await, 101);
         up.says(&format!("client=127.0.0.1 user={user}")).await;
@@ -124,16 +127,14 @@ async fn a_client_is_where_a_trusted_proxy_says_it_is() {
 
 #[tokio::test]
 async fn a_balancer_tells_servers_who_dialled_it_and_drops_what_clients_say() {
-    let up =
-        Logged::up(&["--trusted-proxy", "127.0.0.1", "--allow-host", "chat.example.com"]).await;
+    let up = Logged::up(&["--trusted-proxy", "127.0.0.1", OPEN]).await;
     let (server, api) = (format!("ws1={}", up.server()), format!("http://{}", up.api()));
-    let plain = ["--server", &server, "--api", &api];
+    let plain = ["--server", &server, "--api", &api, OPEN];
     let own = Logged::balancer(&plain).await;
     assert_eq!(opens(own.front(), "story", STORY).await, 101);
     up.says("client=127.0.0.1 user=story").await;
     let behind = [&plain[..], &["--trusted-proxy", "127.0.0.1"]].concat();
-    let behind =
-        Logged::balancer(&[&behind[..], &["--allow-host", "chat.example.com"]].concat()).await;
+    let behind = Logged::balancer(&behind).await;
     assert_eq!(opens(behind.front(), "told", STORY).await, 101);
     up.says("client=203.0.113.7 user=told").await;
 
@@ -158,13 +159,45 @@ async fn a_balancer_tells_servers_who_dialled_it_and_drops_what_clients_say() {
     assert_eq!(connect.header("strict-transport-security"), secure);
 }
 
+/// A proxy that passes everybody on stands on loopback as well.
+#[tokio::test]
+async fn without_tokens_whoever_is_told_to_be_elsewhere_is_turned_away() {
+    let up = Logged::up(&[]).await;
+    let (server, api) = (format!("ws1={}", up.server()), format!("http://{}", up.api()));
+    let apart = Logged::balancer(&["--server", &server, "--api", &api]).await;
+    let get = |more: &str| {
+        let head = "GET /v1/users/victim/conversations?userId=victim HTTP/1.1\r\nHost: localhost";
+        format!("{head}\r\nConnection: close\r\n{more}\r\n")
+    };
+    for (told, elsewhere) in [
+        ("X-Forwarded-For: 203.0.113.7\r\n", true),
+        ("X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-For: ::1, 203.0.113.7\r\n", true),
+        ("X-Forwarded-For: 127.0.0.1, ::1\r\n", false),
+    ] {
+        for at in [up.front(), up.server(), apart.front()] {
+            let status = if elsewhere { 403 } else { 101 };
+            assert_eq!(opens(at, "victim", told).await, status, "{told} at {at}");
+        }
+        for at in [up.front(), up.api(), apart.front()] {
+            let answer = request(at, get(told)).await.unwrap();
+            if elsewhere {
+                answer.is_problem(403);
+                assert!(answer.text().contains("--jwt-secret-file"), "{}", answer.text());
+            } else {
+                assert_eq!(answer.status, 200, "{}", answer.text());
+            }
+        }
+    }
+    up.says("without tokens only this machine is served").await;
+}
+
 /// PROXY protocol, version 2: TCP over IPv4 from 203.0.113.9:4711.
 const LINE: &[u8; 28] =
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x09\x0a\0\0\x01\x12\x67\x01\xbb";
 
 #[tokio::test]
 async fn a_tcp_proxy_says_who_dialled_it_in_one_line() {
-    let up = Logged::up(&["--proxy-protocol", "--trusted-proxy", "127.0.0.1"]).await;
+    let up = Logged::up(&["--proxy-protocol", "--trusted-proxy", "127.0.0.1", OPEN]).await;
     for (at, user) in [(up.front(), "line-front"), (up.server(), "line-server")] {
         assert_eq!(opens_after(at, LINE, user, "").await, Some(101));
         up.says(&format!("client=203.0.113.9 user={user}")).await;
@@ -185,7 +218,7 @@ async fn a_tcp_proxy_says_who_dialled_it_in_one_line() {
 /// The proxy does not know who it is: what it says of itself is a stranger's word.
 #[tokio::test]
 async fn a_client_without_an_address_is_not_its_proxy() {
-    let up = Logged::up(&["--proxy-protocol", "--trusted-proxy", "127.0.0.1"]).await;
+    let up = Logged::up(&["--proxy-protocol", "--trusted-proxy", "127.0.0.1", OPEN]).await;
     let unknown = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0";
     assert_eq!(opens_after(up.front(), unknown, "unknown", STORY).await, Some(101));
     up.says("client=0.0.0.0 user=unknown").await;
@@ -198,7 +231,7 @@ async fn a_client_without_an_address_is_not_its_proxy() {
 /// Connections that say nothing: an address has so many, and others are not concerned.
 #[tokio::test]
 async fn an_address_is_at_the_door_so_often() {
-    let options = ["--proxy-protocol", "--trusted-proxy", "127.0.0.1"];
+    let options = ["--proxy-protocol", "--trusted-proxy", "127.0.0.1", OPEN];
     let bounds = ["--half-open-per-address", "4", "--admin-listen", "127.0.0.1:0"];
     let up = Logged::up(&[&options[..], &bounds].concat()).await;
     let mut silent = Vec::new();

@@ -121,13 +121,23 @@ impl Answer {
         let title = problem["title"].as_str().unwrap();
         assert_eq!(title, code.title(status, title), "the same from whoever answers");
         assert!(status != 405 || self.header("allow").is_some(), "{self:?}");
-        for (name, wanted) in [
-            ("retry-after", code.retryable()),
-            ("www-authenticate", status == 401),
-            ("sec-websocket-version", status == 426),
-        ] {
+        for (name, wanted) in
+            [("retry-after", code.retryable()), ("sec-websocket-version", status == 426)]
+        {
             assert_eq!(self.header(name).is_some(), wanted, "{name}: {self:?}");
         }
+        // What a token would have to be is said where it is about the token (RFC 6750 §3).
+        let challenge = self.header("www-authenticate");
+        let says = |error| challenge.is_none_or(|challenge| challenge.contains(error));
+        assert!(
+            match status {
+                400 => says("error=\"invalid_request\""),
+                401 => challenge.is_some(),
+                403 => says("error=\"insufficient_scope\""),
+                _ => challenge.is_none(),
+            },
+            "{self:?}"
+        );
     }
 }
 

@@ -312,3 +312,32 @@ async fn metrics_are_for_admins_where_others_can_ask() {
     }
     assert_eq!(status(None, "/metrics", None).await, 200, "on loopback");
 }
+
+/// Whether a private room is there is told to nobody: byte for byte.
+#[tokio::test]
+async fn a_private_room_looks_like_none_at_all() {
+    let asking = Asking::new().await;
+    let made = json!({"room": "vault-1", "public": false});
+    let made = asking.ask("POST", "/v1/rooms", &of("userA"), &[], Some(&made)).await;
+    assert_eq!(made.status.as_u16(), 201, "{:?}", String::from_utf8_lossy(&made.bytes));
+    let hi = |room: &str| json!({"conversation": format!("room:{room}"), "message": "Hi"});
+    let mut answers = Vec::new();
+    for room in ["vault-1", "vault-2"] {
+        let log = format!("/v1/conversations/room:{room}/messages");
+        let member = |user: &str| format!("/v1/rooms/{room}/members/{user}");
+        let stranger = of("stranger");
+        answers.push([
+            asking.get(&log, &stranger).await,
+            asking.send(&stranger, &[], hi(room)).await,
+            asking.ask("PUT", &member("stranger"), &stranger, &[], None).await,
+            asking.ask("DELETE", &member("userA"), &stranger, &[], None).await,
+        ]);
+    }
+    for (there, missing) in answers[0].iter().zip(&answers[1]) {
+        there.problem(404, "not_found");
+        let text =
+            |answer: &Answer| String::from_utf8_lossy(&answer.bytes).replace("vault-2", "vault-1");
+        assert_eq!(text(there), text(missing));
+        assert_eq!((there.status, &there.headers), (missing.status, &missing.headers));
+    }
+}

@@ -202,16 +202,14 @@ async fn what_was_fetched_stays_while_the_provider_fails() {
     let verifier = provider.verifier().await;
     let jwks = verifier.provider().unwrap();
     let huge = vec![b' '; FETCH_BYTES_MAX + 1];
-    let secret = json!({"keys": [{"kty": "oct", "kid": "one", "alg": "HS256", "k": "AAAA"}]});
-    let encryption = json!({"keys": [{"use": "enc"}]});
     for (status, body) in [
         ("500 Down", &b"{}"[..]),
         ("302 Found", b""),
         ("200 OK", b"<html>"),
-        ("200 OK", br#"{"keys": []}"#),
+        ("200 OK", b"{}"),
+        ("200 OK", br#"{"keys": null}"#),
+        ("200 OK", br#"{"keys": {}}"#),
         ("200 OK", huge.as_slice()),
-        ("200 OK", secret.to_string().as_bytes()),
-        ("200 OK", encryption.to_string().as_bytes()),
     ] {
         provider.say(status, body);
         let before = provider.asked();
@@ -228,10 +226,80 @@ async fn what_was_fetched_stays_while_the_provider_fails() {
     assert!(matches!(withdrawn, Err(Refusal::KeyToCome { .. })), "{withdrawn:?}");
 }
 
+/// How a provider whose keys were stolen takes all of them back at once.
+#[tokio::test]
+async fn a_set_without_keys_replaces_those_before_it() {
+    let pair = Pair::p256();
+    let secret = json!({"kty": "oct", "kid": "one", "alg": "HS256", "k": "AAAA"});
+    let short = json!({"kty": "EC", "crv": "P-256", "kid": "one", "x": "AAAA", "y": "AAAA"});
+    for none in [vec![], vec![json!({"use": "enc"})], vec![secret], vec![short]] {
+        let provider = Provider::start(&[pair.jwk("one")]).await;
+        let verifier = provider.verifier().await;
+        let jwks = verifier.provider().unwrap();
+        assert_eq!(verdict(&verifier, &pair, Some("one")).await, Ok(()));
+        provider.hold(&none);
+        jwks.refresh().await;
+        assert!(verifier.trouble().unwrap().contains("no key"), "{none:?}");
+        assert_eq!(verdict(&verifier, &pair, None).await, Err(Refusal::Signature), "{none:?}");
+        let refusal = verdict(&verifier, &pair, Some("one")).await.unwrap_err();
+        assert!(matches!(refusal, Refusal::KeyToCome { .. }), "{refusal:?}");
+        a_minute_later().await;
+        let refusal = verdict(&verifier, &pair, Some("one")).await.unwrap_err();
+        assert_eq!(refusal, Refusal::UnknownKey(KeyName::new("one")), "it was asked just now");
+        provider.hold(&[pair.jwk("one")]);
+        jwks.refresh().await;
+        assert_eq!(verdict(&verifier, &pair, Some("one")).await, Ok(()));
+        assert_eq!(verifier.trouble(), None);
+    }
+}
+
+#[tokio::test]
+async fn keys_are_believed_for_a_day_while_the_provider_fails() {
+    let pair = Pair::p256();
+    let provider = Provider::start(&[pair.jwk("one")]).await;
+    let verifier = provider.verifier().await;
+    let jwks = verifier.provider().unwrap();
+    provider.say("500 Down", b"");
+    let later = async |time: Duration| {
+        tokio::time::pause();
+        tokio::time::advance(time).await;
+        tokio::time::resume();
+        jwks.refresh().await;
+    };
+    later(KEYS_AGE_MAX - Duration::from_secs(60)).await;
+    for kid in [Some("one"), None] {
+        assert_eq!(verdict(&verifier, &pair, kid).await, Ok(()), "{kid:?}");
+    }
+    later(Duration::from_secs(61)).await;
+    for kid in [Some("one"), None] {
+        assert_eq!(verdict(&verifier, &pair, kid).await, Err(Refusal::NoKeys), "{kid:?}");
+    }
+    provider.hold(&[pair.jwk("one")]);
+    later(Duration::ZERO).await;
+    assert_eq!(verdict(&verifier, &pair, Some("one")).await, Ok(()));
+}
+
+#[test]
+fn a_password_in_the_address_is_not_taken_and_not_repeated() {
+    for url in [
+        "https://user:hush@id.example/keys",
+        "https://hush@id.example",
+        "http://user:hush@127.0.0.1/",
+        "https://user:hush@",
+        "user:hush@id.example/keys",
+    ] {
+        let Err(BadKeys(said)) = Jwks::new(url, Arc::default()) else { panic!("taken: {url}") };
+        assert!(said.contains("password") && !said.contains("hush"), "{said}");
+    }
+    let harmless = "https://id.example/keys?of=a@b";
+    assert!(Jwks::new(harmless, Arc::default()).is_ok());
+}
+
 #[tokio::test]
 async fn a_provider_that_never_answered_is_no_verdict() {
     let pair = Pair::p256();
     let provider = Provider::start(&[]).await;
+    provider.say("500 Down", b"");
     let verifier = provider.verifier().await;
     assert_eq!(verdict(&verifier, &pair, Some("one")).await, Err(Refusal::NoKeys));
     assert_eq!(Refusal::NoKeys.code(), ErrorCode::Unavailable);

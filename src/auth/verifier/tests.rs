@@ -196,6 +196,165 @@ async fn audience_and_issuer_must_be_ours() {
     // Without an audience of our own one in a token is somebody else's (RFC 7519 §4.1.3).
     assert_eq!(verdict(&lax, of(json!({}))).await, Err(Refusal::Audience));
     assert_eq!(verdict(&lax, of(json!({"aud": null}))).await.as_deref(), Ok("userA"));
+    // What is in no form of an audience is somebody else's as well.
+    for aud in [json!(7), json!({"a": 1}), json!(true), json!([]), json!(["chat", 7]), json!("")] {
+        let token = of(json!({"aud": aud}));
+        assert_eq!(verdict(&lax, token).await, Err(Refusal::Audience), "{aud}");
+    }
+    for aud in [json!({"chat": 1}), json!(["chat", 7]), json!([["chat"]])] {
+        let token = of(json!({"aud": aud}));
+        assert_eq!(verdict(&strict, token).await, Err(Refusal::Audience), "{aud}");
+    }
+    for iss in [json!(["https://id.example"]), json!([]), json!(7)] {
+        let token = of(json!({"iss": iss}));
+        assert_eq!(verdict(&strict, token).await, Err(Refusal::Issuer), "{iss}");
+    }
+}
+
+/// Two parsers could read two tokens there.
+#[tokio::test]
+async fn claims_that_stand_there_twice_are_refused() {
+    let verifier = by_secret().await;
+    let now = get_current_timestamp();
+    let header = part(r#"{"alg":"HS256"}"#);
+    let verdict = async |claims: &str| {
+        let message = format!("{header}.{}", part(claims));
+        let key = jsonwebtoken::EncodingKey::from_secret(SECRET);
+        let algorithm = Algorithm::HS256;
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, algorithm).unwrap();
+        verdict(&verifier, Token::new(format!("{message}.{signature}"))).await
+    };
+    let exp = now + 600;
+    let good = format!(r#"{{"sub":"userA","exp":{exp}}}"#);
+    assert_eq!(verdict(&good).await.as_deref(), Ok("userA"));
+    for twice in [
+        format!(r#"{{"sub":"userA","sub":"userB","exp":{exp}}}"#),
+        format!(r#"{{"sub":"userA","exp":{exp},"exp":{}}}"#, exp + 1),
+        format!(r#"{{"sub":"userA","exp":1,"exp":{exp}}}"#),
+        format!(r#"{{"sub":"userA","exp":{exp},"nbf":{exp},"nbf":1}}"#),
+        format!(r#"{{"sub":"userA","exp":{exp},"aud":"x","aud":null}}"#),
+        format!(r#"{{"sub":"userA","exp":{exp},"iss":"x","iss":"y"}}"#),
+    ] {
+        assert_eq!(verdict(&twice).await, Err(Refusal::Malformed), "{twice}");
+    }
+}
+
+#[tokio::test]
+async fn a_jwks_algorithm_narrows_its_key_to_that_one() {
+    let (pair, files) = (Pair::rsa(), Files::new());
+    let mut jwk = pair.jwk("k");
+    jwk["alg"] = json!("PS256");
+    let key = files.put("key.json", jwk.to_string().as_bytes());
+    let verifier = with(Options { jwt_key_file: vec![key], ..options() }).await;
+    let by = |algorithm| pair.sign(&claims(json!({})), |header| header.alg = algorithm);
+    assert_eq!(verdict(&verifier, by(Algorithm::PS256)).await.as_deref(), Ok("userA"));
+    for other in [Algorithm::RS256, Algorithm::PS384, Algorithm::RS512] {
+        assert_eq!(verdict(&verifier, by(other)).await, Err(Refusal::Signature), "{other:?}");
+    }
+    let verifier = by_key(&pair.public_pem).await;
+    assert_eq!(verdict(&verifier, by(Algorithm::PS256)).await, Err(Refusal::Signature));
+}
+
+const RSA_1024: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQC8rZMwWqG3F4KjpAzYPJfPZ1pX\n\
+    qio9gmMVkFU0q0wlax3rjD93TWRhp+iR4q1Z/5P2JVLEzkbBii3WseDAAUAqiOBT\n\
+    uJC06VkjsXh9TSRfU1rRf/LtUbDsv6f5jL6ENJjB/wkBSqVFDX1t6KBMN+Oy1Xd1\n\
+    3/UH+jNoexaYXfWf8QIDAQAB\n\
+    -----END PUBLIC KEY-----\n";
+const SECP256K1: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAE7M5ZVl5afCCYQhcr84xZGkxDBiUN0uHM\n\
+    NnyxcZVMINBxQHZEOU8x7OGxF/gLMh1CfGIQAfqhW03+YBGoswDbJg==\n\
+    -----END PUBLIC KEY-----\n";
+
+#[tokio::test]
+async fn keys_that_would_take_nothing_are_said_at_the_start() {
+    let (files, pair, rsa) = (Files::new(), Pair::p256().jwk("k"), Pair::rsa().jwk("k"));
+    let with = |jwk: &Value, name: &str, value: &str| {
+        let mut changed = jwk.clone();
+        changed[name] = json!(value);
+        changed.to_string()
+    };
+    let coordinate = pair["x"].as_str().unwrap().to_owned();
+    let n = rsa["n"].as_str().unwrap().to_owned();
+    for (key, said) in [
+        (RSA_1024.to_owned(), "2,048 bits"),
+        (with(&rsa, "n", &n[..172]), "2,048 bits"),
+        (SECP256K1.to_owned(), "P-256"),
+        (with(&pair, "crv", "secp256k1"), "not known"),
+        (with(&pair, "x", &coordinate[..40]), "length"),
+        (with(&pair, "y", &format!("{coordinate}AAAA")), "length"),
+        (with(&pair, "crv", "P-384"), "alg"),
+        (with(&Pair::ed().jwk("k"), "x", "AAAA"), "32 bytes"),
+    ] {
+        let path = files.put("key", key.as_bytes());
+        let started = Verifier::start(&Options { jwt_key_file: vec![path], ..options() }).await;
+        let Err(BadKeys(text)) = started else { panic!("taken: {key}") };
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    let secret = by_secret().await;
+    let header = part(r#"{"alg":"ES256K","typ":"JWT"}"#);
+    let token = Token::new(format!("{header}.{}.AAAA", part(&claims(json!({})).to_string())));
+    assert_eq!(verdict(&secret, token).await, Err(Refusal::Malformed));
+}
+
+/// Each token is tried with four: a fifth without a name would be given in vain.
+#[tokio::test]
+async fn more_keys_without_a_name_than_are_tried_are_refused_at_the_start() {
+    let files = Files::new();
+    let secret = |n: usize| format!("secret number {n}, of 32 bytes and more");
+    let path = |n: usize| files.put(&format!("secret-{n}"), secret(n).as_bytes());
+    let secrets = |count: usize| (0..count).map(path).collect::<Vec<_>>();
+    let few = with(Options { jwt_secret_file: secrets(TRIES_MAX), ..options() }).await;
+    for n in 0..TRIES_MAX {
+        let token = hs256(secret(n).as_bytes(), json!({}));
+        assert_eq!(verdict(&few, token).await.as_deref(), Ok("userA"), "{n}");
+    }
+    let many = Options { jwt_secret_file: secrets(TRIES_MAX + 1), ..options() };
+    let Err(BadKeys(said)) = Verifier::start(&many).await else { panic!("taken") };
+    assert!(said.contains("5 keys") && said.contains("HS256") && said.contains("kid"), "{said}");
+    // Those that have names are found by them, however many there are, and hide no other one.
+    let pairs: Vec<_> = (0..6).map(|_| Pair::p256()).collect();
+    let unnamed = Pair::p256();
+    let named: Vec<_> =
+        pairs.iter().enumerate().map(|(n, pair)| pair.jwk(&n.to_string())).collect();
+    let set = files.put("set.json", json!({"keys": named}).to_string().as_bytes());
+    let pem = files.put("key.pem", unnamed.public_pem.as_bytes());
+    let verifier = with(Options { jwt_key_file: vec![set, pem], ..options() }).await;
+    for (n, pair) in pairs.iter().enumerate() {
+        let token = pair.sign(&claims(json!({})), |header| header.kid = Some(n.to_string()));
+        assert_eq!(verdict(&verifier, token).await.as_deref(), Ok("userA"), "{n}");
+    }
+    let token = unnamed.sign(&claims(json!({})), |_| {});
+    assert_eq!(verdict(&verifier, token).await.as_deref(), Ok("userA"));
+}
+
+/// The claims of the recipes in `docs/auth.md`, as they stand there.
+#[tokio::test]
+async fn what_the_recipes_make_is_taken() {
+    let page = include_str!("../../../docs/auth.md");
+    for line in [
+        r#"jwt.sign({}, secret, { subject: String(request.user.id), expiresIn: "30m", "#,
+        r#"expiresIn: "30m", algorithm: "HS256" })"#,
+        r#"claims = {"sub": str(request.user.pk), "iat": now, "exp": now + 30 * 60}"#,
+        r#"jwt.encode(claims, SECRET, algorithm="HS256")"#,
+        r#"json!({"sub": user.id.to_string(), "iat": now, "exp": now + 30 * 60})"#,
+        r#"encode(&Header::new(Algorithm::HS256), &claims, &key)"#,
+        // Each reads the secret as it is read here.
+        r#"readFileSync(process.env.PARLOR_JWT_SECRET_FILE, "utf8").replace(/\r?\n$/, "")"#,
+        r#"Path(settings.PARLOR_JWT_SECRET_FILE).read_text().removesuffix("\n")"#,
+        r#"// the file, without its \n"#,
+    ] {
+        assert!(page.contains(line), "the page says something else than is tried here: {line}");
+    }
+    let files = Files::new();
+    let secret = files.put("secret", &[SECRET, b"\n"].concat());
+    let verifier = with(Options { jwt_secret_file: vec![secret], ..options() }).await;
+    let now = get_current_timestamp();
+    let claims = json!({"sub": "17", "iat": now, "exp": now + 30 * 60});
+    let key = jsonwebtoken::EncodingKey::from_secret(SECRET);
+    // `jsonwebtoken` of Node.js and PyJWT write the type, in this order or the other.
+    let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap();
+    assert_eq!(verdict(&verifier, Token::new(token)).await.as_deref(), Ok("17"));
 }
 
 #[tokio::test]

@@ -35,7 +35,12 @@ async fn the_mailbox_is_read_after_the_claim() {
     let outbox = part.enter("a", "default");
     enter(&part, &outbox).await;
     assert_eq!(part.ports.trace(), ["claim", "mailbox"]);
-    perform(&part.chat, &outbox, Work::Reread { here: HashMap::new(), consistent: true }).await;
+    perform(
+        &part.chat,
+        &outbox,
+        Work::Reread { here: HashMap::new(), consistent: true, doubted: false },
+    )
+    .await;
     assert_eq!(part.ports.trace(), ["mailbox"], "claimed once");
 }
 
@@ -340,7 +345,9 @@ async fn a_reread_compares_with_what_this_socket_has() {
     part.ports.raise(&user("a"), &dm(), &raise).await.unwrap();
     for (here, waits) in [(None, 0), (Some(2), 0), (Some(1), 1)] {
         let here = here.map(|seq| (dm(), seq)).into_iter().collect();
-        let done = perform(&part.chat, &outbox, Work::Reread { here, consistent: true }).await;
+        let done =
+            perform(&part.chat, &outbox, Work::Reread { here, consistent: true, doubted: false })
+                .await;
         assert!(matches!(&done, Done::Mailbox(all) if all.len() == waits), "{done:?}");
     }
 }

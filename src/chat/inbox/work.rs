@@ -30,7 +30,11 @@ impl Inbox {
         (self.working, self.entering, self.sending) = (false, false, sending);
         self.seeing = None;
         match done {
-            Done::Mailbox(waiting) => self.mailbox(waiting, now, out),
+            Done::Mailbox(waiting) => {
+                // One that began before the doubt says nothing: another is to follow.
+                self.doubted &= self.reread;
+                self.mailbox(waiting, now, out);
+            }
             Done::Loaded(conversation, cursor) => {
                 if let Some(position) = self.positions.get_mut(&conversation) {
                     position.queued = Queued::No;
@@ -150,6 +154,11 @@ impl Inbox {
     ) {
         let Some(position) = self.positions.get_mut(conversation) else { return };
         let (who, now) = (here.who, here.now);
+        if self.doubted {
+            // Asked for before the doubt, and to be asked for again after it.
+            (position.wanted, position.queued) = (true, Queued::Read);
+            return self.queue.push_back(conversation.clone());
+        }
         position.queued = Queued::No;
         let (mut taken, mut doubtful) = (true, false);
         for (seq, entry) in entries {
@@ -233,7 +242,8 @@ impl Inbox {
         if reread || belt {
             let loaded = self.positions.iter().filter(|(_, position)| position.loaded);
             let here = loaded.map(|(id, position)| (id.clone(), position.sent));
-            return Some(Work::Reread { here: here.collect(), consistent: reread });
+            let (here, doubted) = (here.collect(), self.doubted);
+            return Some(Work::Reread { here, consistent: reread, doubted });
         }
         // What the store did not take waits until there is nothing to read.
         if self.unseen

@@ -55,8 +55,12 @@ async fn a_connecting_socket_meets_it_in_its_mailbox() {
     assert!(part.chat.is_known_dead(&user("a"), BEGUN), "the next try is refused at the door");
     let again = part.enter("a", "default");
     again.pass.renew(BEGUN, u64::MAX);
-    let done =
-        perform(&part.chat, &again, Work::Reread { here: HashMap::new(), consistent: true }).await;
+    let done = perform(
+        &part.chat,
+        &again,
+        Work::Reread { here: HashMap::new(), consistent: true, doubted: false },
+    )
+    .await;
     assert!(matches!(done, Done::Revoked), "whoever looks again meets it too: {done:?}");
 }
 
@@ -121,7 +125,7 @@ async fn a_services_socket_looks_for_its_own_token_whenever_it_reads() {
     let part = Part::new().await;
     let outbox = by_service(&part, "a", "shop", BEGUN - 60);
     let enter = || perform(&part.chat, &outbox, Work::Enter { catchup: None });
-    let again = || Work::Reread { here: HashMap::new(), consistent: true };
+    let again = || Work::Reread { here: HashMap::new(), consistent: true, doubted: false };
     assert!(matches!(enter().await, Done::Mailbox(_)));
     assert!(matches!(perform(&part.chat, &outbox, again()).await, Done::Mailbox(_)));
     part.ports.write(Record::Revoked(user("shop"), BEGUN * 1_000)).await.unwrap();
@@ -181,6 +185,50 @@ async fn what_others_say_makes_a_server_look_and_no_more() {
     part.ports.write(Record::Revoked(user("a"), BEGUN * 1_000)).await.unwrap();
     part.chat.hear_revoked(&user("a"));
     assert!(turned_away(&events(&outbox).await));
+}
+
+/// A server that hears of it and can't look tells the sockets nothing until it can.
+#[tokio::test(start_paused = true)]
+async fn who_can_not_look_tells_nothing_and_goes_on_looking() {
+    let part = Part::new().await;
+    let ahead = part.enter("a", "web");
+    ahead.pass.renew(BEGUN + 10, u64::MAX);
+    let young = part.enter("a", "phone");
+    young.pass.renew(BEGUN + LEEWAY_SECONDS + 1, u64::MAX);
+    let no_token = part.enter("a", "old");
+    let about = ConversationId::direct(&user("a"), &user("a"));
+    let away = ("revoked", about, StoreError::Unavailable("away".to_owned()));
+    part.ports.failing.lock().unwrap().push(away);
+    part.ports.write(Record::Revoked(user("a"), BEGUN * 1_000)).await.unwrap();
+    part.chat.hear_revoked(&user("a"));
+    part.chat.hear_revoked(&user("a"));
+    let told = events(&ahead).await;
+    assert!(!told.is_empty() && told.iter().all(|event| event == "Doubt"), "{told:?}");
+    assert!(events(&no_token).await.is_empty(), "nothing of it is taken back");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(events(&ahead).await.is_empty(), "it was told once");
+    assert!(part.ports.trace().len() > 20, "it is looked for again and again");
+    part.ports.failing.lock().unwrap().clear();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(turned_away(&events(&ahead).await), "with the slack of a read that was in time");
+    assert!(!closes(&events(&young).await));
+    assert!(part.chat.revocations.looks().is_empty());
+    part.ports.trace();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(part.ports.trace().is_empty(), "and then no more");
+}
+
+#[tokio::test]
+async fn at_more_people_than_that_each_socket_looks_for_itself() {
+    let part = Part::new().await;
+    let outbox = part.enter("a", "web");
+    outbox.pass.renew(BEGUN - 60, u64::MAX);
+    for other in 0..LOOKS_MAX {
+        assert_eq!(part.chat.revocations.begin_look(&user(&format!("u{other}"))), Looks::Begin);
+    }
+    part.chat.hear_revoked(&user("a"));
+    assert_eq!(events(&outbox).await, ["Doubt"]);
+    assert_eq!(part.chat.revocations.looks().len(), LOOKS_MAX);
 }
 
 #[tokio::test]

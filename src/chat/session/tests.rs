@@ -135,6 +135,75 @@ fn the_belt_reads_what_stood_a_moment_ago_unless_more_is_asked_for() {
     }
 }
 
+/// Nothing is told to a socket whose token may be dead, and nothing taken from it, whatever it was
+/// about to read; once the mailbox was read it has it all.
+#[test]
+fn a_socket_in_doubt_is_told_nothing_until_its_mailbox_was_read() {
+    for reading in [false, true] {
+        let (mut session, now) = session(Wish { guarded: true, ..Wish::default() });
+        step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+        if reading {
+            step(&mut session, Input::Event(text("b", 1)), now);
+            step(&mut session, Input::Done(Done::Loaded(dm("b"), 0)), now);
+            let hint = Event::Hint { conversation: dm("b"), seq: 2, via: None };
+            let out = step(&mut session, Input::Event(hint), now);
+            assert!(matches!(out.work, Some(Work::Pause(..))), "{out:?}");
+            let out = step(&mut session, Input::Done(Done::Paused(dm("b"))), now);
+            assert!(matches!(out.work, Some(Work::Read { .. })), "{out:?}");
+        }
+        let out = step(&mut session, Input::Event(Event::Doubt), now);
+        let rereads = |out: &Outputs| matches!(out.work, Some(Work::Reread { doubted: true, .. }));
+        assert_eq!(rereads(&out), !reading, "{out:?}");
+        assert!(session.paused());
+        let status = Event::Frame(Text::from_static(b"{}"));
+        for event in [text("c", 1), text("b", 3), status] {
+            let out = step(&mut session, Input::Event(event), now);
+            assert!(out.frames.is_empty(), "{out:?}");
+        }
+        let send = r#"{"type":"message","to":"b","message":"Hi","ref":"r"}"#;
+        let out = step(&mut session, Input::Frame(send), now);
+        assert!(!out.effects.iter().any(|effect| matches!(effect, Effect::Send(_))), "{out:?}");
+        if reading {
+            let out = step(&mut session, Input::Done(page("b", 2..=2, false)), now);
+            assert!(out.frames.is_empty() && rereads(&out), "{out:?}");
+        }
+        let mut out = step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+        assert!(!session.paused());
+        let mut told = Vec::new();
+        for _ in 0..9 {
+            told.extend(
+                out.frames.drain(..).map(|frame| String::from_utf8(frame.to_vec()).unwrap()),
+            );
+            let done = match out.work.take() {
+                None => break,
+                Some(Work::Load(conversation, _)) => Done::Loaded(conversation, 0),
+                Some(Work::Pause(conversation, _)) => Done::Paused(conversation),
+                Some(Work::Read { conversation, after, .. }) => {
+                    let end = if conversation == dm("b") { 3 } else { 1 };
+                    let other = if conversation == dm("b") { "b" } else { "c" };
+                    page(other, after + 1..=end, false)
+                }
+                Some(other) => panic!("{other:?}"),
+            };
+            out = step(&mut session, Input::Done(done), now);
+        }
+        let told = told.iter().filter(|frame| frame.contains("\"message\"")).count();
+        assert_eq!(told, if reading { 3 } else { 4 }, "all of it, reading: {reading}");
+    }
+}
+
+/// A read that had begun before the doubt may have been too early.
+#[test]
+fn a_mailbox_that_was_being_read_ends_no_doubt() {
+    let (mut session, now) = session(Wish { guarded: true, ..Wish::default() });
+    step(&mut session, Input::Event(Event::Doubt), now);
+    let out = step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+    assert!(matches!(out.work, Some(Work::Reread { doubted: true, .. })), "{out:?}");
+    assert!(session.paused());
+    let out = step(&mut session, Input::Done(Done::Mailbox(Vec::new())), now);
+    assert!(!session.paused() && out.frames == [answer::caught_up()], "{out:?}");
+}
+
 fn dm(other: &str) -> ConversationId {
     ConversationId::parse(&format!("dm:a:{other}")).unwrap()
 }

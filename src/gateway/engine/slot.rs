@@ -23,7 +23,8 @@ use crate::chat::session::{Input, Unstored};
 use crate::gateway::Entered;
 use crate::gateway::carrier::{Carrier, Reading};
 use crate::gateway::connection::{Connection, End};
-use crate::hub::Event;
+use crate::gateway::drain::send_away;
+use crate::hub::{Ended, Event};
 use crate::protocol::{CloseCode, PING_INTERVAL_MS};
 
 /// How long the client may take to take what is written.
@@ -188,8 +189,13 @@ impl Slot {
             (Why::Token, _) => {
                 self.watched = 0;
                 let outbox = self.entered.outbox();
-                if outbox.pass.take_ended(lent.clock / 1_000) {
-                    lent.gateway.chat.turn_away(outbox, &Refusal::Ended.to_string());
+                match outbox.pass.take_ended(lent.clock / 1_000) {
+                    Some(Ended::Token) => {
+                        lent.gateway.chat.turn_away(outbox, &Refusal::Ended.to_string());
+                    }
+                    // Its key may have been withdrawn since: the client comes again with it.
+                    Some(Ended::Stay) => send_away(outbox),
+                    None => {}
                 }
                 self.watch_token(lent, place);
                 Turned::Stays

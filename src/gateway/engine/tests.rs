@@ -186,3 +186,29 @@ async fn what_is_not_taken_waits_for_the_client_and_not_for_ever() {
     world.this.at(place, |slot, lent| slot.timer(timers::Why::Close, lent, place));
     assert!(world.this.has_none());
 }
+
+/// A token that was looked at long ago is shown again: its key may have been withdrawn.
+#[tokio::test]
+async fn whoever_has_stayed_for_a_day_comes_again() {
+    let mut world = World::new().await;
+    let (mut client, place) = world.seat("userA").await;
+    let outbox = world.part.chat.hub.of(&UserId::parse("userA").unwrap()).remove(0);
+    let now = world.this.lent.clock / 1_000;
+    outbox.pass.renew(now, now + 366 * 86_400);
+    crate::gateway::admission::looked_at(&outbox, world.this.lent.clock);
+    let day = (now + 23 * 3_600 - 2)..=(now + 24 * 3_600);
+    assert!(day.contains(&outbox.pass.ends().unwrap()), "{:?}", outbox.pass);
+    for (stays, closes) in [(now + 1_000, false), (now - 10, true)] {
+        outbox.pass.stay(stays);
+        world.this.at(place, |slot, lent| slot.timer(timers::Why::Token, lent, place));
+        world.this.at(place, |slot, lent| slot.turn(lent, place));
+        assert_eq!(world.is_closing(place), closes);
+    }
+    let code = crate::protocol::CloseCode::Restart.number().to_be_bytes();
+    let mut heard = Vec::new();
+    while !heard.windows(2).any(|pair| pair == code) {
+        assert_ne!(client.read_buf(&mut heard).await.unwrap(), 0, "1012");
+    }
+    let shown = String::from_utf8_lossy(&heard);
+    assert!(shown.contains(r#""type":"reconnect""#) && !shown.contains("error"), "{shown}");
+}

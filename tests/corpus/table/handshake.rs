@@ -68,7 +68,7 @@ fn good() -> Vec<Case> {
         row(
             "A1",
             "what a proxy adds",
-            plus("Content-Length: 0\r\nX-Forwarded-For: 203.0.113.1"),
+            plus("Content-Length: 0\r\nX-Forwarded-For: 127.0.0.1"),
             Opens,
         ),
         row(

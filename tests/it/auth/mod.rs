@@ -3,9 +3,12 @@
 //! `matrix` walks every route and frame, `sockets` is what becomes of a token while a socket is
 //! open, `revoked` takes tokens back, `secrecy` looks for them where they must not be, `names` is
 //! by which name one comes, `line` the command line, `keys` the kinds of keys that it names,
-//! `banner` what is said at the start.
+//! `banner` what is said at the start, `keyless` a process of a fleet that lacks the keys,
+//! `carried` where a request has its token.
 
 mod banner;
+mod carried;
+mod keyless;
 mod keys;
 mod line;
 mod matrix;

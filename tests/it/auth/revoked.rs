@@ -8,7 +8,8 @@ use parlor::protocol::Token;
 use serde_json::json;
 
 use super::{Guarded, now, token, with_token};
-use crate::harness::{Parts, Person, Stack};
+use crate::harness::{Parts, Person, Stack, eventually};
+use crate::raw::Raw;
 
 /// How long the sockets of a user may live on.
 const WITHIN: Duration = Duration::from_secs(2);
@@ -166,6 +167,68 @@ async fn a_services_sockets_end_with_its_tokens_in_other_processes() {
 #[tokio::test]
 async fn a_services_sockets_end_with_its_tokens_while_redis_is_dead() {
     take_back_a_service(Parts::Fleet, true).await;
+}
+
+/// What a person's tokens have opened ends in every process.
+#[tokio::test]
+async fn a_persons_sockets_end_with_the_tokens_in_other_processes() {
+    let Some(guarded) = Guarded::start(Parts::Fleet, &[]).await else { return };
+    let old = token("userA", json!({"iat": now() - 5}));
+    let mut sockets = Vec::new();
+    for server in ["ws1", "ws2", "ws3"] {
+        let options = with_token(&guarded.stack.ws_at(server), "userA", old.clone()).device(server);
+        let mut person = Person::with(&options).await;
+        person.catch_up().await;
+        sockets.push(person);
+    }
+    ends(&guarded.stack, "userA", sockets.iter_mut().collect(), WITHIN).await;
+    let page = guarded.stack.http().token(Some(old.clone()));
+    assert_eq!(page.get("/v1/users/userA/conversations").await.unwrap().status, 401);
+    for server in ["ws1", "ws2", "ws3"] {
+        let again = with_token(&guarded.stack.ws_at(server), "userA", old.clone());
+        let refused = Person::try_with(&again).await;
+        assert!(matches!(refused, Err(ClientError::Refused { status: 401, .. })), "{server}");
+    }
+    guarded.stack.stop().await;
+}
+
+/// A request is under way from its head on, and its token may be taken back before its end.
+#[tokio::test]
+async fn a_token_that_dies_before_the_body_is_whole_does_nothing() {
+    let guarded = Guarded::start(Parts::Embedded, &[]).await.unwrap();
+    let old = token("userA", json!({"iat": now() - 5}));
+    let body = r#"{"to":"userB","message":"by a dead token"}"#;
+    let head = format!(
+        "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\n\
+         Authorization: Bearer {}\r\n\r\n",
+        body.len(),
+        old.reveal()
+    );
+    let mut answers = Vec::new();
+    for takes_back in [false, true] {
+        let mut raw = Raw::dial(&guarded.stack.api).await;
+        raw.write(head.as_bytes()).await;
+        for (at, byte) in body.bytes().enumerate() {
+            if at == 20 && takes_back {
+                revoke(&guarded.stack, "userA").await;
+                let api = guarded.stack.http().token(Some(old.clone()));
+                let dead = async || {
+                    let page = api.get("/v1/users/userA/conversations").await.unwrap();
+                    (page.status == 401).then_some(())
+                };
+                eventually("it is known there", dead).await;
+            }
+            raw.write(&[byte]).await;
+        }
+        answers.push(raw.answer().await.expect("an answer").status);
+    }
+    assert_eq!(answers, [201, 401]);
+    let service = token("backend", json!({"scope": "service"}));
+    let history = guarded.stack.http().token(Some(service));
+    let page = history.history("userB", "dm:userA:userB", None, 50).await.unwrap();
+    assert_eq!(page["messages"].as_array().unwrap().len(), 1, "{page}");
+    guarded.stack.stop().await;
 }
 
 #[tokio::test]

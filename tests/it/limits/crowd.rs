@@ -310,11 +310,12 @@ async fn between_processes_one_other_server_is_asked() {
 /// A balancer's own places, and its clients' addresses.
 #[tokio::test]
 async fn a_balancer_has_limits_of_its_own() {
-    let up = Logged::up(&TRUSTED).await;
+    let open = ["--insecure-dev"];
+    let up = Logged::up(&[&TRUSTED[..], &open].concat()).await;
     let server = format!("ws1={}", up.server());
     let limits = ["--max-sockets", "3", "--sockets-per-address", "2", "--server", &server];
     let more = ["--handshakes-per-address", "1:10"];
-    let balancer = Logged::balancer(&[&limits[..], &more, &ADMIN, &TRUSTED].concat()).await;
+    let balancer = Logged::balancer(&[&limits[..], &more, &ADMIN, &TRUSTED, &open].concat()).await;
     let admin = balancer.ready["admin"].as_str().unwrap();
     let opens = async |client: &str| {
         let mut raw = Raw::dial(balancer.front()).await;

@@ -47,6 +47,8 @@ pub enum Step {
     Up,
     /// A re-read is asked for.
     Reread,
+    /// Its token may be dead.
+    Doubt,
     /// Time passes, cursors may be stored.
     Rest,
     /// The socket ends in order.
@@ -57,7 +59,7 @@ pub enum Step {
     Settle,
 }
 
-const ODDS: [(Step, u32); 17] = [
+const ODDS: [(Step, u32); 18] = [
     (Step::Say, 18),
     (Step::Raise, 2),
     (Step::Send, 8),
@@ -71,6 +73,7 @@ const ODDS: [(Step, u32); 17] = [
     (Step::Down, 40),
     (Step::Up, 22),
     (Step::Reread, 2),
+    (Step::Doubt, 2),
     (Step::Rest, 3),
     (Step::Close, 1),
     (Step::Crash, 1),
@@ -166,7 +169,7 @@ impl Sim {
             }
             Step::Move => self.change_room().await,
             Step::Settle => self.settle().await,
-            Step::Lose | Step::Overflow | Step::Reread if self.lossless => {}
+            Step::Lose | Step::Overflow | Step::Reread | Step::Doubt if self.lossless => {}
             _ if self.socket.is_none() => self.open(),
             Step::Close => self.close().await,
             Step::Crash => self.socket = None,
@@ -211,6 +214,7 @@ impl Sim {
                 None => {}
             },
             Step::Reread => self.feed(Input::Event(Event::Reread)).await,
+            Step::Doubt => self.feed(Input::Event(Event::Doubt)).await,
             Step::Rest => {
                 self.now += Duration::from_secs(self.random.random_range(1..20));
                 if socket.flush_at.is_some_and(|at| at <= self.now) {
