@@ -8,7 +8,7 @@
 mod banner;
 mod keys;
 mod line;
-mod matrix;
+pub mod matrix;
 mod names;
 mod revoked;
 mod secrecy;
