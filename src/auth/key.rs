@@ -76,6 +76,12 @@ impl Key {
         self.id.is_some() && self.id == header.kid
     }
 
+    /// Whether tokens of any name may be of this key.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn has_no_name(&self) -> bool {
+        self.id.is_none()
+    }
+
     /// The secret of a file.
     pub(super) fn secret(path: &Path, rules: &Rules) -> Result<Self, BadKeys> {
         Ok(Self::of_secret(&read_secret(path)?, rules))
