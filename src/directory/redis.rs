@@ -29,9 +29,9 @@ const TURNS: usize = 1_024;
 /// Said for the instance where the rights don't allow `INFO`.
 const UNKNOWN_INSTANCE: &str = "unknown";
 
-/// The longest entry: some 300 bytes for each socket that is kept. Who else writes to this Redis
-/// could write one that takes seconds to read.
-const ENTRY_BYTES_MAX: usize = 16 * 1024;
+/// The longest entry: twice what the longest names of all sockets that are kept take. Who else
+/// writes to this Redis could write one that takes seconds to read.
+const ENTRY_BYTES_MAX: usize = 512 * SOCKETS_KEPT_MAX;
 
 /// The version that every entry carries, last; the scripts write it too.
 const ENTRY_VERSION: u32 = 1;
