@@ -360,7 +360,7 @@ pub fn packet(bytes: &[u8]) -> bool {
 
 /// An entry of the socket map, which somebody else on the same Redis may have written.
 pub fn map_entry(bytes: &[u8]) -> bool {
-    crate::directory::redis::read_again(bytes)
+    crate::directory::read_again(bytes)
 }
 
 /// A provider's keys, and which of them is for a token.

@@ -72,7 +72,7 @@ fn a_folder_is_for_one_process() {
     FolderLock::take(folder.path()).unwrap();
 }
 
-/// What people write is for the owner's eyes alone; a folder that was there is as its owner made it.
+/// What people write is for the owner's eyes alone; a folder that was there stays as it is.
 #[test]
 fn a_folder_that_is_made_is_for_its_owner_alone() {
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
