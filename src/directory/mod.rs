@@ -21,7 +21,7 @@ pub mod redis;
 pub(crate) mod testing;
 
 #[cfg(any(test, fuzzing))]
-pub(crate) use redis::read_again;
+pub(crate) use self::redis::read_again;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
