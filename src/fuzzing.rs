@@ -9,15 +9,19 @@ use std::net::SocketAddr;
 use std::sync::LazyLock;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
 use crate::balancer::head::{self, Head};
 use crate::bus::payload::decode;
 use crate::bus::signing::{Guard, Keys, Refusal, Signer};
-use crate::edge::{Gate, HEAD_BYTES_MAX, Peer, Trusted, proxy_line};
+use crate::edge::fuzzed::Client as Arriving;
+use crate::edge::handoff::{Packet, Reply};
+use crate::edge::{Gate, HEAD_BYTES_MAX, HEAD_PATIENCE, Peer, Trusted, proxy_line, read_head};
 use crate::gateway::framing;
 use crate::gateway::handshake::{self, Request};
 use crate::protocol::frame::{ClientFrame, SendFrame, parse_send};
@@ -30,7 +34,7 @@ use crate::protocol::{
 pub type Check = fn(&[u8]) -> bool;
 
 /// All targets, by the names that `fuzz/run` takes.
-pub const TARGETS: [(&str, Check); 7] = [
+pub const TARGETS: [(&str, Check); 11] = [
     ("frame", frame),
     ("handshake", handshake),
     ("proxy", proxy),
@@ -38,6 +42,10 @@ pub const TARGETS: [(&str, Check); 7] = [
     ("envelope", envelope),
     ("token", token),
     ("request", request),
+    ("stream", stream),
+    ("packet", packet),
+    ("map_entry", map_entry),
+    ("jwks", jwks),
 ];
 
 /// What the balancer adds to a head, at most, and how many headers one may have.
@@ -113,6 +121,10 @@ pub fn frame(bytes: &[u8]) -> bool {
     taken
 }
 
+/// For the clock of what waits for bytes.
+static RUNTIME: LazyLock<Option<Runtime>> =
+    LazyLock::new(|| Builder::new_current_thread().enable_time().build().ok());
+
 /// A gate that trusts nobody, and one that trusts whoever dials it.
 static GATES: LazyLock<[Gate; 2]> = LazyLock::new(|| {
     let trusted = Trusted::new(&["198.51.100.0/24".to_owned()]).unwrap_or_default();
@@ -163,7 +175,28 @@ fn handshake_at(bytes: &[u8], gate: &Gate) -> bool {
         };
         assert!(same, "a socket that was open is not: {judged:?}");
     }
+    arriving(bytes, peer, gate, judged.as_ref());
     matches!(judged, Some(Request::Open(..)))
+}
+
+/// Read as it arrives, and looked at where it is worth it: whoever opens a socket opens the same.
+fn arriving(bytes: &[u8], peer: Peer, gate: &Gate, judged: Option<&Request>) {
+    let Some(_runtime) = RUNTIME.as_ref().map(|runtime| runtime.enter()) else { return };
+    let step = bytes.len() / PIECES_MAX + 1;
+    for step in [step, step * 7] {
+        let mut client = Arriving { bytes: Bytes::copy_from_slice(bytes), step };
+        let until = Instant::now() + HEAD_PATIENCE;
+        let judge = |read: &mut BytesMut| handshake::judge(read, peer, gate);
+        let read = read_head(&mut client, BytesMut::new(), until, judge).now_or_never().flatten();
+        let same = match (judged, &read) {
+            (Some(Request::Open(hello, rest)), Some(Request::Open(same, behind))) => {
+                hello == same && rest.starts_with(behind)
+            }
+            (Some(Request::Open(..)), _) | (_, Some(Request::Open(..))) => false,
+            _ => true,
+        };
+        assert!(same, "in pieces of {step} it is {read:?}, and at once {judged:?}");
+    }
 }
 
 /// What a server makes of the bytes as they came, and of those that the balancer hands on.
@@ -307,8 +340,37 @@ pub fn token(bytes: &[u8]) -> bool {
     crate::auth::fuzzed::read(bytes)
 }
 
+/// A connection of requests, as the balancer and the API read it: hyper reads none that the strict
+/// parser before it has not read as the same one.
+pub fn stream(bytes: &[u8]) -> bool {
+    crate::edge::fuzzed::hold(bytes)
+}
+
+/// What goes between processes of a host with a socket, and back: whatever is read is what would be
+/// written.
+pub fn packet(bytes: &[u8]) -> bool {
+    if let Some(reply) = Reply::read(bytes) {
+        assert_eq!(reply.write(), bytes);
+    }
+    let Some(packet) = Packet::read(bytes) else { return false };
+    assert_eq!(packet.write().as_deref(), Some(bytes));
+    assert!(!packet.read.is_empty() && bytes.ends_with(packet.read));
+    true
+}
+
+/// An entry of the socket map, which somebody else on the same Redis may have written.
+pub fn map_entry(bytes: &[u8]) -> bool {
+    crate::directory::read_again(bytes)
+}
+
+/// A provider's keys, and which of them is for a token.
+pub fn jwks(bytes: &[u8]) -> bool {
+    crate::auth::fuzzed::choose(bytes)
+}
+
 /// A request to the Message API: target, headers and body, as the handlers read them. The first
-/// line is the target, the second an `Idempotency-Key`, the rest the body.
+/// line is the target, the second an `Idempotency-Key` and whom a service acts for, the rest the
+/// body.
 pub fn request(bytes: &[u8]) -> bool {
     let mut lines = bytes.splitn(3, |byte| *byte == b'\n');
     let [target, key, body] = [(); 3].map(|()| lines.next().unwrap_or_default());
@@ -316,6 +378,7 @@ pub fn request(bytes: &[u8]) -> bool {
     if let Ok(value) = HeaderValue::from_bytes(key)
         && !key.is_empty()
     {
+        headers.insert(HeaderName::from_static("on-behalf-of"), value.clone());
         headers.insert(HeaderName::from_static("idempotency-key"), value);
     }
     match (str::from_utf8(target), str::from_utf8(body)) {

@@ -452,6 +452,96 @@ fn documents_name_what_is_there() {
     }
 }
 
+// ----------------------------------------------------------------------------- the threat model
+
+/// The last cells of the tables whose last column is called `test`.
+fn test_cells(document: &str) -> Vec<&str> {
+    let mut inside = false;
+    let mut cells = Vec::new();
+    for line in document.lines() {
+        let last = || line.trim_end_matches('|').rsplit('|').next().map_or("", str::trim);
+        if !line.starts_with('|') {
+            inside = false;
+        } else if inside && !line.starts_with("|---") {
+            cells.push(last());
+        } else {
+            inside |= last() == "test";
+        }
+    }
+    cells
+}
+
+/// What a cell names and is no place with a test, of every cell that names one; and those that
+/// name none.
+fn unproven(cells: &[&str]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for cell in cells {
+        // Names in backticks, each with what stands behind it.
+        let parts: Vec<&str> = cell.split('`').skip(1).collect();
+        let named = parts.chunks(2).map(|two| (two[0], two.get(1).copied().unwrap_or("")));
+        let lacking = named.flat_map(|(name, behind)| match name.split_once(' ') {
+            Some(("fuzz/run", targets)) => targets.split(' ').filter_map(no_target).collect(),
+            _ if name == "tests/corpus" => behind.split([',', ' ']).filter_map(no_row).collect(),
+            _ => Vec::from_iter((!holds_test(name)).then(|| name.to_owned())),
+        });
+        faults.extend(lacking);
+        faults.extend(parts.is_empty().then(|| format!("no test is named: {cell:?}")));
+    }
+    faults
+}
+
+/// A fuzz target that is not there, or has nothing to begin with.
+fn no_target(name: &str) -> Option<String> {
+    let there = root().join(format!("fuzz/targets/{name}.rs")).is_file()
+        && fs::read_dir(root().join("fuzz/corpus").join(name)).is_ok_and(|all| all.count() > 0);
+    (!there).then(|| format!("fuzz/run {name}"))
+}
+
+/// A row of the corpus, or a group of rows, that the table has not.
+fn no_row(word: &str) -> Option<String> {
+    let group = word.chars().next().filter(char::is_ascii_uppercase)?;
+    let number = &word[group.len_utf8()..];
+    let start = if number.is_empty() { format!("\"{word}") } else { format!("\"{word}\"") };
+    let mut tables = Vec::new();
+    walk(&root().join("tests/corpus/table"), &mut tables);
+    let there = tables.iter().any(|table| read_source(table).text.contains(&start));
+    (!there).then(|| format!("tests/corpus {word}"))
+}
+
+/// Whether a file, folder or module holds a test, itself or below.
+fn holds_test(name: &str) -> bool {
+    let path = name.replace("::", "/").trim_end_matches(".rs").trim_end_matches("/mod").to_owned();
+    let place = root().join(match path.split('/').next() {
+        Some("tests") => path,
+        Some("it") => format!("tests/{path}"),
+        _ => format!("src/{path}"),
+    });
+    let mut files = vec![place.with_extension("rs")];
+    walk(&place, &mut files);
+    let rust = files.iter().filter(|file| file.is_file()).any(|file| {
+        let text = read_source(file).text;
+        text.lines().any(|line| {
+            let line = line.trim_start();
+            ["#[test]", "#[tokio::test", "on_both!"].iter().any(|mark| line.starts_with(mark))
+        })
+    });
+    // The page's are no Rust.
+    let mut others = fs::read_dir(&place).into_iter().flatten().map(|entry| entry.unwrap().path());
+    rust || others.any(|file| {
+        file.extension().is_some_and(|extension| extension == "mjs")
+            && fs::read_to_string(&file).unwrap().contains("assert.")
+    })
+}
+
+#[test]
+fn every_threat_has_a_test_that_is_there() {
+    let document = read("docs/threat-model.md");
+    let cells = test_cells(&document);
+    assert!(cells.len() > 30, "the tables were not found: {cells:?}");
+    let faults = unproven(&cells);
+    assert!(faults.is_empty(), "docs/threat-model.md names tests that are not there: {faults:?}");
+}
+
 // ---------------------------------------------------------------------------------------- rules
 
 /// Each rule finds what it is there for, and leaves alone what is right.
@@ -530,5 +620,26 @@ mod rules {
                         beside `lib.rs`, `chat::lane`, `a.b()` and [one](https://example.org/)";
         let dead = dead_references(document, is_there);
         assert_eq!(dead, ["no/such.rs", "chat::nobody", "tests/gone", "docs/gone.md"]);
+    }
+
+    #[test]
+    fn of_threats() {
+        let document = "| a | defence |\n|---|---|\n| x | `y` |\n\n\
+                        | attack | test |\n|---|---|\n| x | `y`, `z` A1 |\n| b | none |\n";
+        assert_eq!(test_cells(document), ["`y`, `z` A1", "none"]);
+        let good = "`it::auth::matrix`, `chat::openings`, `limits/meter.rs`, `balancer/mod.rs`, \
+                    `tests/browser`, `tests/corpus` A12, B and G6, `fuzz/run frame token`";
+        assert_eq!(unproven(&[good]), [""; 0]);
+        // There, and without a test.
+        let bad = "`roles/entrance.rs`, `it::nobody`, `tests/corpus` A99, Z, `fuzz/run gone`";
+        let lacking = [
+            "roles/entrance.rs",
+            "it::nobody",
+            "tests/corpus A99",
+            "tests/corpus Z",
+            "fuzz/run gone",
+        ];
+        assert_eq!(unproven(&[bad]), lacking);
+        assert_eq!(unproven(&["by hand"]).len(), 1);
     }
 }

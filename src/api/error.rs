@@ -90,7 +90,7 @@ impl From<Refusal> for Problem {
 
 impl From<ChatError> for Problem {
     fn from(error: ChatError) -> Self {
-        let ChatError { code, detail, retry_after_ms } = error;
+        let ChatError { code, detail, retry_after_ms, .. } = error;
         let status = code.http_status();
         Self {
             kind: format!("urn:parlor:problem:{}", code.as_str()),

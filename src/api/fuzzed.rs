@@ -3,9 +3,11 @@
 use axum::http::{HeaderMap, Uri, header};
 use axum::response::IntoResponse;
 
+use super::asker::on_behalf_of;
 use super::error::Problem;
 use super::input::{self, Input};
 use super::messages::{check_from, from, idempotency_key};
+use super::revocation::margin;
 use super::rooms::NewRoomBody;
 use crate::chat::ChatError;
 use crate::chat::conversations::parse_cursor;
@@ -25,6 +27,7 @@ pub(crate) fn read(target: &str, headers: &HeaderMap, body: &str) -> usize {
         history(&uri).map(drop),
         sending(&uri, headers, body),
         NewRoomBody::parse(body).map(drop),
+        acting(&uri, headers),
     ];
     for refusal in read.iter().filter_map(|read| read.as_ref().err()) {
         let answer = refusal.clone().into_response();
@@ -60,6 +63,16 @@ fn history(uri: &Uri) -> Result<HistoryQuery, Problem> {
     }
     let (before, after) = (input.seq("before")?, input.seq("after")?);
     Ok(HistoryQuery::new(before, after, input.limit(LIMIT_DEFAULT)?)?)
+}
+
+/// For whom, and by how much an admin goes beyond now.
+fn acting(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
+    let (input, ..) = asked(uri)?;
+    if let Some(user) = on_behalf_of(headers)? {
+        assert_eq!(UserId::parse(user.as_str()).as_ref(), Ok(&user));
+    }
+    assert!(margin(&input)? <= 300);
+    Ok(())
 }
 
 fn sending(uri: &Uri, headers: &HeaderMap, body: &str) -> Result<(), Problem> {

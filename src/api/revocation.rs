@@ -56,7 +56,7 @@ pub(super) async fn revoke(
     Ok(Json(Revocation { user_id: user.to_string(), until }))
 }
 
-fn margin(input: &Input) -> Result<u64, Problem> {
+pub(super) fn margin(input: &Input) -> Result<u64, Problem> {
     let bad = || Problem::bad(format!("\"margin\" is seconds: a whole number, up to {MARGIN_MAX}"));
     let Some(text) = input.query("margin")? else { return Ok(0) };
     let margin = text.parse().ok().filter(|margin| *margin <= MARGIN_MAX);

@@ -4,15 +4,35 @@ use std::sync::LazyLock;
 
 use futures_util::FutureExt;
 use jsonwebtoken::crypto::sign;
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, get_current_timestamp};
+use jsonwebtoken::{
+    Algorithm, AlgorithmFamily, EncodingKey, Header, encode, get_current_timestamp,
+};
 use serde_json::{Map, Value, json};
 
+use super::jwks::keys_in;
+use super::key::Rules;
 use super::{Identity, LEEWAY_SECONDS, LIFE_SECONDS_MAX, Refusal, Verifier, bearer, challenge};
 use crate::protocol::Token;
 
 const SECRET: &[u8] = b"what nobody signs with but the one who holds it";
 /// How long a check may take, in seconds of a token's clock.
 const SLACK: u64 = 5;
+
+/// All that a header can say.
+const ALGORITHMS: [Algorithm; 12] = [
+    Algorithm::HS256,
+    Algorithm::HS384,
+    Algorithm::HS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::EdDSA,
+];
 
 static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| Verifier::by_secret(SECRET));
 
@@ -37,6 +57,44 @@ pub(crate) fn read(bytes: &[u8]) -> bool {
     let now = get_current_timestamp();
     // Both, whatever becomes of the first.
     [again(header, claims, now), raw(header, claims, now)].contains(&true)
+}
+
+/// A provider's set of keys, the first line being the header of a token that one of them is chosen
+/// for. Whether one is.
+///
+/// # Panics
+///
+/// Where a key would check what it must not: a secret's signature, another algorithm than its own,
+/// a token that names another key.
+pub(crate) fn choose(bytes: &[u8]) -> bool {
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let (header, set) = bytes.split_at(end);
+    let rules = Rules { user_claim: "sub".to_owned(), ..Rules::default() };
+    let Ok(keys) = keys_in(set, &rules) else { return false };
+    assert!(keys.len() <= 64, "a set is bounded");
+    let own: Vec<Value> = serde_json::from_slice::<Value>(set)
+        .ok()
+        .and_then(|set| set["keys"].as_array().cloned())
+        .unwrap_or_default();
+    let mut chosen = false;
+    let named = serde_json::from_slice::<Header>(header).ok();
+    for algorithm in ALGORITHMS {
+        let header = Header { alg: algorithm, ..named.clone().unwrap_or_default() };
+        for key in &keys {
+            let fits = key.fits(&header);
+            assert!(
+                !fits || algorithm.family() != AlgorithmFamily::Hmac,
+                "a secret: {algorithm:?}"
+            );
+            // A key that has a name is for tokens that have none, or its own.
+            assert!(!fits || header.kid.is_none() || key.is_named(&header) || key.has_no_name());
+            chosen |= fits && named.as_ref().is_some_and(|named| named.alg == algorithm);
+        }
+        let is_its = |json: &Value| header.kid.is_some() && json["kid"] == json!(header.kid);
+        let any_named = keys.iter().any(|key| key.is_named(&header));
+        assert!(!any_named || own.iter().any(is_its), "nobody has called it so");
+    }
+    chosen
 }
 
 /// Signed as what they say, written anew: times are relative to now.

@@ -187,17 +187,22 @@ impl Jwks {
         }
         let body = Limited::new(answer.into_body(), FETCH_BYTES_MAX).collect().await;
         let body = body.map_err(|error| in_words(&*error))?.to_bytes();
-        let set: Set = serde_json::from_slice(&body).map_err(|_| "that is no set of keys")?;
-        let mut keys = Vec::new();
-        for json in set.keys.iter().take(KEYS_MAX) {
-            match Key::jwk(json, &self.rules) {
-                Ok(key) => keys.push(key),
-                // Of other kinds, or for other things: sets hold such.
-                Err(why) => tracing::debug!(why, "a key of the provider is left out"),
-            }
-        }
-        Ok(keys)
+        keys_in(&body, &self.rules)
     }
+}
+
+/// The keys of a set that can be used.
+pub(super) fn keys_in(set: &[u8], rules: &Rules) -> Result<Vec<Key>, String> {
+    let set: Set = serde_json::from_slice(set).map_err(|_| "that is no set of keys")?;
+    let mut keys = Vec::new();
+    for json in set.keys.iter().take(KEYS_MAX) {
+        match Key::jwk(json, rules) {
+            Ok(key) => keys.push(key),
+            // Of other kinds, or for other things: sets hold such.
+            Err(why) => tracing::debug!(why, "a key of the provider is left out"),
+        }
+    }
+    Ok(keys)
 }
 
 /// What an error says, and what is at the bottom of it: a refused connection, a certificate.

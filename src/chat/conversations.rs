@@ -9,7 +9,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::history::{HistoryQuery, Progress, Shown, Sight};
 use super::{Chat, ChatError};
 use crate::protocol::{ConversationId, Entry, ErrorCode, Seq, Timestamp, UserId};
-use crate::store::{LogRange, MailboxPart, Row, StoreError};
+use crate::store::{LogRange, MailboxPart, Row};
 
 /// How many conversations of a person are looked at: the first by name, where there are more.
 pub const CONVERSATIONS_MAX: usize = 10_000;
@@ -75,7 +75,11 @@ impl Chat {
     ) -> Result<ConversationList, ChatError> {
         let cursor = after.map(|text| parse_cursor(user, text)).transpose()?;
         let rows = self.mailbox_rows(user).await?;
-        let reads = rows.into_iter().map(|row| self.newest(user, row));
+        let reads = rows.into_iter().map(|row| async move {
+            let conversation = row.conversation.clone();
+            let newest = left_out(&conversation, self.newest(user, row).await)?;
+            Ok::<_, ChatError>(newest.flatten())
+        });
         let found: Vec<Option<Newest>> =
             stream::iter(reads).buffer_unordered(READS_MAX).try_collect().await?;
         let mut all: Vec<Newest> = found.into_iter().flatten().collect();
@@ -89,8 +93,13 @@ impl Chat {
         all.truncate(limit);
         let last = all.last().filter(|_| more);
         let next = last.map(|last| cursor_of(user, last.entry.timestamp, &last.row.conversation));
-        let summaries = all.into_iter().map(|newest| self.summary(user, newest));
-        let conversations = stream::iter(summaries).buffered(READS_MAX).try_collect().await?;
+        let summaries = all.into_iter().map(|newest| async move {
+            let conversation = newest.row.conversation.clone();
+            left_out(&conversation, self.summary(user, newest).await)
+        });
+        let summaries: Vec<Option<Summary>> =
+            stream::iter(summaries).buffered(READS_MAX).try_collect().await?;
+        let conversations = summaries.into_iter().flatten().collect();
         Ok(ConversationList { conversations, unread_total, next })
     }
 
@@ -113,14 +122,7 @@ impl Chat {
     async fn newest(&self, user: &UserId, row: Row) -> Result<Option<Newest>, ChatError> {
         let conversation = &row.conversation;
         if !conversation.is_room() {
-            let page = match self.store.log(conversation, LogRange::newest(1)).await {
-                Err(error @ StoreError::Damaged(_)) => {
-                    // It says so itself when it is opened; the list has all others.
-                    tracing::error!(%error, %conversation, "left out of a list");
-                    return Ok(None);
-                }
-                page => page?,
-            };
+            let page = self.store.log(conversation, LogRange::newest(1)).await?;
             let Some(entry) = page.entries.into_iter().next() else { return Ok(None) };
             let unread = entry.n.saturating_sub(row.read_n);
             return Ok(Some(Newest { row, entry, title: None, unread }));
@@ -162,6 +164,21 @@ impl Chat {
             title,
             unread,
         })
+    }
+}
+
+/// `None` for a conversation of which something can't be read: it says so itself when it is opened,
+/// and the list has all others.
+fn left_out<T>(
+    conversation: &ConversationId,
+    read: Result<T, ChatError>,
+) -> Result<Option<T>, ChatError> {
+    match read {
+        Err(error) if error.damaged => {
+            tracing::error!(%conversation, "left out of a list");
+            Ok(None)
+        }
+        read => read.map(Some),
     }
 }
 

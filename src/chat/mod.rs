@@ -59,13 +59,15 @@ pub struct ChatError {
     pub detail: String,
     /// For the retryable codes: when to try again.
     pub retry_after_ms: Option<u64>,
+    /// What the store holds of it can't be read: who asks for more than this goes on without it.
+    pub(crate) damaged: bool,
 }
 
 impl ChatError {
     /// A refusal with a code and a sentence.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         let retry_after_ms = code.retryable().then_some(1_000);
-        Self { code, detail: detail.into(), retry_after_ms }
+        Self { code, detail: detail.into(), retry_after_ms, damaged: false }
     }
 
     /// Over a limit, with the time to wait.
@@ -83,7 +85,9 @@ impl ChatError {
 impl From<StoreError> for ChatError {
     fn from(error: StoreError) -> Self {
         tracing::warn!(%error, "store call failed");
-        Self::new(ErrorCode::Unavailable, "the store does not answer, send again with the same ref")
+        let detail = "the store does not answer, send again with the same ref";
+        let damaged = matches!(error, StoreError::Damaged(_));
+        Self { damaged, ..Self::new(ErrorCode::Unavailable, detail) }
     }
 }
 

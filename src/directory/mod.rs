@@ -20,6 +20,9 @@ pub mod redis;
 #[cfg(test)]
 pub(crate) mod testing;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::redis::read_again;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 

@@ -29,6 +29,10 @@ const TURNS: usize = 1_024;
 /// Said for the instance where the rights don't allow `INFO`.
 const UNKNOWN_INSTANCE: &str = "unknown";
 
+/// The longest entry: twice what the longest names of all sockets that are kept take. Who else
+/// writes to this Redis could write one that takes seconds to read.
+const ENTRY_BYTES_MAX: usize = 512 * SOCKETS_KEPT_MAX;
+
 /// The version that every entry carries, last; the scripts write it too.
 const ENTRY_VERSION: u32 = 1;
 
@@ -56,10 +60,14 @@ struct Read {
     others: Vec<SocketEntry>,
 }
 
-/// All sockets of a key, the newest first.
+/// All sockets of a key, the newest first, as many as are kept.
 fn sockets(bytes: &[u8]) -> serde_json::Result<Vec<SocketEntry>> {
+    if bytes.len() > ENTRY_BYTES_MAX {
+        return Err(serde::de::Error::custom(format!("it has {} bytes", bytes.len())));
+    }
     let Read { socket_id, server, epoch, device, claim, mut others } =
         serde_json::from_slice(bytes)?;
+    others.truncate(SOCKETS_KEPT_MAX - 1);
     others.insert(0, SocketEntry { socket_id, server, epoch, device, claim });
     Ok(others)
 }
@@ -298,6 +306,24 @@ impl Directory for RedisDirectory {
         names.sort();
         Ok(names.join(","))
     }
+}
+
+/// An entry that anybody may have written, for `fuzzing`: whether it is read.
+///
+/// # Panics
+///
+/// Where what is read is not the same once it is written again.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_again(bytes: &[u8]) -> bool {
+    let Ok(read) = sockets(bytes) else { return false };
+    assert!((1..=SOCKETS_KEPT_MAX).contains(&read.len()));
+    let written = |entry| serde_json::to_value(Written { entry, v: ENTRY_VERSION });
+    let mut all = read.iter().map(|entry| written(entry).unwrap_or_default());
+    let mut text = all.next().unwrap_or_default();
+    text["others"] = all.collect();
+    let again = sockets(text.to_string().as_bytes());
+    assert!(again.is_ok_and(|again| again == read), "{text}");
+    true
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 //! Every head is judged as it passes, and its body is counted so that the next one is found. A bad
 //! one is cut off and spoiled, so that the server behind answers 400 and ends the connection.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzed;
+
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -100,6 +100,10 @@ fn strict(head: &[u8], request: &Request<'_, '_>) -> Result<Body, &'static str> 
     if !target.starts_with('/') && target != "*" {
         return Err("the target of a request is a path: /ws");
     }
+    // Who drops it asks for another path than who does not.
+    if target.contains('#') {
+        return Err("the target of a request holds no #");
+    }
     let headers: &[httparse::Header<'_>] = request.headers;
     if headers.all("host").len() > 1 {
         return Err("one Host header is required");
@@ -197,6 +201,7 @@ mod tests {
             "CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
             "GET / x HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /ws#x HTTP/1.1\r\nHost: a\r\n\r\n",
         ] {
             assert!(judged(bad).is_err(), "{bad:?}");
         }

@@ -27,6 +27,8 @@ pub use arrival::{Arrived, Doorman, Edge, Entry, HEAD_PATIENCE, TLS_ADDRESS};
 pub use caller::{Caller, Headers, Peer, Trusted, is_forwarding};
 pub use cors::Answering;
 pub use framing::Watched;
+#[cfg(any(test, fuzzing))]
+pub(crate) use framing::fuzzed;
 pub use gate::{Gate, Names, TOKENS_HEADER, Turned};
 pub use head::{Body, HEAD_BYTES_MAX, Judged, judge, read_head};
 pub use incoming::{Came, Incoming};

@@ -42,6 +42,8 @@ pub enum Send {
 pub enum Answer {
     /// A refusal over HTTP, as a problem.
     Status(u16),
+    /// The same within a second, and then the end: what else was sent is not read as a request.
+    Last(u16),
     /// The same from the HTTP library, without a body.
     Bare(u16),
     /// A success over HTTP.
@@ -64,6 +66,8 @@ pub enum Answer {
     Seen,
 }
 
+/// How soon what is no request is answered.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// The ref of a frame in the table begins so, and is made unique.
 pub const REF: &str = "r-1";
 
@@ -177,6 +181,7 @@ impl Case {
                     said.iter().map(|said| (&said["type"], &said["code"])).collect();
                 assert_eq!(codes, [(&json!("error"), &json!(code))]);
             }
+            Answer::Last(status) => self.last(address, bytes, status).await,
             Answer::Ends => {
                 let mut socket = Raw::dial(address).await;
                 socket.patience = Duration::from_secs(2);
@@ -186,6 +191,25 @@ impl Case {
             }
             _ => self.http(request(address, bytes).await, bytes, false),
         }
+    }
+
+    /// The quickest of some tries counts: what else the machine does makes an answer slower.
+    async fn last(&self, address: &str, bytes: &[u8], status: u16) {
+        let mut quickest = Duration::MAX;
+        for _ in 0..3 {
+            let mut socket = Raw::dial(address).await;
+            let begun = Instant::now();
+            socket.write(bytes).await;
+            let answer = socket.answer().await;
+            quickest = quickest.min(begun.elapsed());
+            self.http(answer, bytes, false);
+            socket.patience = Duration::from_secs(3);
+            assert!(socket.ends().await, "something follows the {status}");
+            if quickest < AT_ONCE {
+                return;
+            }
+        }
+        panic!("{status} after {quickest:?}");
     }
 
     fn http(&self, answer: Option<Http>, bytes: &[u8], direct: bool) {
@@ -199,7 +223,9 @@ impl Case {
             Answer::Status(status) | Answer::Bare(status) if bytes.starts_with(b"HEAD") => {
                 assert_eq!(answer.status, status);
             }
-            Answer::Status(status) | Answer::Bare(status) => answer.is_problem(status),
+            Answer::Status(status) | Answer::Last(status) | Answer::Bare(status) => {
+                answer.is_problem(status);
+            }
             _ => panic!("no answer of HTTP is stated"),
         }
     }

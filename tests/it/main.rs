@@ -27,3 +27,4 @@ mod redis_cluster;
 mod redis_full;
 mod redis_hung;
 mod tls;
+mod wiped;

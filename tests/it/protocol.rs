@@ -15,6 +15,7 @@ use parlor::protocol::*;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::auth::matrix::{KINDS, kind};
 use crate::harness::{Parts, Stack};
 
 const DOC: &str = include_str!("../../docs/protocol.md");
@@ -54,18 +55,11 @@ fn every_client_example_is_taken_by_the_servers_parser() {
     let mut kinds = BTreeSet::new();
     for line in examples("json client") {
         let parsed = ClientFrame::parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
-        let kind = match parsed {
-            ClientFrame::Message(_) => "message",
-            ClientFrame::Ack { .. } => "ack",
-            ClientFrame::Read { .. } => "read",
-            ClientFrame::Signal { .. } => "signal",
-            ClientFrame::Ping { .. } => "ping",
-            ClientFrame::Auth { .. } => "auth",
-        };
+        let kind = kind(&parsed);
         assert_eq!(serde_json::from_str::<Value>(line).unwrap()["type"], kind);
         kinds.insert(kind);
     }
-    assert_eq!(kinds.len(), 6, "each kind has an example: {kinds:?}");
+    assert_eq!(kinds, KINDS.iter().copied().collect(), "each kind has an example");
 }
 
 fn text<'a>(frame: &'a Value, field: &str) -> &'a str {

@@ -165,7 +165,10 @@ pub struct Raw {
 
 impl Raw {
     pub async fn dial(address: &str) -> Self {
-        let stream = TcpStream::connect(address).await.unwrap();
+        Self::over(TcpStream::connect(address).await.unwrap())
+    }
+
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self { patience: SOON * 2, stream, read: Vec::new() }
     }
@@ -245,6 +248,12 @@ impl Raw {
         assert!(self.read.len() >= length, "cut in its body: {answer:?}");
         answer.body = self.read.drain(..length).collect();
         answer
+    }
+
+    /// Waits for the end of the connection; whether nothing came before it.
+    pub async fn ends(&mut self) -> bool {
+        while self.more().await {}
+        self.read.is_empty()
     }
 
     /// The next frame as it came; `None` at the end of the connection.

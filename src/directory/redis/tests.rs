@@ -95,6 +95,33 @@ async fn a_damaged_entry_counts_as_none_and_is_replaced() {
     assert_eq!(counted, damaged.len() as u64);
 }
 
+/// Whoever else writes there: as many are read as Parlor keeps, and what is longer than these could
+/// be is not looked at.
+#[test]
+fn no_more_is_read_than_is_kept() {
+    let long = "x".repeat(32);
+    let longest = SocketEntry {
+        socket_id: SocketId(u128::MAX),
+        server: ProcessId::parse(&long).unwrap(),
+        epoch: Epoch(u64::MAX),
+        device: DeviceId::parse(&long).unwrap(),
+        claim: u64::MAX,
+    };
+    let entry = |others: usize| {
+        let written = || serde_json::to_value(Written { entry: &longest, v: ENTRY_VERSION });
+        let mut first = written().unwrap();
+        first["others"] = (0..others).map(|_| written().unwrap()).collect();
+        first.to_string()
+    };
+    let most = entry(SOCKETS_KEPT_MAX - 1);
+    assert!(2 * most.len() <= ENTRY_BYTES_MAX, "{} bytes", most.len());
+    assert_eq!(sockets(most.as_bytes()).unwrap(), vec![longest.clone(); SOCKETS_KEPT_MAX]);
+    let more = entry(SOCKETS_KEPT_MAX + 5);
+    assert_eq!(sockets(more.as_bytes()).unwrap().len(), SOCKETS_KEPT_MAX);
+    let padded = format!("{most}{}", " ".repeat(ENTRY_BYTES_MAX));
+    assert!(sockets(padded.as_bytes()).unwrap_err().to_string().contains("bytes"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hung_redis_costs_the_deadline_and_no_more() {
     if quick() {

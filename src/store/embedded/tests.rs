@@ -5,7 +5,9 @@ mod disks;
 mod power;
 mod traced;
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -68,6 +70,18 @@ fn a_folder_is_for_one_process() {
     assert!(refused.to_string().contains("in use by another parlor process"), "{refused}");
     drop(first);
     FolderLock::take(folder.path()).unwrap();
+}
+
+/// What people write is for the owner's eyes alone; a folder that was there stays as it is.
+#[test]
+fn a_folder_that_is_made_is_for_its_owner_alone() {
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let folder = tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let data = folder.path().join("parlor/data");
+    drop(FolderLock::take(&data).unwrap());
+    assert_eq!([&data, data.parent().unwrap()].map(mode), [0o700; 2]);
+    assert_eq!(mode(folder.path()), 0o755);
 }
 
 #[tokio::test]

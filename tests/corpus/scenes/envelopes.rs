@@ -43,11 +43,26 @@ impl Two {
             "device": "default", "timestamp": 5, "n": seq, "users": [self.b], "via": "ws1"})
     }
 
+    /// What is stored while nobody knows where they are: no server publishes it.
+    async fn stores(&mut self, fleet: &Fleet, seq: u64, message: &str) {
+        // It is looked up after it was stored, so what stands there must not be mended before.
+        let nowhere = json!({"socketId": "0000000000000000000000000000002a", "server": "ws99",
+            "epoch": "00000000000000aa", "device": "default", "claim": "1", "v": 1});
+        let key = format!("user:{}", self.b);
+        fleet.redis.as_ref().unwrap().cli(&["SET", &key, &nowhere.to_string()]);
+        assert_eq!(say(&mut self.from, &self.b, message).await, seq);
+    }
+
+    /// The next message is this one, as it is stored.
+    async fn hears(&mut self, seq: u64, message: &str) {
+        let heard = hear(&mut self.to).await;
+        assert_eq!((&heard["seq"], &heard["message"]), (&json!(seq), &json!(message)));
+    }
+
     /// What is said really still arrives, next and once.
     async fn goes_on(&mut self, seq: u64) {
         assert_eq!(say(&mut self.from, &self.b, "really").await, seq);
-        let heard = hear(&mut self.to).await;
-        assert_eq!((&heard["seq"], &heard["message"]), (&json!(seq), &json!("really")));
+        self.hears(seq, "really").await;
     }
 }
 
@@ -83,7 +98,8 @@ fn signals(said: &[Value]) -> Vec<&Value> {
     said.iter().filter(|said| said["type"] == "signal").collect()
 }
 
-/// Row G1: further fields are ignored; another version is dropped and counted.
+/// Row G1: further fields are ignored; another version is dropped and counted, and what it told of
+/// comes from the store.
 pub async fn other_versions(fleet: &Fleet) {
     let mut two = Two::new(fleet).await;
     let malformed = heard_as(fleet, "malformed").await;
@@ -105,9 +121,15 @@ pub async fn other_versions(fleet: &Fleet) {
     let heard: Vec<_> = signals(&said).iter().map(|said| said["data"]["said"].clone()).collect();
     assert_eq!(heard, [json!("with more"), json!("beside it")]);
     two.goes_on(1).await;
+    two.stores(fleet, 2, "stored").await;
+    let mut later = two.entry(2, "BAD, of another version");
+    later["v"] = json!(2);
+    signed(fleet, &later);
+    counts(fleet, "malformed", malformed + 4.0, 1.0).await;
+    two.hears(2, "stored").await;
 }
 
-/// Row G2: counted, and nothing else.
+/// Row G2: counted, and nothing else; what it should have told of comes from the store.
 pub async fn garbage(fleet: &Fleet) {
     let mut two = Two::new(fleet).await;
     let (malformed, unsigned) =
@@ -132,6 +154,11 @@ pub async fn garbage(fleet: &Fleet) {
     two.goes_on(1).await;
     let all = (heard_as(fleet, "malformed").await, heard_as(fleet, "unsigned").await);
     assert_eq!(all, (malformed + 5.0, unsigned + 4.0), "each once, and nothing else");
+    two.stores(fleet, 2, "stored").await;
+    let whole = two.entry(2, "BAD").to_string();
+    publish(fleet, &fleet.signing.sign(CHANNEL, &whole[..whole.len() / 2]));
+    counts(fleet, "malformed", malformed + 5.0, 1.0).await;
+    two.hears(2, "stored").await;
 }
 
 /// Row G3: who holds no key says nothing; who holds one still can't make another see what two
@@ -188,6 +215,15 @@ pub async fn out_of_order(fleet: &Fleet) {
     // An envelope from beyond a gap that the store has not.
     signed(fleet, &two.entry(9, "BAD beyond"));
     two.goes_on(4).await;
+    // And one from beyond a gap that it has: at once, and not when a server looks by itself.
+    two.stores(fleet, 5, "between").await;
+    two.stores(fleet, 6, "beyond it").await;
+    let begun = Instant::now();
+    signed(fleet, &two.entry(6, "beyond it"));
+    two.hears(5, "between").await;
+    two.hears(6, "beyond it").await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    two.goes_on(7).await;
     assert!(said_meanwhile(&mut two.to, 200).await.iter().all(|said| said["type"] != "message"));
 }
 
@@ -206,7 +242,7 @@ pub async fn unknown_kinds(fleet: &Fleet) {
 }
 
 /// Row G6: whatever stands in the map, what is sent is stored and arrives, and coming back mends
-/// the entry.
+/// the entry, gives it an end, and needs nobody's help for that.
 pub async fn wrong_entries(fleet: &Fleet) {
     let redis = fleet.redis.as_ref().unwrap();
     let dead = concat!(
@@ -215,24 +251,25 @@ pub async fn wrong_entries(fleet: &Fleet) {
     );
     let newer = dead.replace(r#""v":1"#, r#""v":9,"shape":[1]"#);
     let values = [dead, &newer, "garbage", "[]", "{}", "null", "7", "\\x00"];
-    for value in values {
+    let values = values.into_iter().map(Some);
+    // `None`: of another type, which GET refuses. None of them has an end.
+    for value in values.chain([None]) {
         let mut two = Two::new(fleet).await;
         let key = format!("user:{}", two.b);
-        redis.cli(&["SET", &key, value]);
-        assert_eq!(say(&mut two.from, &two.b, "really").await, 1, "{value}");
+        redis.cli(&["DEL", &key]);
+        match value {
+            Some(value) => redis.cli(&["SET", &key, value]),
+            None => redis.cli(&["RPUSH", &key, "x"]),
+        };
+        assert_eq!(redis.cli(&["TTL", &key]), "-1", "{value:?}");
+        assert_eq!(say(&mut two.from, &two.b, "really").await, 1, "{value:?}");
         let heard = hear(&mut two.to).await;
-        assert_eq!(heard["message"], "really", "it arrives, the slow way at worst: {value}");
+        assert_eq!(heard["message"], "really", "it arrives, the slow way at worst: {value:?}");
         let query = format!("userId={}&device=again", two.b);
         let _again = Raw::ready(&fleet.servers["ws3"], &query).await;
         let entry = redis.entry(&two.b).expect("an entry");
-        assert_eq!(entry["server"], "ws3", "{value}: {entry}");
+        assert_eq!(entry["server"], "ws3", "{value:?}: {entry}");
+        let ends: i64 = redis.cli(&["TTL", &key]).parse().unwrap();
+        assert!((1..=3_600).contains(&ends), "{value:?}: {ends} s");
     }
-    // Of another type, which GET refuses.
-    let mut two = Two::new(fleet).await;
-    let key = format!("user:{}", two.b);
-    redis.cli(&["DEL", &key]);
-    redis.cli(&["RPUSH", &key, "x"]);
-    assert_eq!(say(&mut two.from, &two.b, "really").await, 1);
-    assert_eq!(hear(&mut two.to).await["message"], "really");
-    redis.cli(&["DEL", &key]);
 }

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use super::{hear, new_user, said_meanwhile, say};
 use crate::fleet::Fleet;
 use crate::harness::{Person, SOON};
-use crate::raw::{self, CLOSE, Frame, Raw, close_payload, request, upgrade_head};
+use crate::raw::{self, CLOSE, Frame, Raw, close_payload, upgrade_head};
 
 /// Row A20.
 pub async fn frames_with_the_head(fleet: &Fleet) {
@@ -78,6 +79,8 @@ pub async fn a_server_that_drains(fleet: &Fleet) {
     let own = ["server", "--listen", "127.0.0.1:0", "--drain-seconds", "4", "--id", &id];
     let (process, ready) = fleet.spare(&[&own[..], &parts].concat()).await;
     let address = ready["servers"][&id].as_str().unwrap().to_owned();
+    // One that is there, and has not said yet what it wants.
+    let mut early = Raw::dial(&address).await;
     // Enough sockets that it takes its time.
     let mut people = Vec::new();
     for number in 0..40 {
@@ -86,10 +89,19 @@ pub async fn a_server_that_drains(fleet: &Fleet) {
     }
     process.signal("TERM");
     tokio::time::sleep(Duration::from_millis(300)).await;
-    if tokio::net::TcpStream::connect(&address).await.is_ok() {
-        let answer = request(&address, upgrade_head("userId=late", "")).await;
-        answer.expect("an answer").is_problem(503);
+    // Who comes in the moment before it listens no more is not let in either.
+    let until = Instant::now() + Duration::from_secs(2);
+    while let Ok(stream) = TcpStream::connect(&address).await {
+        assert!(Instant::now() < until, "it still listens");
+        let mut late = Raw::over(stream);
+        late.write(upgrade_head("userId=late", "").as_bytes()).await;
+        if let Some(answer) = late.answer().await {
+            answer.is_problem(503);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    early.write(upgrade_head("userId=early", "").as_bytes()).await;
+    early.answer().await.expect("an answer").is_problem(503);
     for _ in 0..4 {
         new_user(fleet, "late").await;
     }

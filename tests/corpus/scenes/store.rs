@@ -80,6 +80,12 @@ impl<'a> Table<'a> {
         let put = self.client.put_item().table_name(&self.fleet.table);
         put.set_item(Some(item)).send().await.unwrap();
     }
+
+    async fn delete(&self, pk: &str, sk: &str) {
+        let delete = self.client.delete_item().table_name(&self.fleet.table);
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        delete.key("pk", text(pk)).key("sk", text(sk)).send().await.unwrap();
+    }
 }
 
 /// What the logs say of damaged items.
@@ -149,6 +155,83 @@ pub async fn wrong_items(fleet: &Fleet) {
         let kept = texts.iter().filter(|text| *text == "kept").count();
         assert!(kept == 3 || status == 200, "{case}: nothing is lost: {texts:?}");
     }
+}
+
+/// What else is damaged: which item, which attribute of it, and which conversation can't be read
+/// then.
+const RECORDS: [(&str, &str, &[&str]); 5] = [
+    ("row", "last", &["dm"]),
+    ("device", "lastSeen", &[]),
+    ("member", "spans", &["room"]),
+    ("head", "public", &["room"]),
+    ("board", "beat", &[]),
+];
+
+/// Row H1: whatever else is damaged costs its own conversation at most; all else is sent, heard and
+/// listed, and nothing is lost once it is mended.
+pub async fn wrong_records(fleet: &Fleet) {
+    let table = Table::open(fleet).await;
+    for (case, name, rests) in RECORDS {
+        let (mut a, one) = new_user(fleet, "a").await;
+        let (two_is_there, two) = new_user(fleet, "b").await;
+        let away = format!("userId={two}&device=away");
+        drop(Raw::ready(&fleet.balancer, &away).await);
+        let (dm, room) = (format!("dm:{one}:{two}"), room_of_two(fleet, &one, &two).await);
+        assert_eq!(say(&mut a, &two, "kept").await, 1);
+        let (pk, sk) = match case {
+            "row" => (format!("U#{two}"), format!("C#{dm}")),
+            "device" => (format!("U#{two}"), "D#away".to_owned()),
+            "member" => (format!("C#{room}"), format!("U#{two}")),
+            "head" => (format!("C#{room}"), "HEAD".to_owned()),
+            // Not that of a process that lives: its next beat would find another's in its place.
+            _ => ("BOARD".to_owned(), "api".to_owned()),
+        };
+        let good = table.read(&pk, &sk).await;
+        let mut damaged = good.clone();
+        damaged.insert(name.to_owned(), AttributeValue::S("FORGED\nline".to_owned()));
+        if case == "board" {
+            damaged.insert("sk".to_owned(), AttributeValue::S("ws98".to_owned()));
+        }
+        table.put(damaged).await;
+        drop(two_is_there);
+        let mut third = new_user(fleet, "c").await.0;
+        assert_eq!(say(&mut third, &two, "from another").await, 1, "{case}");
+        let (texts, mut back) = caught_up(fleet, &away).await;
+        assert!(texts.contains(&"from another".to_owned()), "{case}: {texts:?}");
+        assert_eq!(texts.contains(&"kept".to_owned()), !rests.contains(&"dm"), "{case}: {texts:?}");
+        assert!(back.is_open().await, "{case}");
+        drop(back);
+        for user in [&one, &two] {
+            let list = format!("/v1/users/{user}/conversations?userId={user}");
+            let answer = request(&fleet.api, get(&list, "")).await.unwrap();
+            assert_eq!(answer.status, 200, "{case}: {}", answer.text());
+        }
+        for (what, conversation) in [("dm", &dm), ("room", &room)] {
+            let page = format!("/v1/conversations/{conversation}/messages?userId={two}");
+            let status = request(&fleet.api, get(&page, "")).await.unwrap().status;
+            assert_eq!(status == 503, rests.contains(&what), "{case}: {what} answers {status}");
+            assert!([200, 503].contains(&status), "{case}: {what} answers {status}");
+        }
+        match case {
+            "board" => table.delete("BOARD", "ws98").await,
+            _ => table.put(good).await,
+        }
+        assert_eq!(say(&mut a, &two, "and on").await, 2, "{case}");
+        let after = caught_up(fleet, &away).await.0;
+        let all: Vec<&String> = texts.iter().chain(&after).collect();
+        for text in ["kept", "and on"] {
+            assert!(all.iter().any(|heard| *heard == text), "{case}: {text} is lost: {all:?}");
+        }
+    }
+}
+
+async fn room_of_two(fleet: &Fleet, maker: &str, member: &str) -> String {
+    let body = json!({"members": [member]}).to_string();
+    let made =
+        post(&format!("/v1/rooms?userId={maker}"), "Content-Type: application/json\r\n", &body);
+    let answer = request(&fleet.api, made).await.unwrap();
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    answer.json()["conversation"].as_str().unwrap().to_owned()
 }
 
 /// What a device hears on coming back, up to `caughtup`.

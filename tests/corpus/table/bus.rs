@@ -22,11 +22,16 @@ pub fn lines() -> Vec<Case> {
             scene!(envelopes::unknown_kinds),
             Seen,
         ),
-        row("G6", "entries of the map that are wrong", scene!(envelopes::wrong_entries), Seen),
+        row("G6", "entries of the map that are wrong", scene!(envelopes::wrong_entries), Seen)
+            .differs(
+                "one without an end is swept: it gets one when its person comes again or is there; \
+                 else it stays, and its server is dead to who reads it",
+            ),
         row("H1", "items of the store that are wrong", scene!(store::wrong_items), Seen).differs(
             "item skipped with an alarm: its conversation rests with a 503 and a line in the log, \
              since a gap that looks like none is worse; all others go on",
         ),
+        row("H1", "rows, devices, members, heads", scene!(store::wrong_records), Seen),
     ];
     lines.into_iter().map(Case::real).collect()
 }

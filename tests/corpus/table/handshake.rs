@@ -1,6 +1,6 @@
 //! A: requests that open a socket, or should not.
 
-use crate::case::Answer::{Ends, Opens, Seen, Shown, Status};
+use crate::case::Answer::{Ends, Last, Opens, Seen, Shown, Status};
 use crate::case::{Case, Send, plain, row, scene};
 use crate::raw::{KEY, upgrade_head};
 use crate::scenes::{limits, slow, sockets};
@@ -21,6 +21,11 @@ fn with(line: &str, by: &str) -> Send {
 /// An upgrade with further lines.
 fn plus(line: &str) -> Send {
     head(upgrade_head("userId=odd", &format!("{line}\r\n")))
+}
+
+/// A request, and a good one behind it, which is not to be answered.
+fn behind(request: &str) -> Send {
+    head(format!("{request}{}", upgrade_head("userId=smuggled", "")))
 }
 
 /// The same without a user in the query.
@@ -172,7 +177,9 @@ fn heads() -> Vec<Case> {
     let many = "X: y\r\n".repeat(101);
     let long = format!("X: {}", "y".repeat(20 * 1_024));
     let uri = format!("userId=odd&x={}", "y".repeat(70 * 1_024));
-    let both = "Content-Length: 5\r\nTransfer-Encoding: chunked";
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let both = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n";
+    let lengths = "Content-Length: 0\r\nContent-Length: 5\r\n";
     let deflate = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99";
     vec![
         row("A11", "101 headers", plus(&many), Status(431)),
@@ -187,17 +194,12 @@ fn heads() -> Vec<Case> {
         row(
             "A14",
             "a body",
-            head(format!("{}hello", upgrade_head("userId=odd", "Content-Length: 5\r\n"))),
-            Status(400),
+            behind(&format!("{}hello", upgrade_head("userId=odd", "Content-Length: 5\r\n"))),
+            Last(400),
         ),
-        row("A14", "chunked", plus("Transfer-Encoding: chunked"), Status(400)),
-        row("A14", "both", plus(both), Status(400)),
-        row(
-            "A14",
-            "lengths that differ",
-            plus("Content-Length: 0\r\nContent-Length: 5"),
-            Status(400),
-        ),
+        row("A14", "chunked", behind(&upgrade_head("userId=odd", chunked)), Last(400)),
+        row("A14", "both", behind(&upgrade_head("userId=odd", both)), Last(400)),
+        row("A14", "lengths that differ", behind(&upgrade_head("userId=odd", lengths)), Last(400)),
         row("A15", "deflate offered", plus(deflate), Opens),
         row("A16", "only unknown subprotocols", plus("Sec-WebSocket-Protocol: mqtt, wamp"), Opens)
             .differs(
@@ -221,19 +223,19 @@ fn connections() -> Vec<Case> {
             with("Host", "Host: rebound.example"),
             Status(421),
         ),
-        row("A19", "the preface of HTTP/2", head(preface), Status(400)),
-        row("A19", "TLS", head(tls), Status(400)),
+        row("A19", "the preface of HTTP/2", head(preface), Last(400)),
+        row("A19", "TLS", head(tls), Last(400)),
         row(
             "A19",
             "TLS, as a library says it",
             head(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
-            Status(400),
+            Last(400),
         ),
         row("A19", "noise", head(noise()), Ends)
             .differs("closed within 1 s: within 2 s, the answer has a second to arrive"),
-        row("A19", "SSH", head("SSH-2.0-OpenSSH_9.6\r\n"), Status(400)),
-        row("A19", "NULs", head(vec![0; 64]), Status(400)),
-        row("A19", "another version", head("GET /ws?userId=odd HTTP/9.9\r\n\r\n"), Status(400)),
+        row("A19", "SSH", head("SSH-2.0-OpenSSH_9.6\r\n"), Last(400)),
+        row("A19", "NULs", head(vec![0; 64]), Last(400)),
+        row("A19", "another version", head("GET /ws?userId=odd HTTP/9.9\r\n\r\n"), Last(400)),
         row(
             "A20",
             "100 frames in the segment of the request",
@@ -252,7 +254,10 @@ fn connections() -> Vec<Case> {
             .differs("4409: it is 4001, for the oldest"),
         row("A22", "a server that drains", scene!(sockets::a_server_that_drains), Seen)
             .real()
-            .differs("503 with Retry-After: it listens no more, and the balancer deals elsewhere"),
+            .differs(
+                "503 with Retry-After: so for who is at the door already; it listens no more, and \
+                 the balancer deals elsewhere",
+            ),
         row("A23", "open and silent", scene!(sockets::open_and_silent), Seen)
             .slow()
             .differs("4408 after 5 s: who it is was known before the 101, nothing is waited for"),

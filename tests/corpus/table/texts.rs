@@ -165,10 +165,20 @@ fn fields() -> Vec<Case> {
     ]
 }
 
+/// What should be a number, and is none that counts anything.
+const NO_NUMBERS: [&str; 9] =
+    ["\"1\"", "1e400", "-1", "1.5", "18446744073709551616", "[1]", "{}", "true", "null"];
+
 /// What should be a number.
 fn numbers() -> Vec<Case> {
     let long = "\\\"".repeat(20_000);
-    vec![
+    let places = ["ack", "read"].into_iter().flat_map(|kind| {
+        NO_NUMBERS.map(|seq| {
+            let place = of(kind, &format!(r#""conversation":"dm:a:friend","seq":{seq}"#));
+            row("C6", "no number for a place", place, bad("\"seq\""))
+        })
+    });
+    let mut lines = vec![
         row(
             "C6",
             "a text for a number",
@@ -190,7 +200,9 @@ fn numbers() -> Vec<Case> {
             message(&format!(r#""message":"BAD","after":"{long}""#)),
             bad("after"),
         ),
-    ]
+    ];
+    lines.extend(places);
+    lines
 }
 
 /// Frames of other kinds, and refs.

@@ -37,7 +37,14 @@ const ES256: &str = "eyJhbGciOiJFUzI1NiIsInR5cCI6IkpXVCJ9.\
     eyJzdWIiOiJ0b2tlbnMiLCJleHAiOjk5OTk5OTk5OTl9.\
     o1kBa2BH8GduEM7x6Qe0pjfLblXw5_0Jb_y897OzVJwxotJAfY4kEZa6NaKhQG9__cPlE2u8YkLgni0TrPEMIA";
 
+/// All of them.
 pub fn lines() -> Vec<Case> {
+    let lines = [signatures(), claimed(), keys()].concat();
+    lines.into_iter().map(Case::guarded).collect()
+}
+
+/// Who says so.
+fn signatures() -> Vec<Case> {
     let good = good();
     let none = signed_as(&headed(json!({"alg": "none"})), "");
     let small = signed_as(&headed(json!({"alg": "NoNe"})), "");
@@ -46,10 +53,7 @@ pub fn lines() -> Vec<Case> {
     let two = format!("Bearer {good}\r\nAuthorization: Bearer {good}");
     let other: &[u8] = b"another secret, as long as it must be, or so";
     let foreign = made(&json!({"alg": "HS256"}), &claims(), other);
-    let empty = made(&json!({"alg": "HS256", "kid": "../../dev/null"}), &claims(), b"");
-    let large = |bytes: usize| claiming(json!({"x": "a".repeat(bytes)}));
-    let line = format!("Authorization: Bearer {}\r\n", large(12_000));
-    let lines = vec![
+    vec![
         row("F1", "a good one", at_api(&good), Fine(200)),
         row("F1", "none", Bearer(String::new()), Status(401)),
         row("F1", "an empty header", Bearer(" ".to_owned()), Status(401)),
@@ -63,6 +67,13 @@ pub fn lines() -> Vec<Case> {
         row("F2", "HS384 in its head", head(json!({"alg": "HS384"})), Status(401)),
         row("F2", "no signature", bearer(&signed_as(&good, "")), Status(401)),
         row("F2", "another secret", bearer(&foreign), Status(401)),
+    ]
+}
+
+/// What it says of time and place.
+fn claimed() -> Vec<Case> {
+    let tenant = claiming(json!({"tenant": "somebody else's"}));
+    vec![
         row("F3", "exp past", claim(json!({"exp": now() - 600})), Status(401)),
         row("F3", "no exp", claim(json!({"exp": null})), Status(401)),
         row("F3", "exp as text", claim(json!({"exp": "9999999999"})), Status(401)),
@@ -71,7 +82,20 @@ pub fn lines() -> Vec<Case> {
         row("F3", "nbf to come", claim(json!({"nbf": now() + 7_200})), Status(401)),
         row("F4", "another aud", claim(json!({"aud": "somebody else's service"})), Status(401)),
         row("F4", "another iss", claim(json!({"iss": "https://evil.example"})), Status(401)),
+        row("F4", "another tenant", at_api(&tenant), Fine(200)).differs(
+            "401 for another tenant: there are none, a fleet is one; whom a token is for, iss and \
+             aud say",
+        ),
         row("F4", "a refresh token", head(json!({"typ": "refresh+jwt"})), Status(401)),
+    ]
+}
+
+/// Which key it is for, for whom, how long, and how long it holds.
+fn keys() -> Vec<Case> {
+    let empty = made(&json!({"alg": "HS256", "kid": "../../dev/null"}), &claims(), b"");
+    let large = |bytes: usize| claiming(json!({"x": "a".repeat(bytes)}));
+    let line = format!("Authorization: Bearer {}\r\n", large(12_000));
+    vec![
         row("F5", "kid that climbs", at_api(&headed(json!({"kid": "../../dev/null"}))), Fine(200))
             .differs(
                 "401: the secret has no name, and nothing is looked up by what a token calls it",
@@ -104,6 +128,5 @@ pub fn lines() -> Vec<Case> {
             Seen,
         ),
         row("F9", "exp 30 s ago", scene!(people::a_token_in_its_leeway), Seen),
-    ];
-    lines.into_iter().map(Case::guarded).collect()
+    ]
 }

@@ -116,6 +116,81 @@ async fn provider(keys: Value) -> String {
     url
 }
 
+/// A file that cannot be opened unnoticed: whoever opens a pipe to read lets its writer go on.
+struct Trap {
+    path: std::path::PathBuf,
+    opened: std::thread::JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Trap {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key.pem");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        let writer = path.clone();
+        let opened = std::thread::spawn(move || {
+            // Nothing is written: a reader finds its end.
+            drop(std::fs::File::options().write(true).open(writer).unwrap());
+        });
+        Self { path, opened, _folder: folder }
+    }
+
+    /// Nobody has opened it so far; who does so now is noticed.
+    fn was_left_alone(self) {
+        assert!(!self.opened.is_finished(), "a file that a token names was opened");
+        drop(std::fs::File::open(&self.path).unwrap());
+        self.opened.join().unwrap();
+    }
+}
+
+/// Whatever a token says of where its key is, no file is opened for it.
+#[tokio::test]
+async fn no_token_has_a_file_opened() {
+    let (signer, trap) = (Signer::new(), Trap::new());
+    let folder = tempfile::tempdir().unwrap();
+    let (secret, public) = (folder.path().join("secret"), folder.path().join("public.pem"));
+    std::fs::write(&secret, SECRET).unwrap();
+    std::fs::write(&public, &signer.public_pem).unwrap();
+    let url = provider(json!({"keys": [signer.jwk("one")]})).await;
+    let path = trap.path.to_str().unwrap();
+    let climbing = format!("{}{path}", "../".repeat(20));
+    for options in [
+        ["--jwt-secret-file", secret.to_str().unwrap()],
+        ["--jwt-key-file", public.to_str().unwrap()],
+        ["--jwks-url", &url],
+    ] {
+        let stack = Stack::start_with(Parts::Embedded, &options).await.unwrap();
+        for named in [path, &climbing, &format!("file://{path}"), &format!("{path}\0.jwk")] {
+            for place in ["kid", "jku", "x5u"] {
+                let header = |algorithm| {
+                    let (mut header, named) = (Header::new(algorithm), Some(named.to_owned()));
+                    match place {
+                        "kid" => header.kid = named,
+                        "jku" => header.jku = named,
+                        _ => header.x5u = named,
+                    }
+                    header
+                };
+                let by_secret = EncodingKey::from_secret(SECRET.as_bytes());
+                for (algorithm, key) in
+                    [(Algorithm::HS256, &by_secret), (Algorithm::ES256, &signer.private)]
+                {
+                    let token = encode(&header(algorithm), &claims(json!({})), key).unwrap();
+                    let api = stack.http().token(Some(Token::new(token.clone())));
+                    let asked = api.get("/v1/users/userA/conversations").await.unwrap();
+                    assert!([200, 401, 503].contains(&asked.status), "{place} {named}: {asked:?}");
+                    let _ = Person::try_with(&with_token(&stack.ws(), "userA", Token::new(token)))
+                        .await;
+                }
+            }
+        }
+        stack.stop().await;
+    }
+    trap.was_left_alone();
+}
+
 /// A key that the provider may have by now: who comes again later may get in.
 async fn to_come(stack: &Stack, token: &Token) {
     let api = stack.http().token(Some(token.clone()));

@@ -97,6 +97,27 @@ fn written_routes() -> BTreeSet<(String, String)> {
     routes
 }
 
+/// What the balancer answers itself to everybody: the page, file by file, and how it is. Every path
+/// that stands in its source is one of these, or has a line of its own in the matrix.
+fn open_paths() -> BTreeSet<String> {
+    let web = concat!(env!("CARGO_MANIFEST_DIR"), "/web");
+    let files = std::fs::read_dir(web).unwrap().map(|file| file.unwrap().file_name());
+    let mut open: BTreeSet<String> =
+        files.map(|name| format!("/{}", name.to_str().unwrap())).collect();
+    open.extend(["/", "/healthz", "/readyz", "/openapi.json"].map(str::to_owned));
+    let sources = [
+        include_str!("../../../src/balancer/front.rs"),
+        include_str!("../../../src/balancer/page.rs"),
+    ];
+    let quoted = sources.iter().flat_map(|source| source.split('"').skip(1).step_by(2));
+    let written: BTreeSet<_> =
+        quoted.filter(|text| text.starts_with('/')).map(str::to_owned).collect();
+    let mut known = open.clone();
+    known.extend(["/ws", "/v1/", "/v1/connect"].map(str::to_owned));
+    assert_eq!(written, known, "each path of the balancer is in the matrix");
+    open
+}
+
 /// Every route with something in the place of its parameters: those that are documented, which are
 /// all that there are but for the document itself.
 async fn routes(stack: &Stack) -> Vec<(String, String)> {
@@ -174,8 +195,8 @@ async fn walk(guarded: Guarded) {
     let connect = row(&stack.balancer, "GET", "/v1/connect").await;
     print("balancer GET    /v1/connect", &connect);
     assert_eq!(connect, [401, 401, 401, 200, 200, 200, 200]);
-    for target in ["/", "/app.js", "/healthz", "/readyz", "/openapi.json"] {
-        let open = row(&stack.balancer, "GET", target).await;
+    for target in open_paths() {
+        let open = row(&stack.balancer, "GET", &target).await;
         print(&format!("balancer GET    {target}"), &open);
         assert_eq!(open, [200; 7], "{target} is for everybody");
     }
@@ -192,9 +213,15 @@ async fn walk(guarded: Guarded) {
     frames(stack).await;
     assert!(!last.is_empty());
     for (method, target) in &last {
-        let row = row(&stack.api, method, target).await;
-        print(&format!("API      {method:<7}{target}"), &row);
-        assert_eq!(row, [401, 401, 401, 403, 403, 403, 200]);
+        // The tokens of somebody else first: those of userA are asked with twice.
+        let others = target.replace("userA", "userZ");
+        for (place, address, target) in
+            [("balancer", &stack.balancer, &others), ("API", &stack.api, target)]
+        {
+            let row = row(address, method, target).await;
+            print(&format!("{place:<9}{method:<7}{target}"), &row);
+            assert_eq!(row, [401, 401, 401, 403, 403, 403, 200]);
+        }
     }
     guarded.stack.stop().await;
 }
@@ -256,18 +283,26 @@ fn carried(token: Option<&str>, browser: bool) -> String {
     }
 }
 
-/// How many kinds of frames there are; a kind that is not in the list below is not in the matrix.
-const KINDS: usize = 6;
+/// Every kind of frame once: a new one does not compile without a line, and a line is a kind that
+/// the tests ask for.
+macro_rules! kinds {
+    ($($kind:literal: $pattern:pat,)+) => {
+        pub const KINDS: &[&str] = &[$($kind),+];
 
-fn kind(frame: &ClientFrame) -> usize {
-    match frame {
-        ClientFrame::Message(_) => 0,
-        ClientFrame::Ack { .. } => 1,
-        ClientFrame::Read { .. } => 2,
-        ClientFrame::Signal { .. } => 3,
-        ClientFrame::Ping { .. } => 4,
-        ClientFrame::Auth { .. } => 5,
-    }
+        pub fn kind(frame: &ClientFrame) -> &'static str {
+            match frame {
+                $($pattern => $kind,)+
+            }
+        }
+    };
+}
+kinds! {
+    "message": ClientFrame::Message(_),
+    "ack": ClientFrame::Ack { .. },
+    "read": ClientFrame::Read { .. },
+    "signal": ClientFrame::Signal { .. },
+    "ping": ClientFrame::Ping { .. },
+    "auth": ClientFrame::Auth { .. },
 }
 
 /// What is said to it: nothing, a frame of this type, or an error of this code.
@@ -367,6 +402,6 @@ async fn frames(stack: &Stack) {
         print(&format!("server   frame  {name}"), &row);
         assert_eq!(row, ["4401", "4401", "4401", user, other, service, "4401"], "{name}");
     }
-    assert_eq!(kinds, (0..KINDS).collect(), "each kind of frame is in the matrix");
+    assert_eq!(kinds, KINDS.iter().copied().collect(), "each kind of frame is in the matrix");
     assert_eq!(stored().await, before + 2, "the user's own two messages, and no other");
 }

@@ -11,7 +11,7 @@ mod carried;
 mod keyless;
 mod keys;
 mod line;
-mod matrix;
+pub mod matrix;
 mod names;
 mod revoked;
 mod secrecy;

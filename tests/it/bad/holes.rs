@@ -7,9 +7,11 @@
 
 use std::time::Duration;
 
+use parlor::protocol::{Ref, Token};
 use serde_json::json;
 
-use crate::harness::{Parts, Stack, eventually};
+use crate::auth::{Guarded, token};
+use crate::harness::{Listening, Parts, Stack, eventually};
 use crate::raw::{Answer, Raw, request, upgrade_head};
 
 const VICTIM: &str = "victim";
@@ -252,10 +254,21 @@ fn encoded(id: &str) -> String {
     id.bytes().map(|byte| format!("%{byte:02x}")).collect()
 }
 
-/// Each id at each door: refused, and Redis has heard nothing of it, nor has the table.
 #[tokio::test]
 async fn no_id_reaches_into_redis() {
     let Some(stack) = Stack::start(Parts::Real).await else { return };
+    no_id_reaches(stack, "").await;
+}
+
+#[tokio::test]
+async fn no_id_reaches_into_redis_behind_a_prefix() {
+    let options = ["--redis-prefix", "chat:"];
+    let Some(stack) = Stack::start_with(Parts::Real, &options).await else { return };
+    no_id_reaches(stack, "chat:").await;
+}
+
+/// Each id at each door: refused, and Redis has heard nothing of it, nor has the table.
+async fn no_id_reaches(stack: Stack, prefix: &str) {
     let redis = stack.redis.as_ref().unwrap();
     let heard = redis.listen(&["MONITOR"]);
     let mut socket = Raw::ready(&stack.balancer, "userId=attacker").await;
@@ -293,8 +306,33 @@ async fn no_id_reaches_into_redis() {
         let members = json!({"members": [short]}).to_string();
         posted(&stack, "/v1/rooms", &members, 400).await;
         posted(&stack, "/v1/rooms", &json!({"room": short}).to_string(), 400).await;
+        // Some of them are refs like any other.
+        if Ref::parse(id).is_err() {
+            let frame = json!({"type": "message", "to": "attacker", "message": "x", "ref": id});
+            socket.text(&frame.to_string()).await;
+            let code = socket.wait_for(|said| said.get("code").cloned()).await;
+            assert_eq!(code, "bad_request", "{id:?} as a ref");
+            let body = json!({"to": "attacker", "message": "x"}).to_string();
+            let more = format!("Idempotency-Key: {short}\r\n");
+            posted_with(&stack, "/v1/messages", &more, &body, 400).await;
+        }
     }
-    redis.settle(&heard);
+    nothing_reached(&stack, &heard).await;
+    // What is allowed stays within its own key, whatever a pattern would make of it.
+    let odd = "a+b=c~d@e.f|g-h_i";
+    let _open = Raw::ready(&stack.balancer, &format!("userId={}", encoded(odd))).await;
+    let key = format!("{prefix}user:{odd}");
+    let claimed = async || redis.cli(&["GET", &key]).contains("\"server\":").then_some(());
+    eventually("it has its own entry", claimed).await;
+    let keys = redis.cli(&["KEYS", "*"]);
+    assert!(keys.lines().all(|key| key.starts_with(&format!("{prefix}user:"))), "{keys}");
+    stack.stop().await;
+}
+
+/// Nothing of it came to Redis, which `heard` has listened to, nor into the table.
+async fn nothing_reached(stack: &Stack, heard: &Listening) {
+    let redis = stack.redis.as_ref().unwrap();
+    redis.settle(heard);
     let said = heard.with(&["INJ"]);
     assert!(said.is_empty(), "{said:?}");
     assert_eq!(redis.cli(&["EXISTS", "pwned"]), "0");
@@ -303,19 +341,66 @@ async fn no_id_reaches_into_redis() {
     assert!(items.iter().any(|item| format!("{item:?}").contains("attacker")), "{items:?}");
     let reached: Vec<_> = items.iter().filter(|item| format!("{item:?}").contains("INJ")).collect();
     assert!(reached.is_empty(), "{reached:?}");
-    // What is allowed stays within its own key, whatever a pattern would make of it.
-    let odd = "a+b=c~d@e.f|g-h_i";
-    let _open = Raw::ready(&stack.balancer, &format!("userId={}", encoded(odd))).await;
-    let claimed = async || redis.entry(odd).map(|entry| entry["server"].clone());
-    eventually("it has its own entry", claimed).await;
-    stack.stop().await;
+}
+
+/// The same by what comes with tokens: whom one names, whom a service acts for, whose tokens an
+/// admin takes back.
+#[tokio::test]
+async fn no_id_of_a_token_reaches_into_redis() {
+    let Some(guarded) = Guarded::start(Parts::Real, &[]).await else { return };
+    let stack = &guarded.stack;
+    let redis = stack.redis.as_ref().unwrap();
+    let heard = redis.listen(&["MONITOR"]);
+    let bearer = |token: Token| format!("Authorization: Bearer {}\r\n", token.reveal());
+    let own = bearer(token("attacker", json!({})));
+    let service = bearer(token("backend", json!({"scope": "service"})));
+    let admin = bearer(token("root", json!({"scope": "admin"})));
+    let plain = |method: &str, target: &str, more: &str| {
+        format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n")
+    };
+    let mine = "/v1/users/attacker/conversations";
+    for id in INJECTIONS {
+        let sub = bearer(token(id, json!({})));
+        for address in [&stack.api, &stack.balancer] {
+            let answer = request(address, plain("GET", mine, &sub)).await.unwrap();
+            assert_eq!(answer.status, 401, "{id:?} as sub: {}", answer.text());
+            let revoke = format!("/v1/users/{}/revoke", encoded(id));
+            let more = format!("{admin}{JSON}Content-Length: 2\r\n");
+            let answer = request(address, plain("POST", &revoke, &more) + "{}").await.unwrap();
+            assert_eq!(answer.status, 400, "{id:?} is taken back: {}", answer.text());
+            let more = format!("{service}On-Behalf-Of: {id}\r\n");
+            let answer = request(address, plain("GET", mine, &more)).await.unwrap();
+            assert_eq!(answer.status, 400, "for {id:?}: {}", answer.text());
+        }
+        for address in [&stack.balancer, &stack.servers["ws1"]] {
+            let answer = request(address, upgrade_head("", &sub)).await.unwrap();
+            assert_eq!(answer.status, 401, "{id:?} as sub of a socket: {}", answer.text());
+        }
+    }
+    let open = opened(&stack.balancer, &own).await;
+    nothing_reached(stack, &heard).await;
+    drop(open);
+    guarded.stack.stop().await;
+}
+
+/// A socket by these lines of its head.
+async fn opened(address: &str, lines: &str) -> Raw {
+    let mut raw = Raw::dial(address).await;
+    raw.write(upgrade_head("", lines).as_bytes()).await;
+    assert_eq!(raw.head().await.unwrap().status, 101);
+    while raw.json().await.expect("caughtup")["type"] != "caughtup" {}
+    raw
 }
 
 async fn posted(stack: &Stack, path: &str, body: &str, status: u16) {
+    posted_with(stack, path, "", body, status).await;
+}
+
+async fn posted_with(stack: &Stack, path: &str, more: &str, body: &str, status: u16) {
     let length = body.len();
     let head = format!(
         "POST {path}?userId=attacker HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{JSON}\
-         Content-Length: {length}\r\n\r\n{body}"
+         {more}Content-Length: {length}\r\n\r\n{body}"
     );
     let answer = request(&stack.api, head).await.unwrap();
     let case: String = body.chars().take(80).collect();
