@@ -31,8 +31,6 @@ use crate::protocol::ErrorCode;
 
 /// The most bytes of a connection that are read ahead.
 const READ_BYTES_MAX: usize = 64 * 1024;
-/// How long a write may wait for a client that does not read.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The bounds of a listener.
 #[derive(Debug, Clone, Copy)]
@@ -139,7 +137,12 @@ impl Visitor {
             let stay = guest.goes_on(client)?;
             *self = Self::Known(stay);
         }
-        Ok(!matches!(self, Self::Known(stay) if stay.is_short()))
+        Ok(!self.is_short())
+    }
+
+    /// Whether somebody else needs the place.
+    fn is_short(&self) -> bool {
+        matches!(self, Self::Known(stay) if stay.is_short())
     }
 }
 
@@ -158,10 +161,11 @@ async fn serve(
     stop: CancellationToken,
 ) {
     let _ = stream.set_nodelay();
-    let stream = Watched::new(StallGuard::new(stream, WRITE_TIMEOUT), Bytes::new());
-    let service = TowerToHyperService::new(router);
     let visitor = Arc::new(Mutex::new(visitor));
-    let asking = visitor.clone();
+    let (asking, staying) = (visitor.clone(), visitor.clone());
+    let is_short = move || staying.lock().unwrap_or_else(PoisonError::into_inner).is_short();
+    let stream = Watched::new(StallGuard::new(stream, is_short), Bytes::new());
+    let service = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
         let client = peer.address.ip();
         let stays = asking.lock().unwrap_or_else(PoisonError::into_inner).asks(client);
