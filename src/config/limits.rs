@@ -49,6 +49,14 @@ pub struct LimitOptions {
         help_heading = "Limits"
     )]
     pub handshakes_per_address: Option<Bound<Rate>>,
+    /// Sockets that a user opens in a second [default: 5:50]
+    #[arg(
+        long,
+        value_name = "RATE:BURST|off",
+        env = "PARLOR_HANDSHAKES_PER_USER",
+        help_heading = "Limits"
+    )]
+    pub handshakes_per_user: Option<Bound<Rate>>,
     /// Messages of a user in a second, over all sockets on this process [default: 50:200]
     #[arg(
         long,
@@ -118,6 +126,7 @@ impl LimitOptions {
             half_open_per_address: given(self.half_open_per_address, usual.half_open_per_address),
             conversations: given(self.conversations_per_user, usual.conversations),
             handshakes: given(self.handshakes_per_address, usual.handshakes),
+            user_handshakes: given(self.handshakes_per_user, usual.user_handshakes),
             frames: given(self.user_frames, usual.frames),
             bytes: given(self.user_bytes, usual.bytes),
             messages: given(self.user_messages, usual.messages),
@@ -175,6 +184,7 @@ mod tests {
         };
         for (id, rate) in [
             ("handshakes_per_address", usual.handshakes),
+            ("handshakes_per_user", usual.user_handshakes),
             ("user_messages", usual.messages),
             ("user_frames", usual.frames),
             ("user_signals", usual.signals),

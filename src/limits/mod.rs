@@ -58,6 +58,8 @@ pub enum Limit {
     PlainPerAddress,
     /// Handshakes, and tokens that do not hold in requests and on open sockets, of an address.
     Handshakes,
+    /// Sockets that a user opens.
+    HandshakesPerUser,
     /// Frames of a user.
     Frames,
     /// Bytes of a user's frames and requests.
@@ -76,7 +78,7 @@ pub enum Limit {
 
 impl Limit {
     /// All of them, in the order of the table in `docs/protocol.md`.
-    pub const ALL: [Limit; 16] = [
+    pub const ALL: [Limit; 17] = [
         Self::Sockets,
         Self::Files,
         Self::SocketsPerAddress,
@@ -86,6 +88,7 @@ impl Limit {
         Self::Plain,
         Self::PlainPerAddress,
         Self::Handshakes,
+        Self::HandshakesPerUser,
         Self::Frames,
         Self::Bytes,
         Self::Messages,
@@ -107,6 +110,7 @@ impl Limit {
             Self::Plain => "plain",
             Self::PlainPerAddress => "plain_per_address",
             Self::Handshakes => "handshakes",
+            Self::HandshakesPerUser => "handshakes_per_user",
             Self::Frames => "frames",
             Self::Bytes => "bytes",
             Self::Messages => "messages",
@@ -115,6 +119,17 @@ impl Limit {
             Self::Conversations => "conversations",
             Self::Requests => "requests",
         }
+    }
+
+    /// Whether an address has met it, not a user or a process.
+    pub fn is_of_an_address(self) -> bool {
+        matches!(
+            self,
+            Self::SocketsPerAddress
+                | Self::HalfOpenPerAddress
+                | Self::PlainPerAddress
+                | Self::Handshakes
+        )
     }
 
     fn detail(self) -> &'static str {
@@ -127,6 +142,7 @@ impl Limit {
                 "your address has all the connections that it may have here"
             }
             Self::Handshakes => "too many connections from your address",
+            Self::HandshakesPerUser => "you have opened too many sockets of late",
             Self::Frames => "too many frames",
             Self::Bytes => "too many bytes",
             Self::Messages => "too many messages",
@@ -185,7 +201,9 @@ pub struct Limits {
     crowd: Option<seats::Crowd>,
     handshakes: Option<Meter>,
     knocks: Option<Meter>,
+    looks: Option<Meter>,
     tries: Option<Meter>,
+    user_handshakes: Option<Meter>,
     frames: Option<Meter>,
     bytes: Option<Meter>,
     messages: Option<Meter>,
@@ -209,7 +227,9 @@ impl Limits {
             crowd: settings.sockets_per_address.map(seats::Crowd::new),
             handshakes: settings.handshakes.map(by(SECOND)),
             knocks: settings.handshakes.map(fourfold).map(by(SECOND)),
+            looks: settings.handshakes.map(fourfold).map(by(SECOND)),
             tries: settings.handshakes.map(fourfold).map(by(SECOND)),
+            user_handshakes: settings.user_handshakes.map(by(SECOND)),
             frames: settings.frames.map(by(SECOND)),
             bytes: settings.bytes.map(by(SECOND)),
             messages: settings.messages.map(by(SECOND)),
@@ -242,6 +262,7 @@ impl Limits {
     fn meter(&self, limit: Limit) -> Option<&Meter> {
         match limit {
             Limit::Handshakes => self.handshakes.as_ref(),
+            Limit::HandshakesPerUser => self.user_handshakes.as_ref(),
             Limit::Frames => self.frames.as_ref(),
             Limit::Bytes => self.bytes.as_ref(),
             Limit::Messages => self.messages.as_ref(),
@@ -270,9 +291,18 @@ impl Limits {
         asked(self.meter(limit), limit, |meter| meter.take(self.key(who), 1, Instant::now()))
     }
 
-    /// Whether `units` of what is limited by a rate could be taken.
-    pub fn is_left(&self, limit: Limit, who: Key, units: u64) -> Result<(), Over> {
-        asked(self.meter(limit), limit, |meter| meter.is_left(who, units, Instant::now()))
+    /// Takes `units` that were had before they could be counted: see [`Meter::owe`].
+    pub fn owe(&self, limit: Limit, who: Key, units: u64) {
+        if let Some(meter) = self.meter(limit) {
+            meter.owe(who, units, Instant::now());
+        }
+    }
+
+    /// Whether `units` of what is limited by a rate could be taken, once others under way have taken
+    /// `ahead`.
+    pub fn is_left(&self, limit: Limit, who: Key, ahead: u64, units: u64) -> Result<(), Over> {
+        let now = Instant::now();
+        asked(self.meter(limit), limit, |meter| meter.is_left(who, ahead, units, now))
     }
 
     /// A handshake of this address; where there is none it is not counted.
@@ -286,10 +316,18 @@ impl Limits {
         self.of_address(&self.knocks, Meter::take, address)
     }
 
+    /// Whether a handshake of this address, which is over its rate, is worth a look at its token: so
+    /// that whoever floods an address does not keep out all others behind it. Each is counted.
+    pub fn look(&self, address: Option<Address>) -> Result<(), Over> {
+        self.tries_left(address)?;
+        self.of_address(&self.looks, Meter::take, address)
+    }
+
     /// Whether a token that comes from this address is worth the work of looking at it: far beyond
     /// what may fail none is, a good one neither.
     pub fn tries_left(&self, address: Option<Address>) -> Result<(), Over> {
-        self.of_address(&self.tries, Meter::is_left, address)
+        let is_left = |meter: &Meter, who, units, now| meter.is_left(who, 0, units, now);
+        self.of_address(&self.tries, is_left, address)
     }
 
     /// A token that came from this address did not hold: it counts as a handshake.
