@@ -19,7 +19,7 @@ use crate::edge::{
     Answering, Caller, HEAD_BYTES_MAX, Headers, Peer, StallGuard, Stream, Turned, Watched,
 };
 use crate::limits::{Over, Stay};
-use crate::protocol::{ErrorCode, UserId, answer};
+use crate::protocol::{ErrorCode, Token, UserId, answer};
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
@@ -30,9 +30,6 @@ const REST: Duration = Duration::from_secs(10);
 /// The most bytes of a connection that are read ahead.
 const READ_BYTES_MAX: usize = 16 * 1024;
 
-/// How long a write may wait for a client that does not read.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Serves plain HTTP on a connection whose first bytes were read already, and which has this place.
 pub async fn serve(
     balancer: Arc<Balancer>,
@@ -41,6 +38,8 @@ pub async fn serve(
     peer: Peer,
     stay: Arc<Stay>,
 ) {
+    let place = stay.clone();
+    let stream = StallGuard::new(stream, move || place.is_short());
     let service = service_fn(move |request| {
         let (balancer, stay) = (balancer.clone(), stay.clone());
         async move {
@@ -53,7 +52,7 @@ pub async fn serve(
             Ok::<_, Infallible>(answer)
         }
     });
-    let stream = Watched::new(StallGuard::new(stream, WRITE_TIMEOUT), read);
+    let stream = Watched::new(stream, read);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REST)
@@ -142,13 +141,15 @@ fn file(balancer: &Balancer, request: &Request<Incoming>, path: &str) -> Answer 
 
 /// Names the server that a client should dial itself.
 async fn connect(balancer: &Balancer, caller: &Caller, request: &Request<Incoming>) -> Answer {
+    let token = bearer(&request.headers().all("authorization"), &[]);
     // A token is looked at, as for a socket.
-    if let Err(over) = balancer.handshake(caller.peer.address.ip()) {
+    let shown = token.as_ref().ok().and_then(Option::as_ref);
+    if let Err(over) = balancer.handshake(caller.peer.address.ip(), shown).await {
         return too_many(&over);
     }
     let mut user = head::user(request.uri().query().unwrap_or(""));
     if let Some(auth) = &balancer.auth {
-        match bearer_of(auth, request).await {
+        match whose(auth, token).await {
             Ok(identity) if user.is_empty() => user = identity.user.to_string(),
             // Whom it is for matters for dealing alone: the server decides who may come in.
             Ok(_) => {}
@@ -176,9 +177,11 @@ async fn connect(balancer: &Balancer, caller: &Caller, request: &Request<Incomin
 }
 
 /// Whom the token of a request names.
-async fn bearer_of(auth: &Verifier, request: &Request<Incoming>) -> Result<Identity, Refusal> {
-    let token = bearer(&request.headers().all("authorization"), &[])?.ok_or(Refusal::Missing)?;
-    auth.verify(&token).await
+async fn whose(
+    auth: &Verifier,
+    token: Result<Option<Token>, Refusal>,
+) -> Result<Identity, Refusal> {
+    auth.verify(&token?.ok_or(Refusal::Missing)?).await
 }
 
 fn refused(refusal: Refusal) -> Answer {

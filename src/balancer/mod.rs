@@ -189,7 +189,8 @@ impl Balancer {
                     let user = self.dealt_by(&upgrade).await;
                     return self.hand_over(stream, &upgrade, &user, guest).await;
                 }
-                if let Err(over) = self.handshake(upgrade.caller.peer.address.ip()) {
+                let client = upgrade.caller.peer.address.ip();
+                if let Err(over) = self.handshake(client, upgrade.token.as_ref()).await {
                     return refuse(stream, &Refusal::over(over)).await;
                 }
                 let user = self.dealt_by(&upgrade).await;

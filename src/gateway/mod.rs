@@ -2,7 +2,8 @@
 //!
 //! A connection comes from the server's own listener or from a balancer: in the same process by the
 //! door, in another one by the `hatch`. Each finds a place on the `porch`. `handshake` judges the
-//! request, `seat` says whether there is room, `admission` who may come in. From there on `engine`
+//! request, `seat` says whether it comes too often and whether there is room, `admission` who may
+//! come in. From there on `engine`
 //! runs the socket: it moves bytes over the `carrier` and lends them to the `connection`, which
 //! reads frames (`framing`) at the user's `pace` and feeds the pure session of `chat`, whose
 //! `effects` go on from here.
@@ -49,8 +50,8 @@ use connection::Connection;
 use engine::{Arrival, Lines};
 use handshake::Request;
 pub use hatch::Hatch;
-pub use porch::{Guest, Porch, counted};
-use seat::Seat;
+pub use porch::{Guest, Porch, counted, note_crowded};
+use seat::{Knocking, Seat};
 
 /// A connection whose request a balancer in this process has read already, and which has passed all
 /// that its edge demands.
@@ -248,8 +249,9 @@ impl Gateway {
         self: &Arc<Self>,
         hello: &handshake::Hello,
     ) -> Result<(Seat, Admitted), handshake::Refusal> {
+        let knocking = Knocking::of(self, hello)?;
         let seat = Seat::take(self, hello.client)?;
-        let admitted = self.admit(hello).await?;
+        let admitted = knocking.judged(self.admit(hello).await)?;
         Ok((seat, admitted))
     }
 

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::TcpStream;
 
@@ -17,6 +18,20 @@ use crate::telemetry::Metrics;
 /// What is counted for a client; a proxy that says nothing of its clients is many.
 pub fn counted(client: IpAddr, trusted: &Trusted) -> Option<Address> {
     Address::of(client).filter(|_| !trusted.holds(client))
+}
+
+/// Says so once where an address is over a limit: one that many people come from has to be named,
+/// or all of them share what one may have.
+pub fn note_crowded(client: IpAddr, over: &Over) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if over.limit.is_of_an_address() && !SAID.swap(true, Ordering::Relaxed) {
+        let limit = over.limit.as_str();
+        tracing::warn!(
+            %client,
+            limit,
+            "an address is over its limit; if this is a load balancer, name it by --trusted-proxy"
+        );
+    }
 }
 
 /// The places before a listener. All listeners of a process share them.
@@ -36,8 +51,9 @@ impl Porch {
         counted(client, &self.edge.gate.trusted)
     }
 
-    fn met(&self, over: Over) -> Over {
+    fn met(&self, client: IpAddr, over: Over) -> Over {
         self.metrics.count_limited(over.limit.as_str());
+        note_crowded(client, &over);
         over
     }
 
@@ -59,7 +75,7 @@ impl Porch {
     /// A place for a client at this address.
     pub(super) fn place(self: &Arc<Self>, address: SocketAddr) -> Result<Guest, Over> {
         let stay = self.limits.half_open.enter(self.counted(address.ip()));
-        let stay = stay.map_err(|over| self.met(over))?;
+        let stay = stay.map_err(|over| self.met(address.ip(), over))?;
         Ok(Guest { porch: self.clone(), stay })
     }
 
@@ -91,7 +107,7 @@ impl Guest {
     /// the other kind is one of these while being told.
     pub fn goes_on(&self, client: IpAddr) -> Result<Stay, Over> {
         let porch = &self.porch;
-        porch.limits.plain.enter(porch.counted(client)).map_err(|over| porch.met(over))
+        porch.limits.plain.enter(porch.counted(client)).map_err(|over| porch.met(client, over))
     }
 }
 
@@ -99,11 +115,11 @@ impl Doorman for Guest {
     fn names(&mut self, client: IpAddr) -> bool {
         let address = self.porch.counted(client);
         let taken = address.map_or(Ok(()), |address| self.stay.is_of(address));
-        taken.map_err(|over| self.porch.met(over)).is_ok()
+        taken.map_err(|over| self.porch.met(client, over)).is_ok()
     }
 
     fn admits(&mut self, client: IpAddr) -> bool {
         let knocked = self.porch.limits.knock(self.porch.counted(client));
-        knocked.map_err(|over| self.porch.met(over)).is_ok()
+        knocked.map_err(|over| self.porch.met(client, over)).is_ok()
     }
 }
