@@ -148,7 +148,9 @@ impl Visitor {
 
 fn refusal(over: Over) -> Problem {
     match over.limit {
-        Limit::Plain => Problem::new(ErrorCode::Unavailable, over.to_string()),
+        Limit::Plain => {
+            ChatError { code: ErrorCode::Unavailable, ..ChatError::limited(over) }.into()
+        }
         _ => ChatError::limited(over).into(),
     }
 }

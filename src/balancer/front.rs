@@ -69,6 +69,9 @@ async fn respond(balancer: &Balancer, peer: Peer, request: Request<Incoming>) ->
     let mut answer = match request.uri().path() {
         // Asked by whatever watches this machine, by whatever name.
         "/healthz" => plain(StatusCode::OK, "ok\n"),
+        "/readyz" if balancer.is_full() => {
+            plain(StatusCode::SERVICE_UNAVAILABLE, "all places for sockets are taken\n")
+        }
         "/readyz" if balancer.has_servers() => plain(StatusCode::OK, "ok\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "no server takes sockets\n"),
         "/ws" => late(),

@@ -44,6 +44,11 @@ impl Balancer {
         Err(self.met(client, over))
     }
 
+    /// Whether no more sockets pass through here: whoever deals to balancers is to deal elsewhere.
+    pub(super) fn is_full(&self) -> bool {
+        self.passes_on && self.seats.are_taken()
+    }
+
     fn met(&self, client: IpAddr, over: Over) -> Over {
         self.metrics.count_limited(over.limit.as_str());
         note_crowded(client, &over);
@@ -55,12 +60,14 @@ impl Balancer {
         let address = self.counted(client);
         let entered = self.limits.enter(&self.seats, address);
         entered.map_err(|over| self.met(client, over))?;
+        self.metrics.sockets.inc();
         Ok(Seat { balancer: self.clone(), address })
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        self.balancer.metrics.sockets.dec();
         self.balancer.limits.leave(&self.balancer.seats, self.address);
     }
 }

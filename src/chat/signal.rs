@@ -32,7 +32,7 @@ impl Chat {
         reference: Option<Ref>,
     ) {
         let (chat, outbox) = (self.clone(), outbox.clone());
-        let over = self.limits.take_one(Limit::Signals, &outbox.who.user).err();
+        let over = self.one_of(Limit::Signals, &outbox.who.user, data.get().len()).err();
         let permit = self.signals.clone().try_acquire_owned();
         let refuse = move |chat: &Self, outbox: &Outbox, error: &ChatError| {
             Metrics::count(&chat.metrics.refused, error.code.as_str());
@@ -40,11 +40,11 @@ impl Chat {
             outbox.answer(answer::error(error.code, &error.detail, reference.as_ref(), retry));
         };
         if let Some(over) = over {
-            return refuse(self, &outbox, &self.over(over));
+            return refuse(self, &outbox, &over);
         }
         let Ok(permit) = permit else {
             let detail = "too many signals are under way, send fewer";
-            self.metrics.count_limited(Limit::Signals.as_str());
+            self.metrics.count_limited(Limit::SignalsUnderWay.as_str());
             return refuse(self, &outbox, &ChatError::new(ErrorCode::RateLimited, detail));
         };
         tokio::spawn(async move {

@@ -217,7 +217,13 @@ impl Gateway {
             }
         };
         let gate = &self.edge.gate;
-        match handshake::read(&mut stream, read, peer, gate, until).await? {
+        let Some(request) = handshake::read(&mut stream, read, peer, gate, until).await else {
+            if Instant::now() >= until {
+                self.chat.metrics.count_limited(Limit::HeadTime.as_str());
+            }
+            return None;
+        };
+        match request {
             Request::Open(hello, behind) if self.is_open() => {
                 match self.seat_and_admit(&hello).await {
                     Ok((seat, admitted)) => {
@@ -231,10 +237,7 @@ impl Gateway {
                 let refusal = handshake::Refusal::new(503, "this server takes no sockets now");
                 handshake::refuse(stream, &refusal.elsewhere()).await;
             }
-            Request::Refused(refusal) => {
-                Metrics::count(&self.chat.metrics.refused, refusal.code().as_str());
-                handshake::refuse(stream, &refusal).await;
-            }
+            Request::Refused(refusal) => self.refuse_head(stream, peer, refusal).await,
             Request::Health => handshake::answer_health(stream, true).await,
             Request::Ready => {
                 // Who is full has others sent elsewhere.
@@ -243,6 +246,17 @@ impl Gateway {
             }
         }
         None
+    }
+
+    /// What is no handshake costs as much as one.
+    async fn refuse_head(&self, stream: Stream, peer: Peer, refusal: handshake::Refusal) {
+        if refusal.status == 431 {
+            self.chat.metrics.count_limited(Limit::HeadBytes.as_str());
+        }
+        let refusal =
+            self.porch.charge(peer.address.ip()).map_or(refusal, handshake::Refusal::over);
+        Metrics::count(&self.chat.metrics.refused, refusal.code().as_str());
+        handshake::refuse(stream, &refusal).await;
     }
 
     async fn seat_and_admit(

@@ -79,6 +79,13 @@ impl Porch {
         Ok(Guest { porch: self.clone(), stay })
     }
 
+    /// Counts a head that is refused as a handshake of whoever has dialled; what it is over, if it
+    /// is one too many.
+    pub fn charge(&self, client: IpAddr) -> Option<Over> {
+        let one = self.limits.handshake(self.counted(client));
+        one.err().map(|over| self.met(client, over))
+    }
+
     fn tell(&self, stream: TcpStream, address: SocketAddr, over: Over) {
         if self.edge.is_plain(address.ip()) {
             self.turn_away(stream, over);
@@ -121,5 +128,44 @@ impl Doorman for Guest {
     fn admits(&mut self, client: IpAddr) -> bool {
         let knocked = self.porch.limits.knock(self.porch.counted(client));
         knocked.map_err(|over| self.porch.met(client, over)).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Settings;
+    use crate::telemetry::Limited;
+
+    fn porch(half_open: u32, plain: u32) -> Arc<Porch> {
+        let [half_open, plain] = [half_open, plain].map(Some);
+        let half_open_per_address = Some(2);
+        let settings = Settings { half_open, plain, half_open_per_address, ..Settings::default() };
+        Porch::new(Limits::new(settings), Arc::new(Metrics::new("test")), Edge::open())
+    }
+
+    fn at(last: u8) -> SocketAddr {
+        ([203, 0, 113, last], 1).into()
+    }
+
+    fn met(porch: &Porch, limit: &'static str) -> u64 {
+        porch.metrics.limited.get_or_create(&Limited { limit }).get()
+    }
+
+    #[test]
+    fn whoever_finds_no_place_is_counted_by_what_was_lacking() {
+        let limits = ["half_open_per_address", "half_open", "plain_per_address", "plain"];
+        let (door, inside) = (porch(8, 64), porch(64, 8));
+        let waiting: Vec<_> =
+            [1, 1, 1, 2, 2, 3, 3, 4].into_iter().map(|n| door.place(at(n))).collect();
+        let guests: Vec<_> = (1..6).map(|n| inside.place(at(n)).unwrap()).collect();
+        let asked = [0, 0, 0, 1, 1, 2, 2, 3].into_iter();
+        let asked: Vec<_> = asked.map(|n| guests[n].goes_on(at(n as u8 + 1).ip())).collect();
+        // The third of an address, and the one beyond three quarters of eight.
+        let refused = |ok: Vec<bool>| ok.iter().filter(|ok| !**ok).count();
+        assert_eq!(refused(waiting.iter().map(Result::is_ok).collect()), 2);
+        assert_eq!(refused(asked.iter().map(Result::is_ok).collect()), 2);
+        assert_eq!(limits.map(|limit| met(&door, limit)), [1, 1, 0, 0]);
+        assert_eq!(limits.map(|limit| met(&inside, limit)), [0, 0, 1, 1]);
     }
 }

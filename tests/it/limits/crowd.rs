@@ -7,6 +7,7 @@ use parlor::protocol::Token;
 use serde_json::{Value, json};
 
 use super::{ADMIN, Limited, bearer, counted, met, wait};
+use crate::admin;
 use crate::auth::{FOREIGN, signed, token};
 use crate::harness::{Parts, Stack, eventually};
 use crate::proxies::Logged;
@@ -173,7 +174,7 @@ async fn an_address_can_not_try_tokens_on_an_open_socket_either() {
     }
     assert!(tried[..9].iter().all(|said| said["code"] == "unauthorized"), "{tried:?}");
     let wait = super::told(&tried[19]);
-    assert!(wait <= Duration::from_secs(1), "{wait:?}");
+    assert!(wait <= Duration::from_secs(2), "{wait:?}");
     // They have used up the handshakes, of which there would be ten; good ones go on here.
     assert_eq!(renew(&mut socket, crate::auth::SECRET).await["type"], "authed");
     let refusal = guesses(server, "203.0.113.7").await;
@@ -207,7 +208,7 @@ async fn an_address_has_so_many_sockets_on_a_process() {
     }
     for address in [&stack.balancer, &stack.servers["ws1"]] {
         let refusal = open(address, client).await.err().expect("one too many");
-        assert_eq!(told(&refusal, 429), Duration::from_secs(5));
+        assert!((5..10).contains(&told(&refusal, 429).as_secs()), "not all at once");
     }
     assert!(opens(&stack.balancer, Some("203.0.113.8")).await);
     assert!(opens(&stack.balancer, None).await);
@@ -299,7 +300,7 @@ async fn a_full_server_says_so_and_the_balancer_deals_elsewhere() {
     }
     let full = request(&stack.balancer, upgrade_head("userId=e", "")).await.unwrap();
     assert_eq!((full.status, full.header("retry-after")), (503, Some("5")));
-    assert_eq!(full.json()["retryAfterMs"], 5_000);
+    assert!((5_000..10_000).contains(&full.json()["retryAfterMs"].as_u64().unwrap()));
     assert_eq!(ready(&admin).await, 503, "all of its servers are full");
     assert_eq!(met(&admin, "sockets").await, 2);
     let samples = crate::admin::metrics(&admin).await;
@@ -371,7 +372,15 @@ async fn a_balancer_has_limits_of_its_own() {
         held.push(raw);
     }
     assert_eq!([met(admin, "sockets_per_address").await, met(admin, "sockets").await], [1, 1]);
+    let readyz = async || {
+        let head = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        request(balancer.front(), head.to_owned()).await.expect("an answer").status
+    };
+    let sockets = async || admin::sum(&admin::metrics(admin).await, "parlor_sockets", &[]) as u64;
+    assert_eq!((readyz().await, sockets().await), (503, 3), "others are to be dealt to");
     drop(held);
+    eventually("a place is free", async || (readyz().await == 200).then_some(())).await;
+    eventually("they have left", async || (sockets().await == 0).then_some(())).await;
     let mut statuses = Vec::new();
     for _ in 0..20 {
         statuses.push(opens("203.0.113.7").await.0);
