@@ -69,7 +69,7 @@ pub struct LimitOptions {
         help_heading = "Limits"
     )]
     pub handshakes_per_address: Option<Bound<Rate>>,
-    /// Sockets that a user opens in a second [default: 5:50]
+    /// Sockets that a user opens in a second [default: 5:100]
     #[arg(
         long,
         value_name = "RATE:BURST|off",

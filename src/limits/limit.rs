@@ -58,7 +58,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// All of them, in the order of the table in `docs/protocol.md`.
+    /// All of them: each stands in the table of `docs/protocol.md`.
     pub const ALL: [Limit; 26] = [
         Self::Sockets,
         Self::Files,

@@ -48,7 +48,7 @@ impl Settings {
         half_open_per_address: Some(256),
         conversations: Some(10_000),
         handshakes: Some(Rate::new(50, 500)),
-        user_handshakes: Some(Rate::new(5, 50)),
+        user_handshakes: Some(Rate::new(5, 100)),
         frames: Some(Rate::new(200, 1_000)),
         bytes: Some(Rate::new(256 << 10, 1 << 20)),
         messages: Some(Rate::new(50, 200)),

@@ -387,4 +387,5 @@ async fn a_balancer_has_limits_of_its_own() {
     }
     assert!(statuses.contains(&429), "{statuses:?}");
     assert!(met(admin, "handshakes").await >= 1);
+    balancer.says("if this is a load balancer, name it by --trusted-proxy").await;
 }
