@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::server::conn::http1;
@@ -24,7 +24,9 @@ use tokio_util::task::TaskTracker;
 use super::error::Problem;
 use super::quota::Quota;
 use crate::chat::ChatError;
-use crate::edge::{Arrived, Came, Doorman, Edge, HEAD_BYTES_MAX, Incoming, StallGuard, Watched};
+use crate::edge::{
+    Arrived, Brake, Came, Doorman, Edge, HEAD_BYTES_MAX, Incoming, StallGuard, Watched,
+};
 use crate::gateway::{Guest, Porch};
 use crate::limits::{Limit, Over, Stay};
 use crate::protocol::ErrorCode;
@@ -80,7 +82,10 @@ pub(super) async fn listen(
                     let serving = async {
                         let mut visitor = visitor;
                         let arrived = edge.arrive(stream, address, &mut visitor).await?;
-                        serve(router, arrived, visitor, bounds, stop).await;
+                        // A proxy's connection has the requests of others as well.
+                        let of_a_proxy = edge.gate.trusted.holds(arrived.peer.address.ip());
+                        let brake = (!of_a_proxy).then(|| Arc::new(Brake::default()));
+                        serve(router, arrived, (visitor, brake), bounds, stop).await;
                         Some(())
                     };
                     cut.run_until_cancelled(serving).await;
@@ -158,7 +163,7 @@ fn refusal(over: Over) -> Problem {
 async fn serve(
     router: Router,
     Arrived { stream, peer, until }: Arrived,
-    visitor: Visitor,
+    (visitor, brake): (Visitor, Option<Arc<Brake>>),
     bounds: Bounds,
     stop: CancellationToken,
 ) {
@@ -173,11 +178,15 @@ async fn serve(
         let stays = asking.lock().unwrap_or_else(PoisonError::into_inner).asks(client);
         request.extensions_mut().insert(peer);
         let answer = stays.map(|_| hyper::service::Service::call(&service, request));
+        let brake = brake.clone();
         async move {
             let mut answer: Response = match answer {
                 Ok(answer) => answer.await?,
                 Err(over) => refusal(over).into_response(),
             };
+            if let Some(brake) = brake {
+                brake.hold(answer.status() == StatusCode::TOO_MANY_REQUESTS).await;
+            }
             if stays != Ok(true) {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

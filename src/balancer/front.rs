@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{Balancer, head, page};
 use crate::auth::{Identity, Refusal, Verifier, bearer, challenge};
 use crate::edge::{
-    Answering, Caller, HEAD_BYTES_MAX, Headers, Peer, StallGuard, Stream, Turned, Watched,
+    Answering, Brake, Caller, HEAD_BYTES_MAX, Headers, Peer, StallGuard, Stream, Turned, Watched,
 };
 use crate::limits::{Over, Stay};
 use crate::protocol::{ErrorCode, Token, UserId, answer};
@@ -40,13 +40,17 @@ pub async fn serve(
 ) {
     let place = stay.clone();
     let stream = StallGuard::new(stream, move || place.is_short());
+    let brake = Arc::new(Brake::default());
     let service = service_fn(move |request| {
-        let (balancer, stay) = (balancer.clone(), stay.clone());
+        let (balancer, stay, brake) = (balancer.clone(), stay.clone(), brake.clone());
         async move {
             let mut answer = respond(&balancer, peer, request).await;
+            let of_a_proxy = balancer.edge.gate.trusted.holds(peer.address.ip());
+            let too_many = answer.status() == StatusCode::TOO_MANY_REQUESTS;
+            brake.hold(too_many && !of_a_proxy).await;
             // Nothing but its first request is dealt to a server: a proxy that keeps connections
             // for others' requests must not keep this one for an upgrade.
-            if stay.is_short() || balancer.edge.gate.trusted.holds(peer.address.ip()) {
+            if stay.is_short() || of_a_proxy {
                 answer.headers_mut().insert(header::CONNECTION, CLOSE);
             }
             Ok::<_, Infallible>(answer)

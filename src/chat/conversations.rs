@@ -116,7 +116,7 @@ impl Chat {
         let page = &following[..following.len().min(limit)];
         let last = page.last().filter(|_| following.len() > limit);
         let next = last.map(|last| cursor_of(user, last.entry.timestamp, &last.row.conversation));
-        let summaries = page.to_vec().into_iter().map(|newest| self.summary(user, newest));
+        let summaries = page.iter().cloned().map(|newest| self.summary(user, newest));
         let conversations = stream::iter(summaries).buffered(READS_MAX).try_collect().await?;
         let (unread_total, looked_at) = (whole.unread, whole.looked_at);
         Ok(ConversationList { conversations, unread_total, next, looked_at })

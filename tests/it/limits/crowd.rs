@@ -294,7 +294,7 @@ async fn a_full_server_says_so_and_the_balancer_deals_elsewhere() {
     assert_eq!(ready(&stack.servers["ws1"]).await, 503);
     assert_eq!([ready(&stack.servers["ws2"]).await, ready(&admin).await], [200, 200]);
     let full = request(&stack.servers["ws1"], upgrade_head("userId=c", "")).await.unwrap();
-    assert_eq!((full.status, full.header("retry-after")), (503, Some("5")));
+    assert!((5..10).contains(&told(&full, 503).as_secs()));
     for number in 0..4 {
         sockets.push(Raw::open(&stack.balancer, &format!("userId=d{number}")).await);
     }
@@ -333,8 +333,7 @@ async fn between_processes_one_other_server_is_asked() {
     let mut through = Raw::open(balancer.front(), "userId=b").await;
     assert!(through.is_open().await && full.is_open().await);
     let answer = request(balancer.front(), upgrade_head("userId=c", "")).await.unwrap();
-    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
-    assert_eq!(answer.json()["code"], "unavailable");
+    assert!((5..10).contains(&told(&answer, 503).as_secs()));
     drop((full, through));
     eventually("there is room again", async || {
         let mut raw = Raw::dial(balancer.front()).await;

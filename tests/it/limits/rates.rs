@@ -482,6 +482,29 @@ async fn a_good_token_is_served_while_the_address_is_over_its_rate() {
     limited.guarded.stack.stop().await;
 }
 
+/// On one connection: who is told to wait and asks on is told more slowly.
+#[tokio::test]
+async fn whoever_asks_on_is_answered_once_a_second() {
+    let limited = Limited::start(&["--api-requests", "1:1"]).await;
+    let bearer = bearer(&token("a", json!({})));
+    for address in [&limited.guarded.stack.api, &limited.guarded.stack.balancer] {
+        let mut raw = Raw::dial(address).await;
+        let head = format!("GET /v1/users/a/presence HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n");
+        let (begun, mut refused) = (Instant::now(), 0);
+        for _ in 0..200 {
+            raw.write(head.as_bytes()).await;
+            let answer = raw.answer().await.expect("an answer");
+            refused = if answer.status == 429 { refused + 1 } else { 0 };
+            if refused == 9 {
+                break;
+            }
+        }
+        assert_eq!(refused, 9, "in a row");
+        assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+    limited.guarded.stack.stop().await;
+}
+
 /// Bounds of the protocol, which no option moves: each is counted by its own name.
 #[tokio::test]
 async fn what_is_too_long_is_counted_by_its_bound() {
