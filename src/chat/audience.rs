@@ -1,8 +1,8 @@
 //! Which of a large room's members are on this server.
 //!
 //! The bus names the members of small rooms; for a large one an envelope comes to every server and
-//! says which roster it was stored, or a signal sent, under (the seq of the newest joined or left entry). A roster
-//! that is not that one is read again before anybody is shown anything (P9).
+//! says which roster it was stored, or a signal sent, under (the seq of the newest joined or left
+//! entry). A roster that is not that one is read again before anybody is shown anything (P9).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

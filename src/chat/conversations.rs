@@ -4,8 +4,8 @@
 //! at once; the status of the last message only for those on the page. A room's newest entry is the
 //! newest that the person may see (`history` judges that, P9).
 //!
-//! **Invariant.** All that is read for a person at a time is one list: who asks meanwhile waits, and
-//! shares the next one with everybody else who does.
+//! **Invariant.** All that is read for a person at a time is one list: who asks meanwhile waits,
+//! and shares the next one with everybody else who does.
 
 use std::sync::Arc;
 

@@ -5,11 +5,11 @@
 //! together let somebody go over by what they open within that hour; nobody needs it exactly.
 //!
 //! **Invariants.** Nothing is read for whoever could not pay, those who are being looked at for the
-//! same payer counted as paid; and all that was read is paid for: an
-//! opening once it is taken, one that somebody has no room for like one. What was paid for is not
-//! paid again when it is tried again within the hour. And nobody is kept from
-//! opening anything by what others did: direct conversations and rooms are counted apart, others
-//! fill half of one's rooms, and whoever brings somebody into a room pays for it.
+//! same payer counted as paid; and all that was read is paid for: an opening once it is taken, one
+//! that somebody has no room for like one. What was paid for is not paid again when it is tried
+//! again within the hour. And nobody is kept from opening anything by what others did: direct
+//! conversations and rooms are counted apart, others fill half of one's rooms, and whoever brings
+//! somebody into a room pays for it.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -186,7 +186,7 @@ impl Chat {
     }
 
     /// Asked for before any mailbox is read: whoever is over the limit is to cost no reads, not by
-    /// many tries at once either. It counts until it is dropped, which is when it has been paid for.
+    /// many tries at once either. It counts until it is dropped: when it has been paid for.
     fn look(&self, payer: &UserId, units: u64) -> Result<Look<'_>, ChatError> {
         let payer = self.limits.key(payer);
         let mut looks = self.openings.looks.lock().unwrap_or_else(PoisonError::into_inner);

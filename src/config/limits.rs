@@ -32,8 +32,8 @@ pub struct LimitOptions {
         help_heading = "Limits"
     )]
     pub sockets_per_address: Option<Bound<u32>>,
-    /// Connections of such an address whose request has not come yet, and as many of plain HTTP: one
-    /// option for both [default: 256]
+    /// Connections of such an address whose request has not come yet, and as many of plain HTTP:
+    /// one option for both [default: 256]
     #[arg(
         long,
         value_name = "COUNT|off",

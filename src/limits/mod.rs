@@ -188,8 +188,8 @@ impl Limits {
         }
     }
 
-    /// Whether `units` of what is limited by a rate could be taken, once others under way have taken
-    /// `ahead`.
+    /// Whether `units` of what is limited by a rate could be taken, once others under way have
+    /// taken `ahead`.
     pub fn is_left(&self, limit: Limit, who: Key, ahead: u64, units: u64) -> Result<(), Over> {
         let now = Instant::now();
         asked(self.meter(limit), limit, |meter| meter.is_left(who, ahead, units, now))
@@ -206,8 +206,8 @@ impl Limits {
         self.of_address(&self.knocks, Meter::take, address)
     }
 
-    /// Whether a handshake of this address, which is over its rate, is worth a look at its token: so
-    /// that whoever floods an address does not keep out all others behind it. Each is counted.
+    /// Whether a handshake of this address, which is over its rate, is worth a look at its token:
+    /// so that whoever floods an address does not keep out all others behind it. Each is counted.
     pub fn look(&self, address: Option<Address>) -> Result<(), Over> {
         self.tries_left(address)?;
         self.of_address(&self.looks, Meter::take, address)
