@@ -156,6 +156,7 @@ fn limits(options: &LimitOptions, common: &Common, shares: u32) -> Arc<Limits> {
     let sockets = limits::sockets_by_files(files, shares);
     let settings = options.settings(common.tokens.has_keys(), sockets);
     let [half_open, plain] = limits::others_by_files(files).map(Some);
+    let (half_open, plain) = (settings.half_open.or(half_open), settings.plain.or(plain));
     Limits::new(Settings { half_open, plain, ..settings })
 }
 

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::error::Problem;
+use super::error::{Cost, Problem};
 use super::input::Input;
 use super::messages::Message;
 use crate::board::{BoardRow, Role};
@@ -16,6 +16,9 @@ use crate::chat::conversations::Summary;
 use crate::chat::history::LIMIT_DEFAULT;
 use crate::chat::{Chat, ChatError};
 use crate::protocol::UserId;
+
+/// So many conversations that are looked at for a list cost as much as a request.
+const LOOKS_A_REQUEST: usize = 50;
 
 /// One conversation of a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -90,7 +93,7 @@ pub(super) struct ConversationPage {
 pub(super) async fn list(
     State(chat): State<Arc<Chat>>,
     input: Input,
-) -> Result<Json<ConversationPage>, Problem> {
+) -> Result<(Extension<Cost>, Json<ConversationPage>), Problem> {
     let user: UserId = input.path("user")?;
     let caller = input.caller_or(Some(&user))?;
     let (after, limit) = (input.query("after")?, input.limit(LIMIT_DEFAULT)?);
@@ -98,8 +101,10 @@ pub(super) async fn list(
         return Err(ChatError::not_found("list of conversations").into());
     }
     let page = chat.conversations(&user, after, limit).await?;
+    let cost = Cost((page.looked_at / LOOKS_A_REQUEST) as u64);
     let conversations = page.conversations.into_iter().map(Conversation::from).collect();
-    Ok(Json(ConversationPage { conversations, unread_total: page.unread_total, next: page.next }))
+    let (unread_total, next) = (page.unread_total, page.next);
+    Ok((Extension(cost), Json(ConversationPage { conversations, unread_total, next })))
 }
 
 /// Whether a person is connected.

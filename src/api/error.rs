@@ -47,6 +47,10 @@ pub struct Problem {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Refused(pub(super) ErrorCode);
 
+/// What an answer has cost beyond one request: an extension of the response.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cost(pub(super) u64);
+
 impl Problem {
     /// A refusal with the status of its code.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Self {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use hyper::server::conn::http1;
@@ -24,15 +24,15 @@ use tokio_util::task::TaskTracker;
 use super::error::Problem;
 use super::quota::Quota;
 use crate::chat::ChatError;
-use crate::edge::{Arrived, Came, Doorman, Edge, HEAD_BYTES_MAX, Incoming, StallGuard, Watched};
+use crate::edge::{
+    Arrived, Brake, Came, Doorman, Edge, HEAD_BYTES_MAX, Incoming, StallGuard, Watched,
+};
 use crate::gateway::{Guest, Porch};
 use crate::limits::{Limit, Over, Stay};
 use crate::protocol::ErrorCode;
 
 /// The most bytes of a connection that are read ahead.
 const READ_BYTES_MAX: usize = 64 * 1024;
-/// How long a write may wait for a client that does not read.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The bounds of a listener.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +82,10 @@ pub(super) async fn listen(
                     let serving = async {
                         let mut visitor = visitor;
                         let arrived = edge.arrive(stream, address, &mut visitor).await?;
-                        serve(router, arrived, visitor, bounds, stop).await;
+                        // A proxy's connection has the requests of others as well.
+                        let of_a_proxy = edge.gate.trusted.holds(arrived.peer.address.ip());
+                        let brake = (!of_a_proxy).then(|| Arc::new(Brake::default()));
+                        serve(router, arrived, (visitor, brake), bounds, stop).await;
                         Some(())
                     };
                     cut.run_until_cancelled(serving).await;
@@ -139,13 +142,20 @@ impl Visitor {
             let stay = guest.goes_on(client)?;
             *self = Self::Known(stay);
         }
-        Ok(!matches!(self, Self::Known(stay) if stay.is_short()))
+        Ok(!self.is_short())
+    }
+
+    /// Whether somebody else needs the place.
+    fn is_short(&self) -> bool {
+        matches!(self, Self::Known(stay) if stay.is_short())
     }
 }
 
 fn refusal(over: Over) -> Problem {
     match over.limit {
-        Limit::Plain => Problem::new(ErrorCode::Unavailable, over.to_string()),
+        Limit::Plain => {
+            ChatError { code: ErrorCode::Unavailable, ..ChatError::limited(over) }.into()
+        }
         _ => ChatError::limited(over).into(),
     }
 }
@@ -153,25 +163,30 @@ fn refusal(over: Over) -> Problem {
 async fn serve(
     router: Router,
     Arrived { stream, peer, until }: Arrived,
-    visitor: Visitor,
+    (visitor, brake): (Visitor, Option<Arc<Brake>>),
     bounds: Bounds,
     stop: CancellationToken,
 ) {
     let _ = stream.set_nodelay();
-    let stream = Watched::new(StallGuard::new(stream, WRITE_TIMEOUT), Bytes::new());
-    let service = TowerToHyperService::new(router);
     let visitor = Arc::new(Mutex::new(visitor));
-    let asking = visitor.clone();
+    let (asking, staying) = (visitor.clone(), visitor.clone());
+    let is_short = move || staying.lock().unwrap_or_else(PoisonError::into_inner).is_short();
+    let stream = Watched::new(StallGuard::new(stream, is_short), Bytes::new());
+    let service = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
         let client = peer.address.ip();
         let stays = asking.lock().unwrap_or_else(PoisonError::into_inner).asks(client);
         request.extensions_mut().insert(peer);
         let answer = stays.map(|_| hyper::service::Service::call(&service, request));
+        let brake = brake.clone();
         async move {
             let mut answer: Response = match answer {
                 Ok(answer) => answer.await?,
                 Err(over) => refusal(over).into_response(),
             };
+            if let Some(brake) = brake {
+                brake.hold(answer.status() == StatusCode::TOO_MANY_REQUESTS).await;
+            }
             if stays != Ok(true) {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

@@ -217,7 +217,10 @@ pub(super) async fn send(
     let named = from.as_ref().and_then(|from| from.as_str()?.parse().ok());
     let caller = input.caller_or(named.as_ref())?;
     let reference = idempotency_key(&headers)?;
-    let frame = parse_send(&body, reference.clone()).map_err(crate::chat::ChatError::from)?;
+    let frame = parse_send(&body, reference.clone()).map_err(|bad| {
+        bad.over.iter().for_each(|bound| chat.metrics.count_limited(bound));
+        crate::chat::ChatError::from(bad)
+    })?;
     check_from(&caller, from)?;
     Ok(sent(chat.send(&caller, frame, reference, input.of_service()).await?))
 }

@@ -200,7 +200,11 @@ async fn admitted(
     match counted {
         Ok((asker, whose)) => {
             request.extensions_mut().insert(asker.clone());
-            within(guard, &asker, whose, request, next).await
+            let answer = within(guard, &asker, whose, request, next).await;
+            if let (Some(quota), Some(cost)) = (&guard.quota, answer.extensions().get()) {
+                quota.costs(whose, *cost);
+            }
+            answer
         }
         Err(problem) => problem.into_response(),
     }

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::asker::Asker;
-use super::error::Problem;
+use super::error::{Cost, Problem};
 use super::input::percent_decode;
 use crate::chat::{Chat, ChatError};
 use crate::edge::{Edge, Trusted};
-use crate::gateway::{Porch, counted};
+use crate::gateway::{Porch, counted, note_crowded};
 use crate::limits::{Address, Key, Limit, Limits, Over};
 use crate::protocol::{ErrorCode, UserId};
 use crate::telemetry::Metrics;
@@ -39,6 +39,11 @@ impl Quota {
         ChatError::limited(over).into()
     }
 
+    fn crowded(&self, client: IpAddr, over: Over) -> Problem {
+        note_crowded(client, &over);
+        self.over(over)
+    }
+
     fn address(&self, client: IpAddr) -> Option<Address> {
         counted(client, &self.trusted)
     }
@@ -56,7 +61,7 @@ impl Quota {
     /// Whether tokens from this address are still looked at: not where those that did not hold were
     /// far too many.
     pub(super) fn may_try(&self, client: IpAddr) -> Result<(), Problem> {
-        self.limits.tries_left(self.address(client)).map_err(|over| self.over(over))
+        self.limits.tries_left(self.address(client)).map_err(|over| self.crowded(client, over))
     }
 
     /// What is answered where a token did not hold: one too many is told so.
@@ -66,7 +71,7 @@ impl Quota {
         }
         match self.limits.failed(self.address(client)) {
             Ok(()) => problem,
-            Err(over) => self.over(over),
+            Err(over) => self.crowded(client, over),
         }
     }
 
@@ -96,9 +101,16 @@ impl Quota {
         match asker {
             Asker::Anybody => {
                 let read = self.limits.handshake(self.address(client));
-                read.map_err(|over| self.over(over))
+                read.map_err(|over| self.crowded(client, over))
             }
             _ => self.take(Limit::Requests, whose, 1),
+        }
+    }
+
+    /// A request has turned out to cost so much more: the next ones wait for it.
+    pub(super) fn costs(&self, whose: Option<Key>, cost: Cost) {
+        if let Some(whose) = whose {
+            self.limits.owe(Limit::Requests, whose, cost.0);
         }
     }
 

@@ -16,10 +16,10 @@ use serde_json::json;
 use super::{Balancer, head, page};
 use crate::auth::{Identity, Refusal, Verifier, bearer, challenge};
 use crate::edge::{
-    Answering, Caller, HEAD_BYTES_MAX, Headers, Peer, StallGuard, Stream, Turned, Watched,
+    Answering, Brake, Caller, HEAD_BYTES_MAX, Headers, Peer, StallGuard, Stream, Turned, Watched,
 };
 use crate::limits::{Over, Stay};
-use crate::protocol::{ErrorCode, UserId, answer};
+use crate::protocol::{ErrorCode, Token, UserId, answer};
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
@@ -30,9 +30,6 @@ const REST: Duration = Duration::from_secs(10);
 /// The most bytes of a connection that are read ahead.
 const READ_BYTES_MAX: usize = 16 * 1024;
 
-/// How long a write may wait for a client that does not read.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// Serves plain HTTP on a connection whose first bytes were read already, and which has this place.
 pub async fn serve(
     balancer: Arc<Balancer>,
@@ -41,19 +38,25 @@ pub async fn serve(
     peer: Peer,
     stay: Arc<Stay>,
 ) {
+    let place = stay.clone();
+    let stream = StallGuard::new(stream, move || place.is_short());
+    let brake = Arc::new(Brake::default());
     let service = service_fn(move |request| {
-        let (balancer, stay) = (balancer.clone(), stay.clone());
+        let (balancer, stay, brake) = (balancer.clone(), stay.clone(), brake.clone());
         async move {
             let mut answer = respond(&balancer, peer, request).await;
+            let of_a_proxy = balancer.edge.gate.trusted.holds(peer.address.ip());
+            let too_many = answer.status() == StatusCode::TOO_MANY_REQUESTS;
+            brake.hold(too_many && !of_a_proxy).await;
             // Nothing but its first request is dealt to a server: a proxy that keeps connections
             // for others' requests must not keep this one for an upgrade.
-            if stay.is_short() || balancer.edge.gate.trusted.holds(peer.address.ip()) {
+            if stay.is_short() || of_a_proxy {
                 answer.headers_mut().insert(header::CONNECTION, CLOSE);
             }
             Ok::<_, Infallible>(answer)
         }
     });
-    let stream = Watched::new(StallGuard::new(stream, WRITE_TIMEOUT), read);
+    let stream = Watched::new(stream, read);
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(REST)
@@ -70,6 +73,9 @@ async fn respond(balancer: &Balancer, peer: Peer, request: Request<Incoming>) ->
     let mut answer = match request.uri().path() {
         // Asked by whatever watches this machine, by whatever name.
         "/healthz" => plain(StatusCode::OK, "ok\n"),
+        "/readyz" if balancer.is_full() => {
+            plain(StatusCode::SERVICE_UNAVAILABLE, "all places for sockets are taken\n")
+        }
         "/readyz" if balancer.has_servers() => plain(StatusCode::OK, "ok\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "no server takes sockets\n"),
         "/ws" => late(),
@@ -142,13 +148,15 @@ fn file(balancer: &Balancer, request: &Request<Incoming>, path: &str) -> Answer 
 
 /// Names the server that a client should dial itself.
 async fn connect(balancer: &Balancer, caller: &Caller, request: &Request<Incoming>) -> Answer {
+    let token = bearer(&request.headers().all("authorization"), &[]);
     // A token is looked at, as for a socket.
-    if let Err(over) = balancer.handshake(caller.peer.address.ip()) {
+    let shown = token.as_ref().ok().and_then(Option::as_ref);
+    if let Err(over) = balancer.handshake(caller.peer.address.ip(), shown).await {
         return too_many(&over);
     }
     let mut user = head::user(request.uri().query().unwrap_or(""));
     if let Some(auth) = &balancer.auth {
-        match bearer_of(auth, request).await {
+        match whose(auth, token).await {
             Ok(identity) if user.is_empty() => user = identity.user.to_string(),
             // Whom it is for matters for dealing alone: the server decides who may come in.
             Ok(_) => {}
@@ -176,9 +184,11 @@ async fn connect(balancer: &Balancer, caller: &Caller, request: &Request<Incomin
 }
 
 /// Whom the token of a request names.
-async fn bearer_of(auth: &Verifier, request: &Request<Incoming>) -> Result<Identity, Refusal> {
-    let token = bearer(&request.headers().all("authorization"), &[])?.ok_or(Refusal::Missing)?;
-    auth.verify(&token).await
+async fn whose(
+    auth: &Verifier,
+    token: Result<Option<Token>, Refusal>,
+) -> Result<Identity, Refusal> {
+    auth.verify(&token?.ok_or(Refusal::Missing)?).await
 }
 
 fn refused(refusal: Refusal) -> Answer {

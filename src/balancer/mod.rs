@@ -23,13 +23,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Verifier;
 use crate::config::Pick;
 use crate::edge::handoff::Folder;
-use crate::edge::{Arrived, Came, Edge, Incoming, Stream, Upstream};
+use crate::edge::{Arrived, Came, Edge, Incoming, Peer, Stream, Upstream};
 use crate::gateway::handshake::{Refusal, TOO_LONG, refuse};
 use crate::gateway::{Accepted, Guest, Porch};
 use crate::limits::{Limit, Limits, Seats};
@@ -189,7 +190,8 @@ impl Balancer {
                     let user = self.dealt_by(&upgrade).await;
                     return self.hand_over(stream, &upgrade, &user, guest).await;
                 }
-                if let Err(over) = self.handshake(upgrade.caller.peer.address.ip()) {
+                let client = upgrade.caller.peer.address.ip();
+                if let Err(over) = self.handshake(client, upgrade.token.as_ref()).await {
                     return refuse(stream, &Refusal::over(over)).await;
                 }
                 let user = self.dealt_by(&upgrade).await;
@@ -202,15 +204,23 @@ impl Balancer {
                 }
                 Err(over) => refuse(stream, &Refusal::over(over)).await,
             },
-            Some(Head::TooLong) => self.turn_back(stream, &Refusal::new(431, TOO_LONG)).await,
-            Some(Head::Bad(turned)) => self.turn_back(stream, &turned.into()).await,
+            Some(Head::TooLong) => {
+                self.metrics.count_limited(Limit::HeadBytes.as_str());
+                self.turn_back(stream, peer, Refusal::new(431, TOO_LONG)).await;
+            }
+            Some(Head::Bad(turned)) => self.turn_back(stream, peer, turned.into()).await,
+            None if Instant::now() >= until => {
+                self.metrics.count_limited(Limit::HeadTime.as_str());
+            }
             None => {}
         }
     }
 
-    async fn turn_back(&self, stream: Stream, refusal: &Refusal) {
+    /// What is no handshake costs as much as one.
+    async fn turn_back(&self, stream: Stream, peer: Peer, refusal: Refusal) {
+        let refusal = self.porch.charge(peer.address.ip()).map_or(refusal, Refusal::over);
         Metrics::count(&self.metrics.refused, refusal.code().as_str());
-        refuse(stream, refusal).await;
+        refuse(stream, &refusal).await;
     }
 
     /// Whose place counts for dealing: where that matters and the query names nobody, the token's
@@ -542,10 +552,10 @@ mod tests {
         first.write_all(UPGRADE).await.unwrap();
         first.read_exact(&mut [0; 3]).await.unwrap();
         let answer = request(front, str::from_utf8(UPGRADE).unwrap()).await;
-        assert!(
-            answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After: 5"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        let after = answer.split("Retry-After: ").nth(1).and_then(|rest| rest.lines().next());
+        let after: u64 = after.unwrap().parse().unwrap();
+        assert!((5..=10).contains(&after), "{answer}");
         drop(first);
         let freed = async {
             while exchange(front, UPGRADE, 3).await != "ws1" {

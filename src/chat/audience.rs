@@ -1,8 +1,8 @@
 //! Which of a large room's members are on this server.
 //!
 //! The bus names the members of small rooms; for a large one an envelope comes to every server and
-//! says which roster it was stored under (the seq of the newest joined or left entry). A roster
-//! that is not that one is read again before anybody is shown anything (P9).
+//! says which roster it was stored, or a signal sent, under (the seq of the newest joined or left
+//! entry). A roster that is not that one is read again before anybody is shown anything (P9).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +14,11 @@ use tokio::time::sleep;
 
 use super::Chat;
 use super::reads::{InTurn, Turn};
+use super::roster;
 use super::route::Texts;
 use crate::chance::Hashing;
 use crate::hub::Event;
-use crate::protocol::{ConversationId, Entry, ProcessId, Receipt, Seq};
+use crate::protocol::{ConversationId, Entry, ProcessId, Receipt, Seq, SocketId, Text};
 use crate::store::Member;
 
 /// The most rooms whose roster is kept.
@@ -49,7 +50,8 @@ impl Default for Rosters {
     }
 }
 
-fn version(members: &[Member]) -> Seq {
+/// Of which entry a roster tells last.
+pub(super) fn version(members: &[Member]) -> Seq {
     members.iter().map(|member| member.as_of).max().unwrap_or(0)
 }
 
@@ -100,6 +102,32 @@ impl Chat {
             }
             drop(permit);
         });
+    }
+
+    /// A signal for all members of a large room on this server; lost where too many wait.
+    pub(super) fn hear_room_signal(
+        self: &Arc<Self>,
+        room: &ConversationId,
+        frame: Text,
+        roster: Seq,
+    ) {
+        if let Some(members) = self.rosters.get(room, roster) {
+            return self.signal_members(&members, &frame, None);
+        }
+        let Some(permit) = self.rosters.permit() else { return };
+        let (chat, room) = (self.clone(), room.clone());
+        tokio::spawn(async move {
+            let members = chat.read_roster(&room).await;
+            if let Some(members) = members.filter(|members| version(members) >= roster) {
+                chat.signal_members(&members, &frame, None);
+            }
+            drop(permit);
+        });
+    }
+
+    /// Puts a signal into the outboxes of a room's members here, but for one socket's.
+    pub(super) fn signal_members(&self, members: &[Member], frame: &Text, but: Option<SocketId>) {
+        roster::present(members).for_each(|member| self.push_frame(&member.user, but, frame));
     }
 
     fn show_to_members(

@@ -3,10 +3,17 @@
 //! A mailbox row knows no time, so the newest entry of every conversation is read, a bounded number
 //! at once; the status of the last message only for those on the page. A room's newest entry is the
 //! newest that the person may see (`history` judges that, P9).
+//!
+//! **Invariant.** All that is read for a person at a time is one list: who asks meanwhile waits,
+//! and shares the next one with everybody else who does.
+
+use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Semaphore;
 
 use super::history::{HistoryQuery, Progress, Shown, Sight};
+use super::reads::together::Together;
 use super::{Chat, ChatError};
 use crate::protocol::{ConversationId, Entry, ErrorCode, Seq, Timestamp, UserId};
 use crate::store::{LogRange, MailboxPart, Row};
@@ -15,6 +22,8 @@ use crate::store::{LogRange, MailboxPart, Row};
 pub const CONVERSATIONS_MAX: usize = 10_000;
 /// How many reads are under way at once for one list.
 const READS_MAX: usize = 32;
+/// How many lists are being read at once, each of another person.
+const LISTS_MAX: usize = 64;
 /// The longest cursor that is looked at.
 const CURSOR_BYTES_MAX: usize = 1_024;
 
@@ -46,8 +55,31 @@ pub struct ConversationList {
     pub unread_total: u64,
     /// Pass this as `after` for what follows; `None` at the end.
     pub next: Option<String>,
+    /// How many conversations were looked at for it.
+    pub looked_at: usize,
 }
 
+/// The lists that are being read.
+pub(super) struct Lists {
+    together: Together<UserId, Result<Arc<Whole>, ChatError>>,
+    places: Semaphore,
+}
+
+impl Default for Lists {
+    fn default() -> Self {
+        Self { together: Together::default(), places: Semaphore::new(LISTS_MAX) }
+    }
+}
+
+/// All conversations of a person.
+struct Whole {
+    /// Sorted.
+    newest: Vec<Newest>,
+    unread: u64,
+    looked_at: usize,
+}
+
+#[derive(Clone)]
 struct Newest {
     row: Row,
     entry: Entry,
@@ -74,7 +106,30 @@ impl Chat {
         limit: usize,
     ) -> Result<ConversationList, ChatError> {
         let cursor = after.map(|text| parse_cursor(user, text)).transpose()?;
+        let (place, read) = (self.lists.places.acquire(), self.whole_list(user));
+        let whole = self.lists.together.ask(user, place, read).await?;
+        let begin = cursor.map_or(0, |(timestamp, conversation)| {
+            let place = (std::cmp::Reverse(timestamp), conversation.as_str());
+            whole.newest.partition_point(|newest| newest.place() <= place)
+        });
+        let following = &whole.newest[begin..];
+        let page = &following[..following.len().min(limit)];
+        let last = page.last().filter(|_| following.len() > limit);
+        let next = last.map(|last| cursor_of(user, last.entry.timestamp, &last.row.conversation));
+        let summaries = page.iter().cloned().map(|newest| async move {
+            let conversation = newest.row.conversation.clone();
+            left_out(&conversation, self.summary(user, newest).await)
+        });
+        let summaries: Vec<Option<Summary>> =
+            stream::iter(summaries).buffered(READS_MAX).try_collect().await?;
+        let conversations = summaries.into_iter().flatten().collect();
+        let (unread_total, looked_at) = (whole.unread, whole.looked_at);
+        Ok(ConversationList { conversations, unread_total, next, looked_at })
+    }
+
+    async fn whole_list(&self, user: &UserId) -> Result<Arc<Whole>, ChatError> {
         let rows = self.mailbox_rows(user).await?;
+        let looked_at = rows.len();
         let reads = rows.into_iter().map(|row| async move {
             let conversation = row.conversation.clone();
             let newest = left_out(&conversation, self.newest(user, row).await)?;
@@ -82,25 +137,10 @@ impl Chat {
         });
         let found: Vec<Option<Newest>> =
             stream::iter(reads).buffer_unordered(READS_MAX).try_collect().await?;
-        let mut all: Vec<Newest> = found.into_iter().flatten().collect();
-        let unread_total = all.iter().map(|newest| newest.unread).sum();
-        if let Some((timestamp, conversation)) = &cursor {
-            let place = (std::cmp::Reverse(*timestamp), conversation.as_str());
-            all.retain(|newest| newest.place() > place);
-        }
-        all.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
-        let more = all.len() > limit;
-        all.truncate(limit);
-        let last = all.last().filter(|_| more);
-        let next = last.map(|last| cursor_of(user, last.entry.timestamp, &last.row.conversation));
-        let summaries = all.into_iter().map(|newest| async move {
-            let conversation = newest.row.conversation.clone();
-            left_out(&conversation, self.summary(user, newest).await)
-        });
-        let summaries: Vec<Option<Summary>> =
-            stream::iter(summaries).buffered(READS_MAX).try_collect().await?;
-        let conversations = summaries.into_iter().flatten().collect();
-        Ok(ConversationList { conversations, unread_total, next })
+        let mut newest: Vec<Newest> = found.into_iter().flatten().collect();
+        newest.sort_unstable_by(|a, b| a.place().cmp(&b.place()));
+        let unread = newest.iter().map(|newest| newest.unread).sum();
+        Ok(Arc::new(Whole { newest, unread, looked_at }))
     }
 
     async fn mailbox_rows(&self, user: &UserId) -> Result<Vec<Row>, ChatError> {
@@ -213,4 +253,43 @@ pub(crate) fn parse_cursor(
         let detail = "\"after\" is not a \"next\" of this list: begin again without it";
         ChatError::new(ErrorCode::BadRequest, detail)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+    use futures_util::future::join_all;
+
+    use super::*;
+    use crate::chat::testing::{Part, message, user};
+    use crate::store::{Raise, Store};
+
+    /// Time is paused: it goes on once all have asked.
+    #[tokio::test(start_paused = true)]
+    async fn a_persons_lists_are_read_one_after_the_other_and_shared() {
+        let part = Part::new().await;
+        for other in ["b", "c", "d"] {
+            let conversation = ConversationId::direct(&user("a"), &user(other));
+            let raise = Raise { last: Some(1), ..Raise::default() };
+            part.ports.raise(&user("a"), &conversation, &raise).await.unwrap();
+            part.ports.append(&conversation, &[message("a", other, 1)]).await.unwrap();
+        }
+        part.ports.reads_take_ms.store(10, Ordering::Relaxed);
+        part.ports.trace();
+        let user = user("a");
+        let first = part.chat.conversations(&user, None, 2).await.unwrap();
+        assert_eq!((first.conversations.len(), first.looked_at), (2, 3));
+        let after = first.next.as_deref();
+        let many = (0..50).map(|_| part.chat.conversations(&user, after, 2).boxed());
+        for list in tokio::time::timeout(Duration::from_secs(60), join_all(many)).await.unwrap() {
+            let list = list.unwrap();
+            assert_eq!((list.conversations.len(), list.unread_total, list.next), (1, 3, None));
+        }
+        let reads = part.ports.trace().iter().filter(|call| *call == "mailbox").count();
+        assert_eq!(reads, 3, "one alone, the first one's, and that of all others");
+        assert!(part.chat.lists.together.lock().is_empty(), "nothing is kept");
+    }
 }

@@ -190,13 +190,13 @@ impl Lanes {
     }
 
     /// Puts an append into its lane. Never blocks; the answer goes to `reply`, always. Must be
-    /// called within a tokio runtime.
-    pub fn submit(self: &Arc<Self>, append: Append) {
+    /// called within a tokio runtime. `false`: too many wait already.
+    pub fn submit(self: &Arc<Self>, append: Append) -> bool {
         let conversation = append.conversation.clone();
         let item = Item::new(append, &self.shared.hasher);
-        if let Some((mut item, error)) = self.shared.enqueue(&conversation, item) {
-            item.answer.refuse(&error);
-        }
+        let Some((mut item, error)) = self.shared.enqueue(&conversation, item) else { return true };
+        item.answer.refuse(&error);
+        error.code != ErrorCode::RateLimited
     }
 
     /// A device has received up to `seq`: the cursor rides on the next raise of that row.

@@ -39,12 +39,15 @@ pub(crate) mod testing;
 
 use std::sync::{Arc, Weak};
 
+use tokio::time::Instant;
+
 use crate::bus::Bus;
 use crate::directory::Directory;
 use crate::hub::Hub;
-use crate::limits::{Limits, Over};
+use crate::limits::{Limit, Limits, Over};
 use crate::protocol::{
     BadFrame, ConversationId, Epoch, ErrorCode, ProcessId, Ref, SOCKETS_PER_USER, Seq, Timestamp,
+    UserId,
 };
 use crate::store::{Store, StoreError};
 use crate::telemetry::Metrics;
@@ -195,6 +198,7 @@ pub struct Chat {
     pub clock: Clock,
     opening: Opening,
     openings: openings::Openings,
+    lists: conversations::Lists,
     revocations: revocation::Revocations,
     claims: claim::Claims,
     router: route::Router,
@@ -225,6 +229,7 @@ impl Chat {
             clock: parts.clock,
             opening: parts.opening,
             openings: openings::Openings::default(),
+            lists: conversations::Lists::default(),
             revocations: revocation::Revocations::default(),
             claims: claim::Claims::default(),
             router: route::Router::default(),
@@ -235,6 +240,16 @@ impl Chat {
             untold: status::Untold::default(),
             signals: Arc::new(tokio::sync::Semaphore::new(signal::SIGNALS_MAX)),
             this: this.clone(),
+        })
+    }
+
+    /// One more of what somebody may send so often, in a frame of about so many bytes more than
+    /// what stands around them in it.
+    fn one_of(&self, limit: Limit, user: &UserId, bytes: usize) -> Result<(), ChatError> {
+        const AROUND_BYTES: u64 = 512;
+        let (who, now) = (self.limits.key(user), Instant::now());
+        self.limits.take(limit, who, 1, now).map_err(|over| {
+            self.over(self.limits.again(over, who, bytes as u64 + AROUND_BYTES, now))
         })
     }
 

@@ -4,12 +4,14 @@
 //! opened, which is rare by the first limit, and remembered for an hour. So several processes may
 //! together let somebody go over by what they open within that hour; nobody needs it exactly.
 //!
-//! **Invariants.** Nothing is read for whoever could not pay, and all that was read is paid for: an
-//! opening once it is taken, one that somebody has no room for like one. What was paid for is not
-//! paid again when it is tried again within the hour. And nobody is kept from
-//! opening anything by what others did: direct conversations and rooms are counted apart, others
-//! fill half of one's rooms, and whoever brings somebody into a room pays for it.
+//! **Invariants.** Nothing is read for whoever could not pay, those who are being looked at for the
+//! same payer counted as paid; and all that was read is paid for: an opening once it is taken, one
+//! that somebody has no room for like one. What was paid for is not paid again when it is tried
+//! again within the hour. And nobody is kept from opening anything by what others did: direct
+//! conversations and rooms are counted apart, others fill half of one's rooms, and whoever brings
+//! somebody into a room pays for it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -84,6 +86,27 @@ impl Count {
 pub(super) struct Openings {
     counts: Mutex<Recent<Count>>,
     paid: Mutex<Recent<()>>,
+    /// By payer, what the looks that are under way will cost.
+    looks: Mutex<HashMap<Key, u64, Hashing>>,
+}
+
+/// What a look that is under way will cost its payer.
+struct Look<'a> {
+    openings: &'a Openings,
+    payer: Key,
+    units: u64,
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        let mut looks = self.openings.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut of_payer) = looks.entry(self.payer) {
+            *of_payer.get_mut() -= self.units;
+            if *of_payer.get() == 0 {
+                of_payer.remove();
+            }
+        }
+    }
 }
 
 fn lock<V>(recent: &Mutex<Recent<V>>) -> MutexGuard<'_, Recent<V>> {
@@ -108,7 +131,7 @@ impl Chat {
         if !self.limits_openings() || self.is_paid(place) {
             return Ok(());
         }
-        self.could_pay(from, 1)?;
+        let _look = self.look_into(from, 1)?;
         let both = || [from].into_iter().chain(to.filter(|to| *to != from));
         if let Some(max) = self.limits.settings().conversations {
             for user in both() {
@@ -134,9 +157,8 @@ impl Chat {
         if !self.limits_openings() || new.is_empty() {
             return Ok(());
         }
-        if costs {
-            self.could_pay(caller, new.len() as u64)?;
-        }
+        let look = costs.then(|| self.look_into(caller, new.len() as u64));
+        let _look = look.transpose()?;
         if let Some(max) = self.limits.settings().conversations {
             for some in new.chunks(COUNTS_AT_ONCE) {
                 let all = some.iter().map(|user| {
@@ -163,10 +185,16 @@ impl Chat {
         lock(&self.openings.paid).get(place, Instant::now()).is_some()
     }
 
-    /// Looked at before any mailbox is read: whoever is over the limit is to cost no reads.
-    fn could_pay(&self, payer: &UserId, units: u64) -> Result<(), ChatError> {
-        let left = self.limits.is_left(Limit::NewConversations, self.limits.key(payer), units);
-        left.map_err(|over| self.over(over))
+    /// Asked for before any mailbox is read: whoever is over the limit is to cost no reads, not by
+    /// many tries at once either. It counts until it is dropped: when it has been paid for.
+    fn look_into(&self, payer: &UserId, units: u64) -> Result<Look<'_>, ChatError> {
+        let payer = self.limits.key(payer);
+        let mut looks = self.openings.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = looks.get(&payer).copied().unwrap_or(0);
+        let left = self.limits.is_left(Limit::NewConversations, payer, ahead, units);
+        left.map_err(|over| self.over(over))?;
+        looks.insert(payer, ahead + units);
+        Ok(Look { openings: &self.openings, payer, units })
     }
 
     /// A try that was refused for want of room has cost reads, and so costs one: or it could be
@@ -231,6 +259,10 @@ impl Chat {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
+    use futures_util::future::join_all;
+
     use super::*;
     use crate::chat::testing::{Part, user};
     use crate::limits::{Limits, Rate, Settings};
@@ -277,6 +309,39 @@ mod tests {
         // The count is of an hour ago: by then nothing was stored for d.
         tokio::time::advance(AGE_MAX).await;
         assert_eq!(opens(&part, "a", "e").await, Ok(()));
+    }
+
+    /// Time is paused: it goes on once all have asked.
+    #[tokio::test(start_paused = true)]
+    async fn many_at_once_cost_no_more_than_what_is_left() {
+        let (rate, conversations) = (Some(Rate::new(3, 3)), Some(10));
+        let settings = Settings { new_conversations: rate, conversations, ..Settings::default() };
+        let part = part(settings).await;
+        assert_eq!([opens(&part, "a", "x").await, opens(&part, "a", "y").await], [Ok(()); 2]);
+        part.ports.reads_take_ms.store(10, Ordering::Relaxed);
+        part.ports.trace();
+        let names: Vec<String> = (0..200).map(|number| format!("user-{number}")).collect();
+        let tries = join_all(names.iter().map(|name| opens(&part, "a", name))).await;
+        assert_eq!(tries.iter().filter(|may| may.is_ok()).count(), 1);
+        let told = tries.iter().filter_map(|may| may.err());
+        assert!(told.flatten().all(|wait| (1_190_000..=1_200_000).contains(&wait)), "{tries:?}");
+        let reads = part.ports.trace().iter().filter(|call| *call == "mailbox").count();
+        assert_eq!(reads, 1, "of the one, since a's is known");
+        assert!(part.chat.openings.looks.lock().unwrap().is_empty());
+    }
+
+    /// What was kept for a look comes back where the store does not answer.
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_away_costs_nothing() {
+        let (rate, conversations) = (Some(Rate::new(1, 1)), Some(10));
+        let settings = Settings { new_conversations: rate, conversations, ..Settings::default() };
+        let part = part(settings).await;
+        part.ports.mailboxes_away.store(true, Ordering::Relaxed);
+        for _ in 0..3 {
+            assert_eq!(opens(&part, "a", "b").await, Err(Some(1_000)), "unavailable");
+        }
+        part.ports.mailboxes_away.store(false, Ordering::Relaxed);
+        assert_eq!(opens(&part, "a", "b").await, Ok(()));
     }
 
     async fn brings(part: &Part, room: &str, users: &[&str]) -> Result<(), Option<u64>> {

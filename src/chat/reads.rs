@@ -5,7 +5,7 @@
 //! most that are read again (a death, Redis back, the belt): those have few places in the same
 //! queue, so neither of the two starves. Reads for sockets that have caught up have a queue apart.
 
-mod together;
+pub(super) mod together;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,8 +46,8 @@ pub struct Reads {
     again: Semaphore,
     again_waiting: AtomicUsize,
     live: Semaphore,
-    tails: Together<Result<Seq, StoreError>>,
-    rosters: Together<Result<Arc<Vec<Member>>, StoreError>>,
+    tails: Together<ConversationId, Result<Seq, StoreError>>,
+    rosters: Together<ConversationId, Result<Arc<Vec<Member>>, StoreError>>,
 }
 
 impl Default for Reads {

@@ -47,9 +47,12 @@ impl Chat {
             Envelope::Status { conversation, seq, by, read, users } => {
                 self.push_status(users, conversation, *seq, by, *read);
             }
-            Envelope::Signal { conversation, from, data, users } => {
+            Envelope::Signal { conversation, from, data, users, roster } => {
                 let frame = answer::signal(conversation, from, data);
-                users.iter().for_each(|user| self.push_frame(user, None, &frame));
+                match roster {
+                    Some(at) => self.hear_room_signal(conversation, frame, *at),
+                    None => users.iter().for_each(|user| self.push_frame(user, None, &frame)),
+                }
             }
             Envelope::End { user, socket } => self.end_socket(user, *socket),
             Envelope::Revoked { user, .. } => self.hear_revoked(user),

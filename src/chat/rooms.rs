@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::lane::{Append, Opens, Origin, Reply};
 use super::send::answered;
 use super::{Chat, ChatError, Sent, roster};
+use crate::limits::Limit;
 use crate::protocol::{ConversationId, DeviceId, ErrorCode, Kind, RoomId, UserId};
 use crate::store::{Head, Member, Record, RecordPart};
 
@@ -183,7 +184,7 @@ impl Chat {
     ) -> oneshot::Receiver<Result<Sent, ChatError>> {
         let (reply, answer) = oneshot::channel();
         let origin: Arc<dyn Origin> = self.clone();
-        self.lanes.submit(Append {
+        let has_room = self.lanes.submit(Append {
             opens: Opens::Freely,
             conversation: conversation.clone(),
             from: caller.clone(),
@@ -197,6 +198,9 @@ impl Chat {
             reply: Reply::Call(reply),
             origin,
         });
+        if !has_room {
+            self.metrics.count_limited(Limit::Appends.as_str());
+        }
         answer
     }
 }

@@ -44,8 +44,8 @@ impl Chat {
         let conversation = Self::resolve(from, &frame.target).and_then(|conversation| {
             // A service speaks for many, and is trusted not to flood.
             if opens != Opens::Freely {
-                let one = self.limits.take_one(Limit::Messages, from);
-                one.map_err(|over| self.over(over))?;
+                let bytes = frame.message.len() + frame.data.as_ref().map_or(0, |d| d.get().len());
+                self.one_of(Limit::Messages, from, bytes)?;
             }
             Ok(conversation)
         });
@@ -59,7 +59,7 @@ impl Chat {
         #[cfg(all(debug_assertions, not(fuzzing)))]
         let from = frame.claimed.as_ref().unwrap_or(from);
         let origin: Arc<dyn Origin> = self.clone();
-        self.lanes.submit(Append {
+        let has_room = self.lanes.submit(Append {
             to: conversation.other(from),
             conversation,
             from: from.clone(),
@@ -73,6 +73,9 @@ impl Chat {
             reply,
             origin,
         });
+        if !has_room {
+            self.metrics.count_limited(Limit::Appends.as_str());
+        }
     }
 
     /// The conversation that `from` means by `target`; `not_found` for a direct one of others.

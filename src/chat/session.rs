@@ -168,6 +168,7 @@ impl Session {
             },
             Err(bad) => {
                 let _ = count();
+                out.effects.extend(bad.over.map(Effect::Limited));
                 refuse(bad.code, &bad.detail, bad.reference.as_ref(), 0, out);
             }
         }

@@ -76,6 +76,8 @@ pub struct Ports {
     pub map_takes_ms: AtomicU64,
     /// How long a read of a mailbox or of a roster takes.
     pub reads_take_ms: AtomicU64,
+    /// Mailboxes can't be read.
+    pub mailboxes_away: AtomicBool,
     /// A record is stored, and the store says that it does not answer.
     pub unsure: AtomicBool,
     /// Calls let others go first at random.
@@ -159,6 +161,7 @@ impl Part {
             instance: AtomicU64::new(1),
             map_takes_ms: AtomicU64::new(0),
             reads_take_ms: AtomicU64::new(0),
+            mailboxes_away: AtomicBool::new(false),
             unsure: AtomicBool::new(false),
             dawdles: AtomicBool::new(false),
             failing: Mutex::default(),
@@ -287,6 +290,9 @@ impl Store for Ports {
         }
         self.dawdle().await;
         self.read_takes().await;
+        if self.mailboxes_away.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("away".to_owned()));
+        }
         if let MailboxPart::Row(log) = &part {
             self.meet("row", log)?;
         }

@@ -32,8 +32,8 @@ pub struct LimitOptions {
         help_heading = "Limits"
     )]
     pub sockets_per_address: Option<Bound<u32>>,
-    /// Connections of such an address whose request has not come yet, and as many of plain HTTP
-    /// [default: 256]
+    /// Connections of such an address whose request has not come yet, and as many of plain HTTP:
+    /// one option for both [default: 256]
     #[arg(
         long,
         value_name = "COUNT|off",
@@ -41,6 +41,26 @@ pub struct LimitOptions {
         help_heading = "Limits"
     )]
     pub half_open_per_address: Option<Bound<u32>>,
+    /// Connections of this process whose request has not come yet [default: half of the open files
+    /// that the default of --max-sockets leaves, at most 4096, also without tokens]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "PARLOR_HALF_OPEN",
+        help_heading = "Limits",
+        value_parser = clap::value_parser!(u32).range(4..)
+    )]
+    pub half_open: Option<u32>,
+    /// Connections of this process that are plain HTTP [default: a quarter of those files, at most
+    /// 4096, also without tokens]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "PARLOR_PLAIN_CONNECTIONS",
+        help_heading = "Limits",
+        value_parser = clap::value_parser!(u32).range(4..)
+    )]
+    pub plain_connections: Option<u32>,
     /// Handshakes of such an address: RATE in a second, BURST at once [default: 50:500]
     #[arg(
         long,
@@ -49,6 +69,14 @@ pub struct LimitOptions {
         help_heading = "Limits"
     )]
     pub handshakes_per_address: Option<Bound<Rate>>,
+    /// Sockets that a user opens in a second [default: 5:100]
+    #[arg(
+        long,
+        value_name = "RATE:BURST|off",
+        env = "PARLOR_HANDSHAKES_PER_USER",
+        help_heading = "Limits"
+    )]
+    pub handshakes_per_user: Option<Bound<Rate>>,
     /// Messages of a user in a second, over all sockets on this process [default: 50:200]
     #[arg(
         long,
@@ -113,11 +141,12 @@ impl LimitOptions {
             sockets: given(self.max_sockets, Some(sockets)),
             sockets_per_user: self.sockets_per_user,
             sockets_per_address: given(self.sockets_per_address, usual.sockets_per_address),
-            half_open: usual.half_open,
-            plain: usual.plain,
+            half_open: self.half_open,
+            plain: self.plain_connections,
             half_open_per_address: given(self.half_open_per_address, usual.half_open_per_address),
             conversations: given(self.conversations_per_user, usual.conversations),
             handshakes: given(self.handshakes_per_address, usual.handshakes),
+            user_handshakes: given(self.handshakes_per_user, usual.user_handshakes),
             frames: given(self.user_frames, usual.frames),
             bytes: given(self.user_bytes, usual.bytes),
             messages: given(self.user_messages, usual.messages),
@@ -175,6 +204,7 @@ mod tests {
         };
         for (id, rate) in [
             ("handshakes_per_address", usual.handshakes),
+            ("handshakes_per_user", usual.user_handshakes),
             ("user_messages", usual.messages),
             ("user_frames", usual.frames),
             ("user_signals", usual.signals),

@@ -23,7 +23,7 @@ const PROXY_BYTES_MAX: usize = 2 * 1024;
 /// In the PROXY protocol's word on TLS: the client speaks it (`PP2_CLIENT_SSL`).
 const CLIENT_SPEAKS_TLS: u8 = 1;
 /// Where a client is whose proxy does not know it: no address that anybody trusts.
-const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+pub(super) const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// What stands before the address of a server that speaks TLS.
 pub const TLS_ADDRESS: &str = "tls://";

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ipnet::IpNet;
 
 use super::Turned;
+use super::arrival::UNKNOWN;
 
 /// The headers that proxies write: what a client says in them is dropped by the balancer.
 const FORWARDING: [&str; 4] = ["forwarded", "x-real-ip", "x-client-ip", "x-parlor-tokens"];
@@ -70,7 +71,7 @@ impl Trusted {
             let text = text.trim();
             let network =
                 text.parse::<IpNet>().ok().or_else(|| text.parse().ok().map(IpAddr::into));
-            network.ok_or_else(|| BadNetwork(text.to_owned()))
+            network.map(canonical).ok_or_else(|| BadNetwork(text.to_owned()))
         };
         texts.iter().map(network).collect::<Result<_, _>>().map(Self)
     }
@@ -115,12 +116,16 @@ impl Trusted {
 
     /// The client, as the chain of trusted proxies has it: each one appends whom it has heard, so
     /// the last address that is none of theirs was seen by one of them. What stands before it
-    /// is the client's own story.
+    /// is the client's own story. Where one of them has not written an address there it is nobody
+    /// that is known: all such clients are one, so that none of them goes without a limit.
     fn client(&self, passed: &[&[u8]]) -> Option<SocketAddr> {
+        if passed.iter().all(|value| value.trim_ascii().is_empty()) {
+            return None;
+        }
         let list: Vec<_> = passed.iter().flat_map(|value| value.split(|b| *b == b',')).collect();
         let mut client = None;
         for entry in list.into_iter().rev() {
-            let Some(address) = address(entry) else { break };
+            let Some(address) = address(entry) else { return Some(UNKNOWN) };
             client = Some(address);
             if !self.holds(address.ip()) {
                 break;
@@ -138,6 +143,17 @@ pub(super) fn is_told_elsewhere(caller: &Caller, headers: &(impl Headers + ?Size
     let mut passed = passed.iter().flat_map(|value| value.split(|b| *b == b','));
     away(caller.peer.address.ip())
         || passed.any(|entry| address(entry).is_some_and(|client| away(client.ip())))
+}
+
+/// One of IPv4 that is written as IPv6, as the addresses are that are looked for in it.
+fn canonical(network: IpNet) -> IpNet {
+    let (address, bits) = (network.addr().to_canonical(), network.prefix_len());
+    match (network, address) {
+        (IpNet::V6(_), IpAddr::V4(_)) if bits >= 96 => {
+            IpNet::new(address, bits - 96).unwrap_or(network)
+        }
+        _ => network,
+    }
 }
 
 /// Whoever set up a proxy wants to know this, and strangers must not fill the log with it.
@@ -215,6 +231,11 @@ mod tests {
         let told = ("203.0.113.7".to_owned(), "https://chat.example.com".to_owned());
         assert_eq!(caller(&["10.0.0.0/8"], "10.1.2.3:9", &SAID), told);
         assert_eq!(caller(&["10.1.2.3"], "[::ffff:10.1.2.3]:9", &SAID), told, "IPv4 in IPv6");
+        for trusted in ["::ffff:10.1.2.3", "::ffff:10.1.2.0/120"] {
+            assert_eq!(caller(&[trusted], "10.1.2.3:9", &SAID), told, "{trusted}");
+            assert_eq!(caller(&[trusted], "[::ffff:10.1.2.3]:9", &SAID), told, "{trusted}");
+        }
+        assert_eq!(caller(&["::ffff:10.1.2.0/120"], "10.1.3.3:9", &SAID).0, "10.1.3.3");
     }
 
     #[test]
@@ -247,8 +268,10 @@ mod tests {
         assert_eq!(client(&["6.6.6.6", "203.0.113.7:4711,10.0.0.2"]), "203.0.113.7");
         assert_eq!(client(&["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
         assert_eq!(client(&["[2001:db8::1]"]), "2001:db8::1");
-        assert_eq!(client(&["6.6.6.6, unknown, 10.0.0.2"]), "10.0.0.2", "nothing before it counts");
-        assert_eq!(client(&["6.6.6.6, "]), "10.0.0.1");
+        assert_eq!(client(&["6.6.6.6, unknown, 10.0.0.2"]), "0.0.0.0", "nothing before it counts");
+        assert_eq!(client(&["unknown"]), "0.0.0.0", "nobody, and limited as one");
+        assert_eq!(client(&["6.6.6.6, "]), "0.0.0.0");
+        assert_eq!(client(&["", " "]), "10.0.0.1", "nothing is said");
     }
 
     #[test]

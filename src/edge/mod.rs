@@ -9,6 +9,7 @@
 //! proxy has said it.
 
 mod arrival;
+mod brake;
 mod caller;
 mod cors;
 mod framing;
@@ -24,6 +25,7 @@ mod tls;
 #[cfg(any(test, fuzzing))]
 pub(crate) use arrival::proxy_line;
 pub use arrival::{Arrived, Doorman, Edge, Entry, HEAD_PATIENCE, TLS_ADDRESS};
+pub use brake::Brake;
 pub use caller::{Caller, Headers, Peer, Trusted, is_forwarding};
 pub use cors::Answering;
 pub use framing::Watched;

@@ -4,10 +4,10 @@
 //! A token is checked before the 101. Whether it was taken back shows in the mailbox, which is read
 //! anyway: until then nothing is taken from the client (`chat::session`).
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
 
 use super::Gateway;
 use super::handshake::{self, Hello, Refusal};
@@ -15,11 +15,11 @@ use crate::auth::{self, Identity, Verifier};
 use crate::chat::{Chat, ChatError};
 use crate::edge::Stream;
 use crate::hub::{Acting, Outbox};
-use crate::limits::Address;
-use crate::protocol::{ErrorCode, Ref, TOKEN_REVOKED, Timestamp, Token, UserId, answer};
+use crate::limits::{Address, Limit};
+use crate::protocol::{ErrorCode, Ref, SocketId, TOKEN_REVOKED, Timestamp, Token, UserId, answer};
 use crate::telemetry::Metrics;
 
-/// How many tokens are being renewed at a time; each reads the store.
+/// How many tokens are being renewed at a time, each for another socket; each reads the store.
 const RENEWALS_MAX: usize = 256;
 /// For how long a token is believed that was looked at once, in seconds: its key may be withdrawn
 /// meanwhile. Those who came together come again apart.
@@ -29,13 +29,37 @@ const STAY_SECONDS: std::ops::Range<u64> = 23 * 3_600..24 * 3_600;
 #[derive(Debug)]
 pub struct Guard {
     verifier: Verifier,
-    renewals: Arc<Semaphore>,
+    /// The sockets for which one is.
+    renewals: Mutex<HashSet<SocketId>>,
+}
+
+/// A token is being renewed for this socket, until this is dropped.
+struct Renewal {
+    guard: Arc<Guard>,
+    socket: SocketId,
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.guard.renewals().remove(&self.socket);
+    }
 }
 
 impl Guard {
     /// By these keys.
     pub fn new(verifier: Verifier) -> Arc<Self> {
-        Arc::new(Self { verifier, renewals: Arc::new(Semaphore::new(RENEWALS_MAX)) })
+        Arc::new(Self { verifier, renewals: Mutex::default() })
+    }
+
+    fn renewals(&self) -> MutexGuard<'_, HashSet<SocketId>> {
+        self.renewals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leave to renew a token of a socket: one at a time, so that nobody has all the places.
+    fn renewal(self: &Arc<Self>, socket: SocketId) -> Option<Renewal> {
+        let mut renewals = self.renewals();
+        let may = renewals.len() < RENEWALS_MAX && renewals.insert(socket);
+        may.then(|| Renewal { guard: self.clone(), socket })
     }
 }
 
@@ -177,13 +201,14 @@ pub(super) fn renew(
     if let Err(over) = chat.limits.tries_left(address) {
         return refuse(&chat.over(over));
     }
-    let Ok(permit) = guard.renewals.clone().try_acquire_owned() else {
-        let detail = "too many tokens are being renewed, send it again";
+    let Some(renewal) = guard.renewal(outbox.who.socket) else {
+        chat.metrics.count_limited(Limit::Renewals.as_str());
+        let detail = "a token is being renewed, or too many of others are: send it again";
         return refuse(&ChatError::new(ErrorCode::RateLimited, detail));
     };
     let (guard, chat, outbox) = (guard.clone(), chat.clone(), outbox.clone());
     let mut renewing = Box::pin(async move {
-        let _permit = permit;
+        let _renewal = renewal;
         match try_renew(&guard, &chat, &outbox, &token).await {
             Ok(expires_at) => outbox.answer(answer::authed(expires_at)),
             Err(Unrenewed { error, counts: true }) => {
@@ -246,4 +271,24 @@ async fn try_renew(
         return Err(auth::Refusal::Revoked.into());
     }
     Ok(expires_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_renews_one_token_at_a_time_and_all_have_an_end() {
+        let guard = Guard::new(crate::auth::testing::by_secret().await);
+        let one = guard.renewal(SocketId(1));
+        for _ in 0..1_000 {
+            assert!(one.is_some() && guard.renewal(SocketId(1)).is_none());
+        }
+        let others: Vec<_> = (2..1_000).filter_map(|n| guard.renewal(SocketId(n))).collect();
+        assert_eq!(others.len(), RENEWALS_MAX - 1);
+        drop(one);
+        assert!(guard.renewal(SocketId(1_001)).is_some(), "a place is free again");
+        drop(others);
+        assert!(guard.renewals().is_empty());
+    }
 }

@@ -16,7 +16,7 @@ use super::pace;
 use crate::chat::catchup::Work;
 use crate::chat::session::{Here, Input, Outputs, Session, Unstored, Wish};
 use crate::hub::Outbox;
-use crate::limits::Address;
+use crate::limits::{Address, Limit};
 use crate::protocol::{CloseCode, Timestamp};
 
 /// The longest receipt that nobody has to pay for: ten times what one needs.
@@ -131,6 +131,7 @@ impl Connection {
                 Ok(Some(incoming)) => hear(session, incoming, desk)?,
                 Err(fault) => {
                     if fault == Fault::TooBig {
+                        desk.gateway.chat.metrics.count_limited(Limit::FrameBytes.as_str());
                         count(desk, decoder.unpaid());
                     }
                     return Err(fault.into());

@@ -30,6 +30,7 @@ pub(crate) fn hand_on(
         Effect::Seen(conversation, seq) => chat.seen(&who.user, &conversation, seq),
         Effect::Raised(conversation, seq) => chat.hint_own(who, &conversation, seq),
         Effect::Refused(code) => Metrics::count(&chat.metrics.refused, code.as_str()),
+        Effect::Limited(bound) => chat.metrics.count_limited(bound),
         Effect::Rest(until) => chat.rest(outbox, until),
         Effect::Renew { token, reference } => renew(guard, chat, outbox, token, reference),
         Effect::Signal { target, data, reference } => {

@@ -2,7 +2,8 @@
 //!
 //! A connection comes from the server's own listener or from a balancer: in the same process by the
 //! door, in another one by the `hatch`. Each finds a place on the `porch`. `handshake` judges the
-//! request, `seat` says whether there is room, `admission` who may come in. From there on `engine`
+//! request, `seat` says whether it comes too often and whether there is room, `admission` who may
+//! come in. From there on `engine`
 //! runs the socket: it moves bytes over the `carrier` and lends them to the `connection`, which
 //! reads frames (`framing`) at the user's `pace` and feeds the pure session of `chat`, whose
 //! `effects` go on from here.
@@ -49,8 +50,8 @@ use connection::Connection;
 use engine::{Arrival, Lines};
 use handshake::Request;
 pub use hatch::Hatch;
-pub use porch::{Guest, Porch, counted};
-use seat::Seat;
+pub use porch::{Guest, Porch, counted, note_crowded};
+use seat::{Knocking, Seat};
 
 /// A connection whose request a balancer in this process has read already, and which has passed all
 /// that its edge demands.
@@ -216,7 +217,13 @@ impl Gateway {
             }
         };
         let gate = &self.edge.gate;
-        match handshake::read(&mut stream, read, peer, gate, until).await? {
+        let Some(request) = handshake::read(&mut stream, read, peer, gate, until).await else {
+            if Instant::now() >= until {
+                self.chat.metrics.count_limited(Limit::HeadTime.as_str());
+            }
+            return None;
+        };
+        match request {
             Request::Open(hello, behind) if self.is_open() => {
                 match self.seat_and_admit(&hello).await {
                     Ok((seat, admitted)) => {
@@ -230,10 +237,7 @@ impl Gateway {
                 let refusal = handshake::Refusal::new(503, "this server takes no sockets now");
                 handshake::refuse(stream, &refusal.elsewhere()).await;
             }
-            Request::Refused(refusal) => {
-                Metrics::count(&self.chat.metrics.refused, refusal.code().as_str());
-                handshake::refuse(stream, &refusal).await;
-            }
+            Request::Refused(refusal) => self.refuse_head(stream, peer, refusal).await,
             Request::Health => handshake::answer_health(stream, true).await,
             Request::Ready => {
                 // Who is full has others sent elsewhere.
@@ -244,12 +248,24 @@ impl Gateway {
         None
     }
 
+    /// What is no handshake costs as much as one.
+    async fn refuse_head(&self, stream: Stream, peer: Peer, refusal: handshake::Refusal) {
+        if refusal.status == 431 {
+            self.chat.metrics.count_limited(Limit::HeadBytes.as_str());
+        }
+        let refusal =
+            self.porch.charge(peer.address.ip()).map_or(refusal, handshake::Refusal::over);
+        Metrics::count(&self.chat.metrics.refused, refusal.code().as_str());
+        handshake::refuse(stream, &refusal).await;
+    }
+
     async fn seat_and_admit(
         self: &Arc<Self>,
         hello: &handshake::Hello,
     ) -> Result<(Seat, Admitted), handshake::Refusal> {
+        let knocking = Knocking::of(self, hello)?;
         let seat = Seat::take(self, hello.client)?;
-        let admitted = self.admit(hello).await?;
+        let admitted = knocking.judged(self.admit(hello).await)?;
         Ok((seat, admitted))
     }
 

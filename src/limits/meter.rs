@@ -84,24 +84,43 @@ impl Meter {
         if slots.is_empty() {
             slots.resize(self.slots, 0);
         }
-        let (until, wait) = self.wait(key.slots(self.slots).map(|slot| slots[slot]), cost, now);
+        let owed = owed(key.slots(self.slots).map(|slot| slots[slot]), now);
+        let wait = self.wait(owed, cost, now);
         if wait > 0 {
             return Err(Duration::from_nanos(wait));
         }
+        let until = owed.saturating_add(cost);
         for slot in key.slots(self.slots) {
             slots[slot] = slots[slot].max(until);
         }
         Ok(())
     }
 
-    /// Whether so many could be taken.
-    pub fn is_left(&self, key: Key, units: u64, now: Instant) -> Result<(), Duration> {
+    /// Takes `units` that a key has had already, whatever it has left: it waits for them later. No
+    /// more than a burst is owed beyond one, so that nobody waits for ever.
+    pub fn owe(&self, key: Key, units: u64, now: Instant) {
+        let (now, cost) = (self.nanos(now), self.cost(units));
+        let mut slots = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.is_empty() {
+            slots.resize(self.slots, 0);
+        }
+        let owed = owed(key.slots(self.slots).map(|slot| slots[slot]), now);
+        let most = now.saturating_add(self.burst.saturating_mul(2));
+        let until = owed.saturating_add(cost).min(most);
+        for slot in key.slots(self.slots) {
+            slots[slot] = slots[slot].max(until);
+        }
+    }
+
+    /// Whether so many could be taken after `ahead` others.
+    pub fn is_left(&self, key: Key, ahead: u64, units: u64, now: Instant) -> Result<(), Duration> {
         let slots = self.shards[key.shard()].lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.nanos(now);
         let stands = key.slots(self.slots).map(|slot| slots.get(slot).copied().unwrap_or(0));
-        match self.wait(stands, self.cost(units), now) {
-            (_, 0) => Ok(()),
-            (_, wait) => Err(Duration::from_nanos(wait)),
+        let owed = owed(stands, now).saturating_add(self.cost(ahead));
+        match self.wait(owed, self.cost(units), now) {
+            0 => Ok(()),
+            wait => Err(Duration::from_nanos(wait)),
         }
     }
 
@@ -110,11 +129,9 @@ impl Meter {
         Duration::from_nanos(self.burst)
     }
 
-    /// What comes after `cost` more on slots that stand so, and how long that has to wait.
-    fn wait(&self, stands: [u64; WAYS], cost: u64, now: u64) -> (u64, u64) {
-        let owed = stands.into_iter().min().unwrap_or(0).max(now);
-        let until = owed.saturating_add(cost);
-        (until, until.saturating_sub(now.saturating_add(self.burst.max(cost))))
+    /// How long `cost` more has to wait for.
+    fn wait(&self, owed: u64, cost: u64, now: u64) -> u64 {
+        owed.saturating_add(cost).saturating_sub(now.saturating_add(self.burst.max(cost)))
     }
 
     fn nanos(&self, now: Instant) -> u64 {
@@ -126,6 +143,11 @@ impl Meter {
         let cost = (u128::from(units) * u128::from(self.period)).div_ceil(u128::from(self.rate));
         u64::try_from(cost).unwrap_or(u64::MAX)
     }
+}
+
+/// When nothing is owed any more, by slots that stand so.
+fn owed(stands: [u64; WAYS], now: u64) -> u64 {
+    stands.into_iter().min().unwrap_or(0).max(now)
 }
 
 #[cfg(test)]

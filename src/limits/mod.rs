@@ -6,6 +6,7 @@
 //! memory that no client can move, and costs nothing while a client rests.
 
 mod address;
+mod limit;
 mod lobby;
 mod meter;
 mod rate;
@@ -19,16 +20,18 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use address::Address;
+pub use limit::Limit;
 pub use lobby::{Lobby, Stay};
 pub use meter::{Key, Meter};
 pub use rate::{BadBound, Bound, Rate};
 pub use seats::Seats;
 pub use settings::Settings;
 
-use crate::chance::Hashing;
+use crate::chance::{Hashing, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
+const HOUR_MS: u64 = 3_600_000;
 /// How many connections a handshake may take, and how many tokens are looked at for each that may
 /// fail.
 const KNOCKS: u32 = 4;
@@ -36,114 +39,6 @@ const KNOCKS: u32 = 4;
 const LOBBY_MAX: u32 = 4_096;
 /// When to come back where nobody can tell when a place will be free.
 const PLACE_WAIT: Duration = Duration::from_secs(5);
-
-/// What is limited. The names are those of the metrics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Limit {
-    /// Sockets of a server.
-    Sockets,
-    /// Open files of the process.
-    Files,
-    /// Sockets of an address.
-    SocketsPerAddress,
-    /// Sockets of a user.
-    SocketsPerUser,
-    /// Connections whose head has not come.
-    HalfOpen,
-    /// Such connections of an address.
-    HalfOpenPerAddress,
-    /// Connections of plain HTTP.
-    Plain,
-    /// Such connections of an address.
-    PlainPerAddress,
-    /// Handshakes, and tokens that do not hold in requests and on open sockets, of an address.
-    Handshakes,
-    /// Frames of a user.
-    Frames,
-    /// Bytes of a user's frames and requests.
-    Bytes,
-    /// Messages of a user.
-    Messages,
-    /// Signals of a user.
-    Signals,
-    /// Conversations that a user opens.
-    NewConversations,
-    /// Conversations that a user has.
-    Conversations,
-    /// Requests of a user.
-    Requests,
-}
-
-impl Limit {
-    /// All of them, in the order of the table in `docs/protocol.md`.
-    pub const ALL: [Limit; 16] = [
-        Self::Sockets,
-        Self::Files,
-        Self::SocketsPerAddress,
-        Self::SocketsPerUser,
-        Self::HalfOpen,
-        Self::HalfOpenPerAddress,
-        Self::Plain,
-        Self::PlainPerAddress,
-        Self::Handshakes,
-        Self::Frames,
-        Self::Bytes,
-        Self::Messages,
-        Self::Signals,
-        Self::NewConversations,
-        Self::Conversations,
-        Self::Requests,
-    ];
-
-    /// Its name in `parlor_limited_total`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Sockets => "sockets",
-            Self::Files => "files",
-            Self::SocketsPerAddress => "sockets_per_address",
-            Self::SocketsPerUser => "sockets_per_user",
-            Self::HalfOpen => "half_open",
-            Self::HalfOpenPerAddress => "half_open_per_address",
-            Self::Plain => "plain",
-            Self::PlainPerAddress => "plain_per_address",
-            Self::Handshakes => "handshakes",
-            Self::Frames => "frames",
-            Self::Bytes => "bytes",
-            Self::Messages => "messages",
-            Self::Signals => "signals",
-            Self::NewConversations => "new_conversations",
-            Self::Conversations => "conversations",
-            Self::Requests => "requests",
-        }
-    }
-
-    fn detail(self) -> &'static str {
-        match self {
-            Self::Sockets | Self::Files => "this server has all the sockets that it takes",
-            Self::SocketsPerAddress => "your address has all the sockets that it may have here",
-            Self::SocketsPerUser => "you have all the sockets that one may have",
-            Self::HalfOpen | Self::Plain => "this process has all the connections that it takes",
-            Self::HalfOpenPerAddress | Self::PlainPerAddress => {
-                "your address has all the connections that it may have here"
-            }
-            Self::Handshakes => "too many connections from your address",
-            Self::Frames => "too many frames",
-            Self::Bytes => "too many bytes",
-            Self::Messages => "too many messages",
-            Self::Signals => "too many signals",
-            Self::NewConversations => "too many new conversations",
-            Self::Conversations => "one of you has all the conversations that one may have",
-            Self::Requests => "too many requests",
-        }
-    }
-
-    fn advice(self) -> &'static str {
-        match self {
-            Self::Conversations => "write where there is one, waiting alone does not help",
-            _ => "wait and try again",
-        }
-    }
-}
 
 /// Over a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -166,10 +61,12 @@ impl Over {
         Self { limit, wait: HOUR }
     }
 
-    /// The same in milliseconds, for clients; enough, and never 0.
+    /// The same in milliseconds, for clients; enough, and never 0. Where others wait for the same
+    /// each is told another time, up to twice as late, so that they do not all come at once.
     pub fn retry_after_ms(&self) -> u64 {
         let ms = self.wait.as_nanos().div_ceil(1_000_000).max(1);
-        u64::try_from(ms).unwrap_or(u64::MAX)
+        let ms = u64::try_from(ms).unwrap_or(u64::MAX);
+        if self.limit.is_shared() { ms.saturating_add(within(0..ms.min(HOUR_MS))) } else { ms }
     }
 }
 
@@ -185,7 +82,9 @@ pub struct Limits {
     crowd: Option<seats::Crowd>,
     handshakes: Option<Meter>,
     knocks: Option<Meter>,
+    looks: Option<Meter>,
     tries: Option<Meter>,
+    user_handshakes: Option<Meter>,
     frames: Option<Meter>,
     bytes: Option<Meter>,
     messages: Option<Meter>,
@@ -209,7 +108,9 @@ impl Limits {
             crowd: settings.sockets_per_address.map(seats::Crowd::new),
             handshakes: settings.handshakes.map(by(SECOND)),
             knocks: settings.handshakes.map(fourfold).map(by(SECOND)),
+            looks: settings.handshakes.map(fourfold).map(by(SECOND)),
             tries: settings.handshakes.map(fourfold).map(by(SECOND)),
+            user_handshakes: settings.user_handshakes.map(by(SECOND)),
             frames: settings.frames.map(by(SECOND)),
             bytes: settings.bytes.map(by(SECOND)),
             messages: settings.messages.map(by(SECOND)),
@@ -242,6 +143,7 @@ impl Limits {
     fn meter(&self, limit: Limit) -> Option<&Meter> {
         match limit {
             Limit::Handshakes => self.handshakes.as_ref(),
+            Limit::HandshakesPerUser => self.user_handshakes.as_ref(),
             Limit::Frames => self.frames.as_ref(),
             Limit::Bytes => self.bytes.as_ref(),
             Limit::Messages => self.messages.as_ref(),
@@ -256,7 +158,16 @@ impl Limits {
             | Limit::HalfOpenPerAddress
             | Limit::Plain
             | Limit::PlainPerAddress
-            | Limit::Conversations => None,
+            | Limit::Conversations
+            | Limit::HeadBytes
+            | Limit::HeadTime
+            | Limit::FrameBytes
+            | Limit::MessageBytes
+            | Limit::DataBytes
+            | Limit::JsonDepth
+            | Limit::Appends
+            | Limit::SignalsUnderWay
+            | Limit::Renewals => None,
         }
     }
 
@@ -270,9 +181,18 @@ impl Limits {
         asked(self.meter(limit), limit, |meter| meter.take(self.key(who), 1, Instant::now()))
     }
 
-    /// Whether `units` of what is limited by a rate could be taken.
-    pub fn is_left(&self, limit: Limit, who: Key, units: u64) -> Result<(), Over> {
-        asked(self.meter(limit), limit, |meter| meter.is_left(who, units, Instant::now()))
+    /// Takes `units` that were had before they could be counted: see [`Meter::owe`].
+    pub fn owe(&self, limit: Limit, who: Key, units: u64) {
+        if let Some(meter) = self.meter(limit) {
+            meter.owe(who, units, Instant::now());
+        }
+    }
+
+    /// Whether `units` of what is limited by a rate could be taken, once others under way have
+    /// taken `ahead`.
+    pub fn is_left(&self, limit: Limit, who: Key, ahead: u64, units: u64) -> Result<(), Over> {
+        let now = Instant::now();
+        asked(self.meter(limit), limit, |meter| meter.is_left(who, ahead, units, now))
     }
 
     /// A handshake of this address; where there is none it is not counted.
@@ -286,10 +206,18 @@ impl Limits {
         self.of_address(&self.knocks, Meter::take, address)
     }
 
+    /// Whether a handshake of this address, which is over its rate, is worth a look at its token:
+    /// so that whoever floods an address does not keep out all others behind it. Each is counted.
+    pub fn look(&self, address: Option<Address>) -> Result<(), Over> {
+        self.tries_left(address)?;
+        self.of_address(&self.looks, Meter::take, address)
+    }
+
     /// Whether a token that comes from this address is worth the work of looking at it: far beyond
     /// what may fail none is, a good one neither.
     pub fn tries_left(&self, address: Option<Address>) -> Result<(), Over> {
-        self.of_address(&self.tries, Meter::is_left, address)
+        let is_left = |meter: &Meter, who, units, now| meter.is_left(who, 0, units, now);
+        self.of_address(&self.tries, is_left, address)
     }
 
     /// A token that came from this address did not hold: it counts as a handshake.
@@ -318,8 +246,20 @@ impl Limits {
 
     /// A frame of so many bytes.
     pub fn frame(&self, who: Key, bytes: usize, now: Instant) -> Result<(), Over> {
-        self.take(Limit::Frames, who, 1, now)?;
-        self.take(Limit::Bytes, who, bytes as u64, now)
+        let taken = self.take(Limit::Frames, who, 1, now);
+        let taken = taken.and_then(|()| self.take(Limit::Bytes, who, bytes as u64, now));
+        taken.map_err(|over| self.again(over, who, bytes as u64, now))
+    }
+
+    /// What was refused comes again, and is then to meet none of the others either: it is told the
+    /// longest wait of all that it may meet.
+    pub fn again(&self, over: Over, who: Key, bytes: u64, now: Instant) -> Over {
+        let [frames, messages, signals] = [Limit::Frames, Limit::Messages, Limit::Signals];
+        let all = [(frames, 1), (Limit::Bytes, bytes), (messages, 1), (signals, 1)];
+        let waits = all
+            .into_iter()
+            .filter_map(|(limit, units)| self.meter(limit)?.is_left(who, 0, units, now).err());
+        Over { wait: waits.fold(over.wait, Duration::max), ..over }
     }
 
     /// A place on a server for a socket of this address; to be given back with
@@ -389,6 +329,9 @@ mod tests {
             assert_eq!(over(Duration::from_nanos(wait)), ms);
         }
         assert_eq!(Over::for_long(Limit::Conversations).retry_after_ms(), 3_600_000);
+        let told: Vec<_> = (0..99).map(|_| Over::full(Limit::Plain).retry_after_ms()).collect();
+        assert!(told.iter().all(|ms| (5_000..10_000).contains(ms)), "{told:?}");
+        assert!(told.iter().any(|ms| *ms != told[0]), "not all at once");
         let said = Over::full(Limit::Sockets).to_string();
         assert_eq!(said, "this server has all the sockets that it takes: wait and try again");
         let said = Over::for_long(Limit::Conversations).to_string();
@@ -433,6 +376,36 @@ mod tests {
         let now = Instant::now();
         let frame = |user: &str| limits.frame(limits.key(&user), 100, now).map_err(|o| o.limit);
         assert_eq!([frame("a"), frame("a"), frame("b")], [Ok(()), Err(Limit::Frames), Ok(())]);
+    }
+
+    /// Whichever limit refuses it: the same frame, sent again then, is taken.
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_is_that_of_all_limits_together() {
+        let settings = Settings {
+            frames: Some(Rate::new(1, 3)),
+            bytes: Some(Rate::new(10, 100)),
+            messages: Some(Rate::new(1, 5)),
+            ..Settings::default()
+        };
+        let limits = Limits::new(settings);
+        let who = limits.key(&"a");
+        let send = || {
+            let now = Instant::now();
+            limits.frame(who, 60, now)?;
+            let one = limits.take(Limit::Messages, who, 1, now);
+            one.map_err(|over| limits.again(over, who, 60, now))
+        };
+        for _ in 0..5 {
+            let _ = limits.take(Limit::Messages, who, 1, Instant::now());
+        }
+        for met in [Limit::Messages, Limit::Bytes, Limit::Bytes] {
+            let over = send().unwrap_err();
+            assert_eq!(over.limit, met);
+        }
+        let over = send().unwrap_err();
+        assert_eq!((over.limit, over.wait), (Limit::Frames, 2 * SECOND));
+        tokio::time::advance(over.wait).await;
+        assert_eq!(send(), Ok(()));
     }
 
     #[test]

@@ -21,7 +21,9 @@ pub struct Settings {
     pub conversations: Option<u32>,
     /// By the second, of an address.
     pub handshakes: Option<Rate>,
-    /// By the second, of a user, as are those that follow.
+    /// By the second, of a user, as are those that follow: sockets that are opened.
+    pub user_handshakes: Option<Rate>,
+    /// Frames.
     pub frames: Option<Rate>,
     /// Bytes of frames and of request bodies.
     pub bytes: Option<Rate>,
@@ -46,6 +48,7 @@ impl Settings {
         half_open_per_address: Some(256),
         conversations: Some(10_000),
         handshakes: Some(Rate::new(50, 500)),
+        user_handshakes: Some(Rate::new(5, 100)),
         frames: Some(Rate::new(200, 1_000)),
         bytes: Some(Rate::new(256 << 10, 1 << 20)),
         messages: Some(Rate::new(50, 200)),

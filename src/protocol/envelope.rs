@@ -100,6 +100,8 @@ pub enum Envelope {
         data: Arc<RawValue>,
         /// Whose sockets it is for.
         users: Vec<UserId>,
+        /// For a large room, which names nobody: as with an entry.
+        roster: Option<Seq>,
     },
     /// A person has too many sockets, and this is the oldest: close it with 4001.
     End {
@@ -237,6 +239,7 @@ impl Wire<'_> {
                 from: self.from?,
                 data: self.data?,
                 users: self.users,
+                roster: self.roster,
             },
             "end" => Envelope::End { user: self.user?, socket: self.socket? },
             "revoked" => Envelope::Revoked { user: self.user?, until: self.timestamp? },

@@ -105,6 +105,8 @@ pub struct BadFrame {
     pub detail: String,
     /// The frame's own ref, where it had a good one.
     pub reference: Option<Ref>,
+    /// What was over its bound, by the name of that in the metrics.
+    pub over: Option<&'static str>,
 }
 
 #[derive(Deserialize)]
@@ -135,10 +137,25 @@ struct Fields<'a> {
 /// The longest explanation of bad JSON, in characters.
 const SENTENCE_CHARS_MAX: usize = 160;
 
-type Refusal = (ErrorCode, String);
+/// Why a field, and with it the frame, is refused.
+struct Refusal {
+    code: ErrorCode,
+    detail: String,
+    over: Option<&'static str>,
+}
+
+impl Refusal {
+    fn of(self, reference: Option<Ref>) -> BadFrame {
+        BadFrame { code: self.code, detail: self.detail, reference, over: self.over }
+    }
+}
 
 fn bad(detail: impl Into<String>) -> Refusal {
-    (ErrorCode::BadRequest, detail.into())
+    Refusal { code: ErrorCode::BadRequest, detail: detail.into(), over: None }
+}
+
+fn too_large(detail: String, over: &'static str) -> Refusal {
+    Refusal { code: ErrorCode::TooLarge, detail, over: Some(over) }
 }
 
 impl ClientFrame {
@@ -157,11 +174,12 @@ impl ClientFrame {
             code: ErrorCode::BadRequest,
             detail: format!("a frame is one JSON object with a \"type\": {error}"),
             reference: None,
+            over: None,
         })?;
         let reference = optional::<Ref>(fields.reference, "ref");
         let named = reference.as_ref().ok().cloned().flatten();
         let parsed = reference.and_then(|reference| fields.into_frame(reference));
-        parsed.map_err(|(code, detail)| BadFrame { code, detail, reference: named })
+        parsed.map_err(|refusal| refusal.of(named))
     }
 }
 
@@ -172,7 +190,7 @@ pub fn parse_send(text: &str, reference: Option<Ref>) -> Result<SendFrame, BadFr
         Ok(fields) => fields.into_send(reference.clone()),
         Err(error) => Err(bad(format!("the body is one JSON object: {error}"))),
     };
-    parsed.map_err(|(code, detail)| BadFrame { code, detail, reference })
+    parsed.map_err(|refusal| refusal.of(reference))
 }
 
 /// Reads a text that is one JSON object, and says in a sentence why it is not.
@@ -259,7 +277,7 @@ fn message_of(text: &str) -> Result<Arc<str>, Refusal> {
     if text.len() > MESSAGE_BYTES_MAX {
         let length = text.len();
         let detail = format!("\"message\" has {length} bytes, {MESSAGE_BYTES_MAX} are allowed");
-        return Err((ErrorCode::TooLarge, detail));
+        return Err(too_large(detail, "message_bytes"));
     }
     if text.trim().is_empty() {
         return Err(bad("\"message\" is empty"));
@@ -284,13 +302,14 @@ fn object(raw: Option<&RawValue>, bytes_max: usize) -> Result<Option<Arc<RawValu
     let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(None) };
     if raw.get().len() > bytes_max {
         let detail = format!("\"data\" has {} bytes, {bytes_max} are allowed", raw.get().len());
-        return Err((ErrorCode::TooLarge, detail));
+        return Err(too_large(detail, "data_bytes"));
     }
     if !raw.get().starts_with('{') {
         return Err(bad("\"data\" must be a JSON object"));
     }
     if depth(raw.get()) > DATA_DEPTH_MAX {
-        return Err(bad(format!("\"data\" is nested deeper than {DATA_DEPTH_MAX}")));
+        let too_deep = bad(format!("\"data\" is nested deeper than {DATA_DEPTH_MAX}"));
+        return Err(Refusal { over: Some("json_depth"), ..too_deep });
     }
     Ok(Some(Arc::from(raw.to_owned())))
 }

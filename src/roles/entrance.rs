@@ -59,11 +59,23 @@ impl Entrance {
         })
     }
 
-    /// Logs that of a listener.
+    /// Logs that of a listener, and what else is easily forgotten there.
     pub fn warn(&self, listener: &TcpListener) {
-        if let Some(warning) = listener.local_addr().ok().and_then(|at| self.warning(at)) {
+        let Ok(at) = listener.local_addr() else { return };
+        if let Some(warning) = self.warning(at) {
             tracing::warn!("{warning}");
         }
+        if self.may_lack_a_proxy(at) {
+            tracing::info!(
+                "clients are told apart by where they dial from: if a load balancer stands before \
+                 this listener, name it by --trusted-proxy, or all behind it share one's limits"
+            );
+        }
+    }
+
+    /// Other machines reach this address, and none of them is named as a proxy.
+    fn may_lack_a_proxy(&self, address: SocketAddr) -> bool {
+        self.tokens && self.gate.trusted.is_empty() && !address.ip().is_loopback()
     }
 
     /// Whether TLS is spoken.

@@ -10,7 +10,7 @@ use parlor::chat::session::SENDS_MAX;
 use parlor::chat::signal::SIGNALS_MAX;
 use parlor::client::ServerFrame;
 use parlor::edge::{HEAD_BYTES_MAX, HEAD_PATIENCE};
-use parlor::limits::{Rate, Settings};
+use parlor::limits::{Limit, Rate, Settings};
 use parlor::protocol::*;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -205,6 +205,7 @@ fn counted_limits() -> Vec<(&'static str, String)> {
             format!("{}, half of them by being brought in", number(usual.conversations.unwrap())),
         ),
         ("requests of a user to the Message API", rate(usual.requests, "a second")),
+        ("sockets that a user opens", rate(usual.user_handshakes, "a second")),
         (
             "handshakes of an address, requests and `auth` frames whose token does not hold, \
              and requests for `/openapi.json`",
@@ -245,6 +246,11 @@ fn the_limits_are_those_of_the_code() {
         ("request head", format!("{}, {} s", kib(HEAD_BYTES_MAX), HEAD_PATIENCE.as_secs())),
         // The API's own bound is private; row E7 of `tests/corpus` finds it at a byte.
         ("body of `POST`", "64 KiB, 10 s".to_owned()),
+        (
+            // Private, and found by the tests of `edge/stall.rs`.
+            "how long an answer over HTTP waits for its client",
+            "30 s (5 s where places are short), and a second more for each 16 KiB".to_owned(),
+        ),
         ("sends of a socket without an answer yet", SENDS_MAX.to_string()),
         ("sockets, devices of a person", format!("{sockets} each")),
         (
@@ -253,6 +259,13 @@ fn the_limits_are_those_of_the_code() {
         ),
         ("signals under way on one server", thousands(SIGNALS_MAX)),
     ];
+    // Each is counted by a name, or says that it is not.
+    let counted: Vec<String> = table("Limits").into_iter().map(|row| row[3].clone()).collect();
+    for limit in Limit::ALL.map(Limit::as_str) {
+        let named = counted.iter().any(|cell| cell.contains(&format!("`{limit}`")));
+        let beside = ["files", "renewals"].contains(&limit);
+        assert!(named || beside, "{limit}");
+    }
     let told: Vec<_> =
         table("Limits").into_iter().map(|row| (row[0].clone(), row[1].clone())).collect();
     let kept = kept.into_iter().chain(counted_limits());

@@ -143,6 +143,7 @@ fn long_texts_fill_a_publish_by_their_bytes() {
         from: crate::protocol::UserId::parse("a").unwrap(),
         data: Arc::from(data),
         users: vec![],
+        roster: None,
     });
     let (publishers, to) = (Publishers::default(), ws(1));
     let is_full = || publishers.lock().queues[&to].is_full();

@@ -66,6 +66,8 @@ pub enum Effect {
     Raised(ConversationId, Seq),
     /// A frame was refused: count it.
     Refused(ErrorCode),
+    /// Something of it was over this bound: count that as well.
+    Limited(&'static str),
     /// Ask for `Event::Flush` then: some cursor will have rested.
     Rest(Instant),
     /// Check this token, and go on with it; the answer comes as an event.

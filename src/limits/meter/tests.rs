@@ -120,6 +120,27 @@ fn more_than_a_burst_goes_when_nothing_is_owed() {
     assert_eq!(meter.take(key(1), 20, now + 2 * SECOND), Ok(()));
 }
 
+#[test]
+fn what_is_owed_is_waited_for_and_has_a_bound() {
+    let meter = Meter::new(Rate::new(10, 5), SECOND);
+    let now = meter.start;
+    meter.owe(key(1), 3, now);
+    assert_eq!(meter.take(key(1), 2, now), Ok(()));
+    meter.owe(key(1), 3, now);
+    assert_eq!(meter.take(key(1), 1, now), Err(4 * SECOND / 10));
+    meter.owe(key(1), 1_000, now);
+    assert_eq!(meter.take(key(1), 1, now), Err(6 * SECOND / 10), "two bursts, and one more");
+}
+
+#[test]
+fn those_under_way_count_as_taken() {
+    let meter = Meter::new(Rate::new(10, 5), SECOND);
+    let is_left = |ahead, units| meter.is_left(key(1), ahead, units, meter.start);
+    assert_eq!([is_left(0, 5), is_left(4, 1), is_left(0, 20)], [Ok(()); 3]);
+    assert_eq!(is_left(5, 1), Err(SECOND / 10));
+    assert_eq!(is_left(1, 20), Err(SECOND / 10), "more than a burst goes when nothing is owed");
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_runs_by_the_clock_of_the_runtime() {
     let meter = Meter::new(Rate::new(3, 3), Duration::from_secs(3_600));
@@ -154,7 +175,7 @@ fn shut_out(period: Duration, full: u64) -> usize {
         let _ = meter.take(key(name), 1, now);
     }
     let others = 1_000_000..1_100_000;
-    others.filter(|name| meter.is_left(key(*name), 1, now).is_err()).count()
+    others.filter(|name| meter.is_left(key(*name), 0, 1, now).is_err()).count()
 }
 
 /// The table of ADR 5.

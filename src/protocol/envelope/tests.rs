@@ -142,11 +142,12 @@ impl From<&Envelope> for Wire<'_> {
                 users,
                 ..wire("status")
             },
-            Envelope::Signal { conversation, from, data, users } => Self {
+            Envelope::Signal { conversation, from, data, users, roster } => Self {
                 conversation: Some(conversation),
                 from: Some(from),
                 data: Some(data),
                 users,
+                roster,
                 ..wire("signal")
             },
             Envelope::End { user, socket } => {
@@ -233,9 +234,11 @@ fn envelope() -> impl Strategy<Value = Envelope> {
                 Envelope::Status { conversation, seq, by, read, users }
             }
         ),
-        (conversation(), user(), raw(), users()).prop_map(|(conversation, from, data, users)| {
-            Envelope::Signal { conversation, from, data, users }
-        }),
+        (conversation(), user(), raw(), users(), proptest::option::of(any::<u64>())).prop_map(
+            |(conversation, from, data, users, roster)| {
+                Envelope::Signal { conversation, from, data, users, roster }
+            }
+        ),
         (user(), any::<u128>())
             .prop_map(|(user, socket)| Envelope::End { user, socket: SocketId(socket) }),
         (user(), any::<u64>()).prop_map(|(user, until)| Envelope::Revoked { user, until }),

@@ -165,12 +165,15 @@ impl Envelope {
                 fields.name("by", by.as_str());
                 fields.flag("read", *read);
             }
-            Self::Signal { conversation, from, data, users } => {
+            Self::Signal { conversation, from, data, users, roster } => {
                 fields.name("from", from.as_str());
                 fields.kind("signal");
                 fields.name("conversation", conversation.as_str());
                 fields.raw("data", data.get());
                 fields.users(users);
+                if let Some(roster) = roster {
+                    fields.number("roster", *roster);
+                }
             }
             Self::End { user, socket } => {
                 fields.kind("end");

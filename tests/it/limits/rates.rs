@@ -482,6 +482,64 @@ async fn a_good_token_is_served_while_the_address_is_over_its_rate() {
     limited.guarded.stack.stop().await;
 }
 
+/// On one connection: who is told to wait and asks on is told more slowly.
+#[tokio::test]
+async fn whoever_asks_on_is_answered_once_a_second() {
+    let limited = Limited::start(&["--api-requests", "1:1"]).await;
+    let bearer = bearer(&token("a", json!({})));
+    for address in [&limited.guarded.stack.api, &limited.guarded.stack.balancer] {
+        let mut raw = Raw::dial(address).await;
+        let head = format!("GET /v1/users/a/presence HTTP/1.1\r\nHost: localhost\r\n{bearer}\r\n");
+        let (begun, mut refused) = (Instant::now(), 0);
+        for _ in 0..200 {
+            raw.write(head.as_bytes()).await;
+            let answer = raw.answer().await.expect("an answer");
+            refused = if answer.status == 429 { refused + 1 } else { 0 };
+            if refused == 9 {
+                break;
+            }
+        }
+        assert_eq!(refused, 9, "in a row");
+        assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+    limited.guarded.stack.stop().await;
+}
+
+/// Bounds of the protocol, which no option moves: each is counted by its own name.
+#[tokio::test]
+async fn what_is_too_long_is_counted_by_its_bound() {
+    let limited = Limited::start(&[]).await;
+    let stack = &limited.guarded.stack;
+    let mut socket = limited.at("ws1", "a").await;
+    let with = |data: &str| {
+        format!(r#"{{"type":"message","to":"b","message":"Hi","ref":"r","data":{data}}}"#)
+    };
+    let long = format!(r#"{{"k":"{}"}}"#, "x".repeat(4 << 10));
+    let deep = format!(r#"{{"k":{}{}}}"#, "[".repeat(40), "]".repeat(40));
+    for (frame, code, bound) in [
+        (message("b", &"x".repeat((16 << 10) + 1), "r"), "too_large", "message_bytes"),
+        (with(&long), "too_large", "data_bytes"),
+        (with(&deep), "bad_request", "json_depth"),
+    ] {
+        socket.text(&frame).await;
+        assert_eq!(answer(&mut socket).await["code"], code, "{bound}");
+        counted(&limited, bound, 1).await;
+    }
+    let body = json!({"to": "b", "message": "x".repeat((16 << 10) + 1)});
+    assert_eq!(post(&stack.api, "/v1/messages", "a", json!({}), &body).await.status, 413);
+    counted(&limited, "message_bytes", 2).await;
+    socket.text(&"x".repeat((64 << 10) + 1)).await;
+    counted(&limited, "frame_bytes", 1).await;
+    let mut raw = Raw::dial(&stack.servers["ws1"]).await;
+    raw.write(upgrade_head("", &format!("X-Long: {}\r\n", "x".repeat(9 << 10))).as_bytes()).await;
+    assert_eq!(raw.head().await.expect("an answer").status, 431);
+    counted(&limited, "head_bytes", 1).await;
+    let _silent = Raw::dial(&stack.servers["ws1"]).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    counted(&limited, "head_time", 1).await;
+    limited.guarded.stack.stop().await;
+}
+
 /// `?userId=` is believed on one's own machine, and nothing has a rate there.
 #[tokio::test]
 async fn in_development_mode_there_are_no_rates() {
