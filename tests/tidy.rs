@@ -32,7 +32,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("chat", &["protocol", "limits", "hub", "store", "directory", "bus", "board", "telemetry"]),
     ("gateway", &["protocol", "edge", "auth", "limits", "hub", "chat", "store", "telemetry"]),
     ("client", &["protocol"]),
-    ("bench", &["protocol", "auth", "client"]),
+    ("bench", &["protocol", "auth", "client", "config"]),
     ("checker", &[]),
     ("torture", &["protocol", "client", "checker", "bench"]),
 ];

@@ -14,7 +14,13 @@ pub struct Table {
     #[command(subcommand)]
     pub command: TableCommand,
     /// DynamoDB: `aws`, or the URL of DynamoDB Local
-    #[arg(long, value_name = "URL|aws", global = true, env = "PARLOR_DYNAMODB")]
+    #[arg(
+        long,
+        value_name = "URL|aws",
+        global = true,
+        hide_env_values = true,
+        env = "PARLOR_DYNAMODB"
+    )]
     pub dynamodb: Option<String>,
     /// The table's name
     #[arg(
@@ -86,7 +92,12 @@ pub struct Chat {
     #[arg(long, value_name = "USER", env = "PARLOR_TO")]
     pub to: Option<UserId>,
     /// The balancer, or a server
-    #[arg(long, default_value = "ws://localhost:8080/ws", env = "PARLOR_URL")]
+    #[arg(
+        long,
+        default_value = "ws://localhost:8080/ws",
+        hide_env_values = true,
+        env = "PARLOR_URL"
+    )]
     pub url: String,
     /// Which of your devices this is
     #[arg(long, value_name = "DEVICE", default_value = "terminal", env = "PARLOR_DEVICE")]

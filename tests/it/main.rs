@@ -26,4 +26,5 @@ mod proxies;
 mod redis_cluster;
 mod redis_full;
 mod redis_hung;
+mod shown;
 mod tls;
