@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::health::{Admin, Health};
@@ -18,10 +18,10 @@ use crate::node::NodeError;
 pub(super) struct Entrance {
     gate: Gate,
     entry: Entry,
-    /// Who asks must show a token, at every listener but an admin's on loopback.
-    tokens: bool,
     /// Other machines may reach the listeners, and nobody has to show a token.
     open: bool,
+    /// A listener on loopback is called by a name of this machine.
+    named: bool,
 }
 
 fn usage(error: impl std::fmt::Display) -> NodeError {
@@ -31,12 +31,15 @@ fn usage(error: impl std::fmt::Display) -> NodeError {
 impl Entrance {
     /// Reads the options, and the certificate.
     pub fn new(options: &EdgeOptions, common: &Common) -> Result<Self, NodeError> {
-        // Where everybody on the network can be anybody it would keep nobody out.
-        let names = match common.insecure_dev {
-            true => Names::Any,
-            false => Names::Loopback(options.allow_host.clone()),
-        };
+        let names = Names::Loopback(options.allow_host.clone());
         let origins = Origins::new(&options.allow_origin).map_err(usage)?;
+        if origins == Origins::All && !common.anywhere() {
+            return Err(usage(
+                "with --allow-origin * any page in a browser of this machine could read and write \
+                 as anybody, since no token is asked for: name the origins, give \
+                 --jwt-secret-file FILE, or --insecure-dev where that is meant",
+            ));
+        }
         let trusted = Trusted::new(&options.trusted_proxy).map_err(usage)?;
         let tls = match (&options.tls_cert, &options.tls_key) {
             (Some(certificate), Some(key)) => Some(Tls::load(certificate, key).map_err(usage)?),
@@ -45,7 +48,10 @@ impl Entrance {
         let gate = Gate { origins, names, trusted };
         let entry = Entry { proxy_protocol: options.proxy_protocol, tls };
         let tokens = common.tokens.has_keys();
-        Ok(Self { gate, entry, tokens, open: common.insecure_dev && !tokens })
+        // A page that came by a wrong name is fooled by it, and has no token. Where everybody on
+        // the network can be anybody it would keep nobody out.
+        let named = !tokens && !common.insecure_dev;
+        Ok(Self { gate, entry, open: common.insecure_dev && !tokens, named })
     }
 
     /// What is to be said where whoever reaches this address can be anybody.
@@ -73,8 +79,7 @@ impl Entrance {
 
     /// The edge of a listener.
     pub fn at(&self, listener: &TcpListener) -> Arc<Edge> {
-        // A page that came by a wrong name is fooled by it, and has no token.
-        let named = is_loopback(listener) && !self.tokens;
+        let named = is_loopback(listener) && self.named;
         Arc::new(Edge { gate: self.gate(named), entry: self.entry.clone() })
     }
 
@@ -100,26 +105,23 @@ impl Entrance {
         Gate { names, ..self.gate.clone() }
     }
 
-    /// Takes renewed certificates, until `stop`: on SIGHUP at once. Files that can't be taken are
+    /// Takes renewed certificates, until `stop`: at once when `asked` comes. Files that can't be taken are
     /// told by `/readyz`; what is served meanwhile is as good as it was.
     pub fn follow(
         &self,
         health: &Health,
         stop: CancellationToken,
-    ) -> Result<impl Future<Output = ()> + use<>, NodeError> {
+        asked: Option<Signal>,
+    ) -> impl Future<Output = ()> + use<> {
         let tls = self.entry.tls.clone();
-        let failed = |error: std::io::Error| NodeError::Failed(error.to_string());
-        // Without a certificate SIGHUP keeps its meaning: the terminal has gone.
-        let asked = tls.is_some().then(|| signal(SignalKind::hangup()));
-        let asked = asked.transpose().map_err(failed)?;
         if let Some(tls) = tls.clone() {
             health.watch("certificate", move || tls.trouble());
         }
-        Ok(async move {
+        async move {
             if let (Some(tls), Some(asked)) = (tls, asked) {
                 stop.run_until_cancelled(tls.follow(asked)).await;
             }
-        })
+        }
     }
 }
 

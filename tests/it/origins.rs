@@ -116,9 +116,8 @@ async fn what_the_list_lets_in_is_told_so_and_nobody_else_is() {
 
 #[tokio::test]
 async fn everybody_is_let_in_only_where_that_is_said() {
-    let Some(stack) = Stack::start_with(Parts::Embedded, &["--allow-origin", "*"]).await else {
-        return;
-    };
+    let options = ["--allow-origin", "*", "--insecure-dev", "--admin-listen", "127.0.0.1:0"];
+    let Some(stack) = Stack::start_with(Parts::Embedded, &options).await else { return };
     for origin in ["https://evil.example", "null"] {
         assert_eq!(status(&stack.balancer, &upgrade("localhost", &[origin])).await, 101);
         let origin = format!("Origin: {origin}\r\n");
@@ -126,6 +125,9 @@ async fn everybody_is_let_in_only_where_that_is_said() {
         assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
         assert_eq!(answer.header("access-control-allow-credentials"), None);
     }
+    // The admin's address asks for no token, whoever else is let in.
+    let answer = ask(&stack.admin, "GET", "/metrics", "Host: evil.example\r\n").await;
+    is_refused(&answer, 421, "--allow-host");
     stack.stop().await;
 }
 

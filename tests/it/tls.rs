@@ -46,7 +46,7 @@ impl Files {
         alone
     }
 
-    fn options(&self) -> Vec<String> {
+    pub fn options(&self) -> Vec<String> {
         let path = |name| self.at(name).to_str().unwrap().to_owned();
         vec!["--tls-cert".into(), path("cert.pem"), "--tls-key".into(), path("key.pem")]
     }
@@ -204,6 +204,38 @@ async fn a_certificate_is_renewed_under_open_sockets() {
     a.say("userB", "still there").await;
     assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     up.says("the certificate is the same as before").await;
+}
+
+/// Redis does not answer yet, and whoever has renewed certificates tells all services of a machine.
+#[tokio::test]
+async fn sighup_ends_no_process_that_starts_or_has_no_certificate() {
+    let kill = |signal: &str, pid: u32| {
+        assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+    };
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let redis = format!("redis://{}", silent.local_addr().unwrap());
+    let own = ["up", "--memory", "--balancer-port", "0", "--server-port", "0", "--api-port", "0"];
+    let files = Files::new();
+    for options in [files.options(), Vec::new()] {
+        let mut up = crate::harness::command();
+        up.args(own).args(["--redis", &redis]).args(&options).stdin(Stdio::null());
+        let mut up = up.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let status = format!("/proc/{}/status", up.id());
+        let catches = async || {
+            let status = std::fs::read_to_string(&status).ok()?;
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+            (u64::from_str_radix(caught.trim(), 16).ok()? & 1 == 1).then_some(())
+        };
+        eventually("SIGHUP is caught while it starts", catches).await;
+        kill("-HUP", up.id());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(up.try_wait().unwrap(), None, "{options:?}");
+        kill("-TERM", up.id());
+        assert_eq!(up.wait().unwrap().code(), Some(0), "{options:?}");
+    }
+    let plain = Logged::up(&[]).await;
+    kill("-HUP", plain.pid());
+    plain.says("SIGHUP changes nothing").await;
 }
 
 #[tokio::test]
