@@ -137,6 +137,12 @@ async fn hints(
             "whoever can write to this Redis can show texts that were never sent: give --bus-key"
         );
     }
+    if target.is_readable() {
+        tracing::warn!(
+            "texts, and the password of Redis, cross the network readable: use rediss:// (with \
+             --redis-ca FILE for an authority of your own), or keep others out of that network"
+        );
+    }
     let directory = RedisDirectory::connect(target.clone(), prefix, metrics.clone()).await;
     let directory = directory.map_err(part)?;
     let bus = RedisBus::connect(target, prefix, metrics.clone()).await.map_err(part)?;
@@ -206,7 +212,13 @@ pub async fn board(
 
 async fn link(target: &str, table: &str, metrics: &Arc<Metrics>) -> Result<Arc<Link>, WiringError> {
     let link = Link::new(target, table, metrics.clone()).await;
-    link.map_err(|bad| WiringError::Usage(bad.to_string()))
+    let link = link.map_err(|bad| WiringError::Usage(bad.to_string()))?;
+    if link.is_readable() {
+        tracing::warn!(
+            "texts cross the network readable on their way to DynamoDB: use https:// in --dynamodb"
+        );
+    }
+    Ok(link)
 }
 
 fn part(error: impl std::fmt::Display) -> WiringError {

@@ -31,7 +31,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("board", &["protocol", "store"]),
     ("chat", &["protocol", "limits", "hub", "store", "directory", "bus", "board", "telemetry"]),
     ("gateway", &["protocol", "edge", "auth", "limits", "hub", "chat", "store", "telemetry"]),
-    ("client", &["protocol"]),
+    ("client", &["protocol", "edge"]),
     ("bench", &["protocol", "auth", "client", "config"]),
     ("checker", &[]),
     ("torture", &["protocol", "client", "checker", "bench"]),

@@ -91,7 +91,7 @@ pub struct Chat {
     /// Whom to write to; /to USER changes it
     #[arg(long, value_name = "USER", env = "PARLOR_TO")]
     pub to: Option<UserId>,
-    /// The balancer, or a server
+    /// The balancer, or a server: ws://HOST:PORT/ws, or wss:// for TLS
     #[arg(
         long,
         default_value = "ws://localhost:8080/ws",
@@ -99,6 +99,9 @@ pub struct Chat {
         env = "PARLOR_URL"
     )]
     pub url: String,
+    /// Of wss:// trust the authorities in this PEM file, and no others
+    #[arg(long, value_name = "FILE", env = "PARLOR_CA")]
+    pub ca: Option<PathBuf>,
     /// Which of your devices this is
     #[arg(long, value_name = "DEVICE", default_value = "terminal", env = "PARLOR_DEVICE")]
     pub device: DeviceId,

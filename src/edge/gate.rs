@@ -76,6 +76,11 @@ impl Gate {
         judged.map(|()| caller)
     }
 
+    /// Whether its page, if there is one, may read an answer.
+    pub(super) fn lets(&self, caller: &Caller, headers: &(impl Headers + ?Sized)) -> bool {
+        self.judge(caller, headers).is_ok()
+    }
+
     /// Who asks. A name that stands in `Host` must be ours also where a proxy has told another one:
     /// a browser may be on the proxy's machine, and its page writes every header but that one.
     pub fn caller(&self, peer: Peer, headers: &(impl Headers + ?Sized)) -> Result<Caller, Turned> {

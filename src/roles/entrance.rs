@@ -20,6 +20,8 @@ pub(super) struct Entrance {
     entry: Entry,
     /// Other machines may reach the listeners, and nobody has to show a token.
     open: bool,
+    /// Somebody is trusted to say who a client is.
+    behind_proxy: bool,
     /// A listener on loopback is called by a name of this machine.
     named: bool,
 }
@@ -51,7 +53,8 @@ impl Entrance {
         // A page that came by a wrong name is fooled by it, and has no token. Where everybody on
         // the network can be anybody it would keep nobody out.
         let named = !tokens && !common.insecure_dev;
-        Ok(Self { gate, entry, open: common.insecure_dev && !tokens, named })
+        let behind_proxy = !options.trusted_proxy.is_empty();
+        Ok(Self { gate, entry, behind_proxy, open: common.insecure_dev && !tokens, named })
     }
 
     /// What is to be said where whoever reaches this address can be anybody.
@@ -65,9 +68,22 @@ impl Entrance {
         })
     }
 
-    /// Logs that of a listener.
+    /// The same where whoever stands between can read along. A proxy that is named ends TLS, or is a
+    /// balancer in a network of its own.
+    fn readable(&self, address: SocketAddr) -> Option<String> {
+        let readable = !address.ip().is_loopback() && !self.is_secure() && !self.behind_proxy;
+        readable.then(|| {
+            format!(
+                "tokens and texts cross the network readable on their way to {address}: give \
+                 --tls-cert and --tls-key, or name what ends TLS before it with --trusted-proxy"
+            )
+        })
+    }
+
+    /// Logs both of a listener.
     pub fn warn(&self, listener: &TcpListener) {
-        if let Some(warning) = listener.local_addr().ok().and_then(|at| self.warning(at)) {
+        let Ok(at) = listener.local_addr() else { return };
+        for warning in [self.warning(at), self.readable(at)].into_iter().flatten() {
             tracing::warn!("{warning}");
         }
     }

@@ -108,6 +108,13 @@ async fn what_the_list_lets_in_is_told_so_and_nobody_else_is() {
         assert_eq!(page.json()["conversations"], serde_json::json!([]), "nothing was sent");
         assert_eq!(page.header("access-control-allow-origin"), None);
     }
+    // What the balancer refuses itself can be read by that page too, and by no other.
+    for (origin, told) in [(APP, Some(APP)), (other, None)] {
+        let head = format!("Host: localhost\r\nOrigin: {origin}\r\nContent-Length: 70000\r\n\r\n");
+        let head = format!("POST /v1/messages?userId=a HTTP/1.1\r\n{head}");
+        let refused = request(&stack.balancer, head).await.unwrap();
+        assert_eq!((refused.status, refused.header("access-control-allow-origin")), (413, told));
+    }
     let origin = format!("Origin: {APP}\r\n");
     let connect = ask(&stack.balancer, "GET", "/v1/connect?userId=a", &origin);
     assert_eq!(connect.await.header("access-control-allow-origin"), Some(APP));
