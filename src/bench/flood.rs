@@ -191,7 +191,8 @@ impl Flood {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("flood".to_owned());
         let thread = thread.spawn(move || {
-            // Of this thread alone, as Linux has it: setpriority(2), "C library/kernel differences".
+            // Of this thread alone, as Linux has it: setpriority(2), "C library/kernel
+            // differences".
             rustix::process::setpriority_process(None, LOWEST).context("no lower priority")?;
             let each = (0..sockets).map(|number| eager.go_on(number, turned.clone()));
             let taken = runtime.block_on(try_join_all(each))?;

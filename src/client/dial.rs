@@ -1,5 +1,5 @@
-//! From a URL to an open socket: dialled from a chosen address, with small buffers, by TLS where the
-//! URL says so.
+//! From a URL to an open socket: dialled from a chosen address, with small buffers, by TLS where
+//! the URL says so.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -194,8 +194,8 @@ impl Tls {
     }
 }
 
-/// Why a certificate is not one of now, if it is not. Who trusts nobody finds out of each that it is
-/// of nobody's, but of its dates before that.
+/// Why a certificate is not one of now, if it is not. Who trusts nobody finds out of each that it
+/// is of nobody's, but of its dates before that.
 fn untimely(pair: &CertifiedKey) -> Option<String> {
     let parsed = pair.end_entity_cert().and_then(ParsedCertificate::try_from);
     let algorithms = provider().signature_verification_algorithms;

@@ -68,8 +68,8 @@ impl Entrance {
         })
     }
 
-    /// The same where whoever stands between can read along. A proxy that is named ends TLS, or is a
-    /// balancer in a network of its own.
+    /// The same where whoever stands between can read along. A proxy that is named ends TLS, or is
+    /// a balancer in a network of its own.
     fn readable(&self, address: SocketAddr) -> Option<String> {
         let readable = !address.ip().is_loopback() && !self.is_secure() && !self.behind_proxy;
         readable.then(|| {
@@ -121,8 +121,8 @@ impl Entrance {
         Gate { names, ..self.gate.clone() }
     }
 
-    /// Takes renewed certificates, until `stop`: at once when `asked` comes. Files that can't be taken are
-    /// told by `/readyz`; what is served meanwhile is as good as it was.
+    /// Takes renewed certificates, until `stop`: at once when `asked` comes. Files that can't be
+    /// taken are told by `/readyz`; what is served meanwhile is as good as it was.
     pub fn follow(
         &self,
         health: &Health,
