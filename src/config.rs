@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use edge::EdgeOptions;
 pub use limits::LimitOptions;
-pub use secret::Secret;
+pub use secret::{Secret, tell_if_readable};
 pub use tools::{Chat, Store, StoreCommand, Table, TableCommand};
 
 use crate::protocol::ProcessId;

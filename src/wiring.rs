@@ -10,7 +10,7 @@ use crate::bus::Bus;
 use crate::bus::embedded::EmbeddedBus;
 use crate::bus::redis::RedisBus;
 use crate::bus::signing::Keys;
-use crate::config::{Parts, Secret};
+use crate::config::{Parts, Secret, tell_if_readable};
 use crate::directory::Directory;
 use crate::directory::embedded::EmbeddedDirectory;
 use crate::directory::link::Target;
@@ -176,6 +176,7 @@ fn secret_file(option: &str, path: &Path) -> Result<Zeroizing<String>, WiringErr
     if text.trim().is_empty() {
         return Err(usage(" is empty"));
     }
+    tell_if_readable(option, path);
     Ok(text)
 }
 

@@ -28,8 +28,8 @@ pub struct Answering {
 }
 
 impl Answering {
-    /// Of any request. Pages of others are told of CORS only where the gate takes what they ask,
-    /// and nobody is told of TLS by a name that is not ours.
+    /// Of any request, also one that is turned away. Pages of others are told of CORS only where
+    /// the gate takes what they ask.
     pub fn of(gate: &Gate, peer: Peer, method: &Method, headers: &HeaderMap) -> Self {
         let Ok(caller) = gate.caller(peer, headers) else { return Self::default() };
         let whole = Self::new(gate, &caller, method, headers);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::health::{Admin, Health};
 use crate::auth::Verifier;
 use crate::chat::Chat;
-use crate::config::{Common, EdgeOptions};
+use crate::config::{Common, EdgeOptions, tell_if_readable};
 use crate::edge::{Edge, Entry, Gate, Names, Origins, Tls, Trusted};
 use crate::node::NodeError;
 
@@ -44,7 +44,10 @@ impl Entrance {
         }
         let trusted = Trusted::new(&options.trusted_proxy).map_err(usage)?;
         let tls = match (&options.tls_cert, &options.tls_key) {
-            (Some(certificate), Some(key)) => Some(Tls::load(certificate, key).map_err(usage)?),
+            (Some(certificate), Some(key)) => {
+                tell_if_readable("--tls-key", key);
+                Some(Tls::load(certificate, key).map_err(usage)?)
+            }
             _ => None,
         };
         let gate = Gate { origins, names, trusted };

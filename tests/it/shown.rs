@@ -5,7 +5,7 @@ use std::any::TypeId;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -147,6 +147,33 @@ async fn a_process_keeps_its_memory_and_variables_to_itself() {
         let read = as_anybody("cat", &[&environ]).output().unwrap();
         let read = String::from_utf8_lossy(&read.stdout).contains("a-canary");
         assert_eq!(read, is_read, "PARLOR_INSPECTABLE={inspectable:?}");
+    }
+}
+
+#[test]
+fn a_file_with_a_secret_that_everybody_can_read_is_warned_of() {
+    let files = crate::tls::Files::new();
+    let (password, key) = (files.at("password"), files.at("bus"));
+    std::fs::write(&password, "of-redis").unwrap();
+    std::fs::write(&key, "5f1e8c0b7a2d49e3a6b1c4d7e8f90123").unwrap();
+    let tls_key = files.at("key.pem");
+    let all =
+        [("--redis-password-file", &password), ("--bus-key-file", &key), ("--tls-key", &tls_key)];
+    for (mode, is_warned) in [(0o644, true), (0o600, false), (0o640, false)] {
+        let mut up = command();
+        up.args(["up", "--memory", "--balancer-port", "0", "--server-port", "0", "--api-port"]);
+        up.args(["0", "--redis", "redis://127.0.0.1:1", "--tls-cert"]).arg(files.at("cert.pem"));
+        for (option, path) in all {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+            up.arg(option).arg(path);
+        }
+        let output = up.env("PARLOR_LOG", "warn").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "nobody is at that port: {said}");
+        for (option, path) in all {
+            let warning = format!("{option} {} can be read by everybody", path.display());
+            assert_eq!(said.contains(&warning), is_warned, "{mode:o}: {said}");
+        }
     }
 }
 
