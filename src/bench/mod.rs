@@ -212,7 +212,11 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
         }
         _ => None,
     };
-    let mut target = target::Target::new(&common, islands).await?;
+    // What was started by then ends with it.
+    let mut target = tokio::select! {
+        target = target::Target::new(&common, islands) => target?,
+        stopped = interrupted() => return stopped.map(|_| ExitCode::FAILURE),
+    };
     let ran = tokio::select! {
         ran = measure(&bench.scenario, &mut target, redis.as_mut()) => ran,
         stopped = interrupted() => stopped,
