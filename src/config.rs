@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use edge::EdgeOptions;
 pub use limits::LimitOptions;
-pub use secret::Secret;
+pub use secret::{Secret, tell_if_readable};
 pub use tools::{Chat, Store, StoreCommand, Table, TableCommand};
 
 use crate::protocol::ProcessId;
@@ -125,7 +125,7 @@ pub struct Parts {
     #[arg(long, value_name = "FILE", conflicts_with = "bus_key", env = "PARLOR_BUS_KEY_FILE")]
     pub bus_key_file: Option<PathBuf>,
     /// DynamoDB: `aws` for the ordinary credential and region chain, or the URL of DynamoDB Local
-    #[arg(long, value_name = "URL|aws", env = "PARLOR_DYNAMODB")]
+    #[arg(long, value_name = "URL|aws", hide_env_values = true, env = "PARLOR_DYNAMODB")]
     pub dynamodb: Option<String>,
     /// The table's name
     #[arg(long, value_name = "NAME", default_value = "parlor", env = "PARLOR_TABLE")]
@@ -206,7 +206,7 @@ pub struct Balancer {
     )]
     pub servers: Vec<NamedServer>,
     /// Forward /v1/… to the Message API here
-    #[arg(long, value_name = "URL", env = "PARLOR_API")]
+    #[arg(long, value_name = "URL", hide_env_values = true, env = "PARLOR_API")]
     pub api: Option<String>,
     /// Dial servers by TLS alone, and trust the authorities in this PEM file for them and for an
     /// API of https://…
@@ -220,7 +220,7 @@ pub struct Balancer {
     #[arg(long, value_enum, default_value_t = Pick::RoundRobin, env = "PARLOR_PICK")]
     pub pick: Pick,
     /// DynamoDB: `aws`, or the URL of DynamoDB Local
-    #[arg(long, value_name = "URL|aws", env = "PARLOR_DYNAMODB")]
+    #[arg(long, value_name = "URL|aws", hide_env_values = true, env = "PARLOR_DYNAMODB")]
     pub dynamodb: Option<String>,
     /// The table's name
     #[arg(long, value_name = "NAME", default_value = "parlor", env = "PARLOR_TABLE")]
@@ -274,7 +274,7 @@ pub struct Server {
     #[arg(long, value_name = "HOST:PORT", env = "PARLOR_ADVERTISE")]
     pub advertise: Option<String>,
     /// Where browsers reach this server themselves, for GET /v1/connect
-    #[arg(long, value_name = "wss://…/ws", env = "PARLOR_PUBLIC_URL")]
+    #[arg(long, value_name = "wss://…/ws", hide_env_values = true, env = "PARLOR_PUBLIC_URL")]
     pub public_url: Option<String>,
     /// Take sockets from balancers of this host, in this folder that only this user can enter; made
     /// where it is missing (Linux)

@@ -19,6 +19,7 @@ use parlor::{auth, bench, folder, roles, table, telemetry, terminal, torture};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    keep_to_itself();
     let cli = Cli::parse();
     telemetry::start_logs();
     // A socket is a file, and many systems begin at 1,024. Where this is refused, running out of
@@ -28,8 +29,6 @@ fn main() -> ExitCode {
     // Only a kernel without them refuses, and there is nothing to switch off.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    // Memory holds keys and texts, and a core file would keep them. Lowering is never refused.
-    let _ = rlimit::Resource::CORE.set(0, 0);
     // On one core a second thread brings nothing but the way between the two.
     let mut builder = match std::thread::available_parallelism() {
         Ok(cores) if cores.get() == 1 => tokio::runtime::Builder::new_current_thread(),
@@ -54,6 +53,20 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// Memory holds keys and texts, and variables may hold passwords: no core file keeps them, and no
+/// other process of the same user looks into them. Whoever has to debug sets
+/// `PARLOR_INSPECTABLE=1`.
+fn keep_to_itself() {
+    if std::env::var_os("PARLOR_INSPECTABLE").is_some_and(|value| value == "1") {
+        return;
+    }
+    // Lowering is never refused.
+    let _ = rlimit::Resource::CORE.set(0, 0);
+    // Where a program takes core files (apport, systemd-coredump) Linux does not ask that limit.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {

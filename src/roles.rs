@@ -4,6 +4,7 @@ mod addresses;
 mod dealer;
 mod entrance;
 mod hatch;
+mod signals;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,12 +13,12 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use addresses::Addresses;
 pub use dealer::balancer;
 use entrance::Entrance;
+use signals::Signals;
 
 use crate::api::health::{self, Health};
 use crate::api::{self, ApiOptions};
@@ -68,9 +69,10 @@ async fn start(
     handoff: Option<&Folder>,
     signals: &mut Signals,
 ) -> Result<Option<Option<SocketAddr>>, NodeError> {
+    let asked = signals.renewal();
     let starting = async {
         node.start(parts).await?;
-        node.watchers.spawn(entrance.follow(&node.health, node.background.clone())?);
+        node.watchers.spawn(entrance.follow(&node.health, node.background.clone(), asked));
         let admin = admin(common, entrance, node).await?;
         hatch::serve(node, handoff)?;
         node.open().await;
@@ -188,7 +190,7 @@ fn ready(common: &Common, mut fields: serde_json::Value, admin: Option<SocketAdd
 
 /// `parlor up`: everything in one process.
 pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::new(&options.edge)?;
     let common = &options.common;
     let entrance = Entrance::new(&options.edge, common)?;
     let metrics = Arc::new(Metrics::new("up"));
@@ -327,7 +329,7 @@ async fn one_part(
     dm: Dm,
     common: &Common,
 ) -> Result<ExitCode, NodeError> {
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::new(edge)?;
     if parts.redis.is_none() {
         let text = "give --redis URL: servers of a fleet find each other's sockets there";
         return Err(NodeError::Usage(text.to_owned()));
@@ -365,27 +367,4 @@ async fn one_part(
     ready(common, fields, admin);
     let end = until_stopped(&mut node, &mut signals).await;
     Ok(stop(node, end).await)
-}
-
-/// SIGTERM and ctrl-C. Caught from the first line of a role on: a stop in the middle of a start is
-/// a clean one too.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, NodeError> {
-        let failed = |error: std::io::Error| NodeError::Failed(error.to_string());
-        let terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-        Ok(Self { terminate, interrupt })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }

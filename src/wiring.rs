@@ -10,7 +10,7 @@ use crate::bus::Bus;
 use crate::bus::embedded::EmbeddedBus;
 use crate::bus::redis::RedisBus;
 use crate::bus::signing::Keys;
-use crate::config::{Parts, Secret};
+use crate::config::{Parts, Secret, tell_if_readable};
 use crate::directory::Directory;
 use crate::directory::embedded::EmbeddedDirectory;
 use crate::directory::link::Target;
@@ -137,6 +137,12 @@ async fn hints(
             "whoever can write to this Redis can show texts that were never sent: give --bus-key"
         );
     }
+    if target.is_readable() {
+        tracing::warn!(
+            "texts, and the password of Redis, cross the network readable: use rediss:// (with \
+             --redis-ca FILE for an authority of your own), or keep others out of that network"
+        );
+    }
     let directory = RedisDirectory::connect(target.clone(), prefix, metrics.clone()).await;
     let directory = directory.map_err(part)?;
     let bus = RedisBus::connect(target, prefix, metrics.clone()).await.map_err(part)?;
@@ -170,6 +176,7 @@ fn secret_file(option: &str, path: &Path) -> Result<Zeroizing<String>, WiringErr
     if text.trim().is_empty() {
         return Err(usage(" is empty"));
     }
+    tell_if_readable(option, path);
     Ok(text)
 }
 
@@ -206,7 +213,13 @@ pub async fn board(
 
 async fn link(target: &str, table: &str, metrics: &Arc<Metrics>) -> Result<Arc<Link>, WiringError> {
     let link = Link::new(target, table, metrics.clone()).await;
-    link.map_err(|bad| WiringError::Usage(bad.to_string()))
+    let link = link.map_err(|bad| WiringError::Usage(bad.to_string()))?;
+    if link.is_readable() {
+        tracing::warn!(
+            "texts cross the network readable on their way to DynamoDB: use https:// in --dynamodb"
+        );
+    }
+    Ok(link)
 }
 
 fn part(error: impl std::fmt::Display) -> WiringError {

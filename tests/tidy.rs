@@ -31,8 +31,8 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("board", &["protocol", "store"]),
     ("chat", &["protocol", "limits", "hub", "store", "directory", "bus", "board", "telemetry"]),
     ("gateway", &["protocol", "edge", "auth", "limits", "hub", "chat", "store", "telemetry"]),
-    ("client", &["protocol"]),
-    ("bench", &["protocol", "auth", "client"]),
+    ("client", &["protocol", "edge"]),
+    ("bench", &["protocol", "auth", "client", "config"]),
     ("checker", &[]),
     ("torture", &["protocol", "client", "checker", "bench"]),
 ];

@@ -28,6 +28,8 @@ use crate::telemetry::Metrics;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTIONS_MAX: usize = 64;
+/// How many of them another machine may have.
+const OF_AN_ADDRESS_MAX: usize = 16;
 const PATHS: Paths = Paths { open: &["/healthz"], telling: &["/readyz"] };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +171,7 @@ pub async fn serve_admin(
 ) {
     let bounds = listen::Bounds {
         connections_max: CONNECTIONS_MAX,
+        of_an_address_max: Some(OF_AN_ADDRESS_MAX),
         header_timeout: TIMEOUT,
         drain: TIMEOUT,
     };

@@ -86,6 +86,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let bounds = listen::Bounds {
+        of_an_address_max: None,
         connections_max: options.connections_max,
         header_timeout: options.header_timeout,
         drain: options.drain,

@@ -31,7 +31,13 @@ pub struct Options {
     )]
     pub jwt_key_file: Vec<PathBuf>,
     /// Take tokens of an identity provider: the address of its keys (JWKS)
-    #[arg(long, value_name = "URL", env = "PARLOR_JWKS_URL", help_heading = "Tokens")]
+    #[arg(
+        long,
+        value_name = "URL",
+        hide_env_values = true,
+        env = "PARLOR_JWKS_URL",
+        help_heading = "Tokens"
+    )]
     pub jwks_url: Option<String>,
     /// Take every token of the identity provider for a user's, whatever its scope says: services
     /// and admins sign with a key of --jwt-secret-file or --jwt-key-file

@@ -70,6 +70,8 @@ pub async fn serve(
 
 async fn respond(balancer: &Balancer, peer: Peer, request: Request<Incoming>) -> Answer {
     let chunks = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let gate = &balancer.edge.gate;
+    let answering = Answering::of(gate, peer, request.method(), request.headers());
     let mut answer = match request.uri().path() {
         // Asked by whatever watches this machine, by whatever name.
         "/healthz" => plain(StatusCode::OK, "ok\n"),
@@ -82,8 +84,12 @@ async fn respond(balancer: &Balancer, peer: Peer, request: Request<Incoming>) ->
         path if path == "/openapi.json" || path.starts_with("/v1/") && path != "/v1/connect" => {
             forward(balancer, peer, request).await
         }
-        _ => own(balancer, peer, &request).await,
+        _ => own(balancer, peer, &request, &answering).await,
     };
+    // What the Message API has answered says all that itself.
+    if !answer.headers().contains_key(header::VARY) {
+        answering.dress(answer.headers_mut());
+    }
     if chunks {
         // A length beside them may have been dropped unseen: nothing after them is a request.
         answer.headers_mut().insert(header::CONNECTION, CLOSE);
@@ -111,20 +117,21 @@ async fn forward(balancer: &Balancer, peer: Peer, request: Request<Incoming>) ->
     }
 }
 
-async fn own(balancer: &Balancer, peer: Peer, request: &Request<Incoming>) -> Answer {
-    let gate = &balancer.edge.gate;
-    let caller = match gate.take(peer, request.headers()) {
+async fn own(
+    balancer: &Balancer,
+    peer: Peer,
+    request: &Request<Incoming>,
+    answering: &Answering,
+) -> Answer {
+    let caller = match balancer.edge.gate.take(peer, request.headers()) {
         Ok(caller) => caller,
         Err(turned) => return turned_away(&turned),
     };
-    let answering = Answering::new(gate, &caller, request.method(), request.headers());
-    let mut answer = match request.uri().path() {
+    match request.uri().path() {
         _ if answering.is_preflight() => plain(StatusCode::NO_CONTENT, ""),
         "/v1/connect" => connect(balancer, &caller, request).await,
         path => file(balancer, request, path),
-    };
-    answering.dress(answer.headers_mut());
-    answer
+    }
 }
 
 fn turned_away(turned: &Turned) -> Answer {

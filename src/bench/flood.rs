@@ -254,7 +254,13 @@ impl Eager {
     async fn dial(&self, number: usize) -> anyhow::Result<TcpStream> {
         Ok(match self.kind {
             Kind::Requests => TcpStream::connect(&self.api).await?,
-            _ => self.door.open(number, &self.name, None).await?.into_client().into_stream(),
+            _ => self
+                .door
+                .open(number, &self.name, None)
+                .await?
+                .into_client()
+                .into_stream()
+                .context("TLS")?,
         })
     }
 

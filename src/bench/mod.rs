@@ -41,6 +41,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use dialect::Dialect;
 
+use crate::config::Secret;
+
 /// `parlor bench`
 #[derive(Debug, Clone, Args)]
 pub struct Bench {
@@ -87,12 +89,18 @@ pub struct Common {
         id = "url",
         long = "url",
         default_value = "ws://127.0.0.1:8080/ws",
+        hide_env_values = true,
         env = "PARLOR_BENCH_URL",
         value_delimiter = ','
     )]
     pub urls: Vec<String>,
     /// The Message API
-    #[arg(long, default_value = "http://127.0.0.1:4000", env = "PARLOR_BENCH_API")]
+    #[arg(
+        long,
+        default_value = "http://127.0.0.1:4000",
+        hide_env_values = true,
+        env = "PARLOR_BENCH_API"
+    )]
     pub api: String,
     /// Start a `parlor up` of its own for the run, with free ports and a temporary folder
     #[arg(long, conflicts_with_all = ["url", "api"], env = "PARLOR_BENCH_START")]
@@ -101,12 +109,12 @@ pub struct Common {
     #[arg(long, requires = "start", conflicts_with = "dynamodb", env = "PARLOR_BENCH_MEMORY")]
     pub memory: bool,
     /// Redis: count its `user:*` entries; with --start the servers use it
-    #[arg(long, value_name = "URL", env = "PARLOR_BENCH_REDIS")]
-    pub redis: Option<String>,
+    #[arg(long, value_name = "URL", hide_env_values = true, env = "PARLOR_BENCH_REDIS")]
+    pub redis: Option<Secret>,
     /// With --start and --redis: a fleet of processes, balancer, three servers and API, on a new
     /// table here
     #[arg(long, value_name = "URL|aws", requires_all = ["start", "redis"],
-          env = "PARLOR_BENCH_DYNAMODB")]
+          hide_env_values = true, env = "PARLOR_BENCH_DYNAMODB")]
     pub dynamodb: Option<String>,
     /// Each user asks the balancer for a server (GET /v1/connect) and dials it; a fleet of the
     /// run's own is always used so
@@ -174,6 +182,13 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(spoken, "only idle, pairs, rate and fanout speak other dialects");
     let dealt = common.processes.is_none() || bench.scenario.is_dealt();
     anyhow::ensure!(dealt, "only idle, pairs and rate take --processes");
+    let shown = |redis: &Secret| redis.reveal().contains('@') && redis.is_on_command_line();
+    if common.redis.as_ref().is_some_and(shown) {
+        eprintln!(
+            "parlor: --redis holds a secret that everybody on this machine can see: use \
+             PARLOR_BENCH_REDIS"
+        );
+    }
     let unreadable = process::unreadable(&common.pids);
     if !unreadable.is_empty() {
         eprintln!(
@@ -187,7 +202,7 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
         _ => None,
     };
     if let Some(redis) = &redis {
-        common.redis = Some(redis.url.clone());
+        common.redis = Some(Secret::from(redis.url.as_str()));
     }
     let islands = match &bench.scenario {
         Scenario::Million(options) => {
@@ -197,7 +212,11 @@ pub async fn run(bench: Bench) -> anyhow::Result<ExitCode> {
         }
         _ => None,
     };
-    let mut target = target::Target::new(&common, islands).await?;
+    // What was started by then ends with it.
+    let mut target = tokio::select! {
+        target = target::Target::new(&common, islands) => target?,
+        stopped = interrupted() => return stopped.map(|_| ExitCode::FAILURE),
+    };
     let ran = tokio::select! {
         ran = measure(&bench.scenario, &mut target, redis.as_mut()) => ran,
         stopped = interrupted() => stopped,

@@ -11,6 +11,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::auth::mint;
 use crate::client::Api;
+use crate::config::Secret;
 use crate::protocol::Token;
 
 /// How long a start may take.
@@ -77,7 +78,7 @@ impl Own {
     }
 
     /// One process, with embedded parts where no Redis is given.
-    pub async fn up(redis: Option<&str>, memory: bool, guard: Guard) -> anyhow::Result<Self> {
+    pub async fn up(redis: Option<&Secret>, memory: bool, guard: Guard) -> anyhow::Result<Self> {
         let name = format!("parlor-bench-{:016x}", rand::random::<u64>());
         let data = std::env::temp_dir().join(name);
         let data = (!memory).then_some(data);
@@ -89,7 +90,7 @@ impl Own {
             None => command.arg("--memory"),
         };
         if let Some(redis) = redis {
-            command.args(["--redis", redis]);
+            take_redis(&mut command, redis);
         }
         own.spawn("up", command)?;
         let ready = own.ready("up").await?;
@@ -119,7 +120,7 @@ impl Own {
 
     /// Servers, the API and a balancer as processes of their own, on a table of their own.
     pub async fn fleet(
-        redis: &str,
+        redis: &Secret,
         dynamodb: &str,
         servers: usize,
         guard: Guard,
@@ -127,7 +128,6 @@ impl Own {
         let servers: Vec<String> = (1..=servers).map(|number| format!("ws{number}")).collect();
         let table = format!("parlor-bench-{:016x}", rand::random::<u64>());
         let store = ["--dynamodb", dynamodb, "--table", &table];
-        let parts = [&["--redis", redis][..], &store].concat();
         // Made once, or every process would try.
         let made = command()?.args(["table", "create"]).args(store).output().await?;
         let said = String::from_utf8_lossy(&made.stderr);
@@ -139,12 +139,14 @@ impl Own {
             let (listen, url) = (format!("127.0.0.1:{port}"), format!("ws://127.0.0.1:{port}/ws"));
             let mut server = command()?;
             server.args(["server", "--id", id, "--listen", &listen, "--public-url", &url]);
-            server.arg(MAX_SOCKETS).args(&parts);
+            server.arg(MAX_SOCKETS).args(store);
+            take_redis(&mut server, redis);
             own.urls.push(url);
             own.spawn(id, server)?;
         }
         let mut api = command()?;
-        api.args(["api", "--listen", LOOPBACK]).args(&parts);
+        api.args(["api", "--listen", LOOPBACK]).args(store);
+        take_redis(&mut api, redis);
         own.spawn("api", api)?;
         for id in &servers {
             own.ready(id).await?;
@@ -266,12 +268,18 @@ fn new_secret() -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
+/// By a variable: a command line can be read by everybody, and a password may stand in the URL.
+fn take_redis(command: &mut Command, redis: &Secret) {
+    command.env("PARLOR_REDIS", redis.reveal());
+}
+
 /// This very binary, quiet unless the caller's settings say otherwise.
 fn command() -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     if std::env::var_os("PARLOR_LOG").is_none() {
         command.env("PARLOR_LOG", "warn");
     }
-    command.kill_on_drop(true);
+    // What its memory is shared with is told only of such a process.
+    command.env("PARLOR_INSPECTABLE", "1").kill_on_drop(true);
     Ok(command)
 }

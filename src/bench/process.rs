@@ -25,7 +25,8 @@ impl Sample {
     /// Reads /proc; `None` if there is no such process.
     pub fn of(pid: u32) -> Option<Self> {
         let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}"));
-        // Of another user's process this is not told, and what no file backs comes close.
+        // Of another user's process this is not told, nor of one that keeps to itself (without
+        // PARLOR_INSPECTABLE=1) to who is not root; what no file backs comes close.
         let rollup = read("smaps_rollup").unwrap_or_default();
         Self::parse(&read("status").ok()?, &read("stat").ok()?, &rollup)
     }

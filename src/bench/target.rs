@@ -38,7 +38,7 @@ impl Target {
                 anyhow::bail!("servers that share a Redis share a store too: add --dynamodb")
             }
             (redis, _) => {
-                let own = Own::up(redis.as_deref(), common.memory, common.guard());
+                let own = Own::up(redis.as_ref(), common.memory, common.guard());
                 Some(own.await?)
             }
         };

@@ -75,7 +75,7 @@ pub(super) async fn run(target: &Target, options: &Options) -> anyhow::Result<Re
     check_spread(&mut report, target, &crowd.by_server());
     if let Some(redis) = &target.common.redis {
         let pattern = format!("user:{}*", options.prefix);
-        let entries = resp::count_keys(redis, &pattern).await?;
+        let entries = resp::count_keys(redis.reveal(), &pattern).await?;
         report.figure("redis_entries", entries);
         if entries != names.len() {
             report.fail(format!("{entries} entries in Redis for {} users", names.len()));

@@ -13,6 +13,7 @@ mod reconnecting;
 #[cfg(test)]
 pub(crate) mod fake;
 
+pub use dial::is_readable;
 pub use frame::{EntryFrame, Fields, ServerFrame, Welcome};
 pub use http::{Answer, Api};
 pub use outstanding::{Outstanding, Send, To};
@@ -29,6 +30,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, Utf8Bytes};
 
+use crate::edge::{Stream, Upstream};
 use crate::protocol::Token;
 
 /// How long connecting may take, from the dial to the 101.
@@ -39,8 +41,10 @@ const CLOSE_SECONDS: u64 = 2;
 /// How to connect.
 #[derive(Debug, Clone, Default)]
 pub struct ClientOptions {
-    /// `ws://HOST:PORT/ws`
+    /// `ws://HOST:PORT/ws` or `wss://HOST:PORT/ws`
     pub url: String,
+    /// Whom to trust of `wss://`; the authorities of this machine where nobody is named.
+    pub trusted: Option<Upstream>,
     /// `userId`
     pub user: String,
     /// `device`; none is the plain one.
@@ -167,7 +171,7 @@ pub enum Heard {
 /// One socket.
 #[derive(Debug)]
 pub struct Client {
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<Stream>,
     server: Option<String>,
     heard: Instant,
     pings: u64,
@@ -311,8 +315,9 @@ impl Client {
     }
 
     /// The bare connection, for who writes frames of his own; what came and was not read is lost.
-    pub fn into_stream(self) -> TcpStream {
-        self.socket.into_inner()
+    /// `None` where it is one of TLS.
+    pub fn into_stream(self) -> Option<TcpStream> {
+        self.socket.into_inner().into_plain()
     }
 
     /// Ends the connection by a reset, without a word.

@@ -14,7 +14,13 @@ pub struct Table {
     #[command(subcommand)]
     pub command: TableCommand,
     /// DynamoDB: `aws`, or the URL of DynamoDB Local
-    #[arg(long, value_name = "URL|aws", global = true, env = "PARLOR_DYNAMODB")]
+    #[arg(
+        long,
+        value_name = "URL|aws",
+        global = true,
+        hide_env_values = true,
+        env = "PARLOR_DYNAMODB"
+    )]
     pub dynamodb: Option<String>,
     /// The table's name
     #[arg(
@@ -85,9 +91,17 @@ pub struct Chat {
     /// Whom to write to; /to USER changes it
     #[arg(long, value_name = "USER", env = "PARLOR_TO")]
     pub to: Option<UserId>,
-    /// The balancer, or a server
-    #[arg(long, default_value = "ws://localhost:8080/ws", env = "PARLOR_URL")]
+    /// The balancer, or a server: ws://HOST:PORT/ws, or wss:// for TLS
+    #[arg(
+        long,
+        default_value = "ws://localhost:8080/ws",
+        hide_env_values = true,
+        env = "PARLOR_URL"
+    )]
     pub url: String,
+    /// Of wss:// trust the authorities in this PEM file, and no others
+    #[arg(long, value_name = "FILE", env = "PARLOR_CA")]
+    pub ca: Option<PathBuf>,
     /// Which of your devices this is
     #[arg(long, value_name = "DEVICE", default_value = "terminal", env = "PARLOR_DEVICE")]
     pub device: DeviceId,

@@ -85,6 +85,12 @@ impl Target {
         })
     }
 
+    /// Whether others on the network can read what it is told, and its password.
+    pub(crate) fn is_readable(&self) -> bool {
+        let is_plain = |node: &ConnectionInfo| matches!(node.addr(), ConnectionAddr::Tcp(..));
+        !self.is_local() && self.nodes.iter().any(is_plain)
+    }
+
     /// The same with a password that does not stand in the URL.
     pub(crate) fn with_password(mut self, password: &str) -> Self {
         for node in &mut self.nodes {
@@ -392,6 +398,13 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_can_read_is_known_by_its_url() {
+        let readable = |url| Target::parse(url).unwrap().is_readable();
+        assert!(readable("redis://redis:6379") && readable("redis+cluster://127.0.0.1:1,b:2"));
+        assert!(!readable("rediss://redis:6379") && !readable("redis://localhost:6379"));
+    }
 
     #[test]
     fn urls_name_one_server_or_a_cluster() {

@@ -6,7 +6,7 @@
 use hyper::header::{self, HeaderValue};
 use hyper::{HeaderMap, Method};
 
-use super::caller::Caller;
+use super::caller::{Caller, Peer};
 use super::gate::{self, Gate};
 use super::origin::{Origins, host_of};
 
@@ -19,8 +19,8 @@ const REMEMBERED: HeaderValue = HeaderValue::from_static("600");
 /// Browsers that came by TLS don't come without it for a year.
 const ONLY_TLS: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
-/// What belongs on the answer to a request that the gate has taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What belongs on the answer to a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answering {
     origin: Option<HeaderValue>,
     preflight: bool,
@@ -28,7 +28,18 @@ pub struct Answering {
 }
 
 impl Answering {
-    /// By the request, and by whom it came from.
+    /// Of any request, also one that is turned away. Pages of others are told of CORS only where
+    /// the gate takes what they ask.
+    pub fn of(gate: &Gate, peer: Peer, method: &Method, headers: &HeaderMap) -> Self {
+        let Ok(caller) = gate.caller(peer, headers) else { return Self::default() };
+        let whole = Self::new(gate, &caller, method, headers);
+        match gate.lets(&caller, headers) {
+            true => whole,
+            false => Self { origin: None, preflight: false, ..whole },
+        }
+    }
+
+    /// Of one that the gate has taken, and by whom it came.
     pub fn new(gate: &Gate, caller: &Caller, method: &Method, headers: &HeaderMap) -> Self {
         let said = gate::origin(headers).ok().flatten();
         let origin = match gate.origins {

@@ -89,6 +89,11 @@ impl Gate {
         judged.map(|()| caller)
     }
 
+    /// Whether its page, if there is one, may read an answer.
+    pub(super) fn lets(&self, caller: &Caller, headers: &(impl Headers + ?Sized)) -> bool {
+        self.judge(caller, headers).is_ok()
+    }
+
     /// Who asks. A name that stands in `Host` must be ours also where a proxy has told another one:
     /// a browser may be on the proxy's machine, and its page writes every header but that one.
     pub fn caller(&self, peer: Peer, headers: &(impl Headers + ?Sized)) -> Result<Caller, Turned> {
@@ -279,7 +284,8 @@ mod tests {
         let keyless = Gate { names: Names::Loopback(Vec::new()), ..Gate::default() };
         let trusted = Trusted::new(&["127.0.0.1".to_owned()]).unwrap();
         let told = |client: &'static str| [("X-Forwarded-For", client)];
-        for gate in [&keyless, &Gate { trusted, ..keyless.clone() }] {
+        let believing = Gate { trusted, ..keyless.clone() };
+        for gate in [&keyless, &believing] {
             for (from, elsewhere) in [
                 ("127.0.0.1:1", None),
                 ("[::1]:1", None),
@@ -290,14 +296,19 @@ mod tests {
             ] {
                 assert_eq!(said(gate, from, &[]), elsewhere, "{from}");
             }
-            for here in ["127.0.0.1", "::1", "[::1]:5, 127.8.0.1:6", "::ffff:127.0.0.1", "unknown"]
-            {
+            for here in ["127.0.0.1", "::1", "[::1]:5, 127.8.0.1:6", "::ffff:127.0.0.1"] {
                 assert_eq!(said(gate, "127.0.0.1:1", &told(here)), None, "{here}");
             }
             for away in ["203.0.113.7", "203.0.113.7, 127.0.0.1", "127.0.0.1,10.0.0.1:9"] {
                 assert_eq!(said(gate, "127.0.0.1:1", &told(away)), Some(403), "{away}");
             }
         }
+        let unknown = |gate| said(gate, "127.0.0.1:1", &told("unknown"));
+        assert_eq!(
+            (unknown(&keyless), unknown(&believing)),
+            (None, Some(403)),
+            "made up, or hidden"
+        );
         // With tokens, and where the network keeps strangers out.
         for gate in [Gate { tokens: true, ..keyless }, Gate::default()] {
             assert_eq!(said(&gate, "203.0.113.7:1", &told("203.0.113.8")), None);

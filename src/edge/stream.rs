@@ -36,6 +36,19 @@ impl Stream {
     pub fn set_nodelay(&self) -> io::Result<()> {
         self.tcp().set_nodelay(true)
     }
+
+    /// Once it is dropped it ends by a reset.
+    pub fn set_zero_linger(&self) -> io::Result<()> {
+        self.tcp().set_zero_linger()
+    }
+
+    /// The socket itself, where nothing stands between; `None` with TLS.
+    pub fn into_plain(self) -> Option<TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(_) => None,
+        }
+    }
 }
 
 impl AsyncRead for Stream {

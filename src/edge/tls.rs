@@ -2,20 +2,26 @@
 //!
 //! A certificate is renewed while the process runs: the files are read again every few seconds, and
 //! at once after SIGHUP. **Invariant:** files that don't fit together, or can't be read, leave the
-//! certificate that was there before in place.
+//! certificate that was there before in place; so does one whose time is over or has not begun, as
+//! long as that of the old one lasts.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use hyper_rustls::ConfigBuilderExt;
+use rustls::client::{WantsClientCert, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{
+    CertificateError, ClientConfig, ConfigBuilder, RootCertStore, ServerConfig,
+    SupportedProtocolVersion, WantsVerifier,
+};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 use tokio::signal::unix::Signal;
@@ -74,9 +80,15 @@ struct Files {
 #[derive(Debug)]
 struct Current(RwLock<Arc<CertifiedKey>>);
 
+impl Current {
+    fn get(&self) -> Arc<CertifiedKey> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+        Some(self.get())
     }
 }
 
@@ -139,8 +151,10 @@ impl Tls {
 
     /// Why the files are not those of the certificate in use, if they are not.
     pub fn trouble(&self) -> Option<String> {
-        let error = self.seen().error.as_ref().map(ToString::to_string)?;
-        Some(format!("the certificate can't be renewed: {error}"))
+        if let Some(error) = &self.seen().error {
+            return Some(format!("the certificate can't be renewed: {error}"));
+        }
+        untimely(&self.0.current.get()).map(|why| format!("the certificate in use {why}"))
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -150,8 +164,11 @@ impl Tls {
     /// An error is told once, and again to whoever asks.
     fn look(&self, by_request: bool) -> Look {
         let (digest, pair) = self.0.files.read();
+        let pair = pair.and_then(|pair| self.timely(pair));
         let mut seen = self.seen();
-        if std::mem::replace(&mut seen.digest, digest) == digest {
+        let same = std::mem::replace(&mut seen.digest, digest) == digest;
+        // One that was too early may have come of age.
+        if same && (seen.error.is_none() || pair.is_err()) {
             let error = seen.error.clone().filter(|_| by_request);
             return error.map_or(Look::Same, Look::Kept);
         }
@@ -164,6 +181,47 @@ impl Tls {
             }
             Err(error) => Look::Kept(error),
         }
+    }
+
+    /// A pair whose time is now, or which is no worse than the one in use.
+    fn timely(&self, pair: CertifiedKey) -> Result<CertifiedKey, TlsError> {
+        match untimely(&pair) {
+            Some(why) if untimely(&self.0.current.get()).is_none() => {
+                Err(TlsError(format!("{} {why}", self.0.files.certificate.display())))
+            }
+            _ => Ok(pair),
+        }
+    }
+}
+
+/// Why a certificate is not one of now, if it is not. Who trusts nobody finds out of each that it
+/// is of nobody's, but of its dates before that.
+fn untimely(pair: &CertifiedKey) -> Option<String> {
+    let parsed = pair.end_entity_cert().and_then(ParsedCertificate::try_from);
+    let algorithms = provider().signature_verification_algorithms;
+    let (nobody, now) = (RootCertStore::empty(), UnixTime::now());
+    let judged = parsed.and_then(|certificate| {
+        let others = pair.cert.get(1..).unwrap_or_default();
+        verify_server_cert_signed_by_trust_anchor(
+            &certificate,
+            &nobody,
+            others,
+            now,
+            algorithms.all,
+        )
+    });
+    let days = |seconds: u64| seconds / (24 * 60 * 60);
+    let now = now.as_secs();
+    match judged {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+            not_after,
+            ..
+        })) => Some(format!("ended {} days ago", days(now.saturating_sub(not_after.as_secs())))),
+        Err(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
+            not_before,
+            ..
+        })) => Some(format!("begins in {} days", days(not_before.as_secs().saturating_sub(now)))),
+        _ => None,
     }
 }
 
@@ -211,7 +269,8 @@ fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     std::fs::read(path).map(Zeroizing::new).map_err(failed)
 }
 
-/// Whom a dialler trusts (`--upstream-ca`): servers and an API that speak TLS.
+/// Whom a dialler trusts: a balancer (`--upstream-ca`) servers and an API that speak TLS, a client
+/// (`--ca`) whom it talks to.
 #[derive(Clone)]
 pub struct Upstream(Arc<ClientConfig>);
 
@@ -232,18 +291,31 @@ impl Upstream {
         Self::of(roots)
     }
 
+    /// Trusts the authorities that this machine trusts.
+    pub fn of_this_machine() -> Result<Self, TlsError> {
+        let none = |error| TlsError(format!("the authorities of this machine: {error}"));
+        Ok(Self::with(Self::versions()?.with_native_roots().map_err(none)?))
+    }
+
     /// Trusts nobody: for a dialler that is to dial nobody who speaks TLS.
     pub fn nobody() -> Result<Self, TlsError> {
         Self::of(RootCertStore::empty())
     }
 
     fn of(roots: RootCertStore) -> Result<Self, TlsError> {
-        let versions = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(VERSIONS)
-            .map_err(|error| TlsError(format!("TLS: {error}")))?;
-        let mut config = versions.with_root_certificates(roots).with_no_client_auth();
+        Ok(Self::with(Self::versions()?.with_root_certificates(roots)))
+    }
+
+    fn versions() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
+        let builder = ClientConfig::builder_with_provider(provider());
+        let versions = builder.with_protocol_versions(VERSIONS);
+        versions.map_err(|error| TlsError(format!("TLS: {error}")))
+    }
+
+    fn with(trusting: ConfigBuilder<ClientConfig, WantsClientCert>) -> Self {
+        let mut config = trusting.with_no_client_auth();
         config.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Self(Arc::new(config)))
+        Self(Arc::new(config))
     }
 
     /// The handshake with `host`, whose certificate must say that name or address.
@@ -275,8 +347,14 @@ mod tests {
     }
 
     fn pair(name: &str) -> Pair {
+        of_years(name, 1975..4096)
+    }
+
+    fn of_years(name: &str, years: std::ops::Range<i32>) -> Pair {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(years.start, 1, 1);
+        params.not_after = rcgen::date_time_ymd(years.end, 1, 1);
         let certificate = params.self_signed(&key).unwrap().pem();
         Pair { certificate, key: key.serialize_pem() }
     }
@@ -328,6 +406,34 @@ mod tests {
         assert_eq!((tls.look(true), tls.trouble()), (Look::Same, None));
         assert_eq!(greeting(&tls, &new_root).await.unwrap(), "hello");
         assert!(greeting(&tls, &old_root).await.is_err());
+    }
+
+    #[test]
+    fn a_certificate_out_of_its_time_takes_no_good_ones_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |pair: &Pair| {
+            let certificate = write(folder.path(), "cert.pem", &pair.certificate);
+            (certificate, write(folder.path(), "key.pem", &pair.key))
+        };
+        let good = pair("chat.test");
+        let (certificate, key) = put(&good);
+        let tls = Tls::load(&certificate, &key).unwrap();
+        assert_eq!((tls.look(true), tls.trouble()), (Look::Same, None));
+        for (years, said) in [(1990..2000, "ended "), (3000..3001, "begins in ")] {
+            put(&of_years("chat.test", years));
+            assert!(matches!(tls.look(false), Look::Kept(error) if error.0.contains(said)));
+            assert_eq!(tls.look(false), Look::Same, "said once");
+            assert!(tls.trouble().is_some_and(|trouble| trouble.contains(said)));
+        }
+        put(&pair("chat.test"));
+        assert_eq!((tls.look(false), tls.trouble()), (Look::Renewed, None));
+
+        // Where the one in use is no better, the newer one may be meant, and is told of.
+        let (certificate, key) = put(&of_years("chat.test", 1980..1990));
+        let tls = Tls::load(&certificate, &key).unwrap();
+        assert!(tls.trouble().is_some_and(|trouble| trouble.contains("in use ended ")));
+        put(&of_years("chat.test", 1990..2000));
+        assert_eq!(tls.look(false), Look::Renewed);
     }
 
     #[test]

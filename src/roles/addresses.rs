@@ -58,14 +58,13 @@ impl Addresses {
         let me = std::env::args().next().unwrap_or_else(|| "parlor".to_owned());
         let port = self.front.port();
         let url = match port {
+            _ if secure => format!(" --url wss://{front}/ws"),
             8080 => String::new(),
             _ => format!(" --url ws://{front}/ws"),
         };
         let Caller { first, name, query, header, paste } = Caller::of(&options.common.tokens, &me);
-        let chat = match secure {
-            false => format!("{me} chat{name} --to userB{url}   (and the other way round)"),
-            true => "(not `parlor chat`, which speaks no TLS)".to_owned(),
-        };
+        let ca = if secure { "; --ca FILE for an authority of your own" } else { "" };
+        let chat = format!("{me} chat{name} --to userB{url}   (and the other way round{ca})");
         let opened = match options.dm {
             Dm::Open => String::new(),
             Dm::Existing => by_service(options, &format!("http{s}://{api}/v1/messages"), &me),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::signal::unix::Signal;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -23,13 +24,18 @@ use crate::wiring;
 
 /// From the command line to the exit code.
 pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::new(&options.edge)?;
     let common = &options.common;
     let entrance = Entrance::new(&options.edge, common)?;
     let upstream = options.upstream_ca.as_deref().map(Upstream::trusting).transpose();
     let upstream = upstream.map_err(|error| NodeError::Usage(error.to_string()))?;
     let forward = options.api.as_deref().map(|url| Forward::to(url, upstream.as_ref()));
     let forward = forward.transpose().map_err(NodeError::Usage)?;
+    if options.handoff.is_some() && entrance.is_secure() {
+        let text = "--handoff gives sockets away as they are, and with --tls-cert the balancer \
+                    must stay between: give one of the two, and let what stands before it end TLS";
+        return Err(NodeError::Usage(text.to_owned()));
+    }
     let handoff = options.handoff.as_deref().map(Folder::open).transpose();
     let handoff = handoff.map_err(|error| NodeError::Usage(error.to_string()))?;
     let listener = listen(options.listen, common.anywhere(), "--listen").await?;
@@ -49,7 +55,8 @@ pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
     };
     let stop = CancellationToken::new();
     let health = Health::new(vec![metrics.clone()]);
-    let admin = beside(common, &entrance, auth.as_ref(), &health, &stop).await?;
+    let admin =
+        beside(common, &entrance, auth.as_ref(), &health, (&stop, signals.renewal())).await?;
     let (pick, edge) = (options.pick, entrance.at(&listener));
     // A socket that passes through is two open files.
     let limits = limits(&options.limits, common, 2);
@@ -83,9 +90,9 @@ async fn beside(
     entrance: &Entrance,
     auth: Option<&Verifier>,
     health: &Arc<Health>,
-    stop: &CancellationToken,
+    (stop, asked): (&CancellationToken, Option<Signal>),
 ) -> Result<Option<SocketAddr>, NodeError> {
-    tokio::spawn(entrance.follow(health, stop.clone())?);
+    tokio::spawn(entrance.follow(health, stop.clone(), asked));
     if let Some(auth) = auth {
         let asked = auth.clone();
         health.watch("keys", move || asked.trouble());

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::health::{Admin, Health};
 use crate::auth::Verifier;
 use crate::chat::Chat;
-use crate::config::{Common, EdgeOptions};
+use crate::config::{Common, EdgeOptions, tell_if_readable};
 use crate::edge::{Edge, Entry, Gate, Names, Origins, Tls, Trusted};
 use crate::node::NodeError;
 
@@ -18,10 +18,10 @@ use crate::node::NodeError;
 pub(super) struct Entrance {
     gate: Gate,
     entry: Entry,
-    /// Who asks must show a token, at every listener but an admin's on loopback.
-    tokens: bool,
     /// Other machines may reach the listeners, and nobody has to show a token.
     open: bool,
+    /// A listener on loopback is called by a name of this machine.
+    named: bool,
 }
 
 fn usage(error: impl std::fmt::Display) -> NodeError {
@@ -31,21 +31,30 @@ fn usage(error: impl std::fmt::Display) -> NodeError {
 impl Entrance {
     /// Reads the options, and the certificate.
     pub fn new(options: &EdgeOptions, common: &Common) -> Result<Self, NodeError> {
-        // Where everybody on the network can be anybody it would keep nobody out.
-        let names = match common.insecure_dev {
-            true => Names::Any,
-            false => Names::Loopback(options.allow_host.clone()),
-        };
+        let names = Names::Loopback(options.allow_host.clone());
         let origins = Origins::new(&options.allow_origin).map_err(usage)?;
+        if origins == Origins::All && !common.anywhere() {
+            return Err(usage(
+                "with --allow-origin * any page in a browser of this machine could read and write \
+                 as anybody, since no token is asked for: name the origins, give \
+                 --jwt-secret-file FILE, or --insecure-dev where that is meant",
+            ));
+        }
         let trusted = Trusted::new(&options.trusted_proxy).map_err(usage)?;
         let tls = match (&options.tls_cert, &options.tls_key) {
-            (Some(certificate), Some(key)) => Some(Tls::load(certificate, key).map_err(usage)?),
+            (Some(certificate), Some(key)) => {
+                tell_if_readable("--tls-key", key);
+                Some(Tls::load(certificate, key).map_err(usage)?)
+            }
             _ => None,
         };
         let tokens = common.tokens.has_keys();
+        // A page that came by a wrong name is fooled by it, and has no token. Where everybody on
+        // the network can be anybody it would keep nobody out.
+        let named = !tokens && !common.insecure_dev;
         let gate = Gate { origins, names, trusted, tokens };
         let entry = Entry { proxy_protocol: options.proxy_protocol, tls };
-        Ok(Self { gate, entry, tokens, open: common.insecure_dev && !tokens })
+        Ok(Self { gate, entry, open: common.insecure_dev && !tokens, named })
     }
 
     /// What is to be said where whoever reaches this address can be anybody.
@@ -59,10 +68,23 @@ impl Entrance {
         })
     }
 
-    /// Logs that of a listener, and what else is easily forgotten there.
+    /// The same where whoever stands between can read along. A proxy that is named ends TLS, or is
+    /// a balancer in a network of its own.
+    fn readable(&self, address: SocketAddr) -> Option<String> {
+        let readable =
+            !address.ip().is_loopback() && !self.is_secure() && self.gate.trusted.is_empty();
+        readable.then(|| {
+            format!(
+                "tokens and texts cross the network readable on their way to {address}: give \
+                 --tls-cert and --tls-key, or name what ends TLS before it with --trusted-proxy"
+            )
+        })
+    }
+
+    /// Logs both of a listener, and what else is easily forgotten there.
     pub fn warn(&self, listener: &TcpListener) {
         let Ok(at) = listener.local_addr() else { return };
-        if let Some(warning) = self.warning(at) {
+        for warning in [self.warning(at), self.readable(at)].into_iter().flatten() {
             tracing::warn!("{warning}");
         }
         if self.may_lack_a_proxy(at) {
@@ -75,7 +97,7 @@ impl Entrance {
 
     /// Other machines reach this address, and none of them is named as a proxy.
     fn may_lack_a_proxy(&self, address: SocketAddr) -> bool {
-        self.tokens && self.gate.trusted.is_empty() && !address.ip().is_loopback()
+        self.gate.tokens && self.gate.trusted.is_empty() && !address.ip().is_loopback()
     }
 
     /// Whether TLS is spoken.
@@ -85,8 +107,7 @@ impl Entrance {
 
     /// The edge of a listener.
     pub fn at(&self, listener: &TcpListener) -> Arc<Edge> {
-        // A page that came by a wrong name is fooled by it, and has no token.
-        let named = is_loopback(listener) && !self.tokens;
+        let named = is_loopback(listener) && self.named;
         Arc::new(Edge { gate: self.gate(named), entry: self.entry.clone() })
     }
 
@@ -113,26 +134,23 @@ impl Entrance {
         Gate { names, ..self.gate.clone() }
     }
 
-    /// Takes renewed certificates, until `stop`: on SIGHUP at once. Files that can't be taken are
-    /// told by `/readyz`; what is served meanwhile is as good as it was.
+    /// Takes renewed certificates, until `stop`: at once when `asked` comes. Files that can't be
+    /// taken are told by `/readyz`; what is served meanwhile is as good as it was.
     pub fn follow(
         &self,
         health: &Health,
         stop: CancellationToken,
-    ) -> Result<impl Future<Output = ()> + use<>, NodeError> {
+        asked: Option<Signal>,
+    ) -> impl Future<Output = ()> + use<> {
         let tls = self.entry.tls.clone();
-        let failed = |error: std::io::Error| NodeError::Failed(error.to_string());
-        // Without a certificate SIGHUP keeps its meaning: the terminal has gone.
-        let asked = tls.is_some().then(|| signal(SignalKind::hangup()));
-        let asked = asked.transpose().map_err(failed)?;
         if let Some(tls) = tls.clone() {
             health.watch("certificate", move || tls.trouble());
         }
-        Ok(async move {
+        async move {
             if let (Some(tls), Some(asked)) = (tls, asked) {
                 stop.run_until_cancelled(tls.follow(asked)).await;
             }
-        })
+        }
     }
 }
 

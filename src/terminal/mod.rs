@@ -10,8 +10,9 @@ mod pipe;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use crate::client::{Client, ClientError, ClientOptions, EntryFrame};
+use crate::client::{Client, ClientError, ClientOptions, EntryFrame, is_readable};
 use crate::config;
+use crate::edge::Upstream;
 
 /// Runs until the input ends.
 pub async fn run(options: config::Chat) -> anyhow::Result<ExitCode> {
@@ -19,6 +20,18 @@ pub async fn run(options: config::Chat) -> anyhow::Result<ExitCode> {
     let mut client = ClientOptions::new(options.url.as_str(), user)
         .device(options.device.as_str())
         .token(options.carried.read()?);
+    match options.ca.as_deref().map(Upstream::trusting).transpose() {
+        Ok(trusted) => client.trusted = trusted,
+        Err(error) => {
+            eprintln!("parlor chat: --ca: {error}");
+            return Ok(ExitCode::from(2));
+        }
+    }
+    if client.token.is_some() && is_readable(&options.url) {
+        eprintln!(
+            "parlor chat: everybody on the way to this server can read your token: use wss://"
+        );
+    }
     if user.is_empty() {
         if client.token.is_none() {
             eprintln!(

@@ -297,7 +297,8 @@ fn parts(links: &Links) -> Vec<String> {
 /// This very binary.
 fn parlor(arguments: &[&str]) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(arguments);
+    // How many files it has open is looked at, which is told only of such a process.
+    command.args(arguments).env("PARLOR_INSPECTABLE", "1");
     if std::env::var_os("PARLOR_LOG").is_none() {
         command.env("PARLOR_LOG", "info");
     }

@@ -167,6 +167,8 @@ async fn bad_usage_is_exit_2() {
     }
     refused(&["server", "--listen", "127.0.0.1:0"], &["--redis"]).await;
     refused(&["up", "--host", "0.0.0.0", "--memory"], &["0.0.0.0", "--insecure-dev"]).await;
+    let anybodys_page = ["up", "--memory", "--allow-origin", "*"];
+    refused(&anybodys_page, &["--allow-origin *", "as anybody", "--jwt-secret-file"]).await;
     refused(&["table", "create"], &["--dynamodb"]).await;
     refused(&["table", "show", "dm:a:b"], &["--dynamodb", "--data"]).await;
     refused(&["table", "show", "dm:a:b", "--data", "/nowhere/at/all"], &["/nowhere/at/all"]).await;

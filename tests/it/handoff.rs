@@ -329,6 +329,12 @@ fn a_folder_that_others_can_enter_is_refused() {
         let said = refused(role, open.to_str().unwrap());
         assert!(said.contains("others can enter it (755): chmod 700 it"), "{said}");
     }
+    // It would have nothing to give away.
+    let (files, unused) = (crate::tls::Files::new(), outer.path().join("unused"));
+    let options = files.options();
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let said = refused(&[&balancer[..], &options].concat(), unused.to_str().unwrap());
+    assert!(said.contains("--handoff") && said.contains("with --tls-cert"), "{said}");
     let said = refused(&server, long.to_str().unwrap());
     assert!(said.contains("take a folder with a shorter one"), "{said}");
     // Before it takes the living one's name on the board, which would stop that one.

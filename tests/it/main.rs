@@ -26,5 +26,6 @@ mod proxies;
 mod redis_cluster;
 mod redis_full;
 mod redis_hung;
+mod shown;
 mod tls;
 mod wiped;

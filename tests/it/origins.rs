@@ -108,6 +108,13 @@ async fn what_the_list_lets_in_is_told_so_and_nobody_else_is() {
         assert_eq!(page.json()["conversations"], serde_json::json!([]), "nothing was sent");
         assert_eq!(page.header("access-control-allow-origin"), None);
     }
+    // What the balancer refuses itself can be read by that page too, and by no other.
+    for (origin, told) in [(APP, Some(APP)), (other, None)] {
+        let head = format!("Host: localhost\r\nOrigin: {origin}\r\nContent-Length: 70000\r\n\r\n");
+        let head = format!("POST /v1/messages?userId=a HTTP/1.1\r\n{head}");
+        let refused = request(&stack.balancer, head).await.unwrap();
+        assert_eq!((refused.status, refused.header("access-control-allow-origin")), (413, told));
+    }
     let origin = format!("Origin: {APP}\r\n");
     let connect = ask(&stack.balancer, "GET", "/v1/connect?userId=a", &origin);
     assert_eq!(connect.await.header("access-control-allow-origin"), Some(APP));
@@ -116,9 +123,8 @@ async fn what_the_list_lets_in_is_told_so_and_nobody_else_is() {
 
 #[tokio::test]
 async fn everybody_is_let_in_only_where_that_is_said() {
-    let Some(stack) = Stack::start_with(Parts::Embedded, &["--allow-origin", "*"]).await else {
-        return;
-    };
+    let options = ["--allow-origin", "*", "--insecure-dev", "--admin-listen", "127.0.0.1:0"];
+    let Some(stack) = Stack::start_with(Parts::Embedded, &options).await else { return };
     for origin in ["https://evil.example", "null"] {
         assert_eq!(status(&stack.balancer, &upgrade("localhost", &[origin])).await, 101);
         let origin = format!("Origin: {origin}\r\n");
@@ -126,6 +132,9 @@ async fn everybody_is_let_in_only_where_that_is_said() {
         assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
         assert_eq!(answer.header("access-control-allow-credentials"), None);
     }
+    // The admin's address asks for no token, whoever else is let in.
+    let answer = ask(&stack.admin, "GET", "/metrics", "Host: evil.example\r\n").await;
+    is_refused(&answer, 421, "--allow-host");
     stack.stop().await;
 }
 

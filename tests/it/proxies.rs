@@ -30,6 +30,7 @@ impl Logged {
         let log = tempfile::NamedTempFile::new().unwrap();
         let mut command = command();
         command.args(arguments).arg("--ready-json").env("PARLOR_LOG", "parlor=debug");
+        command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(File::create(log.path()).unwrap());
         let mut child = command.spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());

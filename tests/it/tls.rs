@@ -1,6 +1,6 @@
 //! TLS at every listener, its certificate renewed while people talk, and TLS between the parts.
 
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ impl Files {
         alone
     }
 
-    fn options(&self) -> Vec<String> {
+    pub fn options(&self) -> Vec<String> {
         let path = |name| self.at(name).to_str().unwrap().to_owned();
         vec!["--tls-cert".into(), path("cert.pem"), "--tls-key".into(), path("key.pem")]
     }
@@ -124,6 +124,11 @@ async fn every_listener_speaks_tls_and_people_talk_over_it() {
         assert!(answer.contains("tls://127.0.0.1:"), "how servers are dialled: {answer}");
         let answer = get(dial(address, &root).await.unwrap(), "chat.test", path).await;
         assert!(answer.contains("strict-transport-security: max-age=31536000"), "{answer}");
+    }
+    // On what the balancer says itself too.
+    for (name, said) in [("chat.test", true), ("localhost", false)] {
+        let answer = get(dial(up.front(), &root).await.unwrap(), name, "/readyz").await;
+        assert_eq!(answer.contains("strict-transport-security"), said, "{name}: {answer}");
     }
     let connect = get(dial(up.front(), &root).await.unwrap(), "chat.test", "/v1/connect?userId=a");
     assert!(connect.await.contains(r#""url":"wss://chat.test/ws""#));
@@ -204,6 +209,94 @@ async fn a_certificate_is_renewed_under_open_sockets() {
     a.say("userB", "still there").await;
     assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     up.says("the certificate is the same as before").await;
+}
+
+#[tokio::test]
+async fn the_terminal_chat_speaks_tls_to_whom_it_trusts() {
+    let (files, other) = (Files::new(), Files::new());
+    let up = files.up(&[]).await;
+    let (url, root) = (format!("wss://{}/ws", up.front()), files.at("cert.pem"));
+    let chat = |url: &str, more: &[&str]| {
+        let mut chat = crate::harness::command();
+        chat.args(["chat", "--url", url]).args(more).stdin(Stdio::piped());
+        chat.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let said = move || {
+            let output = chat.spawn().unwrap().wait_with_output().unwrap();
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        tokio::task::spawn_blocking(said)
+    };
+    let mut b = Someone::open(dial(up.front(), &root).await.unwrap(), "userB").await;
+    let mut a = crate::harness::command();
+    a.args(["chat", "--url", &url, "--as", "userA", "--to", "userB", "--ca"]).arg(&root);
+    let mut a = a.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    a.stdin.take().unwrap().write_all(b"by TLS\n").unwrap();
+    assert_eq!(b.wait("message").await["message"], "by TLS");
+    assert!(tokio::task::spawn_blocking(move || a.wait().unwrap()).await.unwrap().success());
+
+    // Who shows a certificate of somebody else gets no token.
+    let token = files.at("token");
+    std::fs::write(&token, "never.shown.there").unwrap();
+    let carried = ["--token-file", token.to_str().unwrap()];
+    let others = other.at("cert.pem");
+    for trusted in [&["--ca", others.to_str().unwrap()][..], &[]] {
+        let (code, said) = chat(&url, &[&carried[..], trusted].concat()).await.unwrap();
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("TLS: ") && said.contains("--ca FILE"), "{said}");
+        assert!(!said.contains("can read your token"), "{said}");
+    }
+    let (_, said) = chat("ws://nobody.invalid:1/ws", &carried).await.unwrap();
+    assert!(said.contains("can read your token: use wss://"), "{said}");
+}
+
+#[tokio::test]
+async fn a_listener_whose_tokens_others_can_read_says_so() {
+    let files = Files::new();
+    let secret = files.at("secret");
+    std::fs::write(&secret, "0123456789abcdef0123456789abcdef").unwrap();
+    let anywhere = ["--host", "0.0.0.0", "--jwt-secret-file", secret.to_str().unwrap()];
+    let warned = "cross the network readable on their way to 0.0.0.0";
+    let tls = files.options();
+    let tls: Vec<&str> = tls.iter().map(String::as_str).collect();
+    let proxy = ["--trusted-proxy", "10.0.0.1"];
+    for (more, is_warned) in [(&[][..], true), (&tls, false), (&proxy, false)] {
+        let up = Logged::up(&[&anywhere[..], more].concat()).await;
+        assert_eq!(up.log().matches(warned).count(), usize::from(is_warned), "{more:?}");
+    }
+    let up = Logged::up(&anywhere[2..]).await;
+    assert!(!up.log().contains("readable"), "nobody else is on loopback");
+}
+
+/// Redis does not answer yet, and whoever has renewed certificates tells all services of a machine.
+#[tokio::test]
+async fn sighup_ends_no_process_that_starts_or_has_no_certificate() {
+    let kill = |signal: &str, pid: u32| {
+        assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+    };
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let redis = format!("redis://{}", silent.local_addr().unwrap());
+    let own = ["up", "--memory", "--balancer-port", "0", "--server-port", "0", "--api-port", "0"];
+    let files = Files::new();
+    for options in [files.options(), Vec::new()] {
+        let mut up = crate::harness::command();
+        up.args(own).args(["--redis", &redis]).args(&options).stdin(Stdio::null());
+        let mut up = up.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let status = format!("/proc/{}/status", up.id());
+        let catches = async || {
+            let status = std::fs::read_to_string(&status).ok()?;
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+            (u64::from_str_radix(caught.trim(), 16).ok()? & 1 == 1).then_some(())
+        };
+        eventually("SIGHUP is caught while it starts", catches).await;
+        kill("-HUP", up.id());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(up.try_wait().unwrap(), None, "{options:?}");
+        kill("-TERM", up.id());
+        assert_eq!(up.wait().unwrap().code(), Some(0), "{options:?}");
+    }
+    let plain = Logged::up(&[]).await;
+    kill("-HUP", plain.pid());
+    plain.says("SIGHUP changes nothing").await;
 }
 
 #[tokio::test]

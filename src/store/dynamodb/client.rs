@@ -88,6 +88,11 @@ impl Link {
         }))
     }
 
+    /// Whether others on the network can read what it is told.
+    pub fn is_readable(&self) -> bool {
+        !self.local && self.place.target.starts_with("http://")
+    }
+
     /// An unconditional or conditional PutItem.
     pub fn put_item(&self, item: Item) -> PutItemFluentBuilder {
         self.client

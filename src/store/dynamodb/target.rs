@@ -44,6 +44,12 @@ impl Target {
         if text == "aws" {
             return Ok(Self::Aws);
         }
+        if text.contains('@') {
+            // Not said again: a password may stand before it.
+            let text = "--dynamodb takes no user and no password: the credentials of AWS come by \
+                        its ordinary chain, like AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+            return Err(BadTarget(text.to_owned()));
+        }
         let bad = || {
             let form = "`aws` or a URL like http://127.0.0.1:8000";
             BadTarget(format!("--dynamodb must be {form}, not {text:?}"))
@@ -54,7 +60,7 @@ impl Target {
             Some(v6) => v6.split(']').next().unwrap_or_default(),
             None => authority.split(':').next().unwrap_or_default(),
         };
-        if host.is_empty() || authority.contains('@') || authority.contains(char::is_whitespace) {
+        if host.is_empty() || authority.contains(char::is_whitespace) {
             return Err(bad());
         }
         let loopback =
@@ -117,11 +123,15 @@ mod tests {
         assert_eq!(local("http://[::1]:8000"), Ok(true));
         assert_eq!(local("http://dynamodb:8000"), Ok(false));
         assert_eq!(local("https://vpce-1.dynamodb.eu-west-1.vpce.amazonaws.com"), Ok(false));
-        for bad in ["", "AWS", "127.0.0.1:8000", "http://", "ftp://x", "http://a b", "http://u@h"] {
+        for bad in ["", "AWS", "127.0.0.1:8000", "http://", "ftp://x", "http://a b"] {
             assert!(
                 Target::parse(bad).is_err_and(|e| e.0.contains("http://127.0.0.1:8000")),
                 "{bad}"
             );
+        }
+        for secret in ["http://u:hunter2@h", "https://hunter2@h:8000/", "u:hunter2@h"] {
+            let said = Target::parse(secret).unwrap_err().0;
+            assert!(said.contains("no password") && !said.contains("hunter2"), "{said}");
         }
     }
 }

@@ -17,6 +17,8 @@ const CLUSTER_SOON: Duration = Duration::from_secs(60);
 /// The nodes, masters and replicas, killed when dropped.
 pub struct Cluster {
     nodes: Vec<Redis>,
+    /// `USER:PASSWORD@` of the URL.
+    rights: String,
     _folders: Vec<tempfile::TempDir>,
 }
 
@@ -31,7 +33,8 @@ impl Cluster {
             let arguments = arguments.iter().chain(&timeout).map(|a| (*a).to_owned()).collect();
             Redis::start_at(free_port(), arguments, dynamodb.to_owned())
         };
-        let cluster = Self { nodes: folders.iter().map(node).collect(), _folders: folders };
+        let nodes = folders.iter().map(node).collect();
+        let cluster = Self { nodes, rights: String::new(), _folders: folders };
         let addresses: Vec<String> = cluster.nodes.iter().map(Redis::address).collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         let create = [&["create"], &addresses[..], &["--cluster-replicas", "1"]].concat();
@@ -48,7 +51,60 @@ impl Cluster {
     /// `redis+cluster://…`
     pub fn url(&self) -> String {
         let addresses: Vec<_> = self.nodes.iter().map(Redis::address).collect();
-        format!("redis+cluster://{}", addresses.join(","))
+        format!("redis+cluster://{}{}", self.rights, addresses.join(","))
+    }
+
+    /// Whoever comes by its URL from now on has these rights alone, and nothing is counted yet.
+    pub fn restrict(&mut self, user: &str, password: &str, rule: &str) {
+        let rule: Vec<&str> = rule.split(' ').collect();
+        for node in &self.nodes {
+            assert_eq!(node.cli(&[&["ACL", "SETUSER", user], &rule[..]].concat()), "OK");
+            assert_eq!(node.cli(&["CONFIG", "RESETSTAT"]), "OK");
+        }
+        self.rights = format!("{user}:{password}@");
+    }
+
+    /// The commands that any node was asked for, a test's own among them.
+    pub fn commands(&self) -> BTreeSet<String> {
+        let stats = self.nodes.iter().map(|node| node.cli(&["INFO", "commandstats"]));
+        let stats = stats.collect::<Vec<_>>().join("\n");
+        let name =
+            |line: &str| Some(line.trim().strip_prefix("cmdstat_")?.split(':').next()?.into());
+        stats.lines().filter_map(name).collect()
+    }
+
+    /// What any node has refused for want of a right.
+    pub fn refused(&self) -> BTreeSet<String> {
+        let mut refused = BTreeSet::new();
+        for log in self.nodes.iter().map(|node| node.cli(&["ACL", "LOG"])) {
+            let lines: Vec<&str> = log.lines().collect();
+            let objects = lines.windows(2).filter(|pair| pair[0].trim() == "object");
+            refused.extend(objects.map(|pair| pair[1].trim().to_owned()));
+        }
+        refused
+    }
+
+    /// Brings a key to another master while its slot stays, so that whoever asks is sent after it.
+    /// Gives what ends that.
+    pub fn half_moved(&self, key: &str) -> impl FnOnce() {
+        let (slot, from) = (self.slot(key).to_string(), self.owner(key));
+        let masters = self.masters();
+        let (to, to_id, _) = masters.iter().find(|(address, ..)| *address != from).unwrap().clone();
+        let (_, from_id, _) = masters.iter().find(|(address, ..)| *address == from).unwrap();
+        let node = |address: &str| self.nodes.iter().find(|node| node.address() == address);
+        let (source, target) = (node(&from).unwrap(), node(&to).unwrap());
+        let set = move |node: &Redis, how: &[&str]| {
+            let said = node.cli(&[&["CLUSTER", "SETSLOT", &slot], how].concat());
+            assert_eq!(said, "OK", "SETSLOT {slot} {how:?}");
+        };
+        set(target, &["IMPORTING", from_id]);
+        set(source, &["MIGRATING", &to_id]);
+        let (host, port) = to.rsplit_once(':').unwrap();
+        assert_eq!(source.cli(&["MIGRATE", host, port, key, "0", "5000"]), "OK");
+        move || {
+            set(target, &["NODE", &to_id]);
+            set(source, &["NODE", &to_id]);
+        }
     }
 
     /// One of the nodes.

@@ -81,9 +81,10 @@ impl Stack {
         Some(Self::start_on((redis, None), fleet, options, shared).await)
     }
 
-    /// Starts a fleet on a Redis cluster; `None` as above.
-    pub async fn start_on_cluster() -> Option<Self> {
-        let cluster = Cluster::start(&dynamodb()?);
+    /// Starts a fleet on a Redis cluster, as a user who has these rights alone; `None` as above.
+    pub async fn start_on_cluster(user: &str, password: &str, rule: &str) -> Option<Self> {
+        let mut cluster = Cluster::start(&dynamodb()?);
+        cluster.restrict(user, password, rule);
         Some(Self::start_on((None, Some(cluster)), true, &[], &[]).await)
     }
 
