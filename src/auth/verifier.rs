@@ -91,6 +91,11 @@ impl Verifier {
         self.0.provider.as_ref().and_then(|provider| provider.trouble())
     }
 
+    /// Whether a key may be withdrawn while this process runs.
+    pub fn has_provider(&self) -> bool {
+        self.0.provider.is_some()
+    }
+
     #[cfg(test)]
     pub(super) fn provider(&self) -> Option<&Arc<Jwks>> {
         self.0.provider.as_ref()
@@ -133,7 +138,8 @@ impl Verifier {
             asked_again_in = provider.ask_again().await?;
             keys = provider.keys();
         }
-        let keys = keys.ok_or(Refusal::NoKeys)?;
+        // Without any nobody can say whether a token holds: not that it does not.
+        let keys = keys.filter(|keys| !keys.is_empty()).ok_or(Refusal::NoKeys)?;
         let tried = self.try_keys(text, header, &keys);
         match (&tried, &header.kid) {
             (Err(Refusal::Signature), Some(kid)) if !named(&keys) && !named(&self.0.keys) => {

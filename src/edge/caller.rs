@@ -124,7 +124,9 @@ impl Trusted {
         }
         let list: Vec<_> = passed.iter().flat_map(|value| value.split(|b| *b == b',')).collect();
         let mut client = None;
-        for entry in list.into_iter().rev() {
+        // nginx behind nginx on one machine writes this of the other.
+        let hops = list.into_iter().rev().filter(|entry| entry.trim_ascii() != b"unix:");
+        for entry in hops {
             let Some(address) = address(entry) else { return Some(UNKNOWN) };
             client = Some(address);
             if !self.holds(address.ip()) {
@@ -270,6 +272,7 @@ mod tests {
         assert_eq!(client(&["[2001:db8::1]"]), "2001:db8::1");
         assert_eq!(client(&["6.6.6.6, unknown, 10.0.0.2"]), "0.0.0.0", "nothing before it counts");
         assert_eq!(client(&["unknown"]), "0.0.0.0", "nobody, and limited as one");
+        assert_eq!(client(&["6.6.6.6, 198.51.100.1, unix:"]), "198.51.100.1", "a hop without one");
         assert_eq!(client(&["6.6.6.6, "]), "0.0.0.0");
         assert_eq!(client(&["", " "]), "10.0.0.1", "nothing is said");
     }

@@ -51,6 +51,13 @@ impl Guard {
         Arc::new(Self { verifier, renewals: Mutex::default() })
     }
 
+    /// The token of a socket was looked at just now. Keys of files change by a restart alone.
+    pub(super) fn looked_at(&self, outbox: &Outbox, clock: Timestamp) {
+        if self.verifier.has_provider() {
+            looked_at(outbox, clock);
+        }
+    }
+
     fn renewals(&self) -> MutexGuard<'_, HashSet<SocketId>> {
         self.renewals.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -81,7 +88,7 @@ impl Admitted {
     }
 }
 
-/// The token of a socket was looked at just now.
+/// The token of a socket was looked at just now, by a key that may be withdrawn meanwhile.
 pub(super) fn looked_at(outbox: &Outbox, clock: Timestamp) {
     outbox.pass.stay(clock / 1_000 + crate::chance::within(STAY_SECONDS));
 }
@@ -265,7 +272,7 @@ async fn try_renew(
         true => outbox.renew(issued, ends, None),
         false => outbox.renew((chat.clock)() / 1_000, ends, Some(acting(identity))),
     }
-    looked_at(outbox, (chat.clock)());
+    guard.looked_at(outbox, (chat.clock)());
     if chat.is_known_dead(&user, issued) {
         chat.turn_away(outbox, TOKEN_REVOKED);
         return Err(auth::Refusal::Revoked.into());

@@ -289,7 +289,9 @@ impl Gateway {
         let outbox = Arc::new(Outbox::on(bell, who));
         if let Some((issued, ends)) = admitted.holds {
             outbox.renew(issued, ends, admitted.acting);
-            admission::looked_at(&outbox, (self.chat.clock)());
+            if let Some(guard) = &self.guard {
+                guard.looked_at(&outbox, (self.chat.clock)());
+            }
         }
         if admitted.pushes {
             if let Some(oldest) = self.chat.hub.enter(outbox.clone()) {

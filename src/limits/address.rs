@@ -35,7 +35,9 @@ fn behind_nat64(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V6(v6) if v6.to_bits() >> 32 == NAT64.to_bits() >> 32 => {
             let last = u32::try_from(v6.to_bits() & u128::from(u32::MAX)).unwrap_or(0);
-            IpAddr::V4(Ipv4Addr::from_bits(last))
+            let v4 = Ipv4Addr::from_bits(last);
+            // Nobody on this machine comes by a translator.
+            if v4.is_loopback() { ip } else { IpAddr::V4(v4) }
         }
         ip => ip,
     }

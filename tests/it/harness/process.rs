@@ -46,6 +46,8 @@ impl Process {
     }
 
     fn start_by(mut command: Command, name: &str, arguments: &[String]) -> Self {
+        // Its files and memory are looked at, by whoever runs the tests.
+        command.env("PARLOR_INSPECTABLE", "1");
         command.args(arguments).arg("--ready-json").stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stdout = child.stdout.take().map(BufReader::new);
