@@ -4,6 +4,7 @@
 // Tests may unwrap; what serves people gives an answer instead.
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -37,14 +38,14 @@ fn main() -> ExitCode {
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("parlor: {error}");
+            say(&error.to_string());
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(cli.command)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("parlor: {error:#}");
+            say(&format!("{error:#}"));
             match (error.downcast_ref::<NodeError>(), error.downcast_ref::<TableError>()) {
                 (Some(NodeError::Usage(_)), _) => ExitCode::from(2),
                 (_, Some(error)) => ExitCode::from(error.exit_code()),
@@ -53,6 +54,11 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// To stderr. Where nobody reads it the exit code says it alone.
+fn say(what: &str) {
+    let _ = writeln!(std::io::stderr(), "parlor: {what}");
 }
 
 /// Memory holds keys and texts, and variables may hold passwords: no core file keeps them, and no

@@ -6,6 +6,7 @@ mod entrance;
 mod hatch;
 mod signals;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -179,12 +180,17 @@ fn node(
     node
 }
 
+/// To stdout. Where nobody reads it the service goes on.
+fn tell(text: &impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
 fn ready(common: &Common, mut fields: serde_json::Value, admin: Option<SocketAddr>) {
     if let Some(admin) = admin {
         fields["admin"] = json!(admin.to_string());
     }
     if common.ready_json {
-        println!("{fields}");
+        tell(&fields);
     }
 }
 
@@ -243,7 +249,7 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     node.tasks.spawn(balancer.run(front, node.accepting.clone()));
     ready(common, addresses.ready_json(), admin);
     if !common.ready_json {
-        println!("{}", addresses.banner(&options, &entrance));
+        tell(&addresses.banner(&options, &entrance));
     }
     let end = until_stopped(&mut node, &mut signals).await;
     Ok(stop(node, end).await)

@@ -80,7 +80,7 @@ pub enum Refusal {
     #[error("the keys of the identity provider can't be had now, try again")]
     NoKeys,
     /// The key that it names is not among them, and they are as new as they get.
-    #[error("no key named {0} is known, and the identity provider was asked just now")]
+    #[error("no key named {0} is known: the identity provider has none, or had none a minute ago")]
     UnknownKey(KeyName),
     /// The same, and they may be others by now.
     #[error(

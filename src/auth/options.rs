@@ -41,7 +41,7 @@ pub struct Options {
     pub jwks_url: Option<String>,
     /// Take every token of the identity provider for a user's, whatever its scope says: services
     /// and admins sign with a key of --jwt-secret-file or --jwt-key-file
-    #[arg(long, env = "PARLOR_JWKS_USERS_ONLY", help_heading = "Tokens")]
+    #[arg(long, requires = "jwks_url", env = "PARLOR_JWKS_USERS_ONLY", help_heading = "Tokens")]
     pub jwks_users_only: bool,
     /// Tokens must be for this audience (`aud`); without it, those for any audience are refused
     #[arg(

@@ -120,6 +120,9 @@ impl Entrance {
         chat: Option<Arc<Chat>>,
     ) -> Admin {
         let local = is_loopback(listener);
+        if let Some(warning) = listener.local_addr().ok().and_then(|at| self.readable(at)) {
+            tracing::warn!("{warning}");
+        }
         let entry = Entry { proxy_protocol: false, tls: self.entry.tls.clone().filter(|_| !local) };
         // No proxy stands before it: who says so is a page, or somebody who wants to be another.
         // Nobody is anybody there, so it has no part in the rules of those who lack tokens.

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -62,6 +63,18 @@ async fn up_says_in_json_where_it_is() {
     }
     assert!(data.is_dir());
     assert_eq!(up.stop().await.code(), Some(0));
+}
+
+/// A disk that is full, or a log's reader that has gone, is no reason to stop.
+#[tokio::test]
+async fn a_log_that_takes_nothing_ends_nothing() {
+    let ports = ["up", "--memory", "--balancer-port", "0", "--server-port", "0", "--api-port", "0"];
+    let arguments = [&ports[..], &["--admin-listen", "127.0.0.1:0"]].concat();
+    let arguments: Vec<_> = arguments.into_iter().map(str::to_owned).collect();
+    let up = Process::start_logged("up", &arguments, Path::new("/dev/full"));
+    let ready = up.ready().await;
+    assert_eq!(admin(&ready, "/readyz").await, 200);
+    assert_eq!(up.stop().await.code(), Some(0), "a clean stop");
 }
 
 #[tokio::test]

@@ -53,7 +53,9 @@ impl Folder {
         }
         if found.mode() & 0o077 != 0 {
             let may = found.mode() & 0o777;
-            return Err(folder.bad(format!("others can enter it ({may:03o}): chmod 700 it")));
+            return Err(folder.bad(format!(
+                "others can enter it ({may:03o}): name a folder of Parlor's own, of mode 700"
+            )));
         }
         Ok(folder)
     }
@@ -145,7 +147,7 @@ mod tests {
         for mode in [0o710, 0o701, 0o777] {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             let said = fault(Folder::open(&path));
-            assert!(said.contains(&format!("({mode:o}): chmod 700")), "{said}");
+            assert!(said.contains(&format!("({mode:o}): name a folder")), "{said}");
         }
         let file = outer.path().join("file");
         fs::write(&file, "").unwrap();

@@ -38,7 +38,6 @@ impl Process {
     }
 
     /// The same with all that it says in a file.
-    #[allow(dead_code, reason = "tests/corpus, a program of its own, uses it")]
     pub fn start_logged(name: &str, arguments: &[String], log: &Path) -> Self {
         let mut command = command();
         command.env("PARLOR_LOG", "parlor=debug").stderr(File::create(log).unwrap());
