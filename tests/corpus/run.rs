@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
 
-use crate::bystanders::{Heard, Mood};
+use crate::bystanders::{Heard, Mood, UNNOTICED, UNNOTICED_IN_A_FLEET};
 use crate::case::Case;
 use crate::fleet::Fleet;
 use crate::ground::Ground;
@@ -149,8 +149,10 @@ impl Course {
             let (most, whose) = grown.last_key_value().unwrap();
             self.report.figure(format!("{how}, pass {pass}: {most} bytes more in {whose}"));
             let mut unmoved = true;
+            let real = self.open.fleet.redis.is_some();
+            let unnoticed = if real { UNNOTICED_IN_A_FLEET } else { UNNOTICED };
             for (name, heard) in self.heard(counts).await {
-                unmoved &= heard.is_unmoved();
+                unmoved &= heard.is_unmoved(unnoticed);
                 let during = self.began.iter().rfind(|(at, _)| Some(*at) <= heard.slowest_due);
                 let during = during.map_or("", |(_, line)| line);
                 self.report.figure(format!("  {name}{heard} {during}"));
