@@ -252,7 +252,7 @@ pub async fn wrong_entries(fleet: &Fleet) {
     let newer = dead.replace(r#""v":1"#, r#""v":9,"shape":[1]"#);
     let values = [dead, &newer, "garbage", "[]", "{}", "null", "7", "\\x00"];
     let values = values.into_iter().map(Some);
-    // `None`: of another type, which GET refuses. None of them has an end, until a server gives it one.
+    // `None`: of another type, which GET refuses. None has an end, until a server gives it one.
     for value in values.chain([None]) {
         let mut two = Two::new(fleet).await;
         let key = format!("user:{}", two.b);
