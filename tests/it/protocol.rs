@@ -249,7 +249,7 @@ fn the_limits_are_those_of_the_code() {
         (
             // Private, and found by the tests of `edge/stall.rs`.
             "how long an answer over HTTP waits for its client",
-            "30 s (5 s where places are short), and a second more for each 16 KiB".to_owned(),
+            "30 s (15 s where places are short), and a second more for each 16 KiB".to_owned(),
         ),
         ("sends of a socket without an answer yet", SENDS_MAX.to_string()),
         ("sockets, devices of a person", format!("{sockets} each")),
