@@ -54,8 +54,7 @@ impl Calm {
     pub fn start(self, long: Duration) -> JoinHandle<anyhow::Result<(Vec<Outcome>, Vec<Client>)>> {
         tokio::spawn(async move {
             let (outcomes, calm) = self.run(long).await?;
-            let both = |(a, b, _): (Client, Client, String)| [a, b];
-            Ok((outcomes, calm.pairs.into_iter().flat_map(both).collect()))
+            Ok((outcomes, calm.into_clients()))
         })
     }
 
@@ -85,8 +84,11 @@ impl Calm {
 
     /// Says goodbye for all.
     pub async fn close(self) {
-        let both = |(a, b, _): (Client, Client, String)| [a, b];
-        close(self.pairs.into_iter().flat_map(both).collect()).await;
+        close(self.into_clients()).await;
+    }
+
+    fn into_clients(self) -> Vec<Client> {
+        self.pairs.into_iter().flat_map(|(a, b, _)| [a, b]).collect()
     }
 }
 
