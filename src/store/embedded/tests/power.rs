@@ -310,12 +310,14 @@ fn a_restart_after_a_failed_fsync_builds_on_nothing_that_is_not_durable() {
     if !available() {
         return;
     }
-    // Which fsync is of which file depends on what came together: tried until both were seen.
+    // Which fsync is of which file depends on what came together: tried until both were seen. Each
+    // round waits for two commits or more, so that every one of these numbers is reached, and
+    // somebody writes after it.
     let (mut of_the_log, mut of_the_database) = (0, 0);
-    for failing in 40..100 {
+    for failing in 40..200 {
         let folder = tempdir().unwrap();
         let life = Life { failing_fsync: Some(failing), ..Life::default() };
-        let mut events = recorded(folder.path(), 20, &life, None);
+        let mut events = recorded(folder.path(), 100, &life, None);
         let failed = events.iter().find(|event| matches!(event, Event::SyncFailed(_)));
         let seen = match failed == Some(&Event::SyncFailed(FILE.to_owned())) {
             true => &mut of_the_database,
