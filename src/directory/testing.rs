@@ -31,10 +31,14 @@ pub(crate) fn prefix() -> String {
     format!("test-{:016x}:", rand::random::<u64>())
 }
 
+/// Less than two calls take, one after the other, that end by their time.
+pub(crate) const NOT_TWO: Duration = Duration::from_millis(2 * super::CALL_MS_MAX);
+
 fn free_port() -> u16 {
-    // A cluster node also takes port + 10000, so it must be a low one.
+    // A cluster node also takes port + 10000. Both are below those that the system hands out by
+    // itself, so that no connection of another test takes one meanwhile.
     loop {
-        let port = rand::random_range(20_000..32_000);
+        let port = rand::random_range(12_000..22_000);
         let both = [port, port + 10_000].map(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
         if both == [true, true] {
             return port;

@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::proxies::free_port;
+use crate::harness::free_port;
 
 /// How long a small run may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);

@@ -107,9 +107,13 @@ async fn a_reconnect_with_nothing_waiting_is_one_query() {
         (sum(&now, "parlor_sockets_closed_total", &[]) == 1.0).then_some(())
     };
     eventually("b has gone", closed).await;
-    // Its cursor and device are written meanwhile.
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    let before = metrics(&admin).await;
+    let rests = async || {
+        let one = metrics(&admin).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let two = metrics(&admin).await;
+        moved(&one, &two, "parlor_store_calls_total").is_empty().then_some(two)
+    };
+    let before = eventually("its cursor and device are written", rests).await;
     let mut b = stack.at("ws2", "userB").await;
     let said = b.catch_up().await;
     assert_eq!(crate::harness::texts(&said), []);

@@ -127,7 +127,7 @@ async fn a_socket_that_was_handed_over_outlives_its_balancer() {
     assert_eq!(early.head().await.unwrap().status, 101);
     early.wait_for(|said| (said["type"] == "sent").then_some(())).await;
     assert_eq!(ann.hear().await.1, "early");
-    assert_eq!(handed(&balancer, "taken").await, 3.0);
+    all_went(&balancer, 3.0).await;
     assert_eq!(handed(&host.servers["ws1"], "taken").await, 3.0);
 
     let get = "GET /v1/users/ann/conversations?userId=ann HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -181,7 +181,7 @@ async fn a_full_server_sends_elsewhere_and_one_without_a_socket_is_proxied() {
     }
     let on = |server: &str| people.iter().filter(|person| person.server == server).count();
     assert_eq!((on("ws1"), on("ws2")), (1, 3));
-    assert_eq!(handed(&balancer, "taken").await, 1.0);
+    all_went(&balancer, 1.0).await;
     assert_eq!(handed(&balancer, "absent").await, 3.0);
     let (last, rest) = people.split_last_mut().unwrap();
     let seq = last.say("user-0", "through and through").await;

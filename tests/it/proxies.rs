@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -405,11 +404,6 @@ async fn only_a_websocket_is_ever_spliced() {
     let no_host = "GET / HTTP/1.1\r\n\r\n";
     let answer = request(up.front(), no_host).await.unwrap();
     assert_eq!((answer.status, &answer.json()["code"]), (400, &BadRequest.as_str().into()));
-}
-
-/// A port that nobody listens on, for options that want one.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// How long a connection may say nothing before it has got in.

@@ -8,7 +8,9 @@ use crate::harness::{Parts, Person, Stack, live_again};
 /// How many messages are timed.
 const MESSAGES: usize = 60;
 
-/// How long acks take, one message after the other: the median, and the slowest.
+/// How long acks take, one message after the other: the median, and the slowest but two. Where the
+/// machine stands still one message is late; a Redis that is waited for makes three late before it
+/// is given up.
 async fn acks(from: &mut Person, to: &str) -> (Duration, Duration) {
     let mut took = Vec::new();
     for number in 0..MESSAGES {
@@ -17,7 +19,7 @@ async fn acks(from: &mut Person, to: &str) -> (Duration, Duration) {
         took.push(begun.elapsed());
     }
     took.sort();
-    (took[MESSAGES / 2], took[MESSAGES - 1])
+    (took[MESSAGES / 2], took[MESSAGES - 3])
 }
 
 #[tokio::test]
@@ -33,9 +35,9 @@ async fn no_ack_waits_for_a_redis_that_hangs() {
     stack.redis.as_ref().unwrap().signal("STOP");
     let begun = Instant::now();
     let during = acks(&mut a, "userB").await;
-    println!("acks: median and slowest {before:?} before, {during:?} while Redis hangs");
+    println!("acks: median and slowest but two {before:?} before, {during:?} while Redis hangs");
     assert!(during.0 < before.0 + Duration::from_millis(100), "{before:?}, {during:?}");
-    assert!(during.1 < before.1 + Duration::from_millis(300), "{before:?}, {during:?}");
+    assert!(during.1 < before.1 + Duration::from_millis(200), "{before:?}, {during:?}");
     let heard = b.hear_all(MESSAGES).await;
     assert!(heard.iter().map(|(seq, _)| *seq).eq(61..=120), "{heard:?}");
     println!("all heard {:?} after it hung", begun.elapsed());

@@ -6,7 +6,7 @@ mod signed;
 use super::super::Heard;
 use super::super::contract::{self, batch, entry, probe, process};
 use super::*;
-use crate::directory::testing::{Cluster, Server, prefix, quick, shared_url};
+use crate::directory::testing::{Cluster, NOT_TWO, Server, prefix, quick, shared_url};
 use futures_util::StreamExt;
 
 async fn connect(url: &str, prefix: &str) -> RedisBus {
@@ -143,7 +143,7 @@ async fn a_redis_that_died_is_heard_again_after_a_gap() {
         server.kill();
         let begun = Instant::now();
         assert!(bus.publish(&me, &[probe(99)]).await.is_err());
-        assert!(begun.elapsed() < Duration::from_millis(400));
+        assert!(begun.elapsed() < NOT_TWO);
         sleep(Duration::from_millis(300)).await;
         server.start_again();
         hears_after_a_gap(&bus, &me, &mut heard).await;
@@ -162,8 +162,8 @@ async fn a_hung_redis_is_noticed_and_heard_again() {
     server.signal("STOP");
     let begun = Instant::now();
     assert!(bus.publish(&me, &[probe(1)]).await.is_err());
-    assert!(begun.elapsed() < Duration::from_millis(400));
-    sleep(CHECK_INTERVAL + ANSWER_TIMEOUT + Duration::from_millis(500)).await;
+    assert!(begun.elapsed() < NOT_TWO);
+    sleep(CHECK_INTERVAL + ANSWER_TIMEOUT + Duration::from_secs(3)).await;
     server.signal("CONT");
     hears_after_a_gap(&bus, &me, &mut heard).await;
 }

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::super::CALL_MS_MAX;
 use super::super::link::Target;
-use super::super::testing::{FakeRedis, Server, prefix, quick, shared_url};
+use super::super::testing::{FakeRedis, NOT_TWO, Server, prefix, quick, shared_url};
 use super::*;
 use crate::telemetry::{Call, Metrics};
 
@@ -26,7 +26,7 @@ fn counted(convoy: &Convoy, outcome: &'static str) -> u64 {
 async fn calls_of_one_moment_share_a_pipeline_and_each_hears_its_own() {
     let Some(url) = shared_url() else { return };
     let (convoy, prefix) = (convoy(&url).await, prefix());
-    let calls = (0..2_000_u32).map(|number| {
+    let calls = (0..400_u32).map(|number| {
         let (convoy, key) = (convoy.clone(), format!("{prefix}{number}"));
         let mut set = redis::cmd("SET");
         set.arg(&key).arg(number).arg("EX").arg(60);
@@ -35,15 +35,15 @@ async fn calls_of_one_moment_share_a_pipeline_and_each_hears_its_own() {
         tokio::spawn(async move { convoy.call(commands).await })
     });
     let calls: Vec<_> = calls.collect();
-    for (number, call) in (0..2_000_u32).zip(calls) {
+    for (number, call) in (0..400_u32).zip(calls) {
         let values = call.await.unwrap().unwrap();
         assert_eq!(values.len(), 1 + (number % 3) as usize);
         let expected = Value::BulkString(number.to_string().into_bytes());
         assert!(values[1..].iter().all(|value| *value == expected), "{number}: {values:?}");
     }
     let pipelines = counted(&convoy, "ok");
-    println!("2,000 calls left in {pipelines} pipelines");
-    assert!((4..500).contains(&pipelines), "{pipelines}");
+    println!("400 calls left in {pipelines} pipelines");
+    assert!((2..100).contains(&pipelines), "{pipelines}");
     assert!(!convoy.lock().driven && convoy.lock().waiting.is_empty());
 }
 
@@ -89,7 +89,9 @@ async fn what_waits_is_bounded_and_who_leaves_is_not_waited_for() {
         sleep(Duration::from_millis(5)).await;
     }
     assert!(convoy.call(vec![Cmd::get("a")]).await.is_ok(), "there is room again");
-    assert_eq!(redis.asked(), WAITING_MAX + 1, "each was asked once");
+    // Who left is asked once, or not at all where that was too late.
+    let asked = redis.asked();
+    assert!((1_001..=WAITING_MAX + 1).contains(&asked), "{asked}");
 }
 
 /// A pipeline is judged by the time of its first call: one that nobody waits for any more would
@@ -145,9 +147,12 @@ async fn while_redis_hangs_calls_wait_beside_each_other() {
         }));
         sleep(Duration::from_millis(2)).await;
     }
-    let took = join_all(calls).await.into_iter().map(Result::unwrap).max().unwrap();
-    let limit = Duration::from_millis(CALL_MS_MAX + 100);
-    assert!(took < limit, "{took:?}");
+    let mut took: Vec<_> = join_all(calls).await.into_iter().map(Result::unwrap).collect();
+    took.sort();
+    // Whoever waited for the pipeline before would take some 400 ms in the median, which a machine
+    // that stands still for a moment does not move.
+    assert!(took[50] < Duration::from_millis(CALL_MS_MAX * 3 / 2), "{took:?}");
+    assert!(took[99] < NOT_TWO, "{took:?}");
     // Enough of them to know that it hangs.
     assert!(counted(&convoy, "timeout") > 10, "{}", counted(&convoy, "timeout"));
     let begun = Instant::now();

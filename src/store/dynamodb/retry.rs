@@ -361,6 +361,16 @@ mod tests {
         assert!(!Call::read("x").may_repeat(Class::Throttled, RETRIES_MAX));
     }
 
+    /// So that the caller hears within the time that the port promises.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_ends_a_little_before_its_time() {
+        let call = Call::read("x");
+        tokio::time::advance(Duration::from_millis(CALL_MS_MAX - SLACK_MS - 1)).await;
+        assert_eq!(call.attempt_time(), Duration::from_millis(1));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(call.left(), Duration::ZERO);
+    }
+
     #[test]
     fn pauses_grow_and_are_bounded() {
         for tries in 0..40 {

@@ -215,14 +215,15 @@ pub async fn out_of_order(fleet: &Fleet) {
     // An envelope from beyond a gap that the store has not.
     signed(fleet, &two.entry(9, "BAD beyond"));
     two.goes_on(4).await;
-    // And one from beyond a gap that it has: at once, and not when a server looks by itself.
+    // And one from beyond a gap that it has: now, and not within the hour when a server looks by
+    // itself.
     two.stores(fleet, 5, "between").await;
     two.stores(fleet, 6, "beyond it").await;
     let begun = Instant::now();
     signed(fleet, &two.entry(6, "beyond it"));
     two.hears(5, "between").await;
     two.hears(6, "beyond it").await;
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     two.goes_on(7).await;
     assert!(said_meanwhile(&mut two.to, 200).await.iter().all(|said| said["type"] != "message"));
 }

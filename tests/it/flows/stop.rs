@@ -159,17 +159,25 @@ async fn many_are_sent_away_evenly() {
     assert_eq!(status.code(), Some(0), "{status}");
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(DRAIN_SECONDS + 5), "{took:?}");
-    let mut counts = vec![0; DRAIN_SECONDS as usize + 5];
     let mut all = Vec::with_capacity(MANY);
     for told in waiting {
         all.push(told.await.unwrap());
     }
     let first = *all.iter().min().unwrap();
-    all.iter().for_each(|told| counts[told.duration_since(first).as_secs() as usize] += 1);
+    // Nobody is told long before the turn, and a machine that stands still for a moment may delay
+    // some; second by second the tests of `gateway` count, on a clock of their own.
     let rate = MANY / DRAIN_SECONDS as usize;
-    let even = |count: &usize| (rate * 9 / 10..=rate * 11 / 10).contains(count);
-    assert!(counts[..DRAIN_SECONDS as usize - 1].iter().all(even), "{rate} a second: {counts:?}");
+    let by = |second: usize| {
+        let until = Duration::from_secs(second as u64);
+        all.iter().filter(|told| told.duration_since(first) < until).count()
+    };
+    let counts: Vec<_> = (1..DRAIN_SECONDS as usize).map(by).collect();
+    for (second, told) in (1..).zip(&counts) {
+        let due = rate * second;
+        let even = due - rate / 2..=due + rate / 4;
+        assert!(even.contains(told), "{told} of {due} by second {second}: {counts:?}");
+    }
     let last = all.iter().max().unwrap().duration_since(first).as_secs_f64();
-    assert!((0.95..1.05).contains(&(last / DRAIN_SECONDS as f64)), "{last} s");
-    eprintln!("told each second: {counts:?}, exit after {took:?}");
+    assert!((0.95..1.1).contains(&(last / DRAIN_SECONDS as f64)), "{last} s");
+    eprintln!("told by each second: {counts:?}, exit after {took:?}");
 }

@@ -1,11 +1,10 @@
 //! A Redis cluster of a stack's own: three masters, each with a replica.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::Redis;
+use super::{Redis, free_port};
 
 /// How many masters share the slots.
 pub const MASTERS: usize = 3;
@@ -254,16 +253,5 @@ fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < until, "not within {CLUSTER_SOON:?}: {what}");
         std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// Nodes talk to each other on port + 10000, so it must be a low one.
-fn free_port() -> u16 {
-    loop {
-        let port = rand::random_range(20_000..32_000);
-        let both = [port, port + 10_000].map(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
-        if both == [true, true] {
-            return port;
-        }
     }
 }

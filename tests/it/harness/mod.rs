@@ -6,7 +6,7 @@
 mod cluster;
 mod lasting;
 mod people;
-mod process;
+pub mod process;
 mod proxy;
 pub mod real;
 
@@ -15,7 +15,7 @@ pub use lasting::Lasting;
 pub use people::{Person, texts};
 pub use process::{Process, command};
 pub use proxy::{Proxy, Way};
-pub use real::{Listening, Redis, dynamodb};
+pub use real::{Listening, Redis, dynamodb, free_port};
 
 use std::collections::BTreeMap;
 use std::process::{ExitStatus, Output};

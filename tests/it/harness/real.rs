@@ -55,6 +55,20 @@ pub async fn items(url: &str, table: &str, partition: &str) -> Vec<Item> {
     query.send().await.unwrap().items.unwrap_or_default()
 }
 
+/// A port that nobody listens on, and 10,000 above it another: a node of a Redis cluster has both.
+///
+/// Both are below those that the system hands out by itself, so that no connection of another test
+/// takes one before it is listened on.
+pub fn free_port() -> u16 {
+    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    loop {
+        let port = rand::random_range(12_000..22_000);
+        if free(port) && free(port + 10_000) {
+            return port;
+        }
+    }
+}
+
 /// A Redis, killed when dropped.
 pub struct Redis {
     child: Child,
@@ -67,9 +81,7 @@ pub struct Redis {
 impl Redis {
     /// Starts one on a free port.
     pub fn start(dynamodb: String) -> Self {
-        // Free now, and taken at once: a collision shows as a Redis that does not start.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self::start_at(port, Vec::new(), dynamodb)
+        Self::start_at(free_port(), Vec::new(), dynamodb)
     }
 
     /// Starts one on this port.
