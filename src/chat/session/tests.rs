@@ -43,16 +43,23 @@ async fn run(seed: u64) {
     }
     sim.settle().await;
     sim.step(Step::Close).await;
+    let before = sim.client.repeats;
+    sim.settle().await;
+    assert_eq!(sim.client.repeats, before, "a second reconnect pushes nothing again");
+    // What it may push for the first time is the person's own whose `sent` was lost, where somebody
+    // has raised the row since.
+    sim.step(Step::Close).await;
     let before = sim.client.texts;
     sim.settle().await;
-    assert_eq!(sim.client.texts, before, "a second reconnect pushes nothing again");
+    assert_eq!(sim.client.texts, before, "a third one pushes nothing at all");
     sim.rest().await;
 }
 
 #[tokio::test]
 async fn a_client_sees_every_text_in_order_whatever_is_lost_on_the_way() {
-    for _ in 0..SEEDS {
-        let seed: u64 = rand::random();
+    // One that once failed, and any.
+    let seeds = (0..SEEDS).map(|_| rand::random());
+    for seed in std::iter::once(17_273_856_779_635_201_856).chain(seeds) {
         run(seed).await;
     }
 }
@@ -219,7 +226,7 @@ fn who() -> &'static Who {
 
 fn here(now: Instant) -> Here<'static> {
     static SERVER: LazyLock<ProcessId> = LazyLock::new(via);
-    Here { who: who(), server: &SERVER, sockets_per_user: 16, clock: 1, now }
+    Here { who: who(), server: &SERVER, sockets_per_user: 16, sizes: Sizes::MOST, clock: 1, now }
 }
 
 /// A session of `a` that has said `welcome`.

@@ -41,6 +41,8 @@ pub struct Client {
     pub caught_up: bool,
     /// How many texts it was pushed, ever.
     pub texts: usize,
+    /// How many of them it had already.
+    pub repeats: usize,
 }
 
 impl Client {
@@ -121,7 +123,7 @@ impl Client {
         } else {
             assert!(self.have.contains(&key), "out of order: {json}");
         }
-        self.have.insert(key);
+        self.repeats += usize::from(!self.have.insert(key));
         self.texts += 1;
     }
 }
