@@ -33,6 +33,15 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Reads where to listen.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        let port = text.rsplit(':').next().filter(|port| port.parse::<u16>().is_ok());
+        let port = port.unwrap_or("8080");
+        format!("give 127.0.0.1:{port} for this machine alone, or 0.0.0.0:{port} for all networks")
+    })
+}
+
 /// The roles and tools.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -62,7 +71,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct Common {
     /// Serve /healthz, /readyz and /metrics here: a loopback address, or with tokens any
-    #[arg(long, value_name = "ADDR", env = "PARLOR_ADMIN_LISTEN")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address, env = "PARLOR_ADMIN_LISTEN")]
     pub admin_listen: Option<SocketAddr>,
     /// How long a stop may take: sockets are told to reconnect at an even rate
     #[arg(long, value_name = "SECONDS", default_value_t = 25, env = "PARLOR_DRAIN_SECONDS")]
@@ -193,7 +202,7 @@ pub enum Pick {
 #[derive(Debug, Clone, Args)]
 pub struct Balancer {
     /// Listen here
-    #[arg(long, value_name = "ADDR", env = "PARLOR_LISTEN")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address, env = "PARLOR_LISTEN")]
     pub listen: SocketAddr,
     /// A server, NAME=HOST:PORT or NAME=tls://HOST:PORT, several times; without any they are
     /// found on the board
@@ -265,7 +274,7 @@ impl std::str::FromStr for NamedServer {
 #[derive(Debug, Clone, Args)]
 pub struct Server {
     /// Listen here
-    #[arg(long, value_name = "ADDR", env = "PARLOR_LISTEN")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address, env = "PARLOR_LISTEN")]
     pub listen: SocketAddr,
     /// Name on the board and of the Redis channel; default `ws-` and 8 random characters
     #[arg(long, value_name = "ID", env = "PARLOR_ID")]
@@ -301,7 +310,7 @@ pub struct Server {
 #[derive(Debug, Clone, Args)]
 pub struct Api {
     /// Listen here
-    #[arg(long, value_name = "ADDR", env = "PARLOR_LISTEN")]
+    #[arg(long, value_name = "IP:PORT", value_parser = address, env = "PARLOR_LISTEN")]
     pub listen: SocketAddr,
     /// Name on the board and of the Redis channel; default `api-` and 8 random characters
     #[arg(long, value_name = "ID", env = "PARLOR_ID")]

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, HeaderValue};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -57,6 +58,12 @@ pub(super) async fn dial(options: &ClientOptions) -> Result<Dialled, ClientError
             let body = response.body().as_deref().unwrap_or_default();
             let body = String::from_utf8_lossy(body).chars().take(BODY_CHARS_MAX).collect();
             Err(ClientError::Refused { status: response.status().as_u16(), body })
+        }
+        Err(WsError::Protocol(ProtocolError::HttparseError(error))) => {
+            let said =
+                format!("what answers speaks no HTTP ({error}): if it is TLS, call it wss://…");
+            let source = io::Error::new(io::ErrorKind::InvalidData, said);
+            Err(ClientError::Unreachable { url: options.url.clone(), source })
         }
         Err(error) => Err(error.into()),
     }
@@ -120,8 +127,18 @@ async fn stream(uri: &Uri, options: &ClientOptions) -> io::Result<Stream> {
         None => of_this_machine()?,
     };
     let secured = trusted.secure(stream, uri.host().unwrap_or_default()).await;
-    let advice = "--ca FILE names an authority of your own";
-    secured.map_err(|error| io::Error::new(error.kind(), format!("TLS: {error}; {advice}")))
+    secured
+        .map_err(|error| io::Error::new(error.kind(), format!("TLS: {error}; {}", advice(&error))))
+}
+
+/// What to do where TLS did not come about.
+fn advice(error: &io::Error) -> &'static str {
+    use tokio_rustls::rustls::Error;
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(Error::InvalidMessage(_)) => "no TLS is spoken there, so call it ws://…",
+        Some(Error::InvalidCertificate(_)) => "--ca FILE names an authority of your own",
+        _ => "is TLS spoken there?",
+    }
 }
 
 /// Read once: whoever dials again and again reads no files again.

@@ -44,7 +44,10 @@ impl Entrance {
         let tls = match (&options.tls_cert, &options.tls_key) {
             (Some(certificate), Some(key)) => {
                 tell_if_readable("--tls-key", key);
-                Some(Tls::load(certificate, key).map_err(usage)?)
+                let given =
+                    format!("--tls-cert {} and --tls-key {}", certificate.display(), key.display());
+                let loaded = Tls::load(certificate, key);
+                Some(loaded.map_err(|error| usage(format!("{given}: {error}")))?)
             }
             _ => None,
         };

@@ -71,7 +71,7 @@ async fn a_log_that_takes_nothing_ends_nothing() {
     let ports = ["up", "--memory", "--balancer-port", "0", "--server-port", "0", "--api-port", "0"];
     let arguments = [&ports[..], &["--admin-listen", "127.0.0.1:0"]].concat();
     let arguments: Vec<_> = arguments.into_iter().map(str::to_owned).collect();
-    let up = Process::start_logged("up", &arguments, Path::new("/dev/full"));
+    let up = Process::start_logged(command(), "up", &arguments, Path::new("/dev/full"));
     let ready = up.ready().await;
     assert_eq!(admin(&ready, "/readyz").await, 200);
     assert_eq!(up.stop().await.code(), Some(0), "a clean stop");
@@ -170,6 +170,8 @@ async fn bad_usage_is_exit_2() {
         (&["balancer", "--listen", "127.0.0.1:0"], "--server"),
         (&["balancer", "--listen", "127.0.0.1:0", "--server", "ws1"], "ws1=HOST:PORT"),
         (&["server"], "--listen"),
+        (&["server", "--listen", "8081"], "0.0.0.0:8081 for all networks"),
+        (&["api", "--listen", ":http"], "127.0.0.1:8080 for this machine"),
         (&["server", "--listen", "127.0.0.1:0", "--id", "a b"], "--id"),
         (&["table", "show", "dm:b:a"], "dm:b:a"),
         (&["table", "show"], "CONVERSATION"),

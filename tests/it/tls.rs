@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
+use parlor::client::{Client, ClientOptions};
 use parlor::edge::{Stream, Upstream};
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::harness::{SOON, eventually};
+use crate::harness::{Parts, SOON, Stack, eventually};
 use crate::proxies::{GREETING, Logged};
 
 /// A certificate for this machine that is its own authority, in files.
@@ -250,6 +251,20 @@ async fn the_terminal_chat_speaks_tls_to_whom_it_trusts() {
 }
 
 #[tokio::test]
+async fn who_dials_by_the_wrong_scheme_is_told_the_right_one() {
+    let up = Files::new().up(&[]).await;
+    let plain = Stack::start(Parts::Embedded).await.unwrap();
+    let by_tls = plain.ws().replace("ws://", "wss://");
+    for (url, told) in
+        [(format!("ws://{}/ws", up.front()), "call it wss://"), (by_tls, "call it ws://")]
+    {
+        let error = Client::connect(&ClientOptions::new(&url, "userC")).await.err().unwrap();
+        assert!(error.to_string().contains(told), "{error}");
+    }
+    plain.stop().await;
+}
+
+#[tokio::test]
 async fn a_listener_whose_tokens_others_can_read_says_so() {
     let files = Files::new();
     let secret = files.at("secret");
@@ -420,6 +435,7 @@ async fn files_that_are_no_certificate_are_said() {
         let output = up.output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{stderr}");
-        assert!(stderr.contains(said) && !stderr.contains("PRIVATE"), "{stderr}");
+        assert!(stderr.contains(said) && stderr.contains("--tls-cert "), "{stderr}");
+        assert!(!stderr.contains("PRIVATE"), "{stderr}");
     }
 }
