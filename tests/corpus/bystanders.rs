@@ -45,9 +45,9 @@ const WINDOW: usize = 200;
 const RATIO_MAX: f64 = 1.5;
 /// What is no delay: on a machine that the attackers work on as well, a turn of the scheduler.
 pub const UNNOTICED: Duration = Duration::from_millis(40);
-/// The same of a fleet, whose processes, unoptimised here, wait for those cores one for another: a
-/// message goes through four of them.
-pub const UNNOTICED_IN_A_FLEET: Duration = Duration::from_millis(120);
+/// The same of a fleet whose processes are not optimised: a message goes through four of them,
+/// which wait for those cores one for another.
+pub const UNNOTICED_UNOPTIMISED: Duration = Duration::from_millis(120);
 /// How often a message of people of two servers waits for the store: for the raised number, then
 /// for what was put.
 const WRITES: u32 = 2;

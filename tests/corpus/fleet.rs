@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 
 use crate::bus::{KEY, Signing};
+use crate::harness::process::command_of;
 use crate::harness::{Parts, Process, Redis, command, dynamodb};
 use crate::raw::request;
 use crate::token;
@@ -38,6 +40,7 @@ pub struct Fleet {
     pub signing: Signing,
     /// It takes tokens only.
     guarded: bool,
+    build: Option<PathBuf>,
     admins: BTreeMap<String, String>,
     processes: BTreeMap<String, Process>,
     folder: tempfile::TempDir,
@@ -66,14 +69,15 @@ fn addresses(ready: &Value) -> BTreeMap<String, String> {
 }
 
 impl Fleet {
-    /// Starts one; `None` where real parts are left out (`./test quick`).
-    pub async fn start(parts: Parts) -> Option<Self> {
-        Self::start_with(parts, &[], false).await
+    /// Starts one, of this build of the binary (`None`: as the tests are built); `None` where real
+    /// parts are left out (`./test quick`).
+    pub async fn start(parts: Parts, build: Option<&Path>) -> Option<Self> {
+        Self::start_with(parts, build, &[], false).await
     }
 
     /// One that takes tokens only, and has limits. Clients come through a proxy, so that they have
     /// addresses: this machine has no limits for itself.
-    pub async fn start_guarded(parts: Parts) -> Option<Self> {
+    pub async fn start_guarded(parts: Parts, build: Option<&Path>) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("jwt-secret");
         fs::write(&file, token::SECRET).unwrap();
@@ -83,10 +87,15 @@ impl Fleet {
         let rate = format!("--handshakes-per-address=10:{ADDRESS_HANDSHAKES}");
         let limits = ["--trusted-proxy=127.0.0.1", &sockets, &rate];
         // The secret was read once all are ready.
-        Self::start_with(parts, &[&tokens[..], &limits].concat(), true).await
+        Self::start_with(parts, build, &[&tokens[..], &limits].concat(), true).await
     }
 
-    async fn start_with(parts: Parts, options: &[&str], guarded: bool) -> Option<Self> {
+    async fn start_with(
+        parts: Parts,
+        build: Option<&Path>,
+        options: &[&str],
+        guarded: bool,
+    ) -> Option<Self> {
         let redis = match parts {
             Parts::Embedded => None,
             Parts::Real | Parts::Fleet => Some(Redis::start(dynamodb()?)),
@@ -101,6 +110,7 @@ impl Fleet {
             table: format!("parlor-corpus-{:016x}", rand::random::<u64>()),
             signing: Signing::new(),
             guarded,
+            build: build.map(Path::to_owned),
             admins: BTreeMap::new(),
             processes: BTreeMap::new(),
             folder,
@@ -129,7 +139,7 @@ impl Fleet {
     async fn start_all(&mut self, options: &[&str]) {
         let parts = self.parts();
         let store: Vec<&str> = parts.iter().skip(4).map(String::as_str).collect();
-        let mut create = command();
+        let mut create = self.command();
         let created = create.args(["table", "create"]).args(&store).output().unwrap();
         assert!(created.status.success(), "{created:?}");
         for id in ["ws1", "ws2", "ws3"] {
@@ -144,6 +154,11 @@ impl Fleet {
         let own = ["balancer", "--listen", "127.0.0.1:0", "--api", &api];
         let ready = self.spawn("balancer", &[&own[..], &admin, &store, options].concat()).await;
         self.balancer = text(&ready["balancer"]);
+    }
+
+    /// What its processes run.
+    fn command(&self) -> Command {
+        self.build.as_deref().map_or_else(command, command_of)
     }
 
     async fn start_server(&mut self, id: &str, options: &[&str]) {
@@ -166,7 +181,7 @@ impl Fleet {
 
     async fn spawn(&mut self, name: &str, arguments: &[&str]) -> Value {
         let arguments: Vec<String> = arguments.iter().map(|part| (*part).to_owned()).collect();
-        let process = Process::start_logged(name, &arguments, &self.log_of(name));
+        let process = Process::start_logged(self.command(), name, &arguments, &self.log_of(name));
         let ready = process.ready().await;
         self.admins.insert(name.to_owned(), text(&ready["admin"]));
         self.processes.insert(name.to_owned(), process);
@@ -322,7 +337,7 @@ impl Fleet {
     pub async fn spare(&self, arguments: &[&str]) -> (Process, Value) {
         let arguments: Vec<String> = arguments.iter().map(|part| (*part).to_owned()).collect();
         let name = format!("spare-{}", self.next());
-        let process = Process::start_logged(&name, &arguments, &self.log_of(&name));
+        let process = Process::start_logged(self.command(), &name, &arguments, &self.log_of(&name));
         self.spares.lock().unwrap().push(name);
         let ready = process.ready().await;
         (process, ready)

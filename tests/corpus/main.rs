@@ -31,18 +31,24 @@ use run::Lines;
 /// What `./test quick` can do: one process on embedded parts.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_process_stands_all_of_it() {
-    run::all(|| Parts::Embedded, Lines::Ordinary).await.unwrap();
+    run::all(|| Parts::Embedded, None, Lines::Ordinary).await.unwrap();
 }
 
 /// Balancer, servers and API as processes of their own, on Redis and DynamoDB Local.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fleet_stands_all_of_it() {
-    run::all(|| Parts::Fleet, Lines::Ordinary).await;
+    run::all(|| Parts::Fleet, run::optimised(), Lines::Ordinary).await;
+}
+
+/// What one process can't meet, where an overflow and a broken assertion are seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_with_its_assertions_stands_what_only_it_meets() {
+    run::all(|| Parts::Fleet, None, Lines::OfFleets).await;
 }
 
 /// The lines that take longer than a minute.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes five minutes: ./test full"]
 async fn a_fleet_stands_what_takes_long() {
-    run::all(|| Parts::Fleet, Lines::Long).await;
+    run::all(|| Parts::Fleet, run::optimised(), Lines::Long).await;
 }

@@ -1,13 +1,14 @@
 //! Runs the table on a fleet, and on one with tokens, and judges what they did meanwhile.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
 
-use crate::bystanders::{Heard, Mood, UNNOTICED, UNNOTICED_IN_A_FLEET};
+use crate::bystanders::{Heard, Mood, UNNOTICED, UNNOTICED_UNOPTIMISED};
 use crate::case::Case;
 use crate::fleet::Fleet;
 use crate::ground::Ground;
@@ -21,6 +22,15 @@ pub enum Lines {
     Ordinary,
     /// Those that take longer than a minute.
     Long,
+    /// The ordinary ones that only a fleet can meet.
+    OfFleets,
+}
+
+/// The optimised build, as `./test` names it. People run no other, and its processes share the
+/// cores with what attacks them.
+pub fn optimised() -> Option<PathBuf> {
+    let named = std::env::var_os("PARLOR_TEST_OPTIMISED");
+    named.map(|path| std::fs::canonicalize(path).unwrap())
 }
 
 /// What a pass over the table may leave behind in any process.
@@ -40,21 +50,31 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 type Numbered = (usize, Case);
 
 /// Everything, and a summary on stderr. `None` where there are no such parts.
-pub async fn all(parts: fn() -> Parts, lines: Lines) -> Option<()> {
+pub async fn all(parts: fn() -> Parts, build: Option<PathBuf>, lines: Lines) -> Option<()> {
     let _alone = ALONE.lock().await;
-    let fleet = Fleet::start(parts()).await?;
+    let build = build.as_deref();
+    let fleet = Fleet::start(parts(), build).await?;
     let real = fleet.redis.is_some();
     let only = std::env::var("PARLOR_CORPUS_ROW").unwrap_or_default();
     let table: Vec<Case> = table::all().into_iter().filter(|c| c.row.starts_with(&only)).collect();
-    let chosen = |case: &Case| (real || !case.real) && case.long == (lines == Lines::Long);
+    let chosen = |case: &Case| match lines {
+        Lines::Ordinary => (real || !case.real) && !case.long,
+        Lines::OfFleets => case.real && !case.long,
+        Lines::Long => case.long,
+    };
+    let table: Vec<Case> =
+        table.into_iter().filter(|case| lines != Lines::OfFleets || chosen(case)).collect();
     let ready: Vec<Numbered> =
         table.iter().cloned().enumerate().filter(|(_, c)| chosen(c)).collect();
     let guarded = match ready.iter().any(|(_, case)| case.guarded) {
-        true => Some(Ground::new(Fleet::start_guarded(parts()).await?).await),
+        true => Some(Ground::new(Fleet::start_guarded(parts(), build).await?).await),
         false => None,
     };
     let open = Ground::new(fleet).await;
-    let mut course = Course { open, guarded, report: Report::default(), began: Vec::new() };
+    let unoptimised = real && build.is_none();
+    let unnoticed = if unoptimised { UNNOTICED_UNOPTIMISED } else { UNNOTICED };
+    let (report, began) = (Report::default(), Vec::new());
+    let mut course = Course { open, guarded, unnoticed, report, began };
     step_back();
     let (slow, quick) = ready.into_iter().partition(|(_, case)| case.slow);
     let turns = course.passes("in turns", quick).await;
@@ -114,6 +134,8 @@ struct Course {
     open: Ground,
     /// The one with tokens.
     guarded: Option<Ground>,
+    /// What is no delay.
+    unnoticed: Duration,
     report: Report,
     /// When which line began, of those that go one after the other.
     began: Vec<(Instant, String)>,
@@ -149,10 +171,8 @@ impl Course {
             let (most, whose) = grown.last_key_value().unwrap();
             self.report.figure(format!("{how}, pass {pass}: {most} bytes more in {whose}"));
             let mut unmoved = true;
-            let real = self.open.fleet.redis.is_some();
-            let unnoticed = if real { UNNOTICED_IN_A_FLEET } else { UNNOTICED };
             for (name, heard) in self.heard(counts).await {
-                unmoved &= heard.is_unmoved(unnoticed);
+                unmoved &= heard.is_unmoved(self.unnoticed);
                 let during = self.began.iter().rfind(|(at, _)| Some(*at) <= heard.slowest_due);
                 let during = during.map_or("", |(_, line)| line);
                 self.report.figure(format!("  {name}{heard} {during}"));

@@ -12,7 +12,12 @@ use super::SOON;
 
 /// The binary, with none of the caller's settings.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_parlor"));
+    command_of(Path::new(env!("CARGO_BIN_EXE_parlor")))
+}
+
+/// The same of another build.
+pub fn command_of(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let name_text = name.to_string_lossy();
         if name_text.starts_with("PARLOR_") || name_text.starts_with("AWS_") {
@@ -37,9 +42,13 @@ impl Process {
         Self::start_by(command(), name, arguments)
     }
 
-    /// The same with all that it says in a file.
-    pub fn start_logged(name: &str, arguments: &[String], log: &Path) -> Self {
-        let mut command = command();
+    /// The same of this build, with all that it says in a file.
+    pub fn start_logged(
+        mut command: Command,
+        name: &str,
+        arguments: &[String],
+        log: &Path,
+    ) -> Self {
         command.env("PARLOR_LOG", "parlor=debug").stderr(File::create(log).unwrap());
         Self::start_by(command, name, arguments)
     }
