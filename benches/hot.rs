@@ -29,8 +29,8 @@ use parlor::gateway::framing::{Decoder, Incoming, put_text};
 use parlor::hub::{Outbox, Who};
 use parlor::limits::{Limits, Rate, Settings};
 use parlor::protocol::{
-    ClientFrame, ConversationId, DeviceId, Entry, Envelope, Epoch, ProcessId, Receipt, SocketId,
-    UserId, answer,
+    ClientFrame, ConversationId, DeviceId, Entry, Envelope, Epoch, ProcessId, Receipt, Sizes,
+    SocketId, UserId, answer,
 };
 use parlor::store::Store;
 use parlor::store::embedded::{EmbeddedStore, FolderLock};
@@ -78,7 +78,9 @@ fn take_frames_apart(bencher: Bencher, count: usize) {
     let (mut decoder, mut bytes) = (Decoder::default(), masked(count));
     bencher.bench_local(|| {
         let (mut input, mut length) = (black_box(&mut bytes[..]), 0);
-        while let Some(Incoming::Text { text, .. }) = decoder.next(&mut input).unwrap() {
+        while let Some(Incoming::Text { text, .. }) =
+            decoder.next(&mut input, Sizes::MOST.frame).unwrap()
+        {
             length += text.len();
         }
         assert_eq!(length, count * FRAME.len());
@@ -91,8 +93,8 @@ fn put_a_cut_frame_together(bencher: Bencher) {
     let (mut decoder, mut bytes) = (Decoder::default(), masked(1));
     bencher.bench_local(|| {
         let (mut begin, mut end) = black_box(&mut bytes[..]).split_at_mut(40);
-        assert!(decoder.next(&mut begin).unwrap().is_none());
-        assert!(decoder.next(&mut end).unwrap().is_some());
+        assert!(decoder.next(&mut begin, Sizes::MOST.frame).unwrap().is_none());
+        assert!(decoder.next(&mut end, Sizes::MOST.frame).unwrap().is_some());
     });
 }
 
@@ -107,7 +109,7 @@ fn put_a_frame_around_a_text(bencher: Bencher) {
 
 #[divan::bench(sample_size = 1000)]
 fn read_a_message_frame(bencher: Bencher) {
-    bencher.bench(|| ClientFrame::parse(black_box(FRAME)).unwrap());
+    bencher.bench(|| ClientFrame::parse(black_box(FRAME), &Sizes::MOST).unwrap());
 }
 
 #[divan::bench(sample_size = 1000)]

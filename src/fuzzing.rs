@@ -26,7 +26,7 @@ use crate::gateway::framing;
 use crate::gateway::handshake::{self, Request};
 use crate::protocol::frame::{ClientFrame, SendFrame, parse_send};
 use crate::protocol::{
-    ConversationId, DATA_BYTES_MAX, Envelope, ErrorCode, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX,
+    ConversationId, DATA_BYTES_MAX, Envelope, ErrorCode, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Sizes,
     Target, answer,
 };
 
@@ -249,14 +249,14 @@ pub fn proxy(bytes: &[u8]) -> bool {
 /// A command of a socket: taken within its limits, or refused in a short sentence.
 pub fn command(bytes: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(bytes) else { return false };
-    let parsed = ClientFrame::parse(text);
-    let at_length = ClientFrame::parse_at_length(text);
+    let parsed = ClientFrame::parse(text, &Sizes::MOST);
+    let at_length = ClientFrame::parse_at_length(text, &Sizes::MOST);
     assert_eq!(format!("{parsed:?}"), format!("{at_length:?}"), "read in one go, and at length");
     let taken = parsed.is_ok();
     match parsed {
         Ok(ClientFrame::Message(send)) => {
             check_send(&send);
-            let again = parse_send(text, send.reference.clone());
+            let again = parse_send(text, send.reference.clone(), &Sizes::MOST);
             assert!(again.is_ok_and(|again| again.message == send.message), "{text}");
         }
         Ok(ClientFrame::Signal { data, target, .. }) => {

@@ -153,14 +153,15 @@ async fn keys(common: &Common, dm: Dm) -> Result<(Option<Verifier>, Opening), No
 }
 
 /// How much clients may do in a process whose open files go to so many shares of sockets.
-fn limits(options: &LimitOptions, common: &Common, shares: u32) -> Arc<Limits> {
+fn limits(options: &LimitOptions, common: &Common, shares: u32) -> Result<Arc<Limits>, NodeError> {
     // Where the system does not say, what most begin with.
     let files = rlimit::Resource::NOFILE.get_soft().unwrap_or(1_024);
     let sockets = limits::sockets_by_files(files, shares);
     let settings = options.settings(common.tokens.has_keys(), sockets);
+    let settings = settings.map_err(NodeError::Usage)?;
     let [half_open, plain] = limits::others_by_files(files).map(Some);
     let (half_open, plain) = (settings.half_open.or(half_open), settings.plain.or(plain));
-    Limits::new(Settings { half_open, plain, ..settings })
+    Ok(Limits::new(Settings { half_open, plain, ..settings }))
 }
 
 /// A process without parts, which asks for tokens where there are keys.
@@ -198,6 +199,7 @@ fn ready(common: &Common, mut fields: serde_json::Value, admin: Option<SocketAdd
 pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     let mut signals = Signals::new(&options.edge)?;
     let common = &options.common;
+    let limits = limits(&options.limits, common, options.servers.into())?;
     let entrance = Entrance::new(&options.edge, common)?;
     let metrics = Arc::new(Metrics::new("up"));
     let data = if options.memory { Data::Memory } else { Data::Folder(&options.data) };
@@ -222,7 +224,6 @@ pub async fn up(options: Up) -> Result<ExitCode, NodeError> {
     let api_metrics = Arc::new(Metrics::new("api"));
     let all = names.iter().map(|(_, metrics)| metrics).chain([&api_metrics, &metrics]);
     let health = Health::new(all.cloned().collect());
-    let limits = limits(&options.limits, common, options.servers.into());
     let mut node = node(wired, health, common, limits, keys);
     let mut parts = Vec::new();
     for ((name, metrics), listener) in names.into_iter().zip(listeners) {
@@ -340,6 +341,7 @@ async fn one_part(
         let text = "give --redis URL: servers of a fleet find each other's sockets there";
         return Err(NodeError::Usage(text.to_owned()));
     }
+    let limits = limits(limited, common, 1)?;
     let entrance = Entrance::new(edge, common)?;
     let folder = hatch::folder(part.handoff.as_deref(), &part.id)?;
     let listener = listen(part.listen, common.anywhere(), "--listen").await?;
@@ -351,7 +353,7 @@ async fn one_part(
         () = signals.stop() => return Ok(ExitCode::SUCCESS),
     };
     let health = Health::new(vec![metrics.clone()]);
-    let mut node = node(wired, health, common, limits(limited, common, 1), keys);
+    let mut node = node(wired, health, common, limits, keys);
     let PartSettings { id, role, advertise, public_url, .. } = part;
     let (name, lock_held) = (id.to_string(), false);
     let edge = entrance.at(&listener);

@@ -24,7 +24,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("edge", &["protocol"]),
     ("hub", &["protocol"]),
     ("auth", &["protocol"]),
-    ("limits", &[]),
+    ("limits", &["protocol"]),
     ("store", &["protocol", "telemetry"]),
     ("directory", &["protocol", "telemetry"]),
     ("bus", &["protocol", "telemetry", "directory"]),

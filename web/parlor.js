@@ -15,10 +15,16 @@ const LONGEST_WAIT_MS = 10_000;
 const PONG_WAIT_MS = 10_000;
 const RETRY_MS = 500;
 const UNACKED_MAX = 1_000;
-// Under the 64 KiB at which a server closes the socket, with room for the `after` to come.
-const FRAME_BYTES_MAX = 65_000;
+// The longest frame, unless `welcome` tells of a lower bound: a server closes the socket for a longer
+// one. There must be room for the `after` to come.
+const FRAME_BYTES_MAX = 65_536;
+const AFTER_BYTES = 64;
+// What was said is no WebSocket frame, no text, or too long: it would end the next socket as well.
+const SAID_WRONG = new Set([1002, 1003, 1007, 1009]);
+const UTF8 = new TextEncoder();
 const SEEN_MAX = 2_000;
 const UNAUTHORIZED = 4401;
+const TOO_LARGE = { code: "too_large", detail: "it is too long" };
 /** Frames that tell of the socket, whoever it is for. */
 const OF_THE_SOCKET = new Set(["welcome", "error", "reconnect", "authed"]);
 
@@ -148,6 +154,7 @@ export class Parlor extends EventTarget {
   #ours = false;
   #unacked = new Unanswered();
   #paused = new Map();
+  #frameBytes = FRAME_BYTES_MAX;
   #seen = new Map();
   #wake = () => this.#now();
 
@@ -190,9 +197,8 @@ export class Parlor extends EventTarget {
     const ref = randomRef();
     const frame = { type: "message", ...this.#address(target), message, ref };
     if (data !== undefined) frame.data = data;
-    if (new TextEncoder().encode(JSON.stringify(frame)).length > FRAME_BYTES_MAX) {
-      const detail = "it is too long";
-      queueMicrotask(() => this.#emit("failed", { ref, code: "too_large", detail }));
+    if (!this.#fits(frame)) {
+      queueMicrotask(() => this.#emit("failed", { ref, ...TOO_LARGE }));
       return ref;
     }
     const conversation = conversationOf(this.user, target);
@@ -309,7 +315,7 @@ export class Parlor extends EventTarget {
     if (this.#closed) return;
     // A token that came while this socket was on its way, or about to end, is tried once.
     const fresher = code === UNAUTHORIZED && this.#options.token !== this.#carried;
-    if (code >= 4000 && code < 4500 && !fresher) {
+    if (SAID_WRONG.has(code) || (code >= 4000 && code < 4500 && !fresher)) {
       return this.#stop(code, reason || `code ${code}`);
     }
     const most = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** this.#attempt++);
@@ -333,7 +339,23 @@ export class Parlor extends EventTarget {
 
   #flush(conversation) {
     if (!this.#online || !this.#ours || this.#paused.has(conversation)) return;
-    this.#unacked.take(conversation).forEach((frame) => this.#write(frame));
+    const frames = this.#unacked.take(conversation);
+    frames.filter((frame) => this.#fits(frame)).forEach((frame) => this.#write(frame));
+    // Written to a server that takes less than the one before, these would never leave.
+    const long = frames.filter((frame) => !this.#fits(frame));
+    long.forEach(({ ref }) => this.#failed(conversation, { ref, ...TOO_LARGE }));
+  }
+
+  #fits(frame) {
+    const more = frame.after === undefined ? AFTER_BYTES : 0;
+    return UTF8.encode(JSON.stringify(frame)).length + more <= this.#frameBytes;
+  }
+
+  /** It is not tried again; what waited for its answer goes on. */
+  #failed(conversation, why) {
+    this.#unacked.delete(why.ref);
+    this.#flush(conversation);
+    this.#emit("failed", why);
   }
 
   #opened(welcome) {
@@ -350,6 +372,7 @@ export class Parlor extends EventTarget {
         this.#write({ type: "ping" });
       }
     }, 5_000);
+    this.#frameBytes = welcome.limits?.frameBytes ?? FRAME_BYTES_MAX;
     // What was written as one person is not said as another.
     this.#ours = (welcome.userId ?? this.user) === this.user;
     this.#carry();
@@ -416,9 +439,7 @@ export class Parlor extends EventTarget {
       if (code === "rate_limited") this.#unacked.slow(conversation);
       return this.#pause(conversation, retryAfterMs ?? RETRY_MS);
     }
-    this.#unacked.delete(ref);
-    this.#flush(conversation);
-    return this.#emit("failed", { ref, code, detail });
+    return this.#failed(conversation, { ref, code, detail });
   }
 
   /** What comes behind a refused send waits with it, so that they stay in order. */

@@ -13,7 +13,7 @@ use crate::chat::ChatError;
 use crate::chat::conversations::parse_cursor;
 use crate::chat::history::{HistoryQuery, LIMIT_DEFAULT};
 use crate::protocol::frame::parse_send;
-use crate::protocol::{ConversationId, RoomId, UserId};
+use crate::protocol::{ConversationId, RoomId, Sizes, UserId};
 
 /// Reads a request as every handler would; how many of them would have gone on.
 ///
@@ -78,7 +78,7 @@ fn acting(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
 fn sending(uri: &Uri, headers: &HeaderMap, body: &str) -> Result<(), Problem> {
     let (_, caller, _) = asked(uri)?;
     let reference = idempotency_key(headers)?;
-    let send = parse_send(body, reference).map_err(ChatError::from)?;
+    let send = parse_send(body, reference, &Sizes::MOST).map_err(ChatError::from)?;
     assert!(!send.message.trim().is_empty());
     check_from(&caller, from(body))
 }

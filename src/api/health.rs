@@ -24,6 +24,7 @@ use super::{Guard, guarded, listen};
 use crate::auth::Verifier;
 use crate::chat::Chat;
 use crate::edge::Edge;
+use crate::protocol::Sizes;
 use crate::telemetry::Metrics;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -183,7 +184,7 @@ pub async fn serve_admin(
 pub(super) fn admin_router(health: Arc<Health>, admin: Admin) -> Router {
     let Admin { edge, auth, chat } = admin;
     let tokens = Tokens::new(auth, chat, PATHS);
-    let guard = Guard { limit: TIMEOUT, quota: None, edge, tokens };
+    let guard = Guard { limit: TIMEOUT, body_bytes: Sizes::MOST.frame, quota: None, edge, tokens };
     let routes = Router::new()
         .route("/healthz", get(async || Json(json!({"alive": true}))))
         .route("/readyz", get(readyz))

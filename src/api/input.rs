@@ -12,10 +12,7 @@ use super::asker::{Asker, on_behalf_of};
 use super::error::Problem;
 use crate::auth::Refusal;
 use crate::chat::history::parse_limit;
-use crate::protocol::{BadId, ErrorCode, UserId};
-
-/// The longest body, in bytes.
-pub const BODY_BYTES_MAX: usize = 64 * 1024;
+use crate::protocol::{BadId, ErrorCode, Sizes, UserId};
 
 /// The path parameters and the query of a request.
 #[derive(Debug)]
@@ -164,7 +161,8 @@ impl<S: Send + Sync> FromRequest<S> for JsonText {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
         check_media(request.headers())?;
-        let bytes = read_body(request.into_body()).await?;
+        // Whoever guards the routes has held it to what is set.
+        let bytes = read_body(request.into_body(), Sizes::MOST.frame).await?;
         let text = String::from_utf8(bytes.into());
         text.map(Self).map_err(|_| Problem::bad("the body must be UTF-8"))
     }
@@ -186,14 +184,17 @@ fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
+/// What a longer body is answered with.
+pub(super) fn too_large(bytes_max: u32) -> Problem {
+    Problem::new(ErrorCode::TooLarge, format!("the body is over {bytes_max} bytes"))
+}
+
 /// Reads a whole body, within its limit.
-pub(super) async fn read_body(body: Body) -> Result<bytes::Bytes, Problem> {
-    let too_large =
-        || Problem::new(ErrorCode::TooLarge, format!("the body is over {BODY_BYTES_MAX} bytes"));
-    to_bytes(body, BODY_BYTES_MAX).await.map_err(|error| {
+pub(super) async fn read_body(body: Body, bytes_max: u32) -> Result<bytes::Bytes, Problem> {
+    to_bytes(body, bytes_max as usize).await.map_err(|error| {
         let limit = std::error::Error::source(&error);
         match limit.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
-            true => too_large(),
+            true => too_large(bytes_max),
             false => Problem::bad("the body ended too early"),
         }
     })

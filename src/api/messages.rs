@@ -217,10 +217,11 @@ pub(super) async fn send(
     let named = from.as_ref().and_then(|from| from.as_str()?.parse().ok());
     let caller = input.caller_or(named.as_ref())?;
     let reference = idempotency_key(&headers)?;
-    let frame = parse_send(&body, reference.clone()).map_err(|bad| {
-        bad.over.iter().for_each(|bound| chat.metrics.count_limited(bound));
-        crate::chat::ChatError::from(bad)
-    })?;
+    let frame =
+        parse_send(&body, reference.clone(), &chat.limits.settings().sizes).map_err(|bad| {
+            bad.over.iter().for_each(|bound| chat.metrics.count_limited(bound));
+            crate::chat::ChatError::from(bad)
+        })?;
     check_from(&caller, from)?;
     Ok(sent(chat.send(&caller, frame, reference, input.of_service()).await?))
 }

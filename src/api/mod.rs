@@ -100,7 +100,8 @@ pub async fn serve(
 pub fn router(chat: Arc<Chat>, auth: Option<Verifier>, options: ApiOptions) -> Router {
     let quota = Some(Quota::of(&chat, &options.edge));
     let tokens = Tokens::new(auth, Some(chat.clone()), PATHS);
-    let guard = Guard { limit: options.request_timeout, quota, edge: options.edge, tokens };
+    let (limit, body_bytes) = (options.request_timeout, chat.limits.settings().sizes.frame);
+    let guard = Guard { limit, body_bytes, quota, edge: options.edge, tokens };
     let routes = Router::new()
         .route("/openapi.json", get(openapi::document))
         .route("/v1/users/{user}/conversations", get(conversations::list))
@@ -132,6 +133,8 @@ where
 #[derive(Clone)]
 struct Guard {
     limit: Duration,
+    /// The longest body.
+    body_bytes: u32,
     /// Where requests are counted; the admin's are not.
     quota: Option<Quota>,
     edge: Arc<Edge>,
@@ -219,7 +222,7 @@ async fn within(
     next: Next,
 ) -> Response {
     let measured = async {
-        let (request, bytes) = whole(request).await?;
+        let (request, bytes) = whole(request, guard.body_bytes).await?;
         if let Some(quota) = &guard.quota {
             quota.bytes(whose, bytes)?;
         }
@@ -240,14 +243,13 @@ async fn within(
 }
 
 /// The request with its body read, so that no handler waits for a client; and the body's length.
-async fn whole(request: Request) -> Result<(Request, usize), Problem> {
+async fn whole(request: Request, bytes_max: u32) -> Result<(Request, usize), Problem> {
     input::percent_decode(request.uri().path()).ok_or_else(input::bad_percent)?;
     let (parts, body) = request.into_parts();
-    if announced(&parts.headers).is_some_and(|bytes| bytes > input::BODY_BYTES_MAX as u64) {
-        let detail = format!("the body is over {} bytes", input::BODY_BYTES_MAX);
-        return Err(Problem::new(ErrorCode::TooLarge, detail));
+    if announced(&parts.headers).is_some_and(|bytes| bytes > bytes_max.into()) {
+        return Err(input::too_large(bytes_max));
     }
-    let body = input::read_body(body).await?;
+    let body = input::read_body(body, bytes_max).await?;
     let bytes = body.len();
     Ok((Request::from_parts(parts, Body::from(body)), bytes))
 }

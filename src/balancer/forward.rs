@@ -22,7 +22,7 @@ use super::front::{Answer, problem};
 use crate::edge::{Caller, Peer, TOKENS_HEADER, Upstream, is_forwarding};
 use crate::protocol::ErrorCode;
 
-/// The longest body of a request, as the API has it.
+/// The longest body of a request that an API takes; one that takes less says so itself.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// How long it may take to arrive, as at the API.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);

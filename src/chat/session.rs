@@ -24,7 +24,7 @@ use super::receipt::Receipts;
 use crate::hub::{Event, Who};
 use crate::limits::Over;
 use crate::protocol::{
-    ClientFrame, CloseCode, ConversationId, ErrorCode, PING_INTERVAL_MS, ProcessId, Ref,
+    ClientFrame, CloseCode, ConversationId, ErrorCode, PING_INTERVAL_MS, ProcessId, Ref, Sizes,
     TOKEN_REVOKED, Timestamp, answer,
 };
 use tick::Tick;
@@ -48,6 +48,8 @@ pub struct Here<'a> {
     pub server: &'a ProcessId,
     /// How many sockets a person may have, for `welcome`.
     pub sockets_per_user: u16,
+    /// How large what it writes may be.
+    pub sizes: Sizes,
     /// The wall clock, for frames that tell the time.
     pub clock: Timestamp,
     /// For what is measured.
@@ -104,8 +106,9 @@ impl Session {
     /// Says `welcome` and asks for the claim and the mailbox.
     pub fn start(&mut self, here: &Here<'_>, out: &mut Outputs) {
         let Who { user, device, socket } = here.who;
-        let most = here.sockets_per_user;
-        out.frames.push(answer::welcome(user, *socket, here.server, device, here.clock, most));
+        let (most, sizes) = (here.sockets_per_user, &here.sizes);
+        let welcome = answer::welcome(user, *socket, here.server, device, here.clock, most, sizes);
+        out.frames.push(welcome);
         self.ticked = Some(Tick::at(here.now));
         self.go_on(here, out);
     }
@@ -151,7 +154,7 @@ impl Session {
         out: &mut Outputs,
     ) {
         self.silent_ticks = 0;
-        match ClientFrame::parse(text) {
+        match ClientFrame::parse(text, &here.sizes) {
             Ok(frame @ ClientFrame::Ack { .. }) if !self.is_unknown() => {
                 // It asks for nothing, and refused it would be missing.
                 if !self.frame(frame, here, out) {

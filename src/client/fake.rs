@@ -35,6 +35,7 @@ struct State {
     swallow: Option<u64>,
     refuse_all: bool,
     refuse_next: usize,
+    frame_bytes: Option<usize>,
 }
 
 pub(crate) struct Fake {
@@ -96,6 +97,11 @@ impl Fake {
         self.lock().refuse_next = count;
     }
 
+    /// Longer frames end their socket, and `welcome` says so.
+    pub fn limit_frames(&self, bytes: usize) {
+        self.lock().frame_bytes = Some(bytes);
+    }
+
     pub fn log(&self, conversation: &str) -> Vec<String> {
         let state = self.lock();
         let log = state.logs.get(conversation).into_iter().flatten();
@@ -139,8 +145,13 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
     let user = query.split('&').find_map(|pair| pair.strip_prefix("userId=")).unwrap().to_owned();
     let (sender, mut orders) = mpsc::channel(ORDERS_MAX);
     let say = |value: Value| sender.try_send(Order::Say(value.to_string())).unwrap();
-    say(json!({"type": "welcome", "userId": user, "socketId": "1", "server": server,
-        "device": "default", "protocol": 1, "timestamp": 1, "pingMs": 25_000}));
+    let mut welcome = json!({"type": "welcome", "userId": user, "socketId": "1", "server": server,
+        "device": "default", "protocol": 1, "timestamp": 1, "pingMs": 25_000});
+    let frame_bytes = state.lock().unwrap().frame_bytes;
+    if let Some(bytes) = frame_bytes {
+        welcome["limits"] = json!({"frameBytes": bytes});
+    }
+    say(welcome);
     state.lock().unwrap().enter(&user, &sender);
     loop {
         tokio::select! {
@@ -156,6 +167,10 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
                 Some(Order::Cut) | None => return,
             },
             message = socket.next() => match message {
+                Some(Ok(Message::Text(text))) if frame_bytes.is_some_and(|b| text.len() > b) => {
+                    let frame = CloseFrame { code: 1009.into(), reason: "".into() };
+                    let _ = socket.close(Some(frame)).await;
+                }
                 Some(Ok(Message::Text(text))) => {
                     let frame = serde_json::from_str(&text).unwrap();
                     state.lock().unwrap().take(&user, &frame, &sender);

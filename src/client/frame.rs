@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::protocol::FRAME_BYTES_MAX;
+
 /// A frame's fields, whatever its type; one that is absent is empty, 0 or `None`.
 #[derive(Debug, Deserialize)]
 pub struct Fields<'a> {
@@ -75,6 +77,24 @@ pub struct Fields<'a> {
     /// How often a silent socket is pinged, of `welcome`.
     #[serde(default, rename = "pingMs")]
     pub ping_ms: u64,
+    /// What may be said, of `welcome`.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// What may be said, as far as a client looks at it.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Bytes of a frame.
+    #[serde(rename = "frameBytes")]
+    pub frame_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { frame_bytes: FRAME_BYTES_MAX }
+    }
 }
 
 impl<'a> Fields<'a> {
@@ -107,6 +127,8 @@ pub struct Welcome {
     pub device: String,
     /// How often a silent socket is pinged.
     pub ping_ms: u64,
+    /// How long a frame may be.
+    pub frame_bytes: usize,
 }
 
 /// An entry of a conversation's log: a message, or another change.
@@ -215,6 +237,7 @@ impl ServerFrame {
                 server: fields.server.into(),
                 device: fields.device.into(),
                 ping_ms: fields.ping_ms,
+                frame_bytes: fields.limits.frame_bytes,
             }),
             "sent" => Self::Sent { reference, conversation, seq, timestamp },
             "delivered" => Self::Delivered { conversation, seq, user: fields.user.into() },
@@ -342,10 +365,11 @@ mod tests {
         let welcome = parse(
             r#"{"type":"welcome","userId":"userA","socketId":"00ff","server":"ws1",
             "device":"default","protocol":1,"timestamp":5,"pingMs":25000,
-            "limits":{"messageBytes":16384}}"#,
+            "limits":{"messageBytes":16384,"frameBytes":12000}}"#,
         );
         let ServerFrame::Welcome(welcome) = welcome else { panic!("not a welcome") };
         assert_eq!((welcome.server.as_str(), welcome.ping_ms), ("ws1", 25_000));
+        assert_eq!(welcome.frame_bytes, 12_000);
         assert_eq!(parse(r#"{"type":"caughtup"}"#), ServerFrame::CaughtUp);
         assert_eq!(
             parse(r#"{"type":"missed","conversation":"dm:userA:userB","from":1,"to":5800}"#),

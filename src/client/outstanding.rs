@@ -212,6 +212,15 @@ impl Outstanding {
         frames
     }
 
+    /// Takes out the sends whose frames are longer than so many bytes.
+    pub fn longer_than(&mut self, bytes_max: usize) -> Vec<Send> {
+        let all = std::mem::take(&mut self.unacked);
+        let fits = |pending: &Pending| pending.send.frame().len() <= bytes_max;
+        let (fit, long) = all.into_iter().partition(fits);
+        self.unacked = fit;
+        long.into_iter().map(|pending: Pending| pending.send).collect()
+    }
+
     /// The ref of the newest send.
     pub fn newest_ref(&self) -> Option<&str> {
         self.unacked.back()?.send.reference.as_deref()

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::outstanding::{Outstanding, Send, Taken, To};
 use super::{Client, ClientError, ClientOptions, ServerFrame, Welcome};
+use crate::protocol::FRAME_BYTES_MAX;
 
 /// A server that has been silent for so many of its own ping intervals is gone.
 const SILENT_INTERVALS: u32 = 3;
@@ -57,9 +58,14 @@ impl Backoff {
     }
 }
 
+/// What a frame gets beside what is to be said: its ref, and `after`.
+const NAMED_BYTES: usize = 96;
+
 /// Whether a client comes back by itself after this; the table is `docs/protocol.md`.
 fn comes_back(error: &ClientError) -> bool {
     match error {
+        // Said again, it would end the next socket as well.
+        ClientError::Closed { code: Some(1002 | 1003 | 1007 | 1009), .. } => false,
         ClientError::Closed { code: Some(code), .. } => !(4000..4500).contains(code),
         ClientError::Refused { status, .. } => *status == 429 || *status >= 500,
         ClientError::BadUrl(_) => false,
@@ -151,6 +157,8 @@ pub struct Reconnecting {
     backoff: Backoff,
     state: State,
     events: VecDeque<Event>,
+    /// How long a frame may be, as the last server said.
+    frame_bytes: usize,
 }
 
 impl Reconnecting {
@@ -162,19 +170,26 @@ impl Reconnecting {
             backoff: Backoff::new(rules),
             state: State::Waiting(Instant::now()),
             events: VecDeque::new(),
+            frame_bytes: FRAME_BYTES_MAX,
         }
     }
 
     /// Takes a message, online or not; `None` if too many wait for their answer. Returns its ref.
+    /// One that is too long for a frame has failed.
     pub fn send(&mut self, to: To, message: &str) -> Option<String> {
         if self.is_full() {
             return None;
         }
-        let frame = self.outstanding.begin(Send::new(to, message));
-        if let State::Open(open) = &mut self.state {
-            open.write.extend(frame);
+        let send = Send::new(to, message);
+        let too_long = send.frame().len() + NAMED_BYTES > self.frame_bytes;
+        let frame = self.outstanding.begin(send);
+        let reference = self.outstanding.newest_ref().map(str::to_owned);
+        match &mut self.state {
+            _ if too_long => self.refuse_too_long(),
+            State::Open(open) => open.write.extend(frame),
+            _ => {}
         }
-        self.outstanding.newest_ref().map(str::to_owned)
+        reference
     }
 
     /// Says that everything up to `seq` was seen; forgotten if there is no socket.
@@ -231,7 +246,21 @@ impl Reconnecting {
         }
     }
 
+    /// A server would close the socket for each of these, and nothing behind it would ever leave.
+    fn refuse_too_long(&mut self) {
+        let most = self.frame_bytes;
+        for send in self.outstanding.longer_than(most.saturating_sub(NAMED_BYTES)) {
+            let detail = format!("it is too long for a frame of {most} bytes");
+            self.events.push_back(Event::Failed { send, code: "too_large".to_owned(), detail });
+        }
+        if let State::Open(open) = &mut self.state {
+            open.write.extend(self.outstanding.released());
+        }
+    }
+
     fn opened(&mut self, client: Client, welcome: Welcome) {
+        self.frame_bytes = welcome.frame_bytes;
+        self.refuse_too_long();
         let interval = Duration::from_millis(welcome.ping_ms.max(1_000));
         self.state = State::Open(Box::new(Open {
             client,
@@ -402,7 +431,7 @@ mod tests {
             wait(&mut a, |event| matches!(event, Event::Connected(_))).await;
             a.close().await;
         }
-        for stop in [4001, 4401, 4499] {
+        for stop in [1002, 1003, 1007, 1009, 4001, 4401, 4499] {
             let mut a = client(&fake, "userA").await;
             fake.close_all(stop);
             let event = wait(&mut a, |event| matches!(event, Event::Stopped(_))).await;
@@ -412,6 +441,28 @@ mod tests {
             assert_eq!(code, Some(stop));
             assert!(a.next().await.is_none());
         }
+    }
+
+    /// Said to a server that takes no such frame it would end one socket after the other.
+    #[tokio::test]
+    async fn what_is_too_long_for_a_server_fails_and_holds_nobody_up() {
+        let fake = Fake::start().await;
+        fake.limit_frames(1_000);
+        let mut a = Reconnecting::new(ClientOptions::new(fake.url(), "userA"), QUICK);
+        let (long, to) = ("\n".repeat(500), || To::User("userB".into()));
+        a.send(to(), &long).unwrap();
+        a.send(to(), "one").unwrap();
+        for _ in 0..2 {
+            let failed = wait(&mut a, |event| matches!(event, Event::Failed { .. })).await;
+            let Event::Failed { send, code, detail } = failed else { panic!("{failed:?}") };
+            assert_eq!((send.message, code.as_str()), (long.clone(), "too_large"));
+            assert!(detail.contains("1000 bytes"), "{detail}");
+            wait(&mut a, |event| matches!(event, Event::Sent { .. })).await;
+            // And now at once.
+            a.send(to(), &long).unwrap();
+            a.send(to(), "two").unwrap();
+        }
+        assert_eq!(fake.log("dm:userA:userB"), ["one", "two"]);
     }
 
     #[tokio::test]

@@ -1,9 +1,14 @@
 //! Options of whoever serves clients: how much each of them may do.
 
+use std::ops::RangeInclusive;
+
 use clap::Args;
 
-use crate::limits::{Bound, Rate, Settings};
+use crate::limits::{Bound, Rate, Settings, number};
 use crate::protocol::SOCKETS_PER_USER_MAX;
+use crate::protocol::sizes::{
+    DATA_BYTES_MAX, DATA_DEPTH_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MIN, MESSAGE_BYTES_MAX, Sizes,
+};
 
 /// What all roles that serve clients take. Without tokens (development mode) only what is given
 /// here is limited, and sockets of a server and of a user.
@@ -130,14 +135,65 @@ pub struct LimitOptions {
         help_heading = "Limits"
     )]
     pub api_requests: Option<Bound<Rate>>,
+    /// Bytes of a message's text, at most the default. Give all servers of a fleet the same, of
+    /// this and of the three that follow [default: 16K, also without tokens]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "PARLOR_MESSAGE_BYTES",
+        help_heading = "Limits",
+        value_parser = sized(1..=MESSAGE_BYTES_MAX)
+    )]
+    pub message_bytes: Option<u32>,
+    /// Bytes of the data of a message or signal, at most the default [default: 4K, also without
+    /// tokens]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "PARLOR_DATA_BYTES",
+        help_heading = "Limits",
+        value_parser = sized(2..=DATA_BYTES_MAX)
+    )]
+    pub data_bytes: Option<u32>,
+    /// How deep such data is nested, at most the default [default: 32, also without tokens]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "PARLOR_DATA_DEPTH",
+        help_heading = "Limits",
+        value_parser = sized(1..=DATA_DEPTH_MAX)
+    )]
+    pub data_depth: Option<u32>,
+    /// Bytes of a frame, of a message in many frames, and of a request's body: at most the default,
+    /// and 2K more than message and data together [default: 64K, also without tokens]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "PARLOR_FRAME_BYTES",
+        help_heading = "Limits",
+        value_parser = sized(FRAME_BYTES_MIN..=FRAME_BYTES_MAX)
+    )]
+    pub frame_bytes: Option<u32>,
+}
+
+/// Reads a whole number, maybe with a K behind it, within a range.
+fn sized(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<u32, String> + Clone {
+    move |text| {
+        let size = number(text).filter(|size| range.contains(&(*size as usize)));
+        let (least, most) = (range.start(), range.end());
+        size.ok_or_else(|| format!("it is a whole number from {least} to {most}"))
+    }
 }
 
 impl LimitOptions {
     /// What holds: as it is given, else as usual where tokens say who somebody is. `sockets` are
     /// as many as there is room for.
-    pub fn settings(&self, tokens: bool, sockets: u32) -> Settings {
+    ///
+    /// # Errors
+    /// What does not go together, and what to do.
+    pub fn settings(&self, tokens: bool, sockets: u32) -> Result<Settings, String> {
         let usual = if tokens { Settings::USUAL } else { Settings::default() };
-        Settings {
+        Ok(Settings {
             sockets: given(self.max_sockets, Some(sockets)),
             sockets_per_user: self.sockets_per_user,
             sockets_per_address: given(self.sockets_per_address, usual.sockets_per_address),
@@ -153,7 +209,27 @@ impl LimitOptions {
             signals: given(self.user_signals, usual.signals),
             requests: given(self.api_requests, usual.requests),
             new_conversations: given(self.new_conversations, usual.new_conversations),
+            sizes: self.sizes()?,
+        })
+    }
+
+    fn sizes(&self) -> Result<Sizes, String> {
+        let most = Sizes::MOST;
+        let sizes = Sizes {
+            frame: self.frame_bytes.unwrap_or(most.frame),
+            message: self.message_bytes.unwrap_or(most.message),
+            data: self.data_bytes.unwrap_or(most.data),
+            depth: self.data_depth.unwrap_or(most.depth),
+        };
+        let (frame, needed) = (sizes.frame, sizes.frame_needed());
+        if frame < needed {
+            return Err(format!(
+                "--frame-bytes {frame} has no room for the longest message and its data: give \
+                 {needed} or more, or lower --message-bytes ({}) or --data-bytes ({})",
+                sizes.message, sizes.data
+            ));
         }
+        Ok(sizes)
     }
 }
 
@@ -164,9 +240,9 @@ fn given<T>(option: Option<Bound<T>>, usual: Option<T>) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Cli;
+    use crate::config::{Cli, Command};
     use crate::protocol::SOCKETS_PER_USER;
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     #[test]
     fn what_is_given_holds_and_the_rest_is_usual_with_tokens() {
@@ -175,7 +251,7 @@ mod tests {
             user_frames: Some(Bound::At(Rate::new(5, 9))),
             ..LimitOptions::default()
         };
-        let with = options.settings(true, 896);
+        let with = options.settings(true, 896).unwrap();
         let changed = (with.sockets, with.messages, with.frames);
         assert_eq!(changed, (Some(896), None, Some(Rate::new(5, 9))));
         let usual = Settings::USUAL;
@@ -183,9 +259,44 @@ mod tests {
             Settings { sockets: None, ..with },
             Settings { messages: None, frames: with.frames, ..usual }
         );
-        let without = options.settings(false, 896);
+        let without = options.settings(false, 896).unwrap();
         let only = Settings { sockets: Some(896), frames: with.frames, ..Settings::default() };
         assert_eq!(without, only);
+    }
+
+    #[test]
+    fn sizes_can_be_lowered_to_what_still_goes_together() {
+        let given = |arguments: &[&str]| {
+            let cli =
+                Cli::try_parse_from(["parlor", "up"].iter().chain(arguments)).map_err(|error| {
+                    assert_eq!(error.exit_code(), 2);
+                    error.to_string()
+                })?;
+            let Command::Up(up) = cli.command else { panic!("up") };
+            up.limits.settings(true, 896).map(|settings| settings.sizes)
+        };
+        assert_eq!(given(&[]), Ok(Sizes::MOST));
+        let lower = ["--message-bytes", "1K", "--data-bytes=512", "--data-depth=4"];
+        let lower = [&lower[..], &["--frame-bytes", "16K"]].concat();
+        let sizes = Sizes { frame: 16_384, message: 1_024, data: 512, depth: 4 };
+        assert_eq!(given(&lower), Ok(sizes));
+        let whole = Sizes { frame: 22 << 10, ..Sizes::MOST };
+        assert_eq!(given(&["--frame-bytes", "22K"]), Ok(whole));
+        let error = given(&["--frame-bytes", "22527"]).unwrap_err();
+        assert!(error.contains("give 22528 or more"), "{error}");
+        for bad in [
+            "--message-bytes=0",
+            "--message-bytes=16385",
+            "--data-bytes=1",
+            "--data-bytes=off",
+            "--data-depth=0",
+            "--data-depth=33",
+            "--frame-bytes=10239",
+            "--frame-bytes=65K",
+        ] {
+            let error = given(&[bad]).unwrap_err();
+            assert!(error.contains("whole number from"), "{bad}: {error}");
+        }
     }
 
     /// The help tells the numbers that hold.
@@ -226,6 +337,17 @@ mod tests {
         assert!(help("sockets_per_user").ends_with(&each));
         let half_open = format!("[default: {}]", usual.half_open_per_address.unwrap());
         assert!(help("half_open_per_address").ends_with(&half_open));
+        let Sizes { frame, message, data, depth } = Sizes::MOST;
+        for (id, most) in [
+            ("message_bytes", size(message)),
+            ("data_bytes", size(data)),
+            ("data_depth", depth.to_string()),
+            ("frame_bytes", size(frame)),
+        ] {
+            let told = help(id);
+            let default = format!("[default: {most}, also without tokens]");
+            assert!(told.ends_with(&default), "{id}: {told}");
+        }
         let conversations = format!("[default: {}]", usual.conversations.unwrap());
         assert!(help("conversations_per_user").ends_with(&conversations));
     }

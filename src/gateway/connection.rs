@@ -17,7 +17,7 @@ use crate::chat::catchup::Work;
 use crate::chat::session::{Here, Input, Outputs, Session, Unstored, Wish};
 use crate::hub::Outbox;
 use crate::limits::{Address, Limit};
-use crate::protocol::{CloseCode, Timestamp};
+use crate::protocol::{CloseCode, Sizes, Timestamp};
 
 /// The longest receipt that nobody has to pay for: ten times what one needs.
 const RECEIPT_BYTES_MAX: usize = 1_024;
@@ -74,7 +74,8 @@ impl<'a> Desk<'a> {
     fn here(&self) -> Here<'a> {
         let (chat, who) = (&self.gateway.chat, &self.outbox.who);
         let (server, sockets_per_user) = (&chat.me.id, chat.hub.sockets_per_user());
-        Here { who, server, sockets_per_user, clock: self.clock, now: self.now }
+        let sizes = chat.limits.settings().sizes;
+        Here { who, server, sockets_per_user, sizes, clock: self.clock, now: self.now }
     }
 }
 
@@ -116,6 +117,7 @@ impl Connection {
 
     /// Handles all frames that end in these bytes, until the user is to rest.
     pub fn read(&mut self, bytes: &mut [u8], desk: &mut Desk<'_>) -> Result<(), End> {
+        let most = desk.gateway.chat.limits.settings().sizes.frame;
         let mut at = 0;
         loop {
             if self.paused() || desk.rest.is_some() {
@@ -124,7 +126,7 @@ impl Connection {
             }
             let Self { session, decoder } = self;
             let mut rest = &mut bytes[at..];
-            let heard = decoder.next(&mut rest);
+            let heard = decoder.next(&mut rest, most);
             let left = rest.len();
             match heard {
                 Ok(None) => return Ok(()),
@@ -146,7 +148,7 @@ impl Connection {
         let mut at = 0;
         loop {
             let mut rest = &mut bytes[at..];
-            match self.decoder.next(&mut rest) {
+            match self.decoder.next(&mut rest, Sizes::MOST.frame) {
                 Ok(None) => return false,
                 Ok(Some(Incoming::Close(_))) | Err(_) => return true,
                 Ok(Some(_)) => {}

@@ -14,7 +14,7 @@ mod head;
 #[cfg(test)]
 mod tests;
 
-use crate::protocol::{CloseCode, FRAME_BYTES_MAX};
+use crate::protocol::CloseCode;
 pub use gather::{Frames, Heard};
 pub use head::Limits;
 
@@ -64,23 +64,15 @@ impl Fault {
     }
 }
 
-/// What a client of a chat may say.
-#[derive(Debug, Default)]
-struct Chat;
-
-impl Limits for Chat {
-    const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX;
-    const BINARY: bool = false;
-}
-
 /// The frames of one connection. Between messages it owns no buffer.
 #[derive(Debug, Default)]
-pub struct Decoder(Frames<Chat>);
+pub struct Decoder(Frames);
 
 impl Decoder {
     /// Takes the next message or control frame out of `input`, which is fresh from the socket and
     /// unmasked in place, and leaves there what comes behind. `None`: all of it is used up, and of
-    /// a frame that is not whole yet the beginning is kept inside.
+    /// a frame that is not whole yet the beginning is kept inside. `bytes_max`: of a frame, and of
+    /// a message in many.
     ///
     /// What was handed out of memory of its own is let go with the next call, so that one calls
     /// this until there is nothing more.
@@ -90,8 +82,10 @@ impl Decoder {
     pub fn next<'a, 'i: 'a>(
         &'a mut self,
         input: &mut &'i mut [u8],
+        bytes_max: u32,
     ) -> Result<Option<Incoming<'a>>, Fault> {
-        Ok(match self.0.next(input)? {
+        let limits = Limits { message_bytes: bytes_max as usize, binary: false };
+        Ok(match self.0.next(input, limits)? {
             None => None,
             Some(Heard::Text { text, cost }) => Some(Incoming::Text { text, cost }),
             Some(Heard::Ping(payload)) => Some(Incoming::Ping(payload)),

@@ -23,7 +23,7 @@ pub use address::Address;
 pub use limit::Limit;
 pub use lobby::{Lobby, Stay};
 pub use meter::{Key, Meter};
-pub use rate::{BadBound, Bound, Rate};
+pub use rate::{BadBound, Bound, Rate, number};
 pub use seats::Seats;
 pub use settings::Settings;
 

@@ -36,7 +36,7 @@ impl FromStr for Rate {
 }
 
 /// A whole number, in units of 1,024 with a K behind it, of 1,048,576 with an M.
-fn number(text: &str) -> Option<u32> {
+pub fn number(text: &str) -> Option<u32> {
     let (digits, unit) = match text.as_bytes().last()? {
         b'K' => (&text[..text.len() - 1], 1 << 10),
         b'M' => (&text[..text.len() - 1], 1 << 20),

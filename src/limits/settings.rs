@@ -1,6 +1,7 @@
 //! What a process allows: every limit that has a number of its own.
 
 use super::Rate;
+use crate::protocol::Sizes;
 
 /// What is allowed; `None`: anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,6 +36,8 @@ pub struct Settings {
     pub requests: Option<Rate>,
     /// By the hour, of a user.
     pub new_conversations: Option<Rate>,
+    /// Of what clients write.
+    pub sizes: Sizes,
 }
 
 impl Settings {
@@ -55,5 +58,6 @@ impl Settings {
         signals: Some(Rate::new(20, 100)),
         requests: Some(Rate::new(50, 200)),
         new_conversations: Some(Rate::new(100, 100)),
+        sizes: Sizes::MOST,
     };
 }

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::code::ErrorCode;
 use super::id::{ConversationId, DeviceId, ProcessId, Ref, SocketId, UserId};
 use super::message::{Entry, Seq, Timestamp};
+use super::sizes::Sizes;
 use super::{PING_INTERVAL_MS, PROTOCOL_VERSION, limits_json};
 
 /// A frame as it leaves: UTF-8 JSON, shared by all sockets that it goes to.
@@ -98,6 +99,7 @@ pub fn welcome(
     device: &DeviceId,
     now: Timestamp,
     sockets_per_user: u16,
+    sizes: &Sizes,
 ) -> Text {
     Writer::new("welcome")
         .name("userId", user.as_str())
@@ -107,7 +109,7 @@ pub fn welcome(
         .number("protocol", u64::from(PROTOCOL_VERSION))
         .number("timestamp", now)
         .number("pingMs", PING_INTERVAL_MS)
-        .raw("limits", &limits_json(sockets_per_user))
+        .raw("limits", &limits_json(sockets_per_user, sizes))
         .end()
 }
 
@@ -289,9 +291,11 @@ mod tests {
             &DeviceId::plain(),
             5,
             20,
+            &Sizes { message: 1_000, ..Sizes::MOST },
         ));
         assert_eq!(welcome["limits"]["socketsPerUser"], json!(20));
-        assert_eq!(welcome["limits"]["messageBytes"], json!(16_384));
+        assert_eq!(welcome["limits"]["messageBytes"], json!(1_000));
+        assert_eq!(welcome["limits"]["dataDepth"], json!(32));
         assert_eq!(welcome["pingMs"], json!(25_000));
         assert_eq!(
             error(ErrorCode::BadRequest, "no", None, Some(3)),

@@ -109,7 +109,7 @@ pub enum CloseCode {
     Unsupported,
     /// Text that is not UTF-8.
     NotUtf8,
-    /// A frame or message over 64 KiB.
+    /// A frame or message that is too long (`frameBytes` of `welcome`), or comes in crumbs.
     TooBig,
     /// A fault of the server's own.
     Internal,
@@ -165,7 +165,7 @@ impl CloseCode {
             Self::Protocol => "protocol error",
             Self::Unsupported => "text frames only",
             Self::NotUtf8 => "text must be UTF-8",
-            Self::TooBig => "frames are limited to 65536 bytes",
+            Self::TooBig => "a frame is longer than frameBytes in welcome",
             Self::Internal => "internal error, reconnect",
             Self::Restart => "server restarting, reconnect",
             Self::TooManySockets => "too many sockets, a newer one took the place",

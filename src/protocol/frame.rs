@@ -15,9 +15,9 @@ use serde_json::value::RawValue;
 use super::code::ErrorCode;
 use super::id::{ConversationId, Ref, UserId};
 use super::message::Seq;
+use super::sizes::Sizes;
 use super::token::Token;
 use super::word::Word;
-use super::{DATA_BYTES_MAX, DATA_DEPTH_MAX, MESSAGE_BYTES_MAX, SIGNAL_BYTES_MAX};
 #[cfg(all(debug_assertions, not(fuzzing)))]
 use crate::planted::{Bug, planted};
 
@@ -35,9 +35,9 @@ pub enum Target {
 pub struct SendFrame {
     /// Whom it is for.
     pub target: Target,
-    /// The text: 1 byte to 16 KiB.
+    /// The text: at least a byte.
     pub message: Arc<str>,
-    /// The sender's own JSON object: at most 4 KiB.
+    /// The sender's own JSON object.
     pub data: Option<Arc<RawValue>>,
     /// The client's name for this send; the same again is the same message (P2).
     pub reference: Option<Ref>,
@@ -159,17 +159,17 @@ fn too_large(detail: String, over: &'static str) -> Refusal {
 }
 
 impl ClientFrame {
-    /// Reads one text frame.
-    pub fn parse(text: &str) -> Result<Self, BadFrame> {
+    /// Reads one text frame, whose parts are of these sizes at most.
+    pub fn parse(text: &str, sizes: &Sizes) -> Result<Self, BadFrame> {
         #[cfg(all(debug_assertions, not(fuzzing)))]
         if planted(Bug::SenderTrusted) {
-            return Self::parse_at_length(text);
+            return Self::parse_at_length(text, sizes);
         }
-        quick::read(text).map_or_else(|| Self::parse_at_length(text), Ok)
+        quick::read(text, sizes).map_or_else(|| Self::parse_at_length(text, sizes), Ok)
     }
 
     /// As [`ClientFrame::parse`], for whatever there is.
-    pub(crate) fn parse_at_length(text: &str) -> Result<Self, BadFrame> {
+    pub(crate) fn parse_at_length(text: &str, sizes: &Sizes) -> Result<Self, BadFrame> {
         let fields: Fields<'_> = whole_object(text).map_err(|error| BadFrame {
             code: ErrorCode::BadRequest,
             detail: format!("a frame is one JSON object with a \"type\": {error}"),
@@ -178,16 +178,20 @@ impl ClientFrame {
         })?;
         let reference = optional::<Ref>(fields.reference, "ref");
         let named = reference.as_ref().ok().cloned().flatten();
-        let parsed = reference.and_then(|reference| fields.into_frame(reference));
+        let parsed = reference.and_then(|reference| fields.into_frame(reference, sizes));
         parsed.map_err(|refusal| refusal.of(named))
     }
 }
 
 /// Reads the body of `POST /v1/messages`, which is a `message` frame without its type.
-pub fn parse_send(text: &str, reference: Option<Ref>) -> Result<SendFrame, BadFrame> {
+pub fn parse_send(
+    text: &str,
+    reference: Option<Ref>,
+    sizes: &Sizes,
+) -> Result<SendFrame, BadFrame> {
     let fields: Result<Fields<'_>, _> = whole_object(text);
     let parsed = match fields {
-        Ok(fields) => fields.into_send(reference.clone()),
+        Ok(fields) => fields.into_send(reference.clone(), sizes),
         Err(error) => Err(bad(format!("the body is one JSON object: {error}"))),
     };
     parsed.map_err(|refusal| refusal.of(reference))
@@ -212,10 +216,10 @@ fn sentence(error: &serde_json::Error) -> String {
 }
 
 impl Fields<'_> {
-    fn into_frame(self, reference: Option<Ref>) -> Result<ClientFrame, Refusal> {
+    fn into_frame(self, reference: Option<Ref>, sizes: &Sizes) -> Result<ClientFrame, Refusal> {
         let Word(kind) = required(self.kind, "type")?;
         match &*kind {
-            "message" => self.into_send(reference).map(ClientFrame::Message),
+            "message" => self.into_send(reference, sizes).map(ClientFrame::Message),
             "ack" => Ok(ClientFrame::Ack {
                 conversation: required(self.conversation, "conversation")?,
                 seq: required(self.seq, "seq")?,
@@ -227,7 +231,7 @@ impl Fields<'_> {
                 reference,
             }),
             "signal" => {
-                let data = object(self.data, SIGNAL_BYTES_MAX)?;
+                let data = object(self.data, sizes)?;
                 let data = data.ok_or_else(|| bad("\"data\" is missing"))?;
                 Ok(ClientFrame::Signal { target: self.target()?, data, reference })
             }
@@ -251,11 +255,11 @@ impl Fields<'_> {
         }
     }
 
-    fn into_send(self, reference: Option<Ref>) -> Result<SendFrame, Refusal> {
+    fn into_send(self, reference: Option<Ref>, sizes: &Sizes) -> Result<SendFrame, Refusal> {
         let target = self.target()?;
         let Word(message) = required(self.message, "message")?;
-        let message = message_of(&message)?;
-        let data = object(self.data, DATA_BYTES_MAX)?;
+        let message = message_of(&message, sizes)?;
+        let data = object(self.data, sizes)?;
         let after = optional(self.after, "after")?;
         if reference.as_ref().is_some_and(|r| !r.is_clients()) {
             return Err(bad("\"ref\" must not begin with ~"));
@@ -273,10 +277,10 @@ impl Fields<'_> {
 }
 
 /// A message's text, if it may be one.
-fn message_of(text: &str) -> Result<Arc<str>, Refusal> {
-    if text.len() > MESSAGE_BYTES_MAX {
-        let length = text.len();
-        let detail = format!("\"message\" has {length} bytes, {MESSAGE_BYTES_MAX} are allowed");
+fn message_of(text: &str, sizes: &Sizes) -> Result<Arc<str>, Refusal> {
+    let (length, most) = (text.len(), sizes.message);
+    if length > most as usize {
+        let detail = format!("\"message\" has {length} bytes, {most} are allowed");
         return Err(too_large(detail, "message_bytes"));
     }
     if text.trim().is_empty() {
@@ -298,17 +302,18 @@ fn required<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, name: &str) -> Re
     optional(raw, name)?.ok_or_else(|| bad(format!("\"{name}\" is missing")))
 }
 
-fn object(raw: Option<&RawValue>, bytes_max: usize) -> Result<Option<Arc<RawValue>>, Refusal> {
+fn object(raw: Option<&RawValue>, sizes: &Sizes) -> Result<Option<Arc<RawValue>>, Refusal> {
     let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(None) };
-    if raw.get().len() > bytes_max {
-        let detail = format!("\"data\" has {} bytes, {bytes_max} are allowed", raw.get().len());
+    let (length, most) = (raw.get().len(), sizes.data);
+    if length > most as usize {
+        let detail = format!("\"data\" has {length} bytes, {most} are allowed");
         return Err(too_large(detail, "data_bytes"));
     }
     if !raw.get().starts_with('{') {
         return Err(bad("\"data\" must be a JSON object"));
     }
-    if depth(raw.get()) > DATA_DEPTH_MAX {
-        let too_deep = bad(format!("\"data\" is nested deeper than {DATA_DEPTH_MAX}"));
+    if depth(raw.get()) > sizes.depth as usize {
+        let too_deep = bad(format!("\"data\" is nested deeper than {}", sizes.depth));
         return Err(Refusal { over: Some("json_depth"), ..too_deep });
     }
     Ok(Some(Arc::from(raw.to_owned())))
@@ -338,13 +343,13 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> BadFrame {
-        ClientFrame::parse(text).expect_err(text)
+        ClientFrame::parse(text, &Sizes::MOST).expect_err(text)
     }
 
     #[test]
     fn the_first_line_of_the_readme_is_a_message() {
-        let frame =
-            ClientFrame::parse(r#"{"type":"message","to":"userB","message":"Hi"}"#).unwrap();
+        let text = r#"{"type":"message","to":"userB","message":"Hi"}"#;
+        let frame = ClientFrame::parse(text, &Sizes::MOST).unwrap();
         let ClientFrame::Message(send) = frame else { panic!("{frame:?}") };
         assert_eq!(send.target, Target::User(UserId::parse("userB").unwrap()));
         assert_eq!(&*send.message, "Hi");
@@ -355,7 +360,8 @@ mod tests {
     fn what_the_server_knows_better_is_ignored() {
         let text = r#"{"type":"message","to":"b","message":"x","from":"evil","id":3,
                        "seq":"x","timestamp":{},"token":1,"new":[1]}"#;
-        assert!(matches!(ClientFrame::parse(text), Ok(ClientFrame::Message(_))));
+        let frame = ClientFrame::parse(text, &Sizes::MOST);
+        assert!(matches!(frame, Ok(ClientFrame::Message(_))));
     }
 
     #[test]
@@ -409,14 +415,42 @@ mod tests {
     fn sizes_are_counted_in_bytes() {
         let send = |text: &str| {
             let json = serde_json::json!({"type": "message", "to": "b", "message": text});
-            ClientFrame::parse(&json.to_string())
+            ClientFrame::parse(&json.to_string(), &Sizes::MOST)
         };
         assert!(send(&"é".repeat(8 * 1024)).is_ok());
         let over = send(&format!("{}x", "é".repeat(8 * 1024))).unwrap_err();
         assert_eq!(over.code, ErrorCode::TooLarge);
-        let data = format!("{{\"k\":\"{}\"}}", "x".repeat(DATA_BYTES_MAX));
+        let data = format!("{{\"k\":\"{}\"}}", "x".repeat(Sizes::MOST.data as usize));
         let text = format!(r#"{{"type":"message","to":"b","message":"x","data":{data}}}"#);
         assert_eq!(refused(&text).code, ErrorCode::TooLarge);
+    }
+
+    #[test]
+    fn lower_bounds_hold_to_the_byte_whatever_way_a_frame_is_read() {
+        let sizes = Sizes { message: 10, data: 20, depth: 2, ..Sizes::MOST };
+        let send = |message: &str, data: &str| {
+            let text =
+                format!(r#"{{"type":"message","to":"b","message":"{message}","data":{data}}}"#);
+            let body = parse_send(&text, None, &sizes).map(drop);
+            let frames = [ClientFrame::parse, ClientFrame::parse_at_length];
+            for parsed in frames.map(|parse| parse(&text, &sizes).map(drop)) {
+                assert_eq!(parsed, body, "{text}");
+            }
+            let signal = format!(r#"{{"type":"signal","to":"b","data":{data}}}"#);
+            let signal = ClientFrame::parse(&signal, &sizes).map(drop);
+            if message.len() <= 10 {
+                assert_eq!(signal, body, "{data}");
+            }
+            body.map_err(|bad| (bad.over, bad.detail))
+        };
+        assert_eq!(send("0123456789", r#"{"k":"0123456789ab"}"#), Ok(()));
+        let detail = "\"message\" has 11 bytes, 10 are allowed".to_owned();
+        assert_eq!(send("0123456789a", "{}"), Err((Some("message_bytes"), detail)));
+        let detail = "\"data\" has 21 bytes, 20 are allowed".to_owned();
+        assert_eq!(send("x", r#"{"k":"0123456789abc"}"#), Err((Some("data_bytes"), detail)));
+        assert_eq!(send("x", r#"{"k":[1]}"#), Ok(()));
+        let detail = "\"data\" is nested deeper than 2".to_owned();
+        assert_eq!(send("x", r#"{"k":[{}]}"#), Err((Some("json_depth"), detail)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod envelope;
 pub mod frame;
 pub mod id;
 pub mod message;
+pub mod sizes;
 pub mod token;
 pub(crate) mod word;
 
@@ -21,20 +22,11 @@ pub use id::{
     UserId,
 };
 pub use message::{Entry, Kind, Seq, Timestamp};
+pub use sizes::{DATA_BYTES_MAX, DATA_DEPTH_MAX, FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Sizes};
 pub use token::{LEEWAY_SECONDS, TOKEN_BYTES_MAX, TOKEN_REVOKED, Token};
 
 /// The version of frames and envelopes.
 pub const PROTOCOL_VERSION: u8 = 1;
-/// The longest `message`, in UTF-8 bytes.
-pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
-/// The longest `data` of a message, in bytes of JSON as sent.
-pub const DATA_BYTES_MAX: usize = 4 * 1024;
-/// The longest `data` of a signal, in bytes of JSON as sent.
-pub const SIGNAL_BYTES_MAX: usize = 4 * 1024;
-/// How deep `data` may be nested.
-pub const DATA_DEPTH_MAX: usize = 32;
-/// The longest frame, and the longest reassembled message, in bytes.
-pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// How often a silent socket is pinged.
 pub const PING_INTERVAL_MS: u64 = 25_000;
 /// How many sockets a person may have where nothing else is set; the oldest is closed with 4001.
@@ -49,9 +41,10 @@ pub const REF_REACH_ENTRIES: u64 = 1_000;
 pub const REF_WINDOW_ENTRIES: usize = 32;
 
 /// The `limits` of `welcome`.
-pub(crate) fn limits_json(sockets_per_user: u16) -> String {
+pub(crate) fn limits_json(sockets_per_user: u16, sizes: &Sizes) -> String {
+    let Sizes { frame, message, data, depth } = sizes;
     format!(
-        "{{\"messageBytes\":{MESSAGE_BYTES_MAX},\"dataBytes\":{DATA_BYTES_MAX},\
-         \"frameBytes\":{FRAME_BYTES_MAX},\"socketsPerUser\":{sockets_per_user}}}"
+        "{{\"messageBytes\":{message},\"dataBytes\":{data},\"dataDepth\":{depth},\
+         \"frameBytes\":{frame},\"socketsPerUser\":{sockets_per_user}}}"
     )
 }

@@ -26,6 +26,8 @@ use crate::wiring;
 pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
     let mut signals = Signals::new(&options.edge)?;
     let common = &options.common;
+    // A socket that passes through is two open files.
+    let limits = limits(&options.limits, common, 2)?;
     let entrance = Entrance::new(&options.edge, common)?;
     let upstream = options.upstream_ca.as_deref().map(Upstream::trusting).transpose();
     let upstream = upstream.map_err(|error| NodeError::Usage(error.to_string()))?;
@@ -58,8 +60,6 @@ pub async fn balancer(options: Balancer) -> Result<ExitCode, NodeError> {
     let admin =
         beside(common, &entrance, auth.as_ref(), &health, (&stop, signals.renewal())).await?;
     let (pick, edge) = (options.pick, entrance.at(&listener));
-    // A socket that passes through is two open files.
-    let limits = limits(&options.limits, common, 2);
     let dealing =
         balancer::Options { pick, forward, edge, upstream, auth, handoff, limits, metrics };
     let balancer = balancer::Balancer::new(dealing, backends, stop.clone());

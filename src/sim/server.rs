@@ -331,7 +331,8 @@ async fn serve(sea: Sea, running: Arc<Running>, chat: Arc<Chat>, wire: Arc<Wire>
     let here = || {
         let (server, clock, now) = (&chat.me.id, (chat.clock)(), Instant::now());
         let sockets_per_user = chat.hub.sockets_per_user();
-        Here { who: &outbox.who, server, sockets_per_user, clock, now }
+        let sizes = chat.limits.settings().sizes;
+        Here { who: &outbox.who, server, sockets_per_user, sizes, clock, now }
     };
     session.start(&here(), &mut out);
     while give_out(&sea, &chat, &outbox, &wire, &mut out, &mut work).await {

@@ -14,13 +14,7 @@ use parlor::protocol::CloseCode;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// The longest messages of the suite, of both kinds.
-#[derive(Debug, Default)]
-struct Suite;
-
-impl Limits for Suite {
-    const MESSAGE_BYTES_MAX: usize = 16 * 1_024 * 1_024;
-    const BINARY: bool = true;
-}
+const SUITE: Limits = Limits { message_bytes: 16 * 1_024 * 1_024, binary: true };
 
 const HEAD_BYTES_MAX: usize = 16 * 1_024;
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,7 +38,7 @@ fn main() -> io::Result<()> {
 fn serve(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut read = open(&mut stream)?;
-    let (mut frames, mut out) = (Frames::<Suite>::default(), Vec::new());
+    let (mut frames, mut out) = (Frames::default(), Vec::new());
     let mut buffer = vec![0; 64 * 1_024];
     let mut goes_on = answer(&mut frames, &mut read, &mut out);
     while goes_on {
@@ -90,9 +84,9 @@ fn open(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 }
 
 /// Whether the connection goes on.
-fn answer(frames: &mut Frames<Suite>, mut input: &mut [u8], out: &mut Vec<u8>) -> bool {
+fn answer(frames: &mut Frames, mut input: &mut [u8], out: &mut Vec<u8>) -> bool {
     loop {
-        match frames.next(&mut input) {
+        match frames.next(&mut input, SUITE) {
             Ok(None) => return true,
             Ok(Some(Heard::Text { text, .. })) => put_text(out, text.as_bytes()),
             Ok(Some(Heard::Binary(payload))) => put_binary(out, payload),

@@ -32,8 +32,8 @@ class Socket {
     this.onmessage({ data: JSON.stringify(frame) });
   }
 
-  welcome(userId = "userA") {
-    this.hear({ type: "welcome", server: "ws1", userId, pingMs: 25_000 });
+  welcome(userId = "userA", limits = undefined) {
+    this.hear({ type: "welcome", server: "ws1", userId, pingMs: 25_000, limits });
   }
 
   end(code) {
@@ -187,8 +187,45 @@ await check("what no frame can hold fails at once", async ({ parlor, socket, eve
   assert.deepEqual(events.map(([kind, { code }]) => [kind, code]), [["failed", "too_large"]]);
 });
 
-const states = (events) =>
-  events.filter(([kind]) => kind === "state").map(([, { state, code }]) => [state, code]);
+await check("a server that takes less than others is told no more", async ({ parlor, socket, events }) => {
+  const failed = () =>
+    events.filter(([kind]) => kind === "failed").map(([, { ref, code }]) => [ref, code]);
+  parlor.learn(DM, 7);
+  const long = "é".repeat(6_000);
+  const ref = parlor.send("userB", long);
+  assert.deepEqual(socket.take(), [[long, 7]]);
+  parlor.send("userB", "short");
+  socket.end(1012);
+  while (Socket.last === socket) await wait(10);
+  Socket.last.welcome("userA", { frameBytes: 12_000 });
+  assert.deepEqual(Socket.last.take(), [["short", 7]]);
+  assert.deepEqual(failed(), [[ref, "too_large"]]);
+  const again = parlor.send("userB", long);
+  await wait(0);
+  assert.deepEqual(Socket.last.take(), []);
+  assert.deepEqual(failed().slice(1), [[again, "too_large"]]);
+  // Of a conversation that nothing is known of, what waits behind it goes on.
+  const before = Socket.last;
+  const first = parlor.send("userC", "x".repeat(8_000));
+  parlor.send("userC", "behind");
+  before.end(1012);
+  while (Socket.last === before) await wait(10);
+  Socket.last.welcome("userA", { frameBytes: 4_000 });
+  assert.deepEqual(Socket.last.take(), [["short", 7], ["behind", undefined]]);
+  assert.deepEqual(failed().slice(2), [[first, "too_large"]]);
+});
+
+await check("what would end the next socket too is not said again", async ({ parlor, socket, events }) => {
+  parlor.send("userB", "one");
+  events.length = 0;
+  socket.end(1009);
+  assert.deepEqual(states(events), [["stopped", 1009]]);
+});
+
+function states(events) {
+  const all = events.filter(([kind]) => kind === "state");
+  return all.map(([, { state, code }]) => [state, code]);
+}
 
 await check("a fresh token brings what waits", async ({ parlor, socket, events }) => {
   parlor.learn(DM, 7);

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::world::{Answer, World};
 use crate::auth::testing::{SECRET, hs256};
 use crate::limits::{Rate, Settings};
-use crate::protocol::Token;
+use crate::protocol::{Sizes, Token};
 
 const FOREIGN: &[u8] = b"a secret of somebody else, 32 bytes and more";
 
@@ -27,6 +27,7 @@ const NONE: Settings = Settings {
     signals: None,
     requests: None,
     new_conversations: None,
+    sizes: Sizes::MOST,
 };
 
 fn of(sub: &str) -> Token {

@@ -8,7 +8,7 @@ use crate::chat::session::{Here, Input, Session, Unstored, Wish};
 use crate::chat::testing::{Part, message, user};
 use crate::directory::Directory;
 use crate::hub::Event;
-use crate::protocol::{DeviceId, Kind};
+use crate::protocol::{DeviceId, Kind, Sizes};
 use crate::store::{Head, Member, Span, Store};
 
 fn dm() -> ConversationId {
@@ -368,7 +368,8 @@ async fn a_read_goes_on_at_the_floor_and_never_turns_in_circles() {
     let head = Head { floor: 10, title: None, creator: None, public: false, created: 1 };
     part.ports.write(Record::Head(dm(), head)).await.unwrap();
     let (server, now) = (&part.chat.me.id, tokio::time::Instant::now());
-    let here = Here { who: &outbox.who, server, sockets_per_user: 16, clock: 1, now };
+    let here =
+        Here { who: &outbox.who, server, sockets_per_user: 16, sizes: Sizes::MOST, clock: 1, now };
     let (mut session, mut out) = (Session::new(Wish::default()), Default::default());
     session.start(&here, &mut out);
     for work in 0.. {

@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message, WebSocket};
 
 use super::{Decoder, Fault, Incoming};
-use crate::protocol::FRAME_BYTES_MAX;
+use crate::protocol::{FRAME_BYTES_MAX, Sizes};
 
 /// In how many pieces bytes arrive at most.
 const PIECES_MAX: usize = 1_024;
@@ -40,7 +40,7 @@ pub(crate) fn hear<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, rests: bool) 
         let mut piece = piece.to_vec();
         let mut input = &mut piece[..];
         loop {
-            match decoder.next(&mut input) {
+            match decoder.next(&mut input, Sizes::MOST.frame) {
                 Ok(Some(incoming)) => heard.push(said(incoming)),
                 Ok(None) => break,
                 Err(fault) => return (heard, Some(fault), 0),

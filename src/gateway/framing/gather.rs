@@ -4,7 +4,6 @@
 //! a head promises, and at most doubles: a slow sender costs each byte one or two copies, and no
 //! second look. Text is checked as it comes.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use simdutf8::{basic, compat};
@@ -68,12 +67,11 @@ fn short(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// The frames of one connection; see [`super::Decoder`], which is this with the limits of a chat.
+/// The frames of one connection; see [`super::Decoder`], which is this for texts alone.
 #[derive(Debug, Default)]
-pub struct Frames<L> {
+pub struct Frames {
     begun: Option<Box<Begun>>,
     kept: Option<Box<Kept>>,
-    limits: PhantomData<L>,
 }
 
 /// What has come and is not handed out, or was handed out last.
@@ -245,7 +243,7 @@ impl Kept {
     }
 }
 
-impl<L: Limits> Frames<L> {
+impl Frames {
     /// See [`super::Decoder::next`].
     ///
     /// # Errors
@@ -253,11 +251,12 @@ impl<L: Limits> Frames<L> {
     pub fn next<'a, 'i: 'a>(
         &'a mut self,
         input: &mut &'i mut [u8],
+        limits: Limits,
     ) -> Result<Option<Heard<'a>>, Fault> {
         self.let_go();
         if let Some(kept) = &mut self.kept {
             let from = kept.from;
-            let (used, found) = step::<L>(&mut self.begun, &mut kept.bytes[from..])?;
+            let (used, found) = step(&mut self.begun, &mut kept.bytes[from..], limits)?;
             kept.from += used;
             if !matches!(found, Found::Nothing) {
                 let kept = self.kept.as_ref().map_or(&[][..], |kept| &kept.bytes[from..]);
@@ -265,7 +264,7 @@ impl<L: Limits> Frames<L> {
             }
             self.kept = None;
         }
-        let (used, found) = step::<L>(&mut self.begun, input)?;
+        let (used, found) = step(&mut self.begun, input, limits)?;
         let (bytes, rest) = std::mem::take(input).split_at_mut(used);
         *input = rest;
         show(found, bytes, self.begun.as_deref())
@@ -308,9 +307,10 @@ impl<L: Limits> Frames<L> {
 }
 
 /// Looks at bytes until something is whole; how many were used for it.
-fn step<L: Limits>(
+fn step(
     begun: &mut Option<Box<Begun>>,
     bytes: &mut [u8],
+    limits: Limits,
 ) -> Result<(usize, Found), Fault> {
     let mut used = 0;
     loop {
@@ -326,7 +326,7 @@ fn step<L: Limits>(
         if used == bytes.len() {
             return Ok((used, Found::Nothing));
         }
-        let (count, head) = read_head::<L>(begun, &bytes[used..])?;
+        let (count, head) = read_head(begun, &bytes[used..], limits)?;
         used += count;
         let Some(head) = head else { return Ok((used, Found::Nothing)) };
         let Opening { kind, last } = head.opening;
@@ -341,13 +341,14 @@ fn step<L: Limits>(
 }
 
 /// Reads a head, whose beginning may have come before; how many of these bytes were used.
-fn read_head<L: Limits>(
+fn read_head(
     begun: &mut Option<Box<Begun>>,
     bytes: &[u8],
+    limits: Limits,
 ) -> Result<(usize, Option<Head>), Fault> {
     let after = begun.as_ref().map_or(Sum::default(), |begun| begun.sum());
     let Some(begun) = begun.as_mut().filter(|begun| begun.head_bytes > 0) else {
-        let head = Head::read::<L>(bytes, after)?;
+        let head = Head::read(bytes, after, limits)?;
         if head.is_none() {
             begun.get_or_insert_default().keep_head(bytes);
         }
@@ -356,7 +357,7 @@ fn read_head<L: Limits>(
     let before = begun.head_bytes;
     let count = bytes.len().min(HEAD_BYTES_MAX - before);
     begun.keep_head(&bytes[..count]);
-    let head = Head::read::<L>(&begun.head[..begun.head_bytes], after)?;
+    let head = Head::read(&begun.head[..begun.head_bytes], after, limits)?;
     let Some(head) = head else { return Ok((count, None)) };
     begun.head_bytes = 0;
     Ok((head.bytes - before, Some(head)))

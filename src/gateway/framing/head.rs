@@ -33,11 +33,12 @@ const CRUMBS_BYTES_MAX: usize = 4 * 1_024;
 const UNFINISHED_BYTES_MORE: usize = 16 * 1_024;
 
 /// What a client may say.
-pub trait Limits {
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
     /// The longest message, and frame.
-    const MESSAGE_BYTES_MAX: usize;
+    pub message_bytes: usize,
     /// Whether messages may be binary.
-    const BINARY: bool;
+    pub binary: bool,
 }
 
 /// What a frame is.
@@ -101,21 +102,27 @@ pub(super) struct Sum {
 
 impl Sum {
     /// Whether such a frame may follow.
-    fn may_open<L: Limits>(self, opening: Opening) -> Result<(), Fault> {
+    fn may_open(self, opening: Opening, limits: Limits) -> Result<(), Fault> {
         match opening.kind {
             Kind::Text | Kind::Binary if self.begun => Err(Fault::Protocol),
             Kind::Continuation if !self.begun => Err(Fault::Protocol),
-            Kind::Binary if !L::BINARY => Err(Fault::Unsupported),
+            Kind::Binary if !limits.binary => Err(Fault::Unsupported),
             _ => Ok(()),
         }
     }
 
     /// Whether it may be of these lengths.
-    fn may_hold<L: Limits>(self, opening: Opening, head: usize, length: u64) -> Result<(), Fault> {
+    fn may_hold(
+        self,
+        opening: Opening,
+        head: usize,
+        length: u64,
+        limits: Limits,
+    ) -> Result<(), Fault> {
         if opening.kind.is_control() {
             return Ok(());
         }
-        let most = L::MESSAGE_BYTES_MAX;
+        let most = limits.message_bytes;
         let length = usize::try_from(length).ok().filter(|length| *length <= most);
         let length = length.ok_or(Fault::TooBig)?;
         let (bytes, raw) = (self.bytes + length, self.raw + head + length);
@@ -142,10 +149,10 @@ pub(super) struct Head {
 impl Head {
     /// Reads the head that `bytes` begin with, which comes after so much of a message; `None`: it
     /// is not whole.
-    pub(super) fn read<L: Limits>(bytes: &[u8], after: Sum) -> Result<Option<Self>, Fault> {
+    pub(super) fn read(bytes: &[u8], after: Sum, limits: Limits) -> Result<Option<Self>, Fault> {
         let Some(first) = bytes.first() else { return Ok(None) };
         let opening = Opening::read(*first)?;
-        after.may_open::<L>(opening)?;
+        after.may_open(opening, limits)?;
         let Some(second) = bytes.get(1) else { return Ok(None) };
         let short = second & !MASKED;
         let control = opening.kind.is_control();
@@ -154,7 +161,7 @@ impl Head {
         }
         let Some((length, at)) = length(short, &bytes[2..])? else { return Ok(None) };
         let head = at + MASK_BYTES;
-        after.may_hold::<L>(opening, head, length)?;
+        after.may_hold(opening, head, length, limits)?;
         let Some(mask) = bytes[at..].first_chunk() else { return Ok(None) };
         // It fits: what may be held is far less.
         Ok(Some(Self { opening, mask: *mask, length: length as usize, bytes: head }))

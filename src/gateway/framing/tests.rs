@@ -6,6 +6,7 @@ use tokio_tungstenite::tungstenite::{Message, WebSocket};
 
 use super::fuzzed::{Said, hear, hold, oracle};
 use super::*;
+use crate::protocol::{FRAME_BYTES_MAX, Sizes};
 
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
@@ -222,7 +223,7 @@ fn a_whole_frame_is_handed_out_where_it_lies() {
     let range = bytes.as_ptr_range();
     let mut input = &mut bytes[..];
     for _ in 0..3 {
-        match decoder.next(&mut input) {
+        match decoder.next(&mut input, Sizes::MOST.frame) {
             Ok(Some(Incoming::Text { text, .. })) => assert!(range.contains(&text.as_ptr())),
             Ok(Some(Incoming::Ping(payload))) => assert!(range.contains(&payload.as_ptr())),
             other => panic!("{other:?}"),
@@ -239,12 +240,12 @@ fn memory_is_of_what_has_come_and_goes_with_it() {
     for (from, to, most) in
         [(0, 100, 512), (100, 300, 512), (300, 40_000, 40_000), (40_000, length - 1, 60_000)]
     {
-        assert_eq!(decoder.next(&mut &mut bytes[from..to]), Ok(None));
+        assert_eq!(decoder.next(&mut &mut bytes[from..to], Sizes::MOST.frame), Ok(None));
         assert!((to - 8..=most).contains(&decoder.0.room()), "{}", decoder.0.room());
     }
-    let last = decoder.next(&mut &mut bytes[length - 1..]);
+    let last = decoder.next(&mut &mut bytes[length - 1..], Sizes::MOST.frame);
     assert!(matches!(last, Ok(Some(Incoming::Text { text, .. })) if text.len() == 60_000));
-    assert_eq!(decoder.next(&mut &mut [][..]), Ok(None));
+    assert_eq!(decoder.next(&mut &mut [][..], Sizes::MOST.frame), Ok(None));
     assert_eq!(format!("{decoder:?}"), format!("{:?}", Decoder::default()));
 }
 
@@ -259,12 +260,12 @@ fn what_is_kept_comes_first() {
     assert_eq!(decoder.unpaid(), 20);
     let mut input = later;
     let whole = input.len();
-    let one = decoder.next(&mut input);
+    let one = decoder.next(&mut input, Sizes::MOST.frame);
     assert_eq!(one, Ok(Some(Incoming::Text { text: "one", cost: 9 })));
     assert!(decoder.has_kept());
-    assert_eq!(decoder.next(&mut &mut [][..]), Ok(Some(Incoming::Pong(b"two"))));
+    assert_eq!(decoder.next(&mut &mut [][..], Sizes::MOST.frame), Ok(Some(Incoming::Pong(b"two"))));
     assert_eq!((decoder.has_kept(), decoder.unpaid(), input.len()), (true, 2, whole));
-    let three = decoder.next(&mut input);
+    let three = decoder.next(&mut input, Sizes::MOST.frame);
     assert_eq!(three, Ok(Some(Incoming::Text { text: "three", cost: 11 })));
     assert!(!decoder.has_kept() && input.is_empty());
 }

@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use super::{ClientFrame, SendFrame, Target, message_of, object};
 use crate::protocol::id::{ConversationId, Ref, UserId};
 use crate::protocol::message::Seq;
+use crate::protocol::sizes::Sizes;
 use crate::protocol::word::Word;
-use crate::protocol::{DATA_BYTES_MAX, SIGNAL_BYTES_MAX};
 
 #[derive(Deserialize)]
 struct Fields<'a> {
@@ -39,7 +39,7 @@ struct Fields<'a> {
 }
 
 /// Reads a frame, if it is one of the usual kind without a fault.
-pub(super) fn read(text: &str) -> Option<ClientFrame> {
+pub(super) fn read(text: &str, sizes: &Sizes) -> Option<ClientFrame> {
     // serde takes an array of as many values for the same thing.
     if !text.starts_with('{') {
         return None;
@@ -56,8 +56,8 @@ pub(super) fn read(text: &str) -> Option<ClientFrame> {
             }
             Some(ClientFrame::Message(SendFrame {
                 target: fields.target()?,
-                message: message_of(&fields.message.as_ref()?.0).ok()?,
-                data: object(fields.data, DATA_BYTES_MAX).ok()?,
+                message: message_of(&fields.message.as_ref()?.0, sizes).ok()?,
+                data: object(fields.data, sizes).ok()?,
                 reference,
                 after: fields.after,
                 #[cfg(all(debug_assertions, not(fuzzing)))]
@@ -73,7 +73,7 @@ pub(super) fn read(text: &str) -> Option<ClientFrame> {
             Some(ClientFrame::Read { conversation, seq, reference })
         }
         "signal" => {
-            let data = object(fields.data, SIGNAL_BYTES_MAX).ok()??;
+            let data = object(fields.data, sizes).ok()??;
             Some(ClientFrame::Signal { target: fields.target()?, data, reference })
         }
         _ => None,
@@ -133,8 +133,8 @@ mod tests {
                 fields.extend(twice);
             }
             let text = format!("{{{}}}", fields.join(","));
-            let long = ClientFrame::parse_at_length(&text);
-            match read(&text) {
+            let long = ClientFrame::parse_at_length(&text, &Sizes::MOST);
+            match read(&text, &Sizes::MOST) {
                 Some(frame) => {
                     assert_eq!(format!("{frame:?}"), format!("{:?}", long.unwrap()), "{text}");
                     usual += 1;
@@ -155,7 +155,7 @@ mod tests {
             r#"{"type":"read","conversation":"room:x","seq":18446744073709551615}"#,
             r#"{"type":"signal","to":"b","data":{"typing":true}}"#,
         ] {
-            assert!(read(text).is_some(), "{text}");
+            assert!(read(text, &Sizes::MOST).is_some(), "{text}");
         }
     }
 }

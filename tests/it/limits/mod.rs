@@ -5,6 +5,7 @@ mod crowd;
 mod files;
 mod flood;
 mod rates;
+mod sizes;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

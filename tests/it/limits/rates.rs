@@ -168,7 +168,7 @@ fn endless(part: &[u8], count: usize) -> Vec<u8> {
 }
 
 /// A ping whose text is as long as is asked for.
-fn long_ping(bytes: usize) -> Vec<u8> {
+pub(super) fn long_ping(bytes: usize) -> Vec<u8> {
     let mut text = br#"{"type":"ping","ref":"p"}"#.to_vec();
     text.resize(bytes, b' ');
     text

@@ -123,7 +123,14 @@ struct Socket {
 }
 
 fn here<'a>(outbox: &'a Outbox, part: &'a Part, now: Instant) -> Here<'a> {
-    Here { who: &outbox.who, server: &part.chat.me.id, sockets_per_user: 16, clock: 1, now }
+    Here {
+        who: &outbox.who,
+        server: &part.chat.me.id,
+        sockets_per_user: 16,
+        sizes: Sizes::MOST,
+        clock: 1,
+        now,
+    }
 }
 
 /// See the module.
