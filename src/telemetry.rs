@@ -113,6 +113,8 @@ pub struct Metrics {
     pub handoffs: Family<Outcome, Counter>,
     /// How many sockets may be open; 0 where as many as come.
     pub sockets_max: Gauge,
+    /// When the certificate of the process ends, in Unix seconds; 0 without one.
+    pub certificate_ends: Gauge,
 }
 
 impl Metrics {
@@ -147,6 +149,7 @@ impl Metrics {
             limited: Family::default(),
             handoffs: Family::default(),
             sockets_max: Gauge::default(),
+            certificate_ends: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register("sockets", "Sockets open now", m.sockets.clone());
@@ -170,6 +173,12 @@ impl Metrics {
         registry.register("limited", "Refused or kept waiting, by limit", m.limited.clone());
         registry.register("handoffs", "Sockets handed over, by outcome", m.handoffs.clone());
         registry.register("sockets_max", "Sockets that may be open", m.sockets_max.clone());
+        registry.register_with_unit(
+            "certificate_ends",
+            "When the certificate ends, by the Unix clock; 0 without one",
+            Unit::Seconds,
+            m.certificate_ends.clone(),
+        );
         Self { registry, ..m }
     }
 

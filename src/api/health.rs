@@ -60,12 +60,16 @@ struct Told {
 /// Says what is wrong now, if anything is.
 type Watch = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
+/// Sets gauges.
+type Measure = Box<dyn Fn(&Metrics) + Send + Sync>;
+
 /// What a process says of itself. It begins as `starting`.
 pub struct Health {
     metrics: Vec<Arc<Metrics>>,
     state: Mutex<Told>,
     watched: Mutex<Vec<(&'static str, Watch)>>,
     watched_local: Mutex<Vec<(&'static str, Watch)>>,
+    gauges: Mutex<Vec<Measure>>,
 }
 
 impl Health {
@@ -73,8 +77,8 @@ impl Health {
     pub fn new(metrics: Vec<Arc<Metrics>>) -> Arc<Self> {
         let (local, shared) = (BTreeMap::new(), BTreeMap::new());
         let state = Mutex::new(Told { stage: Stage::Starting, local, shared });
-        let (watched, watched_local) = Default::default();
-        Arc::new(Self { metrics, state, watched, watched_local })
+        let (watched, watched_local, gauges) = Default::default();
+        Arc::new(Self { metrics, state, watched, watched_local, gauges })
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {
@@ -109,6 +113,18 @@ impl Health {
     ) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.push((part, Box::new(trouble)));
+    }
+
+    /// Gauges that are set whenever somebody asks for metrics, of each part.
+    pub fn measure(&self, set: impl Fn(&Metrics) + Send + Sync + 'static) {
+        self.gauges.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(set));
+    }
+
+    fn exposition(&self) -> String {
+        for set in self.gauges.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            self.metrics.iter().for_each(|metrics| set(metrics));
+        }
+        exposition(&self.metrics)
     }
 
     /// Local trouble that is asked for likewise.
@@ -208,7 +224,7 @@ async fn metrics(
     if !asker.runs_it() {
         asker.administers()?;
     }
-    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], exposition(&health.metrics)).into_response())
+    Ok(([(header::CONTENT_TYPE, MEDIA_TYPE)], health.exposition()).into_response())
 }
 
 #[cfg(test)]

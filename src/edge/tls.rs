@@ -34,6 +34,8 @@ use super::Stream;
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// The largest file that is read.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// The last second of the year 9999, after which no certificate ends (RFC 5280 §4.1.2.5).
+const NO_LATER: Duration = Duration::from_secs(253_402_300_799);
 /// We speak nothing else, and say so (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
 const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
@@ -157,6 +159,14 @@ impl Tls {
         untimely(&self.0.current.get()).map(|why| format!("the certificate in use {why}"))
     }
 
+    /// When the certificate in use ends, in Unix seconds; `None`: not before the year 10000.
+    pub fn ends(&self) -> Option<u64> {
+        match judged(&self.0.current.get(), UnixTime::since_unix_epoch(NO_LATER)) {
+            Err(CertificateError::ExpiredContext { not_after, .. }) => Some(not_after.as_secs()),
+            _ => None,
+        }
+    }
+
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -194,27 +204,33 @@ impl Tls {
     }
 }
 
-/// Why a certificate is not one of now, if it is not. Who trusts nobody finds out of each that it
-/// is of nobody's, but of its dates before that.
-fn untimely(pair: &CertifiedKey) -> Option<String> {
+/// What is wrong with a certificate at a time. Who trusts nobody finds out of each that it is of
+/// nobody's, but of its dates before that.
+fn judged(pair: &CertifiedKey, at: UnixTime) -> Result<(), CertificateError> {
     let parsed = pair.end_entity_cert().and_then(ParsedCertificate::try_from);
-    let algorithms = provider().signature_verification_algorithms;
-    let (nobody, now) = (RootCertStore::empty(), UnixTime::now());
+    let (nobody, algorithms) =
+        (RootCertStore::empty(), provider().signature_verification_algorithms);
     let judged = parsed.and_then(|certificate| {
         // Of the leaf alone: a chain may carry what has ended for those who do not know better.
-        verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], now, algorithms.all)
+        verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], at, algorithms.all)
     });
-    let days = |seconds: u64| seconds / (24 * 60 * 60);
-    let now = now.as_secs();
     match judged {
-        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
-            not_after,
-            ..
-        })) => Some(format!("ended {} days ago", days(now.saturating_sub(not_after.as_secs())))),
-        Err(rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
-            not_before,
-            ..
-        })) => Some(format!("begins in {} days", days(not_before.as_secs().saturating_sub(now)))),
+        Err(rustls::Error::InvalidCertificate(error)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Why a certificate is not one of now, if it is not.
+fn untimely(pair: &CertifiedKey) -> Option<String> {
+    let now = UnixTime::now();
+    let days = |from: u64, to: u64| to.saturating_sub(from) / (24 * 60 * 60);
+    match judged(pair, now) {
+        Err(CertificateError::ExpiredContext { not_after, .. }) => {
+            Some(format!("ended {} days ago", days(not_after.as_secs(), now.as_secs())))
+        }
+        Err(CertificateError::NotValidYetContext { not_before, .. }) => {
+            Some(format!("begins in {} days", days(now.as_secs(), not_before.as_secs())))
+        }
         _ => None,
     }
 }
@@ -428,6 +444,8 @@ mod tests {
         assert!(tls.trouble().is_some_and(|trouble| trouble.contains("in use ended ")));
         put(&of_years("chat.test", 1990..2000));
         assert_eq!(tls.look(false), Look::Renewed);
+        // The first second of 2000.
+        assert_eq!(tls.ends(), Some(946_684_800));
     }
 
     #[test]

@@ -150,7 +150,12 @@ impl Entrance {
     ) -> impl Future<Output = ()> + use<> {
         let tls = self.entry.tls.clone();
         if let Some(tls) = tls.clone() {
+            let of_metrics = tls.clone();
             health.watch("certificate", move || tls.trouble());
+            health.measure(move |metrics| {
+                let ends = of_metrics.ends().unwrap_or(u64::MAX);
+                metrics.certificate_ends.set(i64::try_from(ends).unwrap_or(i64::MAX));
+            });
         }
         async move {
             if let (Some(tls), Some(asked)) = (tls, asked) {

@@ -207,6 +207,12 @@ async fn a_certificate_is_renewed_under_open_sockets() {
     }
     up.says("the certificate was renewed").await;
     assert!(!ready().await.contains("can't be renewed"));
+    let metrics = get(TcpStream::connect(admin).await.unwrap(), "localhost", "/metrics").await;
+    // The first second of 4096, which `rcgen` takes where it is told nothing.
+    assert!(
+        metrics.contains("parlor_certificate_ends_seconds{process=\"ws1\"} 67090118400"),
+        "{metrics}"
+    );
     a.say("userB", "still there").await;
     assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     up.says("the certificate is the same as before").await;
