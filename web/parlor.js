@@ -82,7 +82,8 @@ class Unanswered {
   }
 
   add(conversation, frame) {
-    this.#sends.set(frame.ref, { conversation, frame, tried: false, underWay: false });
+    const send = { conversation, frame, tried: false, underWay: false, withheld: false };
+    this.#sends.set(frame.ref, send);
   }
 
   /** Whether it was there. */
@@ -107,25 +108,38 @@ class Unanswered {
     this.#sends.get(ref).underWay = false;
   }
 
-  /** The socket is gone: all of them are. */
-  allAgain() {
-    this.#sends.forEach((send) => (send.underWay = false));
+  /** The socket is gone, or has caught up: all are that are not written to it. */
+  allAgain(onlyWithheld = false) {
+    this.#sends.forEach((send) => {
+      if (send.withheld || !onlyWithheld) send.underWay = send.withheld = false;
+    });
   }
 
-  /** The frames of a conversation to be written now, in order; `after` is set at the first try. */
-  take(conversation) {
+  /**
+   * The frames of a conversation to be written now, in order, and those that `fits` does not take;
+   * `after` is set at the first try. What was tried elsewhere may be stored: where it does not fit
+   * it is withheld until all that there is was heard.
+   */
+  take(conversation, fits, caughtUp) {
     let all = [...this.#sends.values()].filter((send) => send.conversation === conversation);
     if (this.#slow.has(conversation)) {
       all = all.some((send) => send.underWay) ? [] : all.slice(0, 1);
     }
     const known = this.#known.get(conversation);
     const free = all.filter((send, at) => send.tried || known !== undefined || at === 0);
-    const taken = free.filter((send) => !send.underWay);
-    for (const send of taken) {
+    const [fit, long] = [[], []];
+    for (const send of free.filter(({ underWay }) => !underWay)) {
       if (!send.tried && known !== undefined) send.frame.after = known;
-      send.tried = send.underWay = true;
+      if (fits(send.frame)) {
+        send.tried = send.underWay = true;
+        fit.push(send.frame);
+      } else if (send.tried && !caughtUp) {
+        send.withheld = send.underWay = true;
+      } else {
+        long.push(send);
+      }
     }
-    return taken.map((send) => send.frame);
+    return { fit, long };
   }
 }
 
@@ -155,6 +169,7 @@ export class Parlor extends EventTarget {
   #unacked = new Unanswered();
   #paused = new Map();
   #frameBytes = FRAME_BYTES_MAX;
+  #caughtUp = false;
   #seen = new Map();
   #wake = () => this.#now();
 
@@ -225,7 +240,9 @@ export class Parlor extends EventTarget {
 
   /** Sends something that is never stored, like `{typing: true}`. */
   signal(target, data) {
-    if (this.#ours) this.#write({ type: "signal", ...this.#address(target), data });
+    const frame = { type: "signal", ...this.#address(target), data };
+    if (!this.#fits(frame)) return void queueMicrotask(() => this.#emit("problem", TOO_LARGE));
+    if (this.#ours) this.#write(frame);
   }
 
   /** Says how far a conversation goes: the `after` of later sends. */
@@ -339,23 +356,25 @@ export class Parlor extends EventTarget {
 
   #flush(conversation) {
     if (!this.#online || !this.#ours || this.#paused.has(conversation)) return;
-    const frames = this.#unacked.take(conversation);
-    frames.filter((frame) => this.#fits(frame)).forEach((frame) => this.#write(frame));
-    // Written to a server that takes less than the one before, these would never leave.
-    const long = frames.filter((frame) => !this.#fits(frame));
-    long.forEach(({ ref }) => this.#failed(conversation, { ref, ...TOO_LARGE }));
+    const refused = [];
+    // What is too long for a server that takes less than the one before would end every socket.
+    for (let more = true; more; ) {
+      const fits = (frame) => this.#fits(frame);
+      const { fit, long } = this.#unacked.take(conversation, fits, this.#caughtUp);
+      fit.forEach((frame) => this.#write(frame));
+      long.forEach(({ frame }) => this.#unacked.delete(frame.ref));
+      refused.push(...long);
+      more = long.length > 0;
+    }
+    for (const { frame, tried } of refused) {
+      const detail = tried ? `${TOO_LARGE.detail} for this server, and may be stored` : undefined;
+      this.#emit("failed", { ref: frame.ref, ...TOO_LARGE, ...(detail && { detail }) });
+    }
   }
 
   #fits(frame) {
     const more = frame.after === undefined ? AFTER_BYTES : 0;
     return UTF8.encode(JSON.stringify(frame)).length + more <= this.#frameBytes;
-  }
-
-  /** It is not tried again; what waited for its answer goes on. */
-  #failed(conversation, why) {
-    this.#unacked.delete(why.ref);
-    this.#flush(conversation);
-    this.#emit("failed", why);
   }
 
   #opened(welcome) {
@@ -372,6 +391,7 @@ export class Parlor extends EventTarget {
         this.#write({ type: "ping" });
       }
     }, 5_000);
+    this.#caughtUp = false;
     this.#frameBytes = welcome.limits?.frameBytes ?? FRAME_BYTES_MAX;
     // What was written as one person is not said as another.
     this.#ours = (welcome.userId ?? this.user) === this.user;
@@ -389,6 +409,9 @@ export class Parlor extends EventTarget {
         return this.#opened(frame);
       case "caughtup":
         this.#attempt = 0;
+        this.#caughtUp = true;
+        this.#unacked.allAgain(true);
+        this.#unacked.conversations.forEach((conversation) => this.#flush(conversation));
         return this.#emit("caughtup");
       case "sent":
         return this.#acked(frame);
@@ -439,7 +462,9 @@ export class Parlor extends EventTarget {
       if (code === "rate_limited") this.#unacked.slow(conversation);
       return this.#pause(conversation, retryAfterMs ?? RETRY_MS);
     }
-    return this.#failed(conversation, { ref, code, detail });
+    this.#unacked.delete(ref);
+    this.#flush(conversation);
+    return this.#emit("failed", { ref, code, detail });
   }
 
   /** What comes behind a refused send waits with it, so that they stay in order. */

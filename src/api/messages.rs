@@ -130,9 +130,9 @@ pub(super) struct NewMessage {
     to: Option<String>,
     /// The conversation.
     conversation: Option<String>,
-    /// The text: 1 byte to 16 KiB of UTF-8.
+    /// The text: 1 byte to 16 KiB of UTF-8, or less where `--message-bytes` says so.
     message: String,
-    /// The sender's own JSON object: at most 4 KiB.
+    /// The sender's own JSON object: at most 4 KiB, or `--data-bytes`.
     #[schema(value_type = Option<Object>)]
     data: Option<()>,
     /// The seq that the client knew at its first try, the same at every try.

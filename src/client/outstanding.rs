@@ -18,6 +18,8 @@ use crate::protocol::{ConversationId, UserId};
 pub const UNACKED_MAX: usize = 1_024;
 /// How many seqs of a conversation are remembered one by one.
 const SEEN_MAX: usize = 1_024;
+/// What `ref` and `after` take in a frame, at most.
+const NAMED_BYTES: usize = 96;
 /// How long to wait after a retryable error that does not say it.
 const RETRY_DEFAULT: Duration = Duration::from_millis(500);
 
@@ -61,6 +63,12 @@ impl Send {
     pub fn after(mut self, seq: u64) -> Self {
         self.after = Some(seq);
         self
+    }
+
+    /// How long its frame may become, with a ref of ours and any `after`.
+    pub fn bytes_most(&self) -> usize {
+        let bare = Self { reference: None, after: None, ..self.clone() };
+        bare.frame().len() + NAMED_BYTES
     }
 
     /// The frame on the wire.
@@ -139,7 +147,17 @@ struct Pending {
     conversation: String,
     /// Not to be tried yet: it has no `after`, and another one without is under way.
     held: bool,
+    /// A server may have seen it.
+    tried: bool,
     retry_at: Option<Instant>,
+}
+
+impl Pending {
+    fn fits(&self, bytes_max: usize) -> bool {
+        // What was tried stays as it is.
+        let bytes = if self.tried { self.send.frame().len() } else { self.send.bytes_most() };
+        bytes <= bytes_max
+    }
 }
 
 /// See the module.
@@ -191,7 +209,8 @@ impl Outstanding {
         let before = || self.unacked.iter().any(|pending| pending.conversation == conversation);
         let held = send.after.is_none() && before();
         let frame = (!held).then(|| send.frame());
-        self.unacked.push_back(Pending { send, conversation, held, retry_at: None });
+        let pending = Pending { send, conversation, held, tried: false, retry_at: None };
+        self.unacked.push_back(pending);
         frame
     }
 
@@ -205,20 +224,28 @@ impl Outstanding {
             let first = || self.unacked.iter().take(at).all(|p| p.conversation != *conversation);
             if after.is_some() || first() {
                 let pending = &mut self.unacked[at];
-                (pending.held, pending.send.after) = (false, after);
+                (pending.held, pending.tried, pending.send.after) = (false, true, after);
                 frames.push(pending.send.frame());
             }
         }
         frames
     }
 
-    /// Takes out the sends whose frames are longer than so many bytes.
-    pub fn longer_than(&mut self, bytes_max: usize) -> Vec<Send> {
+    /// Takes out the sends that no frame of so many bytes holds: of those that no server has seen,
+    /// or of those that one may have stored.
+    pub fn longer_than(&mut self, bytes_max: usize, tried: bool) -> Vec<Send> {
         let all = std::mem::take(&mut self.unacked);
-        let fits = |pending: &Pending| pending.send.frame().len() <= bytes_max;
-        let (fit, long) = all.into_iter().partition(fits);
-        self.unacked = fit;
+        let stays = |pending: &Pending| pending.tried != tried || pending.fits(bytes_max);
+        let (stay, long) = all.into_iter().partition(stays);
+        self.unacked = stay;
         long.into_iter().map(|pending: Pending| pending.send).collect()
+    }
+
+    /// The newest send goes to a server.
+    pub fn newest_is_tried(&mut self) {
+        if let Some(pending) = self.unacked.back_mut().filter(|pending| !pending.held) {
+            pending.tried = true;
+        }
     }
 
     /// The ref of the newest send.
@@ -226,11 +253,19 @@ impl Outstanding {
         self.unacked.back()?.send.reference.as_deref()
     }
 
-    /// On a new socket: all frames without an answer, oldest first, as they were.
-    pub fn again(&mut self) -> Vec<String> {
-        self.unacked.iter_mut().for_each(|pending| pending.retry_at = None);
-        let tried = self.unacked.iter().filter(|pending| !pending.held);
-        tried.map(|pending| pending.send.frame()).collect()
+    /// On a new socket: all frames without an answer that are no longer than so many bytes, oldest
+    /// first, as they were.
+    pub fn again(&mut self, bytes_max: usize) -> Vec<String> {
+        let mut frames = Vec::new();
+        for pending in self.unacked.iter_mut().filter(|pending| !pending.held) {
+            pending.retry_at = None;
+            let frame = pending.send.frame();
+            if frame.len() <= bytes_max {
+                pending.tried = true;
+                frames.push(frame);
+            }
+        }
+        frames
     }
 
     /// When the next refused send may be tried again.
@@ -334,6 +369,7 @@ fn new_ref() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::FRAME_BYTES_MAX;
 
     const DM: &str = "dm:userA:userB";
 
@@ -372,12 +408,12 @@ mod tests {
         assert!(second.contains(r#""after":42"#), "{second}");
         assert_ne!(first.split("\"ref\":").nth(1), second.split("\"ref\":").nth(1));
         state.take(message(50, "userB", "z"), now);
-        assert_eq!(state.again(), [first, second.clone()]);
+        assert_eq!(state.again(FRAME_BYTES_MAX), [first, second.clone()]);
         let reference = state.unacked[0].send.reference.clone().unwrap();
         let taken = state.take(sent(&reference, 43), now);
         assert!(matches!(taken, Taken::Acked { ref send, seq: 43, .. } if send.message == "one"));
         assert_eq!(state.take(sent(&reference, 43), now), Taken::Nothing);
-        assert_eq!(state.again(), [second]);
+        assert_eq!(state.again(FRAME_BYTES_MAX), [second]);
     }
 
     #[test]
@@ -391,7 +427,7 @@ mod tests {
         let other = Send::new(To::User("userC".into()), "elsewhere");
         assert!(state.begin(other.reference("c1")).is_some());
         assert!(state.released().is_empty());
-        assert_eq!(state.again().len(), 2, "what was held was never tried");
+        assert_eq!(state.again(FRAME_BYTES_MAX).len(), 2, "what was held was never tried");
         state.take(sent("r1", 41), now);
         let released = state.released();
         assert_eq!(released.len(), 2);

@@ -58,9 +58,6 @@ impl Backoff {
     }
 }
 
-/// What a frame gets beside what is to be said: its ref, and `after`.
-const NAMED_BYTES: usize = 96;
-
 /// Whether a client comes back by itself after this; the table is `docs/protocol.md`.
 fn comes_back(error: &ClientError) -> bool {
     match error {
@@ -181,13 +178,14 @@ impl Reconnecting {
             return None;
         }
         let send = Send::new(to, message);
-        let too_long = send.frame().len() + NAMED_BYTES > self.frame_bytes;
+        let too_long = send.bytes_most() > self.frame_bytes;
         let frame = self.outstanding.begin(send);
         let reference = self.outstanding.newest_ref().map(str::to_owned);
-        match &mut self.state {
-            _ if too_long => self.refuse_too_long(),
-            State::Open(open) => open.write.extend(frame),
-            _ => {}
+        if too_long {
+            self.refuse_too_long(false);
+        } else if let State::Open(open) = &mut self.state {
+            self.outstanding.newest_is_tried();
+            open.write.extend(frame);
         }
         reference
     }
@@ -247,24 +245,25 @@ impl Reconnecting {
     }
 
     /// A server would close the socket for each of these, and nothing behind it would ever leave.
-    fn refuse_too_long(&mut self) {
+    /// What was `tried` elsewhere may be stored.
+    fn refuse_too_long(&mut self, tried: bool) {
         let most = self.frame_bytes;
-        for send in self.outstanding.longer_than(most.saturating_sub(NAMED_BYTES)) {
-            let detail = format!("it is too long for a frame of {most} bytes");
+        let but = if tried { ", and may be stored" } else { "" };
+        for send in self.outstanding.longer_than(most, tried) {
+            let detail = format!("it is too long for a frame of {most} bytes{but}");
             self.events.push_back(Event::Failed { send, code: "too_large".to_owned(), detail });
-        }
-        if let State::Open(open) = &mut self.state {
-            open.write.extend(self.outstanding.released());
         }
     }
 
     fn opened(&mut self, client: Client, welcome: Welcome) {
         self.frame_bytes = welcome.frame_bytes;
-        self.refuse_too_long();
+        self.refuse_too_long(false);
+        // They are among the following.
+        self.outstanding.released();
         let interval = Duration::from_millis(welcome.ping_ms.max(1_000));
         self.state = State::Open(Box::new(Open {
             client,
-            write: self.outstanding.again().into(),
+            write: self.outstanding.again(self.frame_bytes).into(),
             unflushed: false,
             silence: interval * SILENT_INTERVALS,
             leave_at: None,
@@ -274,7 +273,11 @@ impl Reconnecting {
 
     fn took(&mut self, frame: ServerFrame) {
         match &frame {
-            ServerFrame::CaughtUp => self.backoff.reset(),
+            ServerFrame::CaughtUp => {
+                self.backoff.reset();
+                // Whatever was stored was heard of by now.
+                self.refuse_too_long(true);
+            }
             ServerFrame::Reconnect { after_ms } => {
                 if let State::Open(open) = &mut self.state {
                     open.leave_at = Some(Instant::now() + Duration::from_millis(*after_ms));
@@ -463,6 +466,32 @@ mod tests {
             a.send(to(), "two").unwrap();
         }
         assert_eq!(fake.log("dm:userA:userB"), ["one", "two"]);
+    }
+
+    /// What fits is never too long, whatever it was given; what was said to a server that took more
+    /// waits until it is known whether that has it.
+    #[tokio::test]
+    async fn what_was_tried_is_judged_by_what_it_is_and_not_too_early() {
+        let fake = Fake::start().await;
+        fake.limit_frames(1_000);
+        let mut a = client(&fake, "userA").await;
+        let to = || To::User("userB".into());
+        let longest = (0..1_000).rev().map(|bytes| "x".repeat(bytes));
+        let longest =
+            longest.into_iter().find(|m| Send::new(to(), m.as_str()).bytes_most() <= 1_000);
+        let longest = longest.unwrap();
+        fake.lose_next_sent();
+        a.send(to(), &longest).unwrap();
+        wait(&mut a, |event| matches!(event, Event::Sent { seq: 1, .. })).await;
+
+        fake.lose_next_sent();
+        a.send(to(), &longest).unwrap();
+        fake.limit_frames(900);
+        wait(&mut a, |event| matches!(event, Event::Connected(_))).await;
+        let failed = wait(&mut a, |event| matches!(event, Event::Failed { .. })).await;
+        let Event::Failed { detail, .. } = failed else { panic!("{failed:?}") };
+        assert!(detail.contains("900 bytes, and may be stored"), "{detail}");
+        assert_eq!(a.waiting(), 0);
     }
 
     #[tokio::test]

@@ -165,7 +165,7 @@ impl CloseCode {
             Self::Protocol => "protocol error",
             Self::Unsupported => "text frames only",
             Self::NotUtf8 => "text must be UTF-8",
-            Self::TooBig => "a frame is longer than frameBytes in welcome",
+            Self::TooBig => "longer than frameBytes in welcome, or in crumbs",
             Self::Internal => "internal error, reconnect",
             Self::Restart => "server restarting, reconnect",
             Self::TooManySockets => "too many sockets, a newer one took the place",

@@ -199,6 +199,8 @@ await check("a server that takes less than others is told no more", async ({ par
   while (Socket.last === socket) await wait(10);
   Socket.last.welcome("userA", { frameBytes: 12_000 });
   assert.deepEqual(Socket.last.take(), [["short", 7]]);
+  assert.deepEqual(failed(), [], "it may be stored, and come back");
+  Socket.last.hear({ type: "caughtup" });
   assert.deepEqual(failed(), [[ref, "too_large"]]);
   const again = parlor.send("userB", long);
   await wait(0);
@@ -206,13 +208,37 @@ await check("a server that takes less than others is told no more", async ({ par
   assert.deepEqual(failed().slice(1), [[again, "too_large"]]);
   // Of a conversation that nothing is known of, what waits behind it goes on.
   const before = Socket.last;
-  const first = parlor.send("userC", "x".repeat(8_000));
-  parlor.send("userC", "behind");
   before.end(1012);
+  const untold = [1, 2].map(() => parlor.send("userC", "x".repeat(8_000)));
+  parlor.send("userC", "behind");
   while (Socket.last === before) await wait(10);
   Socket.last.welcome("userA", { frameBytes: 4_000 });
   assert.deepEqual(Socket.last.take(), [["short", 7], ["behind", undefined]]);
-  assert.deepEqual(failed().slice(2), [[first, "too_large"]]);
+  assert.deepEqual(failed().slice(2), untold.map((ref) => [ref, "too_large"]), "in order");
+});
+
+await check("what was stored though it is too long now is told as sent", async ({ parlor, socket, events }) => {
+  parlor.learn(DM, 7);
+  const ref = parlor.send("userB", "x".repeat(8_000));
+  socket.end(1012);
+  while (Socket.last === socket) await wait(10);
+  Socket.last.welcome("userA", { frameBytes: 4_000 });
+  events.length = 0;
+  Socket.last.hear({ type: "message", id: `${DM}/8`, conversation: DM, seq: 8, from: "userA", ref });
+  Socket.last.hear({ type: "caughtup" });
+  assert.deepEqual(events.map(([kind, { seq }]) => [kind, seq]), [["sent", 8]]);
+  assert.equal(parlor.waiting, 0);
+});
+
+await check("a long signal ends nothing", async ({ parlor, socket, events }) => {
+  const problems = [];
+  parlor.addEventListener("problem", ({ detail }) => problems.push(detail.code));
+  parlor.signal("userB", { text: "x".repeat(70_000) });
+  parlor.signal("userB", { typing: true });
+  await wait(0);
+  assert.deepEqual(problems, ["too_large"]);
+  assert.deepEqual(socket.frames.map(({ data }) => data), [{ typing: true }]);
+  assert.deepEqual(events, []);
 });
 
 await check("what would end the next socket too is not said again", async ({ parlor, socket, events }) => {

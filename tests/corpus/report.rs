@@ -38,7 +38,7 @@ impl Report {
     }
 
     /// What became of each row.
-    pub fn tell(&self, table: &[Case], real: bool, lines: Lines) {
+    pub fn tell(&self, table: &[Case], parts: &str, lines: Lines) {
         let mut rows: BTreeMap<(char, u32), &'static str> = BTreeMap::new();
         for case in table {
             let (group, number) = case.row.split_at(1);
@@ -68,7 +68,6 @@ impl Report {
                 head.push_str(&format!(", {} {what} ({})", rows.len(), rows.join(" ")));
             }
         }
-        let parts = if real { "a fleet on real parts" } else { "one process" };
         let differs: usize = table.iter().filter(|case| case.differs.is_some()).count();
         text.push_str(&format!(
             "  {} exchanges with {parts}; {differs} lines differ by design\n",

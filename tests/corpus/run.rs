@@ -30,7 +30,8 @@ pub enum Lines {
 /// cores with what attacks them.
 pub fn optimised() -> Option<PathBuf> {
     let named = std::env::var_os("PARLOR_TEST_OPTIMISED");
-    named.map(|path| std::fs::canonicalize(path).unwrap())
+    let found = |path| std::fs::canonicalize(&path).map_err(|error| (path, error));
+    named.map(|path| found(path).expect("PARLOR_TEST_OPTIMISED names a build that is there"))
 }
 
 /// What a pass over the table may leave behind in any process.
@@ -87,7 +88,12 @@ pub async fn all(parts: fn() -> Parts, build: Option<PathBuf>, lines: Lines) -> 
         report.faults.extend(table::told_in_logs(&fleet.logs()));
         fleets.push(fleet);
     }
-    report.tell(&table, real, lines);
+    let parts = match (real, build) {
+        (false, _) => "one process",
+        (true, Some(_)) => "a fleet of the optimised build on real parts",
+        (true, None) => "a fleet on real parts, not optimised",
+    };
+    report.tell(&table, parts, lines);
     assert!(report.failed.is_empty() && report.faults.is_empty(), "see the summary");
     for tally in [turns, at_once] {
         assert!(tally.small > 0 || tally.passes == 0, "each pass leaves something behind");
