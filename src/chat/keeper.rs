@@ -141,7 +141,14 @@ impl Chat {
                 });
             }
             BoardEvent::Hints(hints) => hints.iter().for_each(|hint| self.hear_slow_hint(hint)),
-            BoardEvent::Revived => self.start_over("the own board row was late"),
+            BoardEvent::Revived => {
+                if self.is_deaf() {
+                    // Others held it for dead: until they have read that it lives, and is deaf,
+                    // nobody puts on the board what it can't hear.
+                    self.keeper.went_deaf.notify_one();
+                }
+                self.start_over("the own board row was late");
+            }
             BoardEvent::ReadAgain => self.reread_soon(),
             BoardEvent::Taken => {}
         }

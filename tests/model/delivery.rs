@@ -37,6 +37,7 @@ pub enum Bad {
     AnsweredWithoutBeat,
     LifeOfTheDeadIgnored,
     UnclaimedAloneWhileDeaf,
+    RevivedWhileDeaf,
 }
 
 /// What a run explores.

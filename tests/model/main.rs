@@ -70,6 +70,7 @@ fn claim_to_receipt() {
         holds("delivery: Redis emptied, a new socket", || Delivery { empties: 1, ..delivery() }),
         holds("delivery: cut and emptied", || Delivery { cuts: 1, empties: 1, ..one() }),
         holds("delivery: a cut, a crash", || Delivery { cuts: 1, crashes: 1, ..one() }),
+        holds("delivery: a cut, a pause", || Delivery { cuts: 1, pauses: 1, ..one() }),
         holds("delivery: a long pause, a crash", || Delivery {
             pauses: 1,
             crashes: 1,
@@ -187,6 +188,7 @@ fn bad_designs_of_delivery() {
     delivery_breaks(Bad::NoBoard, cut, &[P3]);
     delivery_breaks(Bad::DeafUnseen, both, &[P3]);
     delivery_breaks(Bad::UnclaimedAloneWhileDeaf, both, &[P3]);
+    delivery_breaks(Bad::RevivedWhileDeaf, || Delivery { pauses: 1, ..cut() }, &[P3]);
     delivery_breaks(Bad::NothingStartsOver, emptied, &[P3]);
     // Two sockets: one leaves late, the other is there.
     let another = || Delivery { bad: Some(Bad::ReleaseOfAnothers), ..delivery() };

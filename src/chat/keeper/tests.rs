@@ -218,6 +218,25 @@ async fn a_part_without_redis_says_deaf_and_reads_what_it_could_not_hear() {
     assert_eq!(kept.part.ports.locate(&[user("a")]).await.unwrap()[0].len(), 2);
 }
 
+/// Others held it for dead, and put no hints on the board for whoever came to it since it woke up.
+#[tokio::test(start_paused = true)]
+async fn a_deaf_part_that_was_late_reads_again_once_others_know_that_it_lives() {
+    let kept = Kept::new().await;
+    kept.part.ports.redis_away.store(true, Ordering::Relaxed);
+    kept.part.chat.redis_failed();
+    sleep(60 * SECOND).await;
+    assert!(kept.part.chat.is_deaf());
+    kept.part.chat.hear_board(BoardEvent::Revived);
+    sleep(SECOND).await;
+    let late = kept.part.enter("a", "phone");
+    sleep(DEAF_IS_READ).await;
+    assert_eq!(rereads(&late), 1, "they know by now");
+    sleep(SECOND_READ_AFTER).await;
+    assert_eq!(rereads(&late), 1, "once more, for whoever did not see the board");
+    sleep(60 * SECOND).await;
+    assert_eq!(rereads(&late), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_failed_call_is_not_deafness() {
     let kept = Kept::new().await;

@@ -101,6 +101,7 @@ impl Delivery {
                 let server = &mut s.servers[at];
                 server.stale = false;
                 server.row += 1;
+                server.deaf_reread |= server.deaf && !self.is(Bad::RevivedWhileDeaf);
                 server.start_over |= at != SENDER && !self.is(Bad::WokenAsIfNothing);
             }
         }
